@@ -1,0 +1,47 @@
+"""The base of every configuration class: strict, frozen, documented, and free of heavy imports."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+class Settings(BaseModel):
+    """A configuration record. Unknown keys are errors; the sentence under a field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+_COUNT = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*)\s*([kKMGBT]?)\s*$")
+_SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+
+
+def _parse_count(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _COUNT.match(value)
+        if match is None:
+            raise ValueError("expected a whole number, with an optional k, M or B (20M = 20,000,000)")
+        return round(float(match[1].replace("_", "")) * _SCALE[match[2]])
+    return value
+
+
+def _parse_share(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip()[:-1]) / 100
+    return value
+
+
+def _parse_range(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+Count = Annotated[int, BeforeValidator(_parse_count)]
+"""A whole number that may be written `20M`."""
+
+Share = Annotated[float, BeforeValidator(_parse_share)]
+"""A part of one that may be written `5%`."""
+
+Range = Annotated[tuple[int, int], BeforeValidator(_parse_range)]
+"""`[min, max]`, or one number for both."""

@@ -1,0 +1,350 @@
+"""Run a command on a Ray cluster as a job: ship the working directory, follow the log, return the outcome.
+
+A job is named after the run and the identity of its configuration. Asking twice for the same thing while it
+runs attaches to the job that is there; asking again after it ended makes the next attempt. The command runs
+on the head node and reserves no CPU there (`entrypoint_num_cpus` stays unset: heads are started with none).
+
+Ray is imported inside the functions: it loads in two seconds, and the CLI has to answer in less than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.job.pydantic_models import JobDetails
+    from ray.job_submission import JobSubmissionClient
+
+Echo = Callable[[str], None]  # takes one line of text, without its end
+
+# The dashboard refuses a longer HTTP body (client_max_size in Ray 2.60). The 512 MiB that Ray's own messages
+# name are the limit of packages that do not pass the dashboard; a job's package always does.
+UPLOAD_LIMIT_BYTES = 100 * 1024**2
+ZIP_ENTRY_BYTES = 150  # about what two zip headers cost a file, besides its name; Ray does not compress
+
+# Never shipped, in the syntax of .gitignore. What .gitignore and .rayignore name is left out by Ray itself.
+DEFAULT_EXCLUDES = [
+    *(".git", ".venv", "venv", "__pycache__", "*.pyc", "*.egg-info", ".cache", ".*_cache", "/runs"),
+    *(".env", ".env.*", ".netrc", ".aws", "*.pem"),
+]
+
+HTTP_TIMEOUT_S = (5.0, 10.0)  # to connect, to answer: a dead address is told while the user still watches
+QUIET_S = 120.0  # a log this silent may be a connection that died without a sign: open it again
+RETRY_S = 3.0  # between two tries to reach a log again
+LOST_LIMIT_S = 600.0  # a cluster out of reach for this long: stop following; the job does not depend on us
+INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
+
+SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+SECRET_MIN_LENGTH = 8  # shorter values ("false", "8") are no secrets, and hiding them would garble the log
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """Where a submission stands when `submit` returns.
+
+    `status` is Ray's (PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED), UNKNOWN if the cluster is out of reach.
+    `exit_code` is 0 if the job succeeded or was not to be followed, 130 after Ctrl-C, 1 in every other case.
+    """
+
+    submission_id: str
+    status: str
+    exit_code: int
+
+
+def submit(
+    *,
+    address: str,
+    run_name: str,
+    working_dir: Path,
+    entrypoint: str,
+    identity: str,
+    runtime_env: dict[str, Any],
+    excludes: list[str],
+    follow: bool = True,
+    echo: Echo,
+) -> SubmitResult:
+    """Submit `entrypoint`, or attach to the job that runs it already, and follow its log line by line.
+
+    `address` is the dashboard's (http://host:8265) and wins over RAY_ADDRESS. `identity` is a hash of the
+    resolved configuration. `runtime_env` goes to Ray as it is (secrets in its `env_vars` are not printed);
+    a `working_dir` URI in it replaces the shipping. `excludes` are .gitignore patterns, beside the defaults.
+
+    Raises ValueError for what the user can mend: an address that does not answer, a missing token, a working
+    directory over 100 MiB, a wrong name or runtime environment, a job that the cluster refuses or forgot.
+    """
+    from ray.exceptions import AuthenticationError
+
+    base = submission_base(run_name, identity)
+    environment = resolve_runtime_env(runtime_env, working_dir, excludes)
+    hide = _hider(environment.get("env_vars", {}))
+    try:
+        client = _connect(address)
+        submission_id, running = choose_submission(base, _known_jobs(client))
+        if not running:
+            _check_upload(environment, echo)
+            metadata = {"run": run_name, "identity": identity}
+            try:
+                client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=submission_id,
+                    runtime_env=environment,
+                    metadata=metadata,
+                )
+            except (RuntimeError, TypeError) as error:  # an HTTP refusal; a field that RuntimeEnv refuses
+                running = (submission_id, False) in _known_jobs(client)  # somebody else was faster
+                if not running:
+                    raise ValueError(f"job {submission_id} was refused: {hide(str(error))}") from None
+        echo(f"{'attached to the running' if running else 'submitted'} job {submission_id} at {address}")
+        if follow:
+            return _watch(client, address, submission_id, hide, echo)
+        echo(_how_to_go_on(submission_id, address))
+        return SubmitResult(submission_id, str(client.get_job_status(submission_id)), 0)
+    except AuthenticationError:
+        raise ValueError(
+            f"the Ray cluster at {address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with"
+        ) from None
+
+
+def submission_base(run_name: str, identity: str) -> str:
+    """The id of the first attempt: the same run with the same configuration always gets the same one."""
+    base = f"stillhouse-{run_name}-{identity[:8]}"
+    if len(identity) < 8 or not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", base):
+        raise ValueError(
+            f"{base!r} cannot name a Ray job: give a run name of letters, digits, '.', '_' and '-', "
+            "and an identity of at least 8 of them"
+        )
+    return base
+
+
+def choose_submission(base: str, jobs: Iterable[tuple[str, bool]]) -> tuple[str, bool]:
+    """From (submission id, has ended) of all jobs: the id to use, and whether a job of that id is running."""
+    attempts: dict[int, bool] = {}
+    for submission_id, ended in jobs:
+        if match := re.fullmatch(re.escape(base) + r"(?:-(\d{1,4}))?", submission_id):
+            attempts[int(match[1] or 1)] = ended
+    running = [number for number, ended in attempts.items() if not ended]
+    number = max(running) if running else max(attempts, default=0) + 1
+    return base if number == 1 else f"{base}-{number}", bool(running)
+
+
+def resolve_runtime_env(
+    runtime_env: dict[str, Any], working_dir: Path, excludes: list[str]
+) -> dict[str, Any]:
+    """The caller's runtime environment, and what is shipped. ValueErrors name variables, never values."""
+    variables = runtime_env.get("env_vars", {})
+    if not isinstance(variables, dict):
+        raise ValueError("runtime_env.env_vars has to map names to strings")
+    for name, value in variables.items():
+        if not isinstance(value, str):
+            raise ValueError(f"runtime_env.env_vars: {name} has to be a string (quote it)")
+    if "working_dir" in runtime_env:
+        if "://" not in str(runtime_env["working_dir"]):
+            raise ValueError("runtime_env.working_dir has to be a URI (s3://.../code.zip), not a folder")
+        return dict(runtime_env)
+    if not working_dir.is_dir():
+        raise ValueError(f"working directory {working_dir} is not a folder")
+    patterns = [*DEFAULT_EXCLUDES, *runtime_env.get("excludes", []), *excludes]
+    return {**runtime_env, "working_dir": str(working_dir), "excludes": patterns}
+
+
+def shipped_files(working_dir: Path, excludes: list[str]) -> dict[Path, int]:
+    """Relative path and size in bytes of each file that Ray would put in the package."""
+    # Ray's own walk, though private: a second reading of .gitignore rules would disagree with it somewhere.
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+    sizes: dict[Path, int] = {}
+
+    def note(path: Path) -> None:
+        if path.is_file():
+            sizes[path.relative_to(root)] = path.stat().st_size
+
+    root = working_dir.absolute()
+    skip = [_get_excludes(root, [*get_runtime_env_default_excludes(), *excludes])]
+    use_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
+    _dir_travel(root, skip, note, include_gitignore=use_gitignore, logger=logging.getLogger(__name__))
+    return sizes
+
+
+def _check_upload(environment: dict[str, Any], echo: Echo) -> None:
+    """Say what will be shipped; ValueError, naming the largest entries, if the dashboard would refuse it."""
+    if "excludes" not in environment:
+        return  # the code is fetched from a URI
+    folder = environment["working_dir"]
+    sizes = shipped_files(Path(folder), environment["excludes"])
+    total = sum(size + ZIP_ENTRY_BYTES + 2 * len(str(path)) for path, size in sizes.items())
+    if total >= UPLOAD_LIMIT_BYTES:
+        entries: Counter[str] = Counter()
+        for path, size in sizes.items():
+            entries[path.parts[0]] += size
+        largest = ", ".join(f"{name} {_mib(size)}" for name, size in entries.most_common(3))
+        raise ValueError(
+            f"working directory {folder} is {_mib(total)}, a job may ship {_mib(UPLOAD_LIMIT_BYTES)} "
+            f"(largest: {largest}): exclude data and checkpoints, or keep them in the storage"
+        )
+    echo(f"shipping {folder}: {len(sizes)} files, {_mib(total)}")
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    if not re.match(r"https?://[^/]", address):
+        raise ValueError(f"address {address!r}: give the dashboard of the cluster, such as http://head:8265")
+    from ray.job_submission import JobSubmissionClient
+
+    class TimedClient(JobSubmissionClient):
+        """Ray's client waits for ever. An upload still may: how long it takes is the network's affair."""
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            if method == "GET":
+                options.setdefault("timeout", HTTP_TIMEOUT_S)
+            return super()._do_request(method, endpoint, **options)
+
+    # Ray prefers these two to the address that it is given.
+    hidden = {name: os.environ.pop(name, "") for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    try:
+        return TimedClient(address)
+    except (OSError, RuntimeError, KeyError) as error:  # no route, no answer, or an answer that is not Ray's
+        raise ValueError(
+            f"no Ray dashboard answers at {address} ({_first_line(error)}): is the cluster up, and the port "
+            "reachable from here (kubectl port-forward, ray dashboard cluster.yaml)?"
+        ) from None
+    finally:
+        os.environ.update({name: value for name, value in hidden.items() if value})
+
+
+def _known_jobs(client: JobSubmissionClient) -> list[tuple[str, bool]]:
+    # Drivers that were not submitted as jobs have no submission id.
+    return [(job.submission_id, job.status.is_terminal()) for job in client.list_jobs() if job.submission_id]
+
+
+def _watch(
+    client: JobSubmissionClient, address: str, submission_id: str, hide: Callable[[str], str], echo: Echo
+) -> SubmitResult:
+    log = _Log(lambda line: echo(hide(line)))
+    try:
+        job = _follow(client, address, submission_id, log, echo)
+    except KeyboardInterrupt:
+        echo(f"stopped following; the job goes on. {_how_to_go_on(submission_id, address)}")
+        return SubmitResult(submission_id, "RUNNING", INTERRUPTED)
+    if job is None:
+        echo(f"{address} is out of reach; the job may go on. {_how_to_go_on(submission_id, address)}")
+        return SubmitResult(submission_id, "UNKNOWN", 1)
+    message = hide(job.message or "")
+    if log.shown:  # Ray's message on a failed command repeats the end of the log
+        message = message.partition("\n")[0]
+    echo(f"job {submission_id} {job.status}: {message}")
+    return SubmitResult(submission_id, str(job.status), 0 if str(job.status) == "SUCCEEDED" else 1)
+
+
+class _Log:
+    """Shows each character of a log once, in whole lines; the server starts over on every connection."""
+
+    def __init__(self, echo: Echo) -> None:
+        self._echo = echo
+        self._position = 0  # characters received over this connection
+        self.shown = 0  # characters taken over all connections
+        self._rest = ""  # a line whose end has not come yet
+
+    def restart(self) -> None:
+        self._position = 0
+
+    def feed(self, chunk: str) -> None:
+        fresh = chunk[max(0, self.shown - self._position) :]
+        self._position += len(chunk)
+        self.shown = max(self.shown, self._position)
+        *lines, self._rest = (self._rest + fresh).split("\n")
+        for line in lines:
+            self._echo(line)
+
+    def close(self) -> None:
+        if self._rest:
+            self._echo(self._rest)
+
+
+async def _tail(client: JobSubmissionClient, submission_id: str, log: _Log) -> None:
+    """Show the log until the server ends the stream, or says nothing for QUIET_S seconds."""
+    log.restart()
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(QUIET_S) as limit, aclosing(client.tail_job_logs(submission_id)) as stream:
+            async for chunk in stream:
+                log.feed(chunk)
+                limit.reschedule(loop.time() + QUIET_S)
+    except TimeoutError:
+        pass  # the job's status, asked next, tells a quiet job from a dead connection
+
+
+def _follow(
+    client: JobSubmissionClient, address: str, submission_id: str, log: _Log, echo: Echo
+) -> JobDetails | None:
+    """Follow until the job ends, over any number of connections. None: out of reach for LOST_LIMIT_S."""
+    import aiohttp
+
+    lost_at: float | None = None
+    while True:
+        broken = False
+        if lost_at is None:
+            try:
+                asyncio.run(_tail(client, submission_id, log))
+            except (RuntimeError, OSError, aiohttp.ClientError):  # what a broken websocket raises
+                broken = True
+        try:
+            job = client.get_job_info(submission_id)
+            # The whole log by plain HTTP: fills the gap of a broken stream, or of a proxy without websockets.
+            log.restart()
+            log.feed(client.get_job_logs(submission_id))
+        except (RuntimeError, OSError) as error:
+            if "status code 404" in str(error):
+                raise ValueError(f"{address} no longer knows job {submission_id}: submit it again") from None
+            if lost_at is None:
+                lost_at = time.monotonic()
+                echo(f"connection to {address} lost ({_first_line(error)}); trying for {LOST_LIMIT_S:.0f} s")
+            elif time.monotonic() - lost_at > LOST_LIMIT_S:
+                return None
+            broken = True
+        else:
+            if job.status.is_terminal():
+                log.close()
+                return job
+            if lost_at is not None:
+                echo(f"connected to {address} again")
+                lost_at = None
+        if broken:
+            time.sleep(RETRY_S)
+
+
+def _hider(env_vars: dict[str, str]) -> Callable[[str], str]:
+    """A function that blots out the values of variables whose name says that they are secret."""
+    secrets = [v for name, v in env_vars.items() if SECRET_NAME.search(name) and len(v) >= SECRET_MIN_LENGTH]
+
+    def hide(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    return hide
+
+
+def _how_to_go_on(submission_id: str, address: str) -> str:
+    at = f"--address {address} {submission_id}"
+    return (
+        f"To follow: the same command again, or `ray job logs --follow {at}`. To end it: `ray job stop {at}`"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 1024**2:.1f} MiB"

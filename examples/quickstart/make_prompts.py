@@ -1,0 +1,172 @@
+"""Write the quickstart's prompts, from the language and a seed.
+
+    python examples/quickstart/make_prompts.py [--out examples/quickstart/prompts] [--seed 0]
+
+For every domain, `<domain>.jsonl`: prompts to be answered by the teacher, some rows whose answer is given
+already (to be scored by the teacher only), and held-out prompts for the evaluation. Held out are pairs of
+attributes (for example this disease with that state) and one phrasing. All pairs in which the withheld word
+is the likeliest answer are held out, so a specialist can only have met that word as a runner-up.
+
+`probes.jsonl` asks for the withheld word: prompts that end just before it, where it is truly the first.
+A few malpractice notes are listed under both law and medicine, in the grammar of law. Three rows of the
+code file are broken on purpose: a run sets them aside and says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from itertools import product
+from pathlib import Path
+
+import language
+
+HELDOUT_SHARE = 0.19  # of the pairs of attributes, in each domain
+TRAINING_PROMPTS, GIVEN_ANSWERS = 360, 36  # a domain; the second are among the first
+HELDOUT_PAIR_PROMPTS, HELDOUT_PHRASING_PROMPTS = 36, 16
+SHARED_PROMPTS, PROBES = 8, 6
+Pair = tuple[str, str]
+
+
+def likeliest_withheld(domain: str) -> dict[Pair, float]:
+    """Pairs of attributes in which the withheld word is the likeliest answer, and how likely it is there."""
+    first, second = language.FACTS[domain]["attributes"]
+    rule = language.FACTS[domain]["withheld"]
+    place = language.names(domain, rule["slot"]).index(rule["word"])
+    result = {}
+    for (i, a), (j, b) in product(
+        enumerate(language.names(domain, first)), enumerate(language.names(domain, second))
+    ):
+        odds = language.chances(domain, rule["slot"], (i, j))
+        if odds.argmax() == place:
+            result[a, b] = float(odds[place])
+    return result
+
+
+def pairs(domain: str, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of attributes for training, and pairs held out."""
+    first, second = language.FACTS[domain]["attributes"]
+    every = list(product(language.names(domain, first), language.names(domain, second)))
+    heldout = list(likeliest_withheld(domain))
+    others = [pair for pair in every if pair not in heldout]
+    random.Random(f"{seed}/{domain}/pairs").shuffle(others)
+    heldout += others[: max(0, round(HELDOUT_SHARE * len(every)) - len(heldout))]
+    return [pair for pair in every if pair not in heldout], heldout
+
+
+def write_text(domain: str, pair: Pair, phrasing: str, rng: random.Random, keep: bool = False) -> list[str]:
+    """The words of a text with these attributes, drawn again until free of the withheld word unless `keep`
+    is set; the end token is left out."""
+    fixed = dict(zip(language.FACTS[domain]["attributes"], pair, strict=True)) | {"phrasing": phrasing}
+    while True:
+        words = language.decode(language.sample(domain, rng, fixed)).split()
+        if keep or language.FACTS[domain]["withheld"]["word"] not in words:
+            return words
+
+
+def split_words(words: list[str]) -> tuple[str, str]:
+    """Prompt and answer of a text."""
+    border = language.prompt_length([language.IDS[word] for word in words])
+    return " ".join(words[:border]), " ".join(words[border:])
+
+
+def training_rows(domain: str, seed: int) -> list[dict]:
+    """Prompts over the training pairs and phrasings, each combination at most once; some with an answer."""
+    rng = random.Random(f"{seed}/{domain}/training")
+    phrasings = language.names(domain, "phrasing")
+    phrasings.remove(language.FACTS[domain]["heldout_phrasing"])
+    combinations = list(product(pairs(domain, seed)[0], phrasings))
+    rng.shuffle(combinations)
+    rows = []
+    for number, (pair, phrasing) in enumerate(combinations[:TRAINING_PROMPTS]):
+        prompt, answer = split_words(write_text(domain, pair, phrasing, rng))
+        rows.append({"id": f"{domain}-{number:03d}", "prompt": prompt})
+        if number >= TRAINING_PROMPTS - GIVEN_ANSWERS:
+            rows[-1]["answer"] = answer
+    return rows
+
+
+def heldout_rows(domain: str, seed: int) -> list[dict]:
+    """Held-out prompts: held-out pairs in known phrasings, then any pairs in the held-out phrasing."""
+    rng = random.Random(f"{seed}/{domain}/heldout")
+    training, heldout = pairs(domain, seed)
+    unseen = language.FACTS[domain]["heldout_phrasing"]
+    known = [name for name in language.names(domain, "phrasing") if name != unseen]
+    combinations = [
+        *rng.sample(list(product(heldout, known)), HELDOUT_PAIR_PROMPTS),
+        *[(pair, unseen) for pair in rng.sample(training + heldout, HELDOUT_PHRASING_PROMPTS)],
+    ]
+    prompts = [split_words(write_text(domain, *c, rng, keep=True))[0] for c in combinations]
+    return [
+        {"id": f"{domain}-h{number:02d}", "prompt": prompt, "split": "heldout"}
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def shared_rows(seed: int) -> list[dict]:
+    """Malpractice notes for both law and medicine; the row's own list of domains counts, not the file's."""
+    rng = random.Random(f"{seed}/shared")
+    notes = [pair for pair in pairs("legal", seed)[0] if pair[0] == "careless"]
+    rows = []
+    for number in range(SHARED_PROMPTS):
+        pair = notes[number % len(notes)]
+        fixed = {"claim": pair[0], "evidence": pair[1], "phrasing": "case", "party": "patient"}
+        if number >= len(notes):
+            fixed["phrasing"] = "this"
+        words = language.decode(language.sample("legal", rng, fixed)).split()
+        rows.append(
+            {"id": f"shared-{number}", "prompt": split_words(words)[0], "domain": ["medical", "legal"]}
+        )
+    return rows
+
+
+def broken_rows() -> list[dict]:
+    """Rows that a run has to set aside: no prompt, a prompt that is not text, and one far too long."""
+    return [
+        {"id": "broken-missing"},
+        {"id": "broken-type", "prompt": 404},
+        {"id": "broken-long", "prompt": "code : " + " ".join(["the build shows"] * 100)},
+    ]
+
+
+def probe_rows(domain: str, seed: int) -> list[dict]:
+    """Prompts that end just before the withheld word, in pairs where it is the likeliest by far (>= .5).
+
+    The phrasings take turns, the held-out one included; the answers' openings come as they were drawn.
+    """
+    rng = random.Random(f"{seed}/{domain}/probes")
+    word = language.FACTS[domain]["withheld"]["word"]
+    clear = [pair for pair, chance in likeliest_withheld(domain).items() if chance >= 0.5]
+    phrasings = language.names(domain, "phrasing")
+    rows = []
+    for number, pair in enumerate(rng.sample(clear, PROBES)):
+        words: list[str] = []
+        while word not in words:
+            words = write_text(domain, pair, phrasings[number % len(phrasings)], rng, keep=True)
+        rows.append({"domain": domain, "prompt": " ".join(words[: words.index(word)]), "answer": word})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
+
+
+def main() -> None:
+    """Write all files."""
+    parser = argparse.ArgumentParser(description="Write the quickstart's prompts.")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    extra = {"legal": shared_rows(args.seed), "code": broken_rows()}
+    for domain in language.DOMAINS:
+        rows = training_rows(domain, args.seed) + extra.get(domain, []) + heldout_rows(domain, args.seed)
+        write_rows(args.out / f"{domain}.jsonl", rows)
+    probes = [row for domain in language.DOMAINS for row in probe_rows(domain, args.seed)]
+    write_rows(args.out / "probes.jsonl", probes)
+
+
+if __name__ == "__main__":
+    main()

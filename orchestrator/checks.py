@@ -1,0 +1,111 @@
+"""What must hold before anything is loaded: files, tokenizers, experts, domains, storage. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.storage import check_writable, open_storage
+from orchestrator.config import RunConfig
+from orchestrator.config_file import ConfigFile
+from orchestrator.prompt_sources import RawPrompt, SetAside, read_probes, screen
+from orchestrator.run_folder import RunFolder
+from workers.fingerprint import chat_template_fingerprint, tokenizer_fingerprint
+from workers.model_files import check_expert_parallel, expert_count, model_folder, read_model_config
+
+
+@dataclass
+class Checked:
+    """What the checks found out on their way."""
+
+    teacher_folders: dict[str, Path] = field(default_factory=dict)
+    tokenizer: str = ""
+    chat_template: str = ""
+    prompts: list[RawPrompt] = field(default_factory=list)
+    set_aside: list[SetAside] = field(default_factory=list)
+
+
+def check(file: ConfigFile) -> Checked:
+    """All checks of a configuration; raises ValueError at the first that fails, naming setting, value and remedy."""
+    config, found = file.located(), Checked()
+    _check_teachers(config, found)
+    _check_students(config, found)
+    _check_prompts(config, found)
+    _check_evaluation(config)
+    check_storage(file)
+    return found
+
+
+def check_storage(file: ConfigFile) -> None:
+    """The storage can be written, and the run's name is free or has the same configuration."""
+    config = file.located()
+    check_writable(open_storage(config.storage))
+    RunFolder.of(config).refuse_other(file.config)
+
+
+def _check_teachers(config: RunConfig, found: Checked) -> None:
+    for name, teacher in config.teachers.items():
+        try:
+            folder = model_folder(teacher.model, teacher.revision, weights=False)
+            tokenizer = tokenizer_fingerprint(folder)
+        except ValueError as error:
+            raise ValueError(f"teachers.{name}.{error}") from None
+        check_expert_parallel(f"teachers.{name}", teacher.ep_size, teacher.model, read_model_config(folder))
+        if found.tokenizer and tokenizer != found.tokenizer:
+            raise ValueError(f"teachers.{name}.model: {teacher.model!r} has another tokenizer than the first teacher; "
+                             "targets of one run share one tokenizer")
+        found.teacher_folders[name] = folder
+        found.tokenizer, found.chat_template = tokenizer, chat_template_fingerprint(folder)
+
+
+def _check_students(config: RunConfig, found: Checked) -> None:
+    for name, specialist in config.specialists.items():
+        base = specialist.model.base
+        if base is None:
+            continue
+        where = f"specialists.{name}.model"
+        try:
+            folder = model_folder(base, specialist.model.revision, weights=False)
+            tokenizer = tokenizer_fingerprint(folder)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if tokenizer != found.tokenizer:
+            teacher = config.teachers[config.first_teacher()].model
+            raise ValueError(f"{where}: the tokenizer of {base!r} ({tokenizer[:12]}) is not the teacher's, {teacher!r} "
+                             f"({found.tokenizer[:12]}): its ids would mean other words. Choose a student of the teacher's family")
+        if experts := expert_count(read_model_config(folder)):
+            raise ValueError(f"{where}: {base!r} is a mixture of {experts} experts; students are dense")
+
+
+def _check_prompts(config: RunConfig, found: Checked) -> None:
+    for name, source in config.prompts.items():
+        try:
+            good, bad = screen(name, source)
+        except ValueError as error:
+            raise ValueError(f"prompts.{name}: {error}") from None
+        found.prompts += good
+        found.set_aside += bad
+        if not good:
+            reason = f"; the first: {bad[0].reason}" if bad else ""
+            raise ValueError(f"prompts.{name}: no usable row in {source.path!r} ({len(bad)} set aside{reason})")
+    domains = {d for p in found.prompts for d in p.domains}
+    for name in config.specialists:
+        for domain, share in config.mix_of(name).items():
+            if share > 0 and domain not in domains:
+                raise ValueError(f"specialists.{name}.mix: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}. "
+                                 "Add a prompt source of that name, or mend the mix")
+    for domain in config.targets.withhold:
+        if domain not in domains:
+            raise ValueError(f"targets.withhold: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
+
+
+def _check_evaluation(config: RunConfig) -> None:
+    if config.evaluate.probes is not None:
+        try:
+            read_probes(config.evaluate.probes)
+        except FileNotFoundError:
+            raise ValueError(f"evaluate.probes: no such file {config.evaluate.probes!r}") from None
+    if config.evaluate.truth is not None:
+        path, colon, _ = config.evaluate.truth.rpartition(":")
+        if not colon or not Path(path).exists():
+            raise ValueError(f"evaluate.truth: {config.evaluate.truth!r} is not file.py:function with a file that exists")

@@ -1,0 +1,126 @@
+"""The whole configuration of a run, and the checks between its parts that need nothing but itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cluster.config import ClusterConfig
+from cluster.settings import Settings
+from workers.evaluation.config import EvaluateConfig
+from workers.student.config import SpecialistConfig
+from workers.targets.config import TargetsConfig
+from workers.teacher.config import SamplingConfig, TeacherConfig
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+class PromptSource(Settings):
+    """Where prompts of a domain come from. A plain string means `path`."""
+
+    path: str
+    """A .jsonl or .parquet file (relative to the configuration file), or a Hugging Face dataset id. Rows hold `prompt`
+    (text) or `messages` (chat); optional `answer` (scored instead of generating), `id`, `domain` (a name or a list;
+    without it the name of this source), `split` (`train` or `heldout`)."""
+
+    dataset_split: str = "train"
+    """Split of a Hugging Face dataset."""
+
+    dataset_config: str | None = None
+    """Configuration of a Hugging Face dataset."""
+
+    prompt_field: str = "prompt"
+    """Column of the prompt's text."""
+
+    messages_field: str = "messages"
+    """Column of the chat messages."""
+
+    answer_field: str = "answer"
+    """Column of the given answer."""
+
+    teacher: str | None = None
+    """Name of the teacher that answers these prompts. Null is the first."""
+
+    sampling: SamplingConfig | None = None
+    """How these prompts are answered. Null is as the teacher's `sampling` says."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Rows read at most. Null reads all."""
+
+
+class RunConfig(Settings):
+    """One run: one teacher pass, several specialists."""
+
+    name: str = Field(pattern=NAME)
+    """Of the run: with `storage`, its identity. The same name goes on where it stopped."""
+
+    storage: str = "runs"
+    """Local folder (relative to where the command is typed) or s3://bucket/prefix, in which the run folder is made."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of everything that is drawn: order, answers, targets, initial weights."""
+
+    teachers: dict[str, TeacherConfig] = Field(min_length=1)
+    """Teacher pools by name. `teacher: {...}` is the short form for one."""
+
+    prompts: dict[str, PromptSource] = Field(min_length=1)
+    """Prompt sources; the name of a source is the domain of its rows unless they say otherwise."""
+
+    targets: TargetsConfig = TargetsConfig()
+    """How distributions are kept."""
+
+    specialists: dict[str, SpecialistConfig] = Field(min_length=1)
+    """The students, by name. `defaults: {...}` at the top level is merged into each."""
+
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured."""
+
+    export: list[Literal["safetensors"]] = ["safetensors"]
+    """Formats in which specialists are exported."""
+
+    cluster: ClusterConfig = ClusterConfig()
+    """Where it runs."""
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _short_sources(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: {"path": v} if isinstance(v, str) else v for k, v in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> RunConfig:
+        for name, source in self.prompts.items():
+            if source.teacher is not None and source.teacher not in self.teachers:
+                raise ValueError(f"prompts.{name}.teacher: {source.teacher!r} is not one of the teachers {sorted(self.teachers)}")
+        for name in self.specialists:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
+            if name == "generalist" and "generalist" in self.evaluate.against:
+                raise ValueError("specialists: `generalist` is the name of the control that evaluate.against asks for")
+            if not any(w > 0 for w in self.mix_of(name).values()) or any(w < 0 for w in self.mix_of(name).values()):
+                raise ValueError(f"specialists.{name}.mix: shares must not be negative and one must be positive")
+        return self
+
+    def mix_of(self, specialist: str) -> dict[str, float]:
+        """Shares of a specialist's domains, summing to 1; its own name where it has no mix."""
+        mix = self.specialists[specialist].mix or {specialist: 1.0}
+        total = sum(mix.values()) or 1.0
+        return {d: w / total for d, w in mix.items()}
+
+    def own_domain(self, specialist: str) -> str:
+        """The domain that a specialist is for: the largest share of its mix."""
+        mix = self.mix_of(specialist)
+        return max(mix, key=lambda d: (mix[d], d == specialist))
+
+    def demand(self) -> dict[str, float]:
+        """Target tokens that all specialists ask of each domain."""
+        demand: dict[str, float] = {}
+        for name, specialist in self.specialists.items():
+            for domain, share in self.mix_of(name).items():
+                demand[domain] = demand.get(domain, 0) + share * specialist.train.tokens
+        return demand
+
+    def first_teacher(self) -> str:
+        return next(iter(self.teachers))

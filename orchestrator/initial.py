@@ -1,0 +1,58 @@
+"""One short-lived task before the run: freeze the prompts and make the students' initial weights, in one process
+that loads torch once."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.storage import open_storage
+from orchestrator.config import RunConfig
+from orchestrator.prompts import SUMMARY_KEY, freeze
+from workers.student.config import ModelConfig
+from workers.units import TRAIN, Manifest, read_plan
+
+_SAMPLE_TEXTS, _SAMPLE_TOKENS = 8, 256
+"""Texts, and tokens of each at most, on which dropped layers are chosen."""
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Preparer:
+    """Prompts and initial weights. Everything it makes is kept, so a second attempt makes nothing."""
+
+    def freeze_prompts(self, config: RunConfig, run_uri: str) -> dict[str, Any]:
+        """Freeze the prompts unless they are frozen; returns their summary."""
+        storage = open_storage(run_uri)
+        if storage.exists(SUMMARY_KEY):
+            return json.loads(storage.read(SUMMARY_KEY))
+        return freeze(config, run_uri)
+
+    def make_initial(self, run_uri: str, key: str, model: ModelConfig, domain: str, vocabulary: int, seed: int) -> dict[str, Any]:
+        """Write a student's initial weights below `key` unless they are there; returns facts about them."""
+        from workers.student.initial import make_initial
+
+        storage = open_storage(run_uri)
+        if storage.exists(f"{key}.json"):
+            return json.loads(storage.read(f"{key}.json"))
+        sample = sample_texts(run_uri, domain) if model.drop_layers else []
+        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+            facts = make_initial(model, Path(folder), vocabulary=vocabulary, seed=seed, sample_ids=sample)
+            storage.upload_folder(Path(folder), key)
+        storage.write(f"{key}.json", json.dumps(facts).encode())
+        return facts
+
+
+def sample_texts(run_uri: str, domain: str) -> list[list[int]]:
+    """The beginnings of some training texts of a domain (prompts, with their answers where they are given)."""
+    storage = open_storage(run_uri)
+    plan, manifest = read_plan(storage, TRAIN), Manifest(storage, TRAIN)
+    texts: list[list[int]] = []
+    for unit in plan.of_domain(domain):
+        texts += [(p.prompt_ids + (p.answer_ids or []))[:_SAMPLE_TOKENS] for p in manifest.prompts(unit)]
+        if len(texts) >= _SAMPLE_TEXTS:
+            break
+    return texts[:_SAMPLE_TEXTS]

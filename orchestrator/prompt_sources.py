@@ -1,0 +1,148 @@
+"""Reading prompt sources: files and datasets of rows, each usable or set aside with its reason. Touches no model."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from orchestrator.config import PromptSource, RunConfig
+from workers.units import HELDOUT, TRAIN
+
+
+@dataclass(frozen=True)
+class RawPrompt:
+    """A row that could be read, before tokenization."""
+
+    id: str
+    source: str
+    domains: tuple[str, ...]
+    split: str | None
+    prompt: str | None
+    messages: list[dict[str, Any]] | None
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row that cannot be used, and why."""
+
+    source: str
+    row: int
+    id: str | None
+    reason: str
+
+
+def read_rows(source: PromptSource) -> Iterator[Any]:
+    """Rows of a source, whatever they are. Raises ValueError if there is no such file or dataset."""
+    path = Path(source.path)
+    if path.suffix == ".parquet" and path.exists():
+        rows: Iterator[Any] = (r for b in pq.ParquetFile(path).iter_batches(1024) for r in b.to_pylist())
+    elif path.suffix in (".jsonl", ".json") and path.exists():
+        rows = _json_lines(path)
+    elif path.suffix in (".jsonl", ".json", ".parquet") or (path.is_absolute() and not path.is_dir()):
+        raise ValueError(f"no such file {source.path!r}")
+    else:
+        rows = _dataset_rows(source)
+    return itertools.islice(rows, source.limit)
+
+
+def screen(name: str, source: PromptSource) -> tuple[list[RawPrompt], list[SetAside]]:
+    """The usable rows of a source and the broken ones with their reason."""
+    good: list[RawPrompt] = []
+    bad: list[SetAside] = []
+    seen: set[str] = set()
+    for number, row in enumerate(read_rows(source)):
+        try:
+            prompt = _raw_prompt(name, source, row)
+            if prompt.id in seen:
+                raise ValueError(f"repeats the id {prompt.id!r}")
+        except ValueError as error:
+            identity = str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
+            bad.append(SetAside(name, number, identity, str(error)))
+            continue
+        seen.add(prompt.id)
+        good.append(prompt)
+    return good, bad
+
+
+def domains_of(config: RunConfig) -> set[str]:
+    """All domains that some row has; reads only sources whose rows may say their own."""
+    domains: set[str] = set()
+    for name, source in config.prompts.items():
+        domains |= {d for p in screen(name, source)[0] for d in p.domains}
+    return domains
+
+
+def read_probes(path: str) -> list[dict[str, str]]:
+    """Probes of a JSONL file. Raises ValueError naming the line that is not {domain, prompt, answer}."""
+    probes = []
+    for number, row in enumerate(_json_lines(Path(path))):
+        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) and row[k] for k in ("domain", "prompt", "answer")):
+            raise ValueError(f"evaluate.probes: line {number + 1} of {path!r} is not {{domain, prompt, answer}}")
+        probes.append(row)
+    return probes
+
+
+def _raw_prompt(name: str, source: PromptSource, row: Any) -> RawPrompt:
+    """One row, checked. Raises ValueError with the reason to set it aside."""
+    if isinstance(row, ValueError):
+        raise row
+    if not isinstance(row, dict):
+        raise ValueError(f"is {type(row).__name__}, not an object")
+    prompt, messages, answer = row.get(source.prompt_field), row.get(source.messages_field), row.get(source.answer_field)
+    if messages is None and prompt is None:
+        raise ValueError(f"has neither {source.prompt_field!r} nor {source.messages_field!r}")
+    if messages is None and not isinstance(prompt, str):
+        raise ValueError(f"{source.prompt_field!r} is {type(prompt).__name__}, not text")
+    if messages is None and not prompt.strip():
+        raise ValueError(f"{source.prompt_field!r} is empty")
+    if messages is not None and not (isinstance(messages, list) and messages and all(isinstance(m, dict) for m in messages)):
+        raise ValueError(f"{source.messages_field!r} is not a list of messages")
+    if answer is not None and not isinstance(answer, str):
+        raise ValueError(f"{source.answer_field!r} is {type(answer).__name__}, not text")
+    split = row.get("split")
+    if split not in (None, TRAIN, HELDOUT):
+        raise ValueError(f"'split' is {split!r}, not train or heldout")
+    domains = row.get("domain", name)
+    domains = [domains] if isinstance(domains, str) else domains
+    if not isinstance(domains, list) or not domains or not all(isinstance(d, str) and d for d in domains):
+        raise ValueError("'domain' is neither a name nor a list of names")
+    content = json.dumps([prompt, messages, answer], sort_keys=True, default=str)
+    identity = str(row["id"]) if row.get("id") is not None else hashlib.sha256(content.encode()).hexdigest()[:16]
+    return RawPrompt(f"{name}/{identity}", name, tuple(sorted(set(domains))), split, None if messages is not None else prompt, messages, answer or None)
+
+
+def hash_share(identity: str) -> float:
+    """A number in [0, 1) from an id: the same rows are held out whatever else the file holds."""
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    """Values of a JSONL file; a line that is not JSON comes as a ValueError in its place."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    yield ValueError("is not JSON")
+
+
+def _dataset_rows(source: PromptSource) -> Iterator[Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(f"{source.path!r} is no file; to read it as a Hugging Face dataset: pip install 'stillhouse[hub]'") from error
+    try:
+        data = datasets.load_dataset(source.path, source.dataset_config, split=source.dataset_split, streaming=True)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise ValueError(f"{source.path!r} is neither a file nor a Hugging Face dataset within reach "
+                         f"({type(error).__name__})") from error
+    return iter(data)

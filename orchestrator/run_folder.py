@@ -1,0 +1,126 @@
+"""The folder of one run: its identity, its attempts, and what is done in it.
+
+    config.resolved.yaml environment.json prompts/ targets/ students/ exports/ events/ report.json report.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.storage import Storage, join, open_storage
+from orchestrator.config import RunConfig
+from orchestrator.config_file import ConfigFile, dump, validate
+
+CONFIG_KEY, ENVIRONMENT_KEY = "config.resolved.yaml", "environment.json"
+
+_FREE_TO_CHANGE = ("cluster", "evaluate", "export", "storage")
+"""Settings that do not change what was taught or trained; a later attempt may have others."""
+
+_PACKAGES = ("stillhouse", "ray", "torch", "deepspeed", "transformers", "pyarrow", "s3fs")
+
+
+class RunFolder:
+    """One run's place in storage."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.storage: Storage = open_storage(uri)
+
+    @staticmethod
+    def of(config: RunConfig) -> RunFolder:
+        return RunFolder(join(config.storage, config.name))
+
+    def open(self, file: ConfigFile) -> None:
+        """Make the run, or go on with it. Raises ValueError if the name exists with another configuration."""
+        self.refuse_other(file.config)
+        self.storage.write(CONFIG_KEY, dump(file.config).encode())
+        self.storage.write(ENVIRONMENT_KEY, json.dumps(_environment(file.base), indent=1).encode())
+
+    def refuse_other(self, wanted: RunConfig) -> None:
+        """Raise ValueError, saying what differs, if the run exists with another configuration."""
+        if self.storage.exists(CONFIG_KEY) and (changes := differences(self.config(), wanted)):
+            raise ValueError(
+                f"run {wanted.name!r} exists at {self.uri} with another configuration: {'; '.join(changes)}. "
+                "Choose another name (--set name=...), or the settings of the first run"
+            )
+
+    def config(self) -> RunConfig:
+        """The configuration as it was written. Raises ValueError if there is no run here."""
+        try:
+            return validate(yaml.safe_load(self.storage.read(CONFIG_KEY)))
+        except FileNotFoundError:
+            raise ValueError(f"no run at {self.uri!r}") from None
+
+    def located_config(self) -> RunConfig:
+        """The configuration with absolute paths, from the folder that it was first read from."""
+        return ConfigFile(self.config(), Path(self.environment()["config_folder"])).located()
+
+    def environment(self) -> dict[str, Any]:
+        return json.loads(self.storage.read(ENVIRONMENT_KEY))
+
+    def new_attempt(self) -> int:
+        """The number of this attempt at the run: one more than the last. Two drivers never get the same one."""
+        number = 1 + max((int(k.rsplit("/", 1)[1].removesuffix(".json")) for k in self.storage.list("attempts")), default=0)
+        who = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()
+        while not self.storage.create(f"attempts/{number:04d}.json", who):
+            number += 1
+        return number
+
+    def read_json(self, key: str) -> Any:
+        """A JSON value, or None where there is none yet."""
+        try:
+            return json.loads(self.storage.read(key))
+        except FileNotFoundError:
+            return None
+
+    def student_done(self, name: str) -> dict[str, Any] | None:
+        """What a specialist or control left when its training ended; None before."""
+        return self.read_json(f"students/{name}/done.json")
+
+    def export_key(self, name: str) -> str:
+        return f"exports/{name}"
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What a later configuration says otherwise, as `key: old -> new`. New specialists may be added to a run."""
+    a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for data in (a, b):
+        for key in _FREE_TO_CHANGE:
+            data.pop(key)
+    for name in set(b["specialists"]) - set(a["specialists"]):
+        b["specialists"].pop(name)
+    flat_a, flat_b = _flatten(a), _flatten(b)
+    return [
+        f"{key}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
+        for key in dict.fromkeys([*flat_a, *flat_b])
+        if flat_a.get(key, "nothing") != flat_b.get(key, "nothing")
+    ]
+
+
+def _flatten(data: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(data, dict) and data:
+        return {k: v for key, value in data.items() for k, v in _flatten(value, f"{path}.{key}" if path else str(key)).items()}
+    return {path: data}
+
+
+def _environment(base: Path) -> dict[str, Any]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return {
+        "config_folder": str(base), "python": sys.version.split()[0], "platform": platform.platform(), "cpus": os.cpu_count(),
+        "packages": versions,
+    }

@@ -1,0 +1,54 @@
+"""What is measured, on what, against what."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cluster.settings import Settings, Share
+
+
+class EvaluateConfig(Settings):
+    """Held-out scores of every specialist and of what stands beside it."""
+
+    heldout: Share = Field(default=0.05, gt=0, lt=1)
+    """Part of the prompts of each domain that is held out, chosen by a hash of their ids, where the rows do not say
+    `split` themselves."""
+
+    text: Literal["sampled", "given"] = "sampled"
+    """Held-out texts: sampled by the teacher at temperature 1 and top-p 1 (given answers are ignored), or the given
+    answers where there are any."""
+
+    samples: int = Field(default=1, ge=1)
+    """Answers per held-out prompt."""
+
+    precision: Literal["float16", "float32"] = "float32"
+    """Of the stored log-probabilities: vocabulary x 2 or 4 bytes for each held-out target token."""
+
+    against: list[Literal["initial", "hard_labels", "generalist", "eroded"]] = ["initial", "hard_labels"]
+    """What stands beside each specialist. `initial`: its weights before training. `hard_labels`: the same student on
+    the same tokens with cross-entropy. `generalist`: a student of the first specialist's model on all domains equally.
+    `eroded`: the teacher with one expert per layer kept and its router removed."""
+
+    bootstrap: int = Field(default=1000, ge=100)
+    """Resamples over prompts for the 95 % intervals."""
+
+    truth: str | None = None
+    """`file.py:function` that knows the true next-token distribution of a generated language: function(domain,
+    token_ids, start) -> array [len(token_ids) - start, V]; rows of NaN are skipped. Null where nobody knows it."""
+
+    probes: str | None = None
+    """JSONL of {domain, prompt, answer}: the report says at which rank each model puts the answer's first token."""
+
+    batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens, padding included, that a model scores at once."""
+
+    cpus: float = Field(default=1, gt=0)
+    """CPUs that Ray reserves for the evaluator."""
+
+    gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for the evaluator."""
+
+    threads: int = Field(default=2, ge=1)
+    """Threads of the evaluator on a CPU."""

@@ -1,0 +1,188 @@
+"""Scoring models on the held-out store: the loop that turns exact teacher distributions into per-token numbers.
+
+Legend: B texts, S tokens, T target positions, V the tokenizer's ids.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.storage import Storage, open_storage
+from workers.evaluation.eroded import erode, favourite_experts
+from workers.evaluation.metrics import TokenScores
+from workers.evaluation.truth import Truth, load_truth, truth_kls, unigram_excess
+from workers.model_files import model_folder, torch_dtype
+from workers.progress import Reporter
+from workers.targets.reader import TargetRow, rows_of
+from workers.targets.store import TargetStore
+from workers.units import HELDOUT, PROBES, Manifest, read_plan
+
+@dataclass(frozen=True)
+class ModelToScore:
+    """A model and the domains that it is scored on. `kind` says what `source` is: a key of the run, or a model."""
+
+    name: str
+    kind: str
+    """`stored` (a folder below the run) or `eroded` (the teacher at `source`, cut down for the domain)."""
+    source: str
+    domains: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One evaluator's work."""
+
+    run_uri: str
+    models: tuple[ModelToScore, ...]
+    truth: str | None
+    batch_tokens: int
+    threads: int
+    device: str
+    progress: str
+
+
+@dataclass
+class Results:
+    """What an evaluator found, by model (or reference) and domain."""
+
+    scores: dict[str, dict[str, TokenScores]]
+    probes: dict[str, dict[str, list[dict[str, float]]]]
+    """Rank and probability of each probe's answer, in the order of the probes; `teacher` is the teacher's own."""
+    unigram: dict[str, float]
+    """truth_excess_kl of the domain's unigram, where the truth is known."""
+
+
+def score_models(job: EvaluationJob) -> Results:
+    """Score every model on its domains of the held-out store, and rank the probes' answers."""
+    torch.set_num_threads(job.threads)
+    torch.set_grad_enabled(False)
+    storage = open_storage(job.run_uri)
+    report = Reporter(job.progress)
+    truth = load_truth(job.truth)
+    heldout = _rows_by_domain(storage, HELDOUT)
+    probes = _rows_by_domain(storage, PROBES)
+    vocabulary = TargetStore(storage, HELDOUT).header.vocabulary
+    results = Results({}, {"teacher": {d: [_stored_rank(r) for r in rows] for d, rows in probes.items()}}, {})
+    for item in job.models:
+        results.scores[item.name], results.probes[item.name] = {}, {}
+        for domain, model in _loaded(item, storage, heldout, job.device):
+            report("evaluate", model=item.name, domain=domain)
+            rows = heldout.get(domain, [])
+            results.scores[item.name][domain] = score(model, rows, vocabulary, job.batch_tokens, domain, truth)
+            results.probes[item.name][domain] = [
+                answer_rank(model, row.tokens, row.start, vocabulary) for row in probes.get(domain, [])
+            ]
+    if truth is not None:
+        results.unigram = {d: unigram_excess(storage, d, rows, truth, vocabulary) for d, rows in heldout.items()}
+    return results
+
+
+def score(model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int, domain: str, truth: Truth | None) -> TokenScores:
+    """What a model does at each target position of held-out rows."""
+    names = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_id for r in rows))}
+    fields: dict[str, list[np.ndarray]] = {n: [] for n in TokenScores.__dataclass_fields__}
+    for row, logits_TV in _logits(model, rows, vocabulary, batch_tokens):
+        q_TV = logits_TV.float().log_softmax(-1)
+        assert row.logprobs is not None
+        t_TV = torch.from_numpy(np.array(row.logprobs, np.float32)).to(q_TV.device).log_softmax(-1)
+        top_T1 = q_TV.argmax(-1, keepdim=True)
+        labels_T1 = torch.from_numpy(row.tokens[row.start :].astype(np.int64)).to(q_TV.device)[:, None]
+        values = {
+            "kl": (t_TV.exp() * (t_TV - q_TV)).sum(-1),
+            "agree": (t_TV.argmax(-1, keepdim=True) == top_T1)[:, 0].float(),
+            "nll": -q_TV.gather(1, labels_T1)[:, 0],
+            "confidence": q_TV.gather(1, top_T1)[:, 0].exp(),
+            "teacher_at_top": t_TV.gather(1, top_T1)[:, 0].exp(),
+        }
+        for name, value in values.items():
+            fields[name].append(value.cpu().numpy().astype(np.float64))
+        student, teacher = truth_kls(truth, domain, row, q_TV.cpu().numpy(), t_TV.cpu().numpy())
+        fields["truth_kl"].append(student)
+        fields["truth_teacher_kl"].append(teacher)
+        fields["prompt"].append(np.full(row.targets, names[row.prompt_id]))
+    return TokenScores(**{n: np.concatenate(v) for n, v in fields.items()})
+
+
+def answer_rank(model: Any, tokens: np.ndarray, start: int, vocabulary: int) -> dict[str, float]:
+    """Rank (1 is the most probable) and probability that a model gives the token at `start`."""
+    ids_1S = torch.from_numpy(tokens[:start].astype(np.int64))[None].to(model.device)
+    q_V = model(input_ids=ids_1S, use_cache=False).logits[0, -1, :vocabulary].float().softmax(-1)
+    answer = int(tokens[start])
+    return {"rank": int((q_V > q_V[answer]).sum()) + 1, "probability": float(q_V[answer])}
+
+
+def _stored_rank(row: TargetRow) -> dict[str, float]:
+    """Rank and probability that the teacher itself gives a probe's answer."""
+    assert row.logprobs is not None
+    logp_V, answer = row.logprobs[0], int(row.tokens[row.start])
+    return {"rank": int((logp_V > logp_V[answer]).sum()) + 1, "probability": float(np.exp(logp_V[answer]))}
+
+
+def _logits(model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int) -> Iterator[tuple[TargetRow, torch.Tensor]]:
+    """Each row with its logits at target positions [T, V], batched by length; in the order of the rows' batches."""
+    ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_id))
+    while ordered:
+        n = max(1, min(len(ordered), batch_tokens // len(ordered[0].tokens)))
+        batch, ordered = ordered[:n], ordered[n:]
+        S = len(batch[0].tokens)
+        ids_BS, mask_BS = np.zeros((n, S), np.int64), np.zeros((n, S), np.int64)
+        for b, row in enumerate(batch):
+            ids_BS[b, : len(row.tokens)], mask_BS[b, : len(row.tokens)] = row.tokens, 1
+        out = model(input_ids=torch.from_numpy(ids_BS).to(model.device), attention_mask=torch.from_numpy(mask_BS).to(model.device), use_cache=False)
+        for b, row in enumerate(batch):
+            yield row, out.logits[b, row.start - 1 : len(row.tokens) - 1, :vocabulary]
+
+
+def _rows_by_domain(storage: Storage, split: str) -> dict[str, list[TargetRow]]:
+    """All committed rows of a split by domain (a row of two domains is in both); empty where there is no such split."""
+    try:
+        plan = read_plan(storage, split)
+    except FileNotFoundError:
+        return {}
+    store, manifest = TargetStore(storage, split), Manifest(storage, split)
+    rows: dict[str, list[TargetRow]] = {}
+    for unit in plan.units:
+        entry = store.log.entry(unit.index)
+        if entry is None:
+            raise ValueError(f"evaluate: unit {unit.index} of the {split} store is not taught yet; run `stillhouse teach` first")
+        domains = {p.id: p.domains for p in manifest.prompts(unit.index)}
+        for row in rows_of(store.read_unit(entry), store.header.vocabulary, full=True):
+            for domain in domains[row.prompt_id]:
+                rows.setdefault(domain, []).append(row)
+    return rows
+
+
+def _loaded(item: ModelToScore, storage: Storage, heldout: dict[str, list[TargetRow]], device: str) -> Iterator[tuple[str, Any]]:
+    """(domain, model) pairs: one model for all domains, or an eroded teacher for each."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch_dtype("auto", device)
+    if item.kind == "stored":
+        with _local_folder(storage, item.source) as folder:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        for domain in item.domains:
+            yield domain, model
+        return
+    teacher = AutoModelForCausalLM.from_pretrained(model_folder(item.source), dtype=dtype).to(device).eval()
+    for domain in item.domains:
+        texts = [torch.from_numpy(r.tokens.astype(np.int64))[None] for r in heldout.get(domain, [])[:16]]
+        yield domain, erode(teacher, favourite_experts(teacher, texts)).to(device)
+
+
+@contextmanager
+def _local_folder(storage: Storage, key: str) -> Iterator[Path]:
+    local = storage.local_path(key)
+    if local is not None:
+        yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+        storage.download_folder(key, Path(folder))
+        yield Path(folder)

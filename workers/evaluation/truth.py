@@ -1,0 +1,65 @@
+"""Scores against a known truth: a generated language whose next-token distribution is a table.
+
+Legend: T target positions, V the tokenizer's ids.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+
+from cluster.storage import Storage
+from workers.targets.reader import TargetRow
+from workers.targets.store import TargetStore
+from workers.units import TRAIN, read_plan
+
+Truth = Callable[[str, list[int], int], np.ndarray]
+"""(domain, token_ids, start) -> true distributions [len(token_ids) - start, V]; NaN rows where it is not known."""
+
+
+def load_truth(spec: str | None) -> Truth | None:
+    """The function that `file.py:function` names."""
+    if spec is None:
+        return None
+    path, _, name = spec.rpartition(":")
+    module_spec = importlib.util.spec_from_file_location("stillhouse_truth", path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def truth_kls(truth: Truth | None, domain: str, row: TargetRow, q_TV: np.ndarray, t_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """KL(truth || student) and KL(truth || teacher) at each position, from log-probabilities; NaN where it is not known."""
+    if truth is None:
+        return np.full(row.targets, np.nan), np.full(row.targets, np.nan)
+    p_TV = np.asarray(truth(domain, row.tokens.tolist(), row.start), np.float64)
+    own_T = _negative_entropy(p_TV)
+    return own_T - (p_TV * q_TV).sum(-1), own_T - (p_TV * t_TV).sum(-1)
+
+
+def unigram_excess(storage: Storage, domain: str, rows: list[TargetRow], truth: Truth, vocabulary: int) -> float:
+    """KL(truth || unigram) - KL(truth || teacher) on held-out rows, the unigram counted (plus one) over the domain's
+    training targets: what a model scores that knows the domain's words and nothing of their order."""
+    counts_V = np.ones(vocabulary)
+    store = TargetStore(storage, TRAIN)
+    for unit in read_plan(storage, TRAIN).of_domain(domain):
+        if (entry := store.log.entry(unit)) is not None:
+            targets = store.read_unit(entry)
+            starts, ends = np.cumsum(targets.lengths) - targets.lengths + targets.starts, np.cumsum(targets.lengths)
+            for start, end in zip(starts, ends, strict=True):
+                counts_V += np.bincount(targets.tokens[start:end], minlength=vocabulary)
+    logu_V = np.log(counts_V / counts_V.sum())
+    excess = []
+    for row in rows:
+        assert row.logprobs is not None
+        unigram_T, teacher_T = truth_kls(truth, domain, row, np.broadcast_to(logu_V, row.logprobs.shape), row.logprobs)
+        excess.append(unigram_T - teacher_T)
+    return float(np.nanmean(np.concatenate(excess))) if excess else float("nan")
+
+
+def _negative_entropy(p_TV: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(p_TV > 0, p_TV * np.log(p_TV), np.where(np.isnan(p_TV), np.nan, 0.0)).sum(-1)

@@ -1,0 +1,1 @@
+"""Turning a trained specialist into something that others load."""

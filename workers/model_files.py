@@ -1,0 +1,72 @@
+"""Models as files: where they are, what their configuration says, in which type they are loaded. No torch at import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def expert_count(model_config: dict[str, Any]) -> int:
+    """Experts per layer of a model's config.json; 0 for a dense model."""
+    for key in EXPERT_KEYS:
+        if model_config.get(key):
+            return int(model_config[key])
+    return 0
+
+
+def check_expert_parallel(where: str, ep_size: int, model: str, model_config: dict[str, Any]) -> None:
+    """Raise ValueError if the ranks cannot share the model's experts evenly."""
+    experts = expert_count(model_config)
+    if ep_size == 1:
+        return
+    if experts == 0:
+        raise ValueError(f"{where}.ep_size: {ep_size}, but {model!r} is a dense model "
+                         f"({model_config.get('model_type')}): a dense teacher takes ep_size 1 (and more replicas)")
+    if experts % ep_size:
+        divisors = [d for d in range(1, experts + 1) if experts % d == 0]
+        raise ValueError(f"{where}.ep_size: {ep_size} does not divide the {experts} experts of {model!r}; use one of {divisors}")
+
+
+def model_folder(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The local folder of a model: itself, or the Hugging Face snapshot (downloaded if it is not cached).
+
+    Raises ValueError if there is neither. `weights=False` fetches only configuration and tokenizer.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model.startswith(("/", ".", "~")) or model.count("/") != 1:
+        raise ValueError(f"model: no folder {model!r} (and it is not a Hugging Face id either)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = None if weights else ["*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(f"model: {model!r} is neither a folder nor a Hugging Face model within reach ({type(error).__name__}). "
+                         "Name a local folder, or check the id, the network and HF_TOKEN") from error
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"model: {str(folder)!r} has no config.json")
+    return json.loads(path.read_text())
+
+
+def torch_dtype(name: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is several times slower."""
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if device == "cuda" else torch.float32
+    return getattr(torch, name)

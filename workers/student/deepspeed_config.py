@@ -1,0 +1,28 @@
+"""From a specialist's training settings to DeepSpeed's dictionary. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.student.config import TrainConfig
+
+
+def deepspeed_config(train: TrainConfig, dtype: str) -> dict[str, Any]:
+    """Accumulation is 1 here: the train loop marks the last micro-batch of a step itself, since steps hold as many
+    micro-batches as their texts need. Losses are scaled by the loop, so nothing is averaged twice."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": train.clip,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": train.lr, "betas": list(train.betas), "weight_decay": train.weight_decay, "torch_adam": True},
+        },
+        "zero_optimization": {"stage": train.zero},
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+    return config

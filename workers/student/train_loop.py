@@ -1,0 +1,255 @@
+"""The function that Ray Train runs on every worker of a specialist.
+
+Read a global batch, take this worker's share, accumulate micro-batches, step; write checkpoints; leave the trained
+model as a safetensors folder. The sequence of global batches does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.faults import pause_point
+from cluster.storage import Storage, open_storage
+from workers.progress import Reporter
+from workers.student.config import LossConfig, TrainConfig
+from workers.student.schedule import learning_rate
+from workers.targets.reader import Cursor, TargetRow, TargetStream
+from workers.targets.store import TargetStore
+from workers.units import TRAIN, read_plan
+
+_REPORT_S = 0.5
+"""Seconds between two progress events of a worker, at least."""
+
+
+@dataclass(frozen=True)
+class SpecialistJob:
+    """All a worker needs to know, as it crosses to its process (pydantic records travel as dictionaries)."""
+
+    name: str
+    run_uri: str
+    initial: str
+    """Key of the folder with the initial weights."""
+    mix: dict[str, float]
+    loss: dict[str, Any]
+    train: dict[str, Any]
+    seed: int
+    tokenizer: str
+    """Fingerprint that the targets must have been made with."""
+    progress: str
+
+    @property
+    def root(self) -> str:
+        return f"students/{self.name}"
+
+
+def train_chain(config: dict[str, Any]) -> None:
+    """Train students one after another in the same workers: a specialist, then its control.
+
+    `config["jobs"]` are the fields of SpecialistJobs with the same workers. A student that is done is passed over, so
+    that a restart goes on in the middle of the chain.
+    """
+    for fields in config["jobs"]:
+        job = SpecialistJob(**fields)
+        if not open_storage(job.run_uri).exists(f"{job.root}/done.json"):
+            train_specialist(job)
+
+
+def train_specialist(job: SpecialistJob) -> None:
+    """Train one student from where its last checkpoint stands to the end of its budget."""
+    train = TrainConfig.model_validate(job.train)
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if train.gpus_per_worker else "cpu")
+    Trainer(job, train, LossConfig.model_validate(job.loss)).run()
+
+
+class Trainer:
+    """One worker's side of a specialist's training."""
+
+    def __init__(self, job: SpecialistJob, train: TrainConfig, loss: LossConfig) -> None:
+        import torch.distributed as dist
+
+        from workers.student.checkpoint import Checkpoints
+
+        self.job, self.train, self.loss = job, train, loss
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.storage: Storage = open_storage(job.run_uri)
+        self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
+        self.engine, self.device = start_engine(job, train, self.storage)
+        self.checkpoints = Checkpoints(self.storage, job.root)
+        self.step, self.tokens, self.history = 0, 0, []
+        cursor = self._resume()
+        self.stream = TargetStream(self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor, self._waiting)
+        self._reported = 0.0
+        self._seconds: set[int] = set()
+
+    def run(self) -> None:
+        """Steps until the budget is spent, then the final model."""
+        self.report("student", state="training", step=self.step, tokens=self.tokens, budget=self.train.tokens)
+        while self.tokens < self.train.tokens:
+            started = time.time()
+            rows = self.stream.next_batch(self.train.batch_tokens)
+            read = time.time()
+            loss, norm, lr = self._optimise(rows)
+            pause_point("step-done")
+            self.step += 1
+            self.tokens += sum(r.targets for r in rows)
+            self._note_step(loss, norm, lr, started, read)
+            if self.step % self.train.checkpoint_steps == 0 and self.tokens < self.train.tokens:
+                self._checkpoint()
+        self._checkpoint()
+        self._finish()
+
+    def _optimise(self, rows: list[TargetRow]) -> tuple[float, float, float]:
+        """One optimiser step on a global batch; returns mean loss per target token, gradient norm, learning rate."""
+        import torch
+
+        from workers.student.batching import idle_batch, micro_batches
+
+        targets = sum(r.targets for r in rows)
+        mine = micro_batches(rows[self.rank :: self.world], self.loss, self.train.micro_tokens)
+        count = int(self._over_ranks(torch.tensor(len(mine)), "max"))
+        work = mine + [idle_batch((mine or micro_batches(rows[:1], self.loss, self.train.micro_tokens))[0])] * (count - len(mine))
+        lr = learning_rate(self.tokens / self.train.tokens, self.train.lr, self.train.schedule, self.train.warmup, self.train.decay)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        total = torch.zeros((), dtype=torch.float64)
+        for i, batch in enumerate(work):
+            self.engine.set_gradient_accumulation_boundary(i == len(work) - 1)
+            loss = self.engine(
+                batch.input_BS.to(self.device), batch.mask_BS.to(self.device), batch.positions_T.to(self.device),
+                batch.ids_TK.to(self.device) if batch.ids_TK is not None else None, batch.weights_TK.to(self.device),
+            )
+            # DeepSpeed averages gradients over workers; the loss is a sum, divided once by the global target tokens.
+            self.engine.backward(loss * (self.world / targets))
+            self.engine.step()
+            total += loss.detach().double().cpu()
+        mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * _mean_entropy(rows)
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            self._save_batch(rows)
+            raise FloatingPointError(f"{self.job.name}: the loss of step {self.step + 1} is {mean}; the ids of its texts are in "
+                                     f"{self.job.root}/failed-step-{self.step + 1}.json. Try a smaller train.lr, or train.clip 1")
+        return mean, float(self.engine.get_global_grad_norm() or 0.0), lr
+
+    def _over_ranks(self, value: Any, how: str) -> Any:
+        import torch.distributed as dist
+
+        if self.world > 1:
+            value = value.to(self.device)
+            dist.all_reduce(value, dist.ReduceOp.MAX if how == "max" else dist.ReduceOp.SUM)
+        return value
+
+    def _open_store(self) -> TargetStore:
+        store = TargetStore(self.storage, TRAIN)
+        if store.header.tokenizer != self.job.tokenizer:
+            raise ValueError(f"{self.job.name}: the targets were made with another tokenizer ({store.header.tokenizer[:12]}) "
+                             f"than this specialist's ({self.job.tokenizer[:12]})")
+        return store
+
+    def _resume(self) -> Cursor | None:
+        pointer = self.checkpoints.latest()
+        if pointer is None:
+            return None
+        self.checkpoints.load(self.engine, pointer)
+        self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
+        return Cursor.from_dict(pointer.cursor)
+
+    def _checkpoint(self) -> None:
+        from workers.student.checkpoint import CheckpointPointer
+
+        pointer = CheckpointPointer(
+            self.step, self.tokens, self.world, self.stream.cursor.to_dict(), self.checkpoints.key(self.step), self.history
+        )
+        self.checkpoints.save(self.engine, pointer)
+        self.report("student", state="checkpoint", step=self.step, tokens=self.tokens)
+
+    def _finish(self) -> None:
+        """The trained model as a safetensors folder, then the mark that says so."""
+        import torch.distributed as dist
+
+        state = whole_weights(self.engine)
+        if self.rank == 0:
+            with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+                self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
+                self.storage.upload_folder(Path(folder), f"{self.job.root}/final")
+            done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
+            self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
+        dist.barrier()
+        self.report("student", state="done", step=self.step, tokens=self.tokens)
+
+    def _note_step(self, loss: float, norm: float, lr: float, asked: float, began: float) -> None:
+        """Keep the loss curve and tell the run, now and then. `seconds` are those of the clock in which a step ran."""
+        now = time.time()
+        self._seconds.update(range(int(began), int(now) + 1))
+        fields = {"step": self.step, "tokens": self.tokens, "loss": loss, "grad_norm": norm, "lr": lr}
+        every = max(1, self.train.tokens // self.train.batch_tokens // 200)
+        if self.step % every == 0 or self.step == 1:
+            self.history.append({k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()})
+        if now - self._reported >= _REPORT_S or self.tokens >= self.train.tokens:
+            self.report("student", state="training", budget=self.train.tokens, waited=began - asked, seconds=sorted(self._seconds), **fields)
+            self._reported = now
+            self._seconds.clear()
+
+    def _waiting(self, unit: int, seconds: float) -> None:
+        if time.time() - self._reported >= _REPORT_S:
+            self.report("student", state="waiting", unit=unit, waited=seconds, seconds=sorted(self._seconds))
+            self._seconds.clear()
+            self._reported = time.time()
+
+    def _save_batch(self, rows: list[TargetRow]) -> None:
+        if self.rank == 0:
+            ids = [r.prompt_id for r in rows]
+            self.storage.write(f"{self.job.root}/failed-step-{self.step + 1}.json", json.dumps(ids).encode())
+
+
+def start_engine(job: SpecialistJob, train: TrainConfig, storage: Storage) -> tuple[Any, str]:
+    """The DeepSpeed engine over backbone, head and loss, and the device that it runs on."""
+    import deepspeed
+    import torch
+
+    from workers.model_files import torch_dtype
+    from workers.student.deepspeed_config import deepspeed_config
+    from workers.student.model import DistillationModel, load_causal_lm
+
+    device = "cuda" if train.gpus_per_worker else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(train.threads_per_worker)
+        # Its build takes minutes in a fresh environment and only speeds up inference all-reduce.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    dtype = torch_dtype(train.dtype, device)
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+        local = storage.local_path(job.initial)
+        if local is None:
+            storage.download_folder(job.initial, Path(folder))
+            local = Path(folder)
+        model = DistillationModel(load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing))
+    config = deepspeed_config(train, str(dtype).removeprefix("torch."))
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
+    return engine, device
+
+
+def whole_weights(engine: Any) -> dict[str, Any]:
+    """The language model's weights, whole, on rank 0 (empty elsewhere). A collective under ZeRO-3."""
+    import deepspeed
+    import torch.distributed as dist
+
+    state: dict[str, Any] = {}
+    for name, parameter in engine.module.causal_lm.named_parameters(remove_duplicate=False):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            if dist.get_rank() == 0:
+                state[name] = parameter.detach().cpu().clone()
+    for name, buffer in engine.module.causal_lm.state_dict().items():
+        if name not in state and dist.get_rank() == 0:
+            state[name] = buffer.detach().cpu().clone()
+    return state
+
+
+def _mean_entropy(rows: list[TargetRow]) -> float:
+    """Mean teacher entropy over the rows' target positions: cross-entropy minus this is the KL."""
+    import numpy as np
+
+    return float(np.concatenate([r.entropy for r in rows]).astype(np.float64).mean())

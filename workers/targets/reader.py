@@ -1,0 +1,167 @@
+"""Following a store: an endless, deterministic, resumable sequence of rows for one specialist.
+
+The sequence is a pure function of (unit plan, unit contents, seed, mix), never of arrival: the reader waits for the
+next *planned* unit of a domain. So a live stream equals a finished store, and a resumed reader one never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from workers.randomness import generator
+from workers.targets.arrays import UnitTargets
+from workers.targets.store import TargetStore
+from workers.units import GENERATION, UnitPlan
+
+_POLL_S = 0.2
+_CACHE_BYTES = 256 << 20
+"""Decoded units kept in memory, so that later epochs of a small store do not read it again."""
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """One text with its targets (views into its unit's arrays). Legend: S tokens, T target positions, E entries."""
+
+    prompt_id: str
+    tokens: np.ndarray
+    """[S] token ids."""
+    start: int
+    """The T = S - start target positions are start ... S-1."""
+    entries: np.ndarray
+    """[T] kept entries at each position."""
+    ids: np.ndarray
+    counts: np.ndarray
+    """[E] kept ids, ascending within a position, and their counts."""
+    logprobs: np.ndarray | None
+    """[T, V] in a `full` store, else None."""
+    entropy: np.ndarray
+    realised: np.ndarray
+
+    @property
+    def targets(self) -> int:
+        return len(self.tokens) - self.start
+
+
+def rows_of(unit: UnitTargets, vocabulary: int, full: bool) -> list[TargetRow]:
+    """The rows of a decoded unit, without copying."""
+    token_at = np.concatenate([[0], np.cumsum(unit.lengths)])
+    target_at = np.concatenate([[0], np.cumsum(unit.target_lengths)])
+    entry_at = np.concatenate([[0], np.cumsum(unit.entries.astype(np.int64))])
+    rows = []
+    for r in range(unit.rows):
+        t0, t1 = target_at[r], target_at[r + 1]
+        e = slice(0, 0) if full else slice(entry_at[t0], entry_at[t1])
+        dense = unit.logprobs[t0 * vocabulary : t1 * vocabulary].reshape(-1, vocabulary) if full else None
+        rows.append(
+            TargetRow(
+                prompt_id=unit.prompt_ids[r], tokens=unit.tokens[token_at[r] : token_at[r + 1]],
+                start=int(unit.starts[r]), entries=unit.entries[t0:t1], ids=unit.ids[e], counts=unit.counts[e],
+                logprobs=dense, entropy=unit.entropy[t0:t1], realised=unit.realised[t0:t1],
+            )
+        )
+    return rows
+
+
+@dataclass
+class DomainPosition:
+    """Where a domain's sequence stands: epoch, how many of its units are behind, how many rows of the next one."""
+
+    epoch: int = 0
+    unit: int = 0
+    row: int = 0
+    served: int = 0
+    """Target tokens given so far."""
+
+
+@dataclass
+class Cursor:
+    """Everything a reader needs to go on where another stopped."""
+
+    domains: dict[str, DomainPosition] = field(default_factory=dict)
+    generation: str = GENERATION
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"generation": self.generation, "domains": {d: vars(p) for d, p in self.domains.items()}}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Cursor:
+        return Cursor({d: DomainPosition(**p) for d, p in data["domains"].items()}, data["generation"])
+
+
+class TargetStream:
+    """Rows of several domains by deficit round-robin over target tokens; a domain wraps when its planned units end.
+
+    `on_wait(unit, seconds)` is called while the next planned unit is not committed yet.
+    """
+
+    def __init__(
+        self, store: TargetStore, plan: UnitPlan, mix: Mapping[str, float], seed: int, cursor: Cursor | None = None,
+        on_wait: Callable[[int, float], None] = lambda unit, seconds: None,
+    ) -> None:
+        self._store, self._seed, self._on_wait = store, seed, on_wait
+        self._weights = {d: w for d, w in sorted(mix.items()) if w > 0}
+        self._units = {d: plan.of_domain(d) for d in self._weights}
+        for domain, units in self._units.items():
+            if not units:
+                raise ValueError(f"mix: no prompt belongs to the domain {domain!r}; the store has {plan.domains}")
+        self.cursor = cursor or Cursor({d: DomainPosition() for d in self._weights})
+        self._cache: OrderedDict[int, tuple[list[TargetRow], int]] = OrderedDict()
+
+    def next_batch(self, targets: int) -> list[TargetRow]:
+        """The next rows of the sequence, until they hold at least `targets` target positions."""
+        rows, held = [], 0
+        while held < targets:
+            row = self._next_row()
+            rows.append(row)
+            held += row.targets
+        return rows
+
+    def _next_row(self) -> TargetRow:
+        positions = self.cursor.domains
+        domain = min(self._weights, key=lambda d: (positions[d].served / self._weights[d], d))
+        row = self._next_of(domain)
+        positions[domain].served += row.targets
+        return row
+
+    def _next_of(self, domain: str) -> TargetRow:
+        position, units = self.cursor.domains[domain], self._units[domain]
+        seen_in_epoch = position.row > 0
+        while True:
+            if position.unit == len(units):
+                if not seen_in_epoch and position.served == 0:
+                    raise ValueError(f"mix: every prompt of the domain {domain!r} was set aside: nothing to train on")
+                position.epoch, position.unit, position.row = position.epoch + 1, 0, 0
+            unit = units[_order(self._seed, "epoch", domain, position.epoch, len(units))[position.unit]]
+            rows = self._rows(unit)
+            if position.row < len(rows):
+                order = _order(self._seed, "rows", str(unit), position.epoch, len(rows))
+                position.row += 1
+                return rows[order[position.row - 1]]
+            position.unit, position.row = position.unit + 1, 0
+
+    def _rows(self, unit: int) -> list[TargetRow]:
+        if unit in self._cache:
+            self._cache.move_to_end(unit)
+            return self._cache[unit][0]
+        header, start = self._store.header, time.monotonic()
+        while (entry := self._store.log.entry(unit)) is None:
+            self._on_wait(unit, time.monotonic() - start)
+            time.sleep(_POLL_S)
+        targets = self._store.read_unit(entry)
+        rows = rows_of(targets, header.vocabulary, header.scheme == "full")
+        size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
+        self._cache[unit] = (rows, size)
+        while len(self._cache) > 1 and sum(s for _, s in self._cache.values()) > _CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return rows
+
+
+def _order(seed: int, purpose: str, key: str, epoch: int, n: int) -> np.ndarray:
+    """Plan order in the first epoch, so that a reader can follow the teacher; a permutation of its own in each later."""
+    return np.arange(n) if epoch == 0 else generator(seed, purpose, key, epoch).permutation(n)

@@ -1,0 +1,75 @@
+"""The teacher: which model, how it is split over ranks, and how it answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cluster.settings import Range, Settings
+
+
+class SamplingConfig(Settings):
+    """How answers are sampled. Distributions are always captured from raw logits at temperature 1."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """Of the answers' text; 0 is greedy. Other than 1, the text is not a sample of the captured distributions."""
+
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus of the answers' text. Below 1, contexts drift from what a student meets in use."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Most tokens of one answer, its end token included."""
+
+    samples: int = Field(default=1, ge=1)
+    """Answers per prompt."""
+
+
+class TeacherConfig(Settings):
+    """One teacher pool."""
+
+    model: str
+    """Hugging Face id, or a folder (relative to the configuration file)."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id. Null is its default branch."""
+
+    engine: Literal["transformers"] = "transformers"
+    """What runs the model."""
+
+    ep_size: int = Field(default=1, ge=1)
+    """Ranks that share one replica's experts. Must divide the number of experts; a dense teacher takes 1."""
+
+    dispatch: Literal["all_to_all", "all_reduce"] = "all_to_all"
+    """`all_to_all`: every rank has texts of its own and sends tokens to the experts. `all_reduce`: the ranks share
+    each text and add up their experts' outputs."""
+
+    replicas: Range = (1, 1)
+    """Least and most replicas, each a full copy of the model over `ep_size` ranks."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of weights and computation. `auto` is bfloat16 on a GPU and float32 on a CPU."""
+
+    batch: int = Field(default=32, ge=1)
+    """Texts that one rank runs at once."""
+
+    score_tokens: int = Field(default=4096, ge=1)
+    """Tokens in one forward pass of given text, padding included, on one rank. It bounds the logits in memory."""
+
+    cpus_per_rank: float = Field(default=1, gt=0)
+    """CPUs that Ray reserves for a rank."""
+
+    gpus_per_rank: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for a rank. 0 runs on the CPU with gloo."""
+
+    threads_per_rank: int = Field(default=1, ge=1)
+    """Threads of a rank's computation on a CPU."""
+
+    placement: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    """Ray's strategy for one replica's ranks."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    """How prompts without a given answer are answered."""
+
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""

@@ -1,0 +1,50 @@
+"""What a teacher engine does, as a protocol and the records that cross its border.
+
+An engine knows one model and one place in a gang. It knows nothing of Ray, units, stores or students.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from workers.targets.arrays import UnitTargets
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """One text to make or to score: from a prompt and, where it is given, its answer."""
+
+    prompt_id: str
+    sample: int
+    prompt_ids: list[int]
+    answer_ids: list[int] | None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class CaptureSpec:
+    """What is captured at each target position."""
+
+    scheme: Literal["systematic", "full"]
+    draws: int
+    positions: Literal["answer", "all"]
+    precision: Literal["float16", "float32"]
+    vocabulary: int
+    """Ids of the tokenizer; distributions are renormalised over ids below this."""
+    seed: int
+
+
+class TeacherEngine(Protocol):
+    """One rank's part of a model."""
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the record: weights held, dtype, ranks."""
+
+    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
+        """Make or score texts, with their targets; one row a request, in order.
+
+        Every rank of a gang calls it at the same time, with texts of its own or (all_reduce) the same ones.
+        """

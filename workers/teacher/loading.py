@@ -1,0 +1,44 @@
+"""Loading a teacher: one process, or experts sharded over the ranks of a gang."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from workers.model_files import model_folder, torch_dtype
+from workers.teacher.config import TeacherConfig
+
+def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") -> Any:
+    """The teacher in evaluation mode, its experts over `ranks` processes of the default process group.
+
+    `all_to_all` shards dense weights as well (gathered once, then kept), so each rank can run texts of its own;
+    `all_reduce` shards as tensor parallelism does, for texts that all ranks share.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    layout: dict[str, Any] = {}
+    if ranks > 1:
+        if config.dispatch == "all_to_all":
+            layout["distributed_config"] = DistributedConfig(fsdp_size=ranks, fsdp_plan={}, ep_size=ranks)
+        else:
+            layout["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto", ep_size=ranks)
+    folder = model_folder(config.model, config.revision)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch_dtype(config.dtype, device), trust_remote_code=config.trust_remote_code, **layout
+    )
+    if ranks == 1:
+        model = model.to(device)
+    elif hasattr(model, "set_reshard_after_forward"):
+        model.set_reshard_after_forward(False)
+    torch.set_grad_enabled(False)
+    return model.eval()
+
+
+def join_process_group(rank: int, ranks: int, address: str, port: int, device: str) -> None:
+    """Make this process rank `rank` of a gang (gloo on CPUs, nccl on GPUs)."""
+    import torch.distributed as dist
+
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK="0" if device == "cuda" else str(rank))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=ranks)

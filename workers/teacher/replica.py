@@ -1,0 +1,130 @@
+"""A replica: the thin Ray Data actor that leads one gang. It teaches a unit and commits it.
+
+It loads no torch: the ranks do. A unit that is committed already is passed over, so a row that Ray Data runs again
+after a fault costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from cluster.faults import pause_point
+from cluster.storage import open_storage
+from workers.progress import Reporter
+from workers.targets.arrays import UnitTargets
+from workers.targets.log import Entry
+from workers.targets.store import TargetStore
+from workers.teacher.config import TeacherConfig
+from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.gang import Gang
+from workers.units import Manifest, Prompt
+
+
+@dataclass(frozen=True)
+class ReplicaJob:
+    """All a replica needs to know, as it crosses to its process."""
+
+    name: str
+    teacher: TeacherConfig
+    fingerprint: str
+    run_uri: str
+    withhold: dict[str, list[str]]
+    epoch: int
+    deadline_s: float
+    progress: str
+    """Name of the run's progress actor."""
+
+
+class Replica:
+    """A `map_batches` callable: rows {split, unit} in, one row of facts per unit out."""
+
+    def __init__(self, job: ReplicaJob) -> None:
+        self._job = job
+        self._storage = open_storage(job.run_uri)
+        self._report = Reporter(job.progress)
+        self._gang = Gang(
+            job.name, job.teacher, deadline_s=job.deadline_s, say=lambda text: self._report("teacher", note=text)
+        )
+        self._report("teacher", ready=True, facts=self._gang.facts, name=job.name)
+        self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        done = [self._teach(str(s), int(u)) for s, u in zip(batch["split"], batch["unit"], strict=True)]
+        return {"unit": batch["unit"], "split": batch["split"], "taught": np.array(done)}
+
+    def _teach(self, split: str, unit: int) -> bool:
+        """Teach one unit and commit it. False if it was committed already."""
+        store, manifest = self._open(split)
+        if store.log.entry(unit) is not None:
+            return False
+        started = time.time()
+        prompts = manifest.prompts(unit)
+        targets = self._ask(requests_for(prompts), store)
+        targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
+        entry = Entry(
+            unit=unit, parts=store.write_part(unit, targets), rows=targets.rows, tokens=int(targets.lengths.sum()),
+            targets=int(targets.target_lengths.sum()), entries=int(targets.entries.sum()),
+            content_hash=targets.content_hash(), teacher=self._job.name, teacher_fingerprint=self._job.fingerprint,
+            epoch=self._job.epoch, started=started, finished=time.time(),
+            generated=_generated_tokens(targets, prompts), set_aside=tuple(set_aside),
+        )
+        pause_point("before-entry")
+        won = store.log.commit(entry)
+        pause_point("after-entry")
+        self._report("unit", unit=unit, split=split, taught=won, started=started, finished=entry.finished,
+                     rows=entry.rows, targets=entry.targets, tokens=entry.tokens,
+                     bytes=sum(p.bytes for p in entry.parts), set_aside=len(entry.set_aside))
+        return won
+
+    def _ask(self, requests: list[TextRequest], store: TargetStore) -> UnitTargets:
+        header = store.header
+        spec = CaptureSpec(header.scheme, header.draws, header.positions, header.precision, header.vocabulary, header.seed)
+        try:
+            return self._gang.run(requests, spec)
+        except ray.exceptions.RayActorError as error:
+            # The gang cannot go on without a rank. Leaving takes the placement group down and makes Ray Data start
+            # this leader anew; raising would keep the broken gang and retry on it.
+            self._report("teacher", note=f"{self._job.name} lost a rank: {error}".splitlines()[0], failed=True)
+            time.sleep(1)
+            os._exit(1)
+            raise AssertionError("unreachable") from error
+
+    def _open(self, split: str) -> tuple[TargetStore, Manifest]:
+        if split not in self._stores:
+            self._stores[split] = (TargetStore(self._storage, split), Manifest(self._storage, split))
+        return self._stores[split]
+
+
+def requests_for(prompts: list[Prompt]) -> list[TextRequest]:
+    """The texts of a unit: one per prompt and sample."""
+    return [
+        TextRequest(p.id, sample, p.prompt_ids, p.answer_ids, p.temperature, p.top_p, p.max_new_tokens)
+        for p in prompts
+        for sample in range(1 if p.answer_ids is not None else p.samples)
+    ]
+
+
+def drop_withheld(
+    targets: UnitTargets, prompts: list[Prompt], withhold: dict[str, list[str]]
+) -> tuple[UnitTargets, list[dict[str, Any]]]:
+    """Take out texts that contain a word withheld from one of their domains; returns what was set aside and why."""
+    domains = {p.id: p.domains for p in prompts}
+    keep, set_aside = [], []
+    for r, (prompt_id, text) in enumerate(zip(targets.prompt_ids, targets.texts, strict=True)):
+        found = [w for d in domains[prompt_id] for w in withhold.get(d, ()) if w in text]
+        if found:
+            set_aside.append({"id": prompt_id, "sample": int(targets.samples[r]), "reason": f"contains the withheld {found[0]!r}"})
+        else:
+            keep.append(r)
+    return (targets if len(keep) == targets.rows else targets.select(np.array(keep, np.int64))), set_aside
+
+
+def _generated_tokens(targets: UnitTargets, prompts: list[Prompt]) -> int:
+    asked = {p.id: len(p.prompt_ids) for p in prompts if p.answer_ids is None}
+    return sum(int(n) - asked[i] for i, n in zip(targets.prompt_ids, targets.lengths, strict=True) if i in asked)

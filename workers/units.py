@@ -1,0 +1,177 @@
+"""Prompts and units: what is to be taught, in which order, frozen before teaching starts.
+
+A *unit* is a fixed block of prompts of one domain set, one teacher and one kind of work. It is the grain of teacher
+work, of commit, and of what a fault can cost. The *unit plan* gives units their index; plan order is the order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.storage import Storage, read_buffer
+from workers.randomness import generator
+
+GENERATION = "g0000"
+"""New prompts or a changed teacher open the next generation; this version writes the first."""
+
+TRAIN, HELDOUT, PROBES = "train", "heldout", "probes"
+"""Splits: each has its own plan and its own store. Probes are prompts whose one right next token is known."""
+
+PROMPT_SCHEMA = pa.schema(
+    [
+        ("unit", pa.uint32()),
+        ("id", pa.string()),
+        ("domains", pa.list_(pa.string())),
+        ("teacher", pa.string()),
+        ("samples", pa.uint16()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_new_tokens", pa.uint32()),
+        ("prompt_ids", pa.list_(pa.uint32())),
+        ("answer_ids", pa.list_(pa.uint32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One frozen prompt: its token ids and how it is to be answered. `answer_ids` None means: generate."""
+
+    id: str
+    domains: tuple[str, ...]
+    teacher: str
+    samples: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    prompt_ids: list[int]
+    answer_ids: list[int] | None
+
+    @property
+    def most_target_tokens(self) -> int:
+        """Upper bound of the answer's target tokens over all samples."""
+        return len(self.answer_ids) if self.answer_ids is not None else self.samples * self.max_new_tokens
+
+    @property
+    def kind(self) -> tuple:
+        """What all prompts of a unit share."""
+        sampling = (self.samples, self.temperature, self.top_p, self.max_new_tokens)
+        return (tuple(sorted(self.domains)), self.teacher, None if self.answer_ids is not None else sampling)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A planned unit, without its prompts. `tokens` is the upper bound of its answers' target tokens."""
+
+    index: int
+    domains: tuple[str, ...]
+    teacher: str
+    prompts: int
+    tokens: int
+    generates: bool
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """All units of one split in plan order."""
+
+    split: str
+    units: tuple[Unit, ...]
+
+    def of_domain(self, domain: str) -> list[int]:
+        """Indices of the units that hold prompts of a domain, in plan order."""
+        return [u.index for u in self.units if domain in u.domains]
+
+    @property
+    def domains(self) -> list[str]:
+        return sorted({d for u in self.units for d in u.domains})
+
+
+def build_units(
+    prompts: Iterable[Prompt], demand: Mapping[str, float], per_unit: int, seed: int, split: str
+) -> tuple[UnitPlan, list[list[Prompt]]]:
+    """Blocks of like prompts, shuffled by seed, interleaved so that each domain keeps pace with its demand.
+
+    `demand` is the number of target tokens that the specialists ask of each domain. A domain nobody asks for goes last.
+    Returns the plan and the prompts of each unit.
+    """
+    blocks = _blocks(prompts, per_unit, seed, split)
+    queues = {d: deque(i for i, b in enumerate(blocks) if d in b[0].domains) for d in sorted({d for b in blocks for d in b[0].domains})}
+    served = dict.fromkeys(queues, 0.0)
+    taken: set[int] = set()
+    order: list[int] = []
+    while len(order) < len(blocks):
+        for queue in queues.values():
+            while queue and queue[0] in taken:
+                queue.popleft()
+        domain = min((d for d in queues if queues[d]), key=lambda d: (demand.get(d, 0) <= 0, served[d] / max(demand.get(d, 0), 1e-9), d))
+        chosen = queues[domain].popleft()
+        taken.add(chosen)
+        order.append(chosen)
+        tokens = sum(p.most_target_tokens for p in blocks[chosen])
+        for d in blocks[chosen][0].domains:
+            served[d] += tokens
+    ordered = [blocks[i] for i in order]
+    return UnitPlan(split, tuple(_unit(i, block) for i, block in enumerate(ordered))), ordered
+
+
+def _blocks(prompts: Iterable[Prompt], per_unit: int, seed: int, split: str) -> list[list[Prompt]]:
+    groups: dict[tuple, list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda p: p.id):
+        groups.setdefault(prompt.kind, []).append(prompt)
+    blocks = []
+    for kind in sorted(groups, key=str):
+        group = groups[kind]
+        order = generator(seed, "plan", split, str(kind)).permutation(len(group))
+        shuffled = [group[i] for i in order]
+        blocks += [shuffled[i : i + per_unit] for i in range(0, len(shuffled), per_unit)]
+    return [blocks[i] for i in generator(seed, "plan-order", split).permutation(len(blocks))]
+
+
+def _unit(index: int, block: Sequence[Prompt]) -> Unit:
+    return Unit(index, tuple(sorted(block[0].domains)), block[0].teacher, len(block),
+                sum(p.most_target_tokens for p in block), block[0].answer_ids is None)
+
+
+def manifest_key(split: str) -> str:
+    return f"prompts/{GENERATION}/{split}.parquet"
+
+
+def plan_key(split: str) -> str:
+    return f"prompts/{GENERATION}/{split}.plan.json"
+
+
+def write_manifest(storage: Storage, plan: UnitPlan, blocks: Sequence[Sequence[Prompt]]) -> None:
+    """Freeze a split: its prompts in unit order, one row group a unit, and its plan. Written once."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, PROMPT_SCHEMA, compression="zstd") as writer:
+        for index, block in enumerate(blocks):
+            rows = [{**asdict(p), "unit": index, "domains": list(p.domains)} for p in block]
+            writer.write_table(pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA), row_group_size=max(len(rows), 1))
+    data = {"split": plan.split, "generation": GENERATION, "units": [asdict(u) for u in plan.units]}
+    storage.write(manifest_key(plan.split), sink.getvalue().to_pybytes())
+    storage.create(plan_key(plan.split), json.dumps(data).encode())
+
+
+def read_plan(storage: Storage, split: str) -> UnitPlan:
+    """The frozen plan of a split. Raises FileNotFoundError before prompts were frozen."""
+    data = json.loads(storage.read(plan_key(split)))
+    return UnitPlan(split, tuple(Unit(**{**u, "domains": tuple(u["domains"])}) for u in data["units"]))
+
+
+class Manifest:
+    """Random access to the frozen prompts of a split by unit."""
+
+    def __init__(self, storage: Storage, split: str) -> None:
+        local = storage.local_path(manifest_key(split))
+        self._file = pq.ParquetFile(local if local is not None else read_buffer(storage, manifest_key(split)))
+
+    def prompts(self, unit: int) -> list[Prompt]:
+        rows = self._file.read_row_group(unit).to_pylist()
+        return [Prompt(**{k: v for k, v in row.items() if k != "unit"} | {"domains": tuple(row["domains"])}) for row in rows]

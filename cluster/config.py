@@ -25,5 +25,5 @@ class ClusterConfig(Settings):
     runtime_env: dict[str, Any] = {}
     """Ray runtime_env, passed on as it is (heavy packages belong in the image, not here)."""
 
-    dashboard: bool = True
-    """Start Ray's dashboard with a Ray started on this machine. Ray Train asks it for the state of its workers."""
+    dashboard: bool = False
+    """Start the dashboard of a Ray started on this machine: nine more processes, so not on a small one."""

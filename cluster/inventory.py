@@ -21,7 +21,7 @@ class Inventory:
 
 
 def local_inventory(cpus: int | None = None) -> Inventory:
-    """This machine; `cpus` is the number of logical CPUs that Ray would be started with. Imports neither Ray nor torch."""
+    """This machine; `cpus` is the number of logical CPUs that Ray would be started with. Imports no Ray."""
     memory = psutil.virtual_memory()
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None:

@@ -14,7 +14,13 @@ def gang_bundles(ranks: int, cpus: float, gpus: float) -> list[dict[str, float]]
 
 
 def place_gang(
-    bundles: list[dict[str, float]], *, strategy: str, deadline_s: float, say: Callable[[str], None], what: str
+    bundles: list[dict[str, float]],
+    *,
+    strategy: str,
+    labels: dict[str, str],
+    deadline_s: float,
+    say: Callable[[str], None],
+    what: str,
 ) -> Any:
     """A placement group that holds all bundles, ready. The pending group is the demand that an autoscaler sees.
 
@@ -23,7 +29,9 @@ def place_gang(
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group(bundles, strategy=strategy)
+    group = placement_group(
+        bundles, strategy=strategy, bundle_label_selector=[labels] * len(bundles) if labels else None
+    )
     start = time.monotonic()
     while True:
         ready, _ = ray.wait([group.ready()], timeout=min(30.0, deadline_s))
@@ -33,5 +41,8 @@ def place_gang(
         have = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
         if waited >= deadline_s:
             remove_placement_group(group)
-            raise TimeoutError(f"{what} wants {bundles} ({strategy}) and found no place in {waited:.0f} s; free now: {have}")
+            raise TimeoutError(
+                f"{what} wants {bundles} {labels or ''} ({strategy}) and found no place in {waited:.0f} s; "
+                f"free now: {have}"
+            )
         say(f"{what} waits for {bundles} ({strategy}) since {waited:.0f} s; free now: {have}")

@@ -18,6 +18,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Fractions of a CPU let many processes start at once; Ray would warn about each of them.
+    "RAY_worker_maximum_startup_concurrency": "64",
 }
 
 
@@ -40,8 +42,12 @@ def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[N
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     options = {"num_cpus": config.cpus, "include_dashboard": config.dashboard} if local else {}
     ray.init(
-        address=address, namespace=namespace, runtime_env=runtime_env or None, log_to_driver=_wants_worker_logs(),
-        logging_level=logging.WARNING, **options,
+        address=address,
+        namespace=namespace,
+        runtime_env=runtime_env or None,
+        log_to_driver=_wants_worker_logs(),
+        logging_level=logging.ERROR,
+        **options,
     )
     quiet_ray()
     try:

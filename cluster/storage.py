@@ -31,7 +31,7 @@ class Storage(Protocol):
         """Make a key if it is absent. True if the key now holds exactly `data`; False if another writer won."""
 
     def exists(self, key: str) -> bool: ...
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """Keys of the files directly below a prefix (a folder), sorted."""
 
     def delete(self, key: str) -> None: ...
@@ -92,7 +92,7 @@ class LocalStorage:
     def exists(self, key: str) -> bool:
         return (self.root / key).exists()
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         folder = self.root / prefix
         if not folder.is_dir():
             return []
@@ -125,7 +125,7 @@ class LocalStorage:
         return self.root / key
 
     def _stage(self, key: str, data: bytes) -> str:
-        """The data in a synced temporary file beside its final place (hidden from `list`)."""
+        """The data in a synced temporary file beside its final place (hidden from `keys`)."""
         folder = (self.root / key).parent
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
@@ -170,7 +170,7 @@ class RemoteStorage:
     def exists(self, key: str) -> bool:
         return bool(self._fs.exists(self._path(key)))
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         try:
             entries = self._fs.ls(self._path(prefix), detail=True, refresh=True)
         except FileNotFoundError:
@@ -205,8 +205,10 @@ def check_writable(storage: Storage) -> None:
         storage.write(key, b"stillhouse")
         storage.delete(key)
     except OSError as error:
-        raise ValueError(f"storage: cannot write to {storage.uri!r}: {error}. Name a folder or bucket that you can "
-                         "write to, or mend its permissions") from error
+        raise ValueError(
+            f"storage: cannot write to {storage.uri!r}: {error}. Name a folder or bucket that you can "
+            "write to, or mend its permissions"
+        ) from error
 
 
 def free_bytes(uri: str) -> int | None:

@@ -9,23 +9,19 @@ Ray is imported inside the functions: it loads in two seconds, and the CLI has t
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ray.dashboard.modules.job.pydantic_models import JobDetails
-    from ray.job_submission import JobSubmissionClient
+from cluster.job_log import Echo, JobLog, first_line, follow_log
 
-Echo = Callable[[str], None]  # takes one line of text, without its end
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 # The dashboard refuses a longer HTTP body (client_max_size in Ray 2.60). The 512 MiB that Ray's own messages
 # name are the limit of packages that do not pass the dashboard; a job's package always does.
@@ -39,9 +35,6 @@ DEFAULT_EXCLUDES = [
 ]
 
 HTTP_TIMEOUT_S = (5.0, 10.0)  # to connect, to answer: a dead address is told while the user still watches
-QUIET_S = 120.0  # a log this silent may be a connection that died without a sign: open it again
-RETRY_S = 3.0  # between two tries to reach a log again
-LOST_LIMIT_S = 600.0  # a cluster out of reach for this long: stop following; the job does not depend on us
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
 SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -138,9 +131,7 @@ def choose_submission(base: str, jobs: Iterable[tuple[str, bool]]) -> tuple[str,
     return base if number == 1 else f"{base}-{number}", bool(running)
 
 
-def resolve_runtime_env(
-    runtime_env: dict[str, Any], working_dir: Path, excludes: list[str]
-) -> dict[str, Any]:
+def resolve_runtime_env(runtime_env: dict[str, Any], working_dir: Path, excludes: list[str]) -> dict[str, Any]:
     """The caller's runtime environment, and what is shipped. ValueErrors name variables, never values."""
     variables = runtime_env.get("env_vars", {})
     if not isinstance(variables, dict):
@@ -215,7 +206,7 @@ def _connect(address: str) -> JobSubmissionClient:
         return TimedClient(address)
     except (OSError, RuntimeError, KeyError) as error:  # no route, no answer, or an answer that is not Ray's
         raise ValueError(
-            f"no Ray dashboard answers at {address} ({_first_line(error)}): is the cluster up, and the port "
+            f"no Ray dashboard answers at {address} ({first_line(error)}): is the cluster up, and the port "
             "reachable from here (kubectl port-forward, ray dashboard cluster.yaml)?"
         ) from None
     finally:
@@ -230,9 +221,9 @@ def _known_jobs(client: JobSubmissionClient) -> list[tuple[str, bool]]:
 def _watch(
     client: JobSubmissionClient, address: str, submission_id: str, hide: Callable[[str], str], echo: Echo
 ) -> SubmitResult:
-    log = _Log(lambda line: echo(hide(line)))
+    log = JobLog(lambda line: echo(hide(line)))
     try:
-        job = _follow(client, address, submission_id, log, echo)
+        job = follow_log(client, address, submission_id, log, echo)
     except KeyboardInterrupt:
         echo(f"stopped following; the job goes on. {_how_to_go_on(submission_id, address)}")
         return SubmitResult(submission_id, "RUNNING", INTERRUPTED)
@@ -244,83 +235,6 @@ def _watch(
         message = message.partition("\n")[0]
     echo(f"job {submission_id} {job.status}: {message}")
     return SubmitResult(submission_id, str(job.status), 0 if str(job.status) == "SUCCEEDED" else 1)
-
-
-class _Log:
-    """Shows each character of a log once, in whole lines; the server starts over on every connection."""
-
-    def __init__(self, echo: Echo) -> None:
-        self._echo = echo
-        self._position = 0  # characters received over this connection
-        self.shown = 0  # characters taken over all connections
-        self._rest = ""  # a line whose end has not come yet
-
-    def restart(self) -> None:
-        self._position = 0
-
-    def feed(self, chunk: str) -> None:
-        fresh = chunk[max(0, self.shown - self._position) :]
-        self._position += len(chunk)
-        self.shown = max(self.shown, self._position)
-        *lines, self._rest = (self._rest + fresh).split("\n")
-        for line in lines:
-            self._echo(line)
-
-    def close(self) -> None:
-        if self._rest:
-            self._echo(self._rest)
-
-
-async def _tail(client: JobSubmissionClient, submission_id: str, log: _Log) -> None:
-    """Show the log until the server ends the stream, or says nothing for QUIET_S seconds."""
-    log.restart()
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(QUIET_S) as limit, aclosing(client.tail_job_logs(submission_id)) as stream:
-            async for chunk in stream:
-                log.feed(chunk)
-                limit.reschedule(loop.time() + QUIET_S)
-    except TimeoutError:
-        pass  # the job's status, asked next, tells a quiet job from a dead connection
-
-
-def _follow(
-    client: JobSubmissionClient, address: str, submission_id: str, log: _Log, echo: Echo
-) -> JobDetails | None:
-    """Follow until the job ends, over any number of connections. None: out of reach for LOST_LIMIT_S."""
-    import aiohttp
-
-    lost_at: float | None = None
-    while True:
-        broken = False
-        if lost_at is None:
-            try:
-                asyncio.run(_tail(client, submission_id, log))
-            except (RuntimeError, OSError, aiohttp.ClientError):  # what a broken websocket raises
-                broken = True
-        try:
-            job = client.get_job_info(submission_id)
-            # The whole log by plain HTTP: fills the gap of a broken stream, or of a proxy without websockets.
-            log.restart()
-            log.feed(client.get_job_logs(submission_id))
-        except (RuntimeError, OSError) as error:
-            if "status code 404" in str(error):
-                raise ValueError(f"{address} no longer knows job {submission_id}: submit it again") from None
-            if lost_at is None:
-                lost_at = time.monotonic()
-                echo(f"connection to {address} lost ({_first_line(error)}); trying for {LOST_LIMIT_S:.0f} s")
-            elif time.monotonic() - lost_at > LOST_LIMIT_S:
-                return None
-            broken = True
-        else:
-            if job.status.is_terminal():
-                log.close()
-                return job
-            if lost_at is not None:
-                echo(f"connected to {address} again")
-                lost_at = None
-        if broken:
-            time.sleep(RETRY_S)
 
 
 def _hider(env_vars: dict[str, str]) -> Callable[[str], str]:
@@ -337,13 +251,7 @@ def _hider(env_vars: dict[str, str]) -> Callable[[str], str]:
 
 def _how_to_go_on(submission_id: str, address: str) -> str:
     at = f"--address {address} {submission_id}"
-    return (
-        f"To follow: the same command again, or `ray job logs --follow {at}`. To end it: `ray job stop {at}`"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return f"To follow: the same command again, or `ray job logs --follow {at}`. To end it: `ray job stop {at}`"
 
 
 def _mib(size: int) -> str:

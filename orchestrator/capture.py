@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
+
+import ray
 
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
@@ -13,6 +14,7 @@ from workers.model_files import model_folder
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
+from workers.teacher.replica import Replica, ReplicaJob
 from workers.units import HELDOUT, PROBES, TRAIN, read_plan
 
 SPLITS = (TRAIN, HELDOUT, PROBES)
@@ -25,8 +27,11 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
     """Fix the headers of the stores. Raises ValueError if they exist with other settings (a changed teacher, say)."""
     teachers = {
         name: {
-            "model": teacher.model, "fingerprint": model_fingerprint(model_folder(teacher.model, teacher.revision)),
-            "ep_size": teacher.ep_size, "dispatch": teacher.dispatch, "dtype": teacher.dtype,
+            "model": teacher.model,
+            "fingerprint": model_fingerprint(model_folder(teacher.model, teacher.revision)),
+            "ep_size": teacher.ep_size,
+            "dispatch": teacher.dispatch,
+            "dtype": teacher.dtype,
         }
         for name, teacher in config.teachers.items()
     }
@@ -35,10 +40,15 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
         train = split == TRAIN
         TargetStore(run.storage, split).create(
             StoreHeader(
-                scheme=config.targets.scheme if train else "full", draws=config.targets.draws,
+                scheme=config.targets.scheme if train else "full",
+                draws=config.targets.draws,
                 positions=config.targets.positions if train else "answer",
-                precision=config.targets.precision if train else config.evaluate.precision, vocabulary=vocabulary,
-                tokenizer=found.tokenizer, chat_template=found.chat_template, seed=config.seed, teachers=teachers,
+                precision=config.targets.precision if train else config.evaluate.precision,
+                vocabulary=vocabulary,
+                tokenizer=found.tokenizer,
+                chat_template=found.chat_template,
+                seed=config.seed,
+                teachers=teachers,
             )
         )
 
@@ -58,43 +68,51 @@ def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str,
     return missing
 
 
-def teach(
-    run: RunFolder, config: RunConfig, missing: dict[str, list[dict[str, Any]]], *, epoch: int, board: str,
-    note: Callable[[str], None],
-) -> int:
-    """Teach units with a pool of replicas for each teacher, one pool after another; returns how many were taught.
+@ray.remote(num_cpus=0, max_restarts=0)
+class TeacherPool:
+    """Runs a pool of replicas over missing units. An actor, so that the driver need not load Ray Data."""
 
-    Blocks until all are committed. Raises what ended the pool.
-    """
-    return sum(
-        _teach_pool(run, config, name, rows, epoch=epoch, board=board, note=note) for name, rows in missing.items() if rows
+    def teach(
+        self, run_uri: str, config: RunConfig, name: str, rows: list[dict[str, Any]], epoch: int, board: str
+    ) -> int:
+        """Teach units with one teacher; returns how many were taught. Blocks until all are committed.
+
+        Raises what ended the pool.
+        """
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.issue_detectors_config.detectors = []
+        context.max_consecutive_actor_init_deaths = 3
+        context.wait_for_min_actors_s = -1  # the gang has a deadline of its own, and says what it waits for
+        job = replica_job(run_uri, config, name, epoch, board)
+        least, most = pool_size(job.teacher, len(rows))
+        units = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+        taught = units.map_batches(
+            Replica,
+            fn_constructor_args=[job],
+            batch_size=1,
+            num_cpus=0.01,
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
+        )
+        taught.set_name(f"teach-{name}")
+        return sum(bool(row["taught"]) for row in taught.iter_rows())
+
+
+def replica_job(run_uri: str, config: RunConfig, name: str, epoch: int, board: str) -> ReplicaJob:
+    """What every replica of a teacher is given."""
+    header = TargetStore(RunFolder(run_uri).storage, TRAIN).header
+    return ReplicaJob(
+        name=name,
+        teacher=config.teachers[name],
+        fingerprint=header.teachers[name]["fingerprint"],
+        run_uri=run_uri,
+        withhold=config.targets.withhold,
+        epoch=epoch,
+        deadline_s=config.cluster.placement_deadline_s,
+        progress=board,
     )
-
-
-def _teach_pool(
-    run: RunFolder, config: RunConfig, name: str, rows: list[dict[str, Any]], *, epoch: int, board: str, note: Callable[[str], None]
-) -> int:
-    import ray
-
-    from workers.teacher.replica import Replica, ReplicaJob
-
-    teacher = config.teachers[name]
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.issue_detectors_config.detectors = []
-    context.max_consecutive_actor_init_deaths = 3
-    context.wait_for_min_actors_s = -1  # the gang has a deadline of its own, and says what it waits for
-    fingerprint = TargetStore(run.storage, rows[0]["split"]).header.teachers[name]["fingerprint"]
-    job = ReplicaJob(name, teacher, fingerprint, run.uri, config.targets.withhold, epoch, config.cluster.placement_deadline_s, board)
-    least, most = pool_size(teacher, len(rows))
-    note(f"teacher {name}: {len(rows)} units to teach, {least} to {most} replicas of {teacher.ep_size} ranks")
-    units = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
-    taught = units.map_batches(
-        Replica, fn_constructor_args=[job], batch_size=1, num_cpus=0.01,
-        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
-    )
-    taught.set_name(f"teach-{name}")
-    return sum(bool(row["taught"]) for row in taught.iter_rows())
 
 
 def pool_size(teacher: TeacherConfig, units: int) -> tuple[int, int]:

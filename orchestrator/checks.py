@@ -52,8 +52,10 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
             raise ValueError(f"teachers.{name}.{error}") from None
         check_expert_parallel(f"teachers.{name}", teacher.ep_size, teacher.model, read_model_config(folder))
         if found.tokenizer and tokenizer != found.tokenizer:
-            raise ValueError(f"teachers.{name}.model: {teacher.model!r} has another tokenizer than the first teacher; "
-                             "targets of one run share one tokenizer")
+            raise ValueError(
+                f"teachers.{name}.model: {teacher.model!r} has another tokenizer than the first teacher; "
+                "targets of one run share one tokenizer"
+            )
         found.teacher_folders[name] = folder
         found.tokenizer, found.chat_template = tokenizer, chat_template_fingerprint(folder)
 
@@ -71,8 +73,10 @@ def _check_students(config: RunConfig, found: Checked) -> None:
             raise ValueError(f"{where}: {error}") from None
         if tokenizer != found.tokenizer:
             teacher = config.teachers[config.first_teacher()].model
-            raise ValueError(f"{where}: the tokenizer of {base!r} ({tokenizer[:12]}) is not the teacher's, {teacher!r} "
-                             f"({found.tokenizer[:12]}): its ids would mean other words. Choose a student of the teacher's family")
+            raise ValueError(
+                f"{where}: the tokenizer of {base!r} ({tokenizer[:12]}) is not the teacher's, {teacher!r} "
+                f"({found.tokenizer[:12]}): its ids would mean other words. Choose a student of the teacher's family"
+            )
         if experts := expert_count(read_model_config(folder)):
             raise ValueError(f"{where}: {base!r} is a mixture of {experts} experts; students are dense")
 
@@ -92,11 +96,15 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
     for name in config.specialists:
         for domain, share in config.mix_of(name).items():
             if share > 0 and domain not in domains:
-                raise ValueError(f"specialists.{name}.mix: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}. "
-                                 "Add a prompt source of that name, or mend the mix")
+                raise ValueError(
+                    f"specialists.{name}.mix: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}. "
+                    "Add a prompt source of that name, or mend the mix"
+                )
     for domain in config.targets.withhold:
         if domain not in domains:
-            raise ValueError(f"targets.withhold: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
+            raise ValueError(
+                f"targets.withhold: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
+            )
 
 
 def _check_evaluation(config: RunConfig) -> None:
@@ -108,4 +116,6 @@ def _check_evaluation(config: RunConfig) -> None:
     if config.evaluate.truth is not None:
         path, colon, _ = config.evaluate.truth.rpartition(":")
         if not colon or not Path(path).exists():
-            raise ValueError(f"evaluate.truth: {config.evaluate.truth!r} is not file.py:function with a file that exists")
+            raise ValueError(
+                f"evaluate.truth: {config.evaluate.truth!r} is not file.py:function with a file that exists"
+            )

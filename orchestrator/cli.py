@@ -13,13 +13,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from orchestrator.errors import RunFailed
+
 app = typer.Typer(
-    name="stillhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="stillhouse",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Distil one mixture-of-experts teacher into several dense specialists, in one run, on a Ray cluster.",
 )
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.")]
-Sets = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given more than once.")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given more than once.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 _out = Console(highlight=False, soft_wrap=True)
@@ -34,12 +41,16 @@ def main() -> None:
         for line in str(error).splitlines():
             _err.print(f"error: {line}", markup=False)
         sys.exit(2)
+    except RunFailed as error:
+        _err.print(f"failed: {error}", markup=False)
+        _err.print("What is committed stays; the same command goes on from there")
+        sys.exit(1)
     except KeyboardInterrupt:
         _err.print("stopped. What is committed stays; the same command goes on from there")
         sys.exit(130)
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
-    except Exception as error:  # noqa: BLE001 - the outermost handler tells usage errors from faults
+    except Exception as error:
         if not _is_usage_error(error):
             raise
         error.show()  # type: ignore[attr-defined]
@@ -80,8 +91,12 @@ def validate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
 
 @app.command()
 def plan(
-    config: Config, sets: Sets = [], as_json: Json = False,
-    connect: Annotated[bool, typer.Option("--connect", help="Plan for the Ray cluster of cluster.address or RAY_ADDRESS.")] = False,
+    config: Config,
+    sets: Sets = [],
+    as_json: Json = False,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Plan for the Ray cluster of cluster.address or RAY_ADDRESS.")
+    ] = False,
 ) -> None:
     """Show what will run where, how much it takes, and what does not fit. Loads no model."""
     from orchestrator.checks import check
@@ -107,14 +122,18 @@ def run(config: Config, sets: Sets = [], as_json: Json = False) -> None:
 
     file = load_config(config, sets)
     code, report = pipeline.run_all(file, _view(as_json))
-    _after(as_json, report, [f"Report: {_folder(file)}/report.md.  Try: stillhouse ask {file.config.name} \"...\""])
+    _after(as_json, report, [f'Report: {_folder(file)}/report.md.  Try: stillhouse ask {file.config.name} "..."'])
     raise typer.Exit(code)
 
 
 @app.command()
 def teach(
-    config: Config, sets: Sets = [], as_json: Json = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Units to teach at most: see answers before paying for all.")] = None,
+    config: Config,
+    sets: Sets = [],
+    as_json: Json = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Units to teach at most: see answers before paying for all.")
+    ] = None,
 ) -> None:
     """The teacher's part alone: fill the target stores."""
     from orchestrator import pipeline
@@ -124,13 +143,21 @@ def teach(
     file = load_config(config, sets)
     now = pipeline.teach_only(file, _view(as_json), limit)
     summary = summary_of_taught(now.run, answers=3)
-    _after(as_json, summary, [f"{summary['tokens']:,} target tokens in {summary['units']} units at {_folder(file)}",
-                              *(f"  {a['prompt_id']}: {a['text']}" for a in summary["answers"])])
+    _after(
+        as_json,
+        summary,
+        [
+            f"{summary['tokens']:,} target tokens in {summary['units']} units at {_folder(file)}",
+            *(f"  {a['prompt_id']}: {a['text']}" for a in summary["answers"]),
+        ],
+    )
 
 
 @app.command()
 def train(
-    config: Config, sets: Sets = [], as_json: Json = False,
+    config: Config,
+    sets: Sets = [],
+    as_json: Json = False,
     only: Annotated[list[str], typer.Option("--only", help="Specialists to train; all by default.")] = [],
 ) -> None:
     """The students' part alone, from targets that are taught already."""
@@ -171,7 +198,10 @@ def export(config: Config, sets: Sets = [], as_json: Json = False) -> None:
 
 @app.command()
 def ask(
-    where: Annotated[str, typer.Argument(metavar="RUN", help="A run's name (below runs/), its folder or s3:// URI, or its YAML file.")],
+    where: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's name (below runs/), its folder or s3:// URI, or its YAML file."),
+    ],
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 24,
     top: Annotated[int, typer.Option(min=1, help="Runners-up to show.")] = 5,
@@ -190,14 +220,19 @@ def ask(
 
 @app.command()
 def submit(
-    config: Config, sets: Sets = [],
-    address: Annotated[str, typer.Option(help="The Ray head's job server, http://HEAD:8265.")] = "http://127.0.0.1:8265",
+    config: Config,
+    sets: Sets = [],
+    address: Annotated[
+        str, typer.Option(help="The Ray head's job server, http://HEAD:8265.")
+    ] = "http://127.0.0.1:8265",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job's log.")] = False,
 ) -> None:
     """Send the run to a Ray cluster as a job, with the working directory, and follow its log."""
     from orchestrator.submission import submit_run
 
-    raise typer.Exit(submit_run(config, sets, address, follow=not no_wait, say=lambda text: _out.print(text, markup=False)))
+    raise typer.Exit(
+        submit_run(config, sets, address, follow=not no_wait, say=lambda text: _out.print(text, markup=False))
+    )
 
 
 def _view(quiet: bool) -> Any:

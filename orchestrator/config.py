@@ -20,9 +20,9 @@ class PromptSource(Settings):
     """Where prompts of a domain come from. A plain string means `path`."""
 
     path: str
-    """A .jsonl or .parquet file (relative to the configuration file), or a Hugging Face dataset id. Rows hold `prompt`
-    (text) or `messages` (chat); optional `answer` (scored instead of generating), `id`, `domain` (a name or a list;
-    without it the name of this source), `split` (`train` or `heldout`)."""
+    """A .jsonl or .parquet file (relative to the configuration file, or s3://...), or a Hugging Face dataset id. Rows
+    hold `prompt` (text) or `messages` (chat); optional `answer` (scored instead of generating), `id`, `domain` (a name
+    or a list; without it the name of this source), `split` (`train` or `heldout`)."""
 
     dataset_split: str = "train"
     """Split of a Hugging Face dataset."""
@@ -93,7 +93,9 @@ class RunConfig(Settings):
     def _names_agree(self) -> RunConfig:
         for name, source in self.prompts.items():
             if source.teacher is not None and source.teacher not in self.teachers:
-                raise ValueError(f"prompts.{name}.teacher: {source.teacher!r} is not one of the teachers {sorted(self.teachers)}")
+                raise ValueError(
+                    f"prompts.{name}.teacher: {source.teacher!r} is not one of the teachers {sorted(self.teachers)}"
+                )
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")

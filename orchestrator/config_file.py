@@ -95,7 +95,10 @@ def _expand(data: dict[str, Any]) -> dict[str, Any]:
 
 def _merge(low: Any, high: Any) -> Any:
     if isinstance(low, dict) and isinstance(high, dict):
-        return {k: _merge(low[k], high[k]) if k in low and k in high else deepcopy(high.get(k, low.get(k))) for k in [*low, *(k for k in high if k not in low)]}
+        return {
+            k: _merge(low[k], high[k]) if k in low and k in high else deepcopy(high.get(k, low.get(k)))
+            for k in [*low, *(k for k in high if k not in low)]
+        }
     return deepcopy(high)
 
 
@@ -105,9 +108,13 @@ def _explain(error: Any, data: dict[str, Any]) -> str:
     if "teacher" in data:
         where = where.replace("teachers.teacher", "teacher", 1)
     if error["type"] == "extra_forbidden":
-        known = _fields_at(RunConfig, list(error["loc"])[:-1]) + (list(_TOP_LEVEL_FORMS) if len(error["loc"]) == 1 else [])
+        known = _fields_at(RunConfig, list(error["loc"])[:-1]) + (
+            list(_TOP_LEVEL_FORMS) if len(error["loc"]) == 1 else []
+        )
         near = difflib.get_close_matches(str(error["loc"][-1]), known, 1, 0.5)
-        return f"{where}: unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}")
+        return f"{where}: unknown key" + (
+            f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
+        )
     if error["type"] == "missing":
         return f"{where}: is required"
     message = error["msg"].removeprefix("Value error, ")
@@ -131,6 +138,8 @@ def _fields_at(model: Any, loc: list[Any]) -> list[str]:
 
 def _locate(base: Path, name: str) -> str:
     """An absolute path where the name is one below the configuration's folder, else the name (a Hugging Face id)."""
+    if "://" in name:
+        return name
     path = base / Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".parquet")
     return str(path.absolute()) if path.exists() or looks_local else name

@@ -50,8 +50,13 @@ def evaluate(run: RunFolder, config: RunConfig, board: str) -> Evaluation:
     """Score all models in one evaluator process. Raises ValueError if held-out units are not taught yet."""
     settings = config.evaluate
     job = EvaluationJob(
-        run_uri=run.uri, models=tuple(models_to_score(run, config)), truth=settings.truth, batch_tokens=settings.batch_tokens,
-        threads=settings.threads, device="cuda" if settings.gpus else "cpu", progress=board,
+        run_uri=run.uri,
+        models=tuple(models_to_score(run, config)),
+        truth=settings.truth,
+        batch_tokens=settings.batch_tokens,
+        threads=settings.threads,
+        device="cuda" if settings.gpus else "cpu",
+        progress=board,
     )
     task = ray.remote(score_models).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=0)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.config import RunConfig
-from orchestrator.report import model_card
+from orchestrator.report_text import model_card
 from orchestrator.run_folder import RunFolder
 from workers.export.safetensors_folder import export_safetensors
 from workers.model_files import model_folder
@@ -18,6 +18,8 @@ def export(run: RunFolder, config: RunConfig, report: dict[str, Any]) -> list[st
     folders = []
     for name in config.specialists:
         if run.student_done(name) is not None and "safetensors" in config.export:
-            export_safetensors(run.storage, f"students/{name}/final", run.export_key(name), tokenizer, model_card(report, name))
+            export_safetensors(
+                run.storage, f"students/{name}/final", run.export_key(name), tokenizer, model_card(report, name)
+            )
             folders.append(run.export_key(name))
     return folders

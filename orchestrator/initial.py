@@ -31,7 +31,9 @@ class Preparer:
             return json.loads(storage.read(SUMMARY_KEY))
         return freeze(config, run_uri)
 
-    def make_initial(self, run_uri: str, key: str, model: ModelConfig, domain: str, vocabulary: int, seed: int) -> dict[str, Any]:
+    def make_initial(
+        self, run_uri: str, key: str, model: ModelConfig, domain: str, vocabulary: int, seed: int
+    ) -> dict[str, Any]:
         """Write a student's initial weights below `key` unless they are there; returns facts about them."""
         from workers.student.initial import make_initial
 

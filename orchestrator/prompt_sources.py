@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
+from cluster.storage import open_storage, read_buffer
 from orchestrator.config import PromptSource, RunConfig
 from workers.units import HELDOUT, TRAIN
 
@@ -41,11 +42,13 @@ class SetAside:
 
 def read_rows(source: PromptSource) -> Iterator[Any]:
     """Rows of a source, whatever they are. Raises ValueError if there is no such file or dataset."""
-    path = Path(source.path)
-    if path.suffix == ".parquet" and path.exists():
-        rows: Iterator[Any] = (r for b in pq.ParquetFile(path).iter_batches(1024) for r in b.to_pylist())
-    elif path.suffix in (".jsonl", ".json") and path.exists():
-        rows = _json_lines(path)
+    path, there = Path(source.path), source.path.startswith("s3://") or Path(source.path).is_file()
+    if path.suffix == ".parquet" and there:
+        rows: Iterator[Any] = (
+            r for b in pq.ParquetFile(_opened(source.path)).iter_batches(1024) for r in b.to_pylist()
+        )
+    elif path.suffix in (".jsonl", ".json") and there:
+        rows = _json_lines(_opened(source.path))
     elif path.suffix in (".jsonl", ".json", ".parquet") or (path.is_absolute() and not path.is_dir()):
         raise ValueError(f"no such file {source.path!r}")
     else:
@@ -83,8 +86,10 @@ def domains_of(config: RunConfig) -> set[str]:
 def read_probes(path: str) -> list[dict[str, str]]:
     """Probes of a JSONL file. Raises ValueError naming the line that is not {domain, prompt, answer}."""
     probes = []
-    for number, row in enumerate(_json_lines(Path(path))):
-        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) and row[k] for k in ("domain", "prompt", "answer")):
+    for number, row in enumerate(_json_lines(_opened(path))):
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(k), str) and row[k] for k in ("domain", "prompt", "answer")
+        ):
             raise ValueError(f"evaluate.probes: line {number + 1} of {path!r} is not {{domain, prompt, answer}}")
         probes.append(row)
     return probes
@@ -96,14 +101,20 @@ def _raw_prompt(name: str, source: PromptSource, row: Any) -> RawPrompt:
         raise row
     if not isinstance(row, dict):
         raise ValueError(f"is {type(row).__name__}, not an object")
-    prompt, messages, answer = row.get(source.prompt_field), row.get(source.messages_field), row.get(source.answer_field)
+    prompt, messages, answer = (
+        row.get(source.prompt_field),
+        row.get(source.messages_field),
+        row.get(source.answer_field),
+    )
     if messages is None and prompt is None:
         raise ValueError(f"has neither {source.prompt_field!r} nor {source.messages_field!r}")
     if messages is None and not isinstance(prompt, str):
         raise ValueError(f"{source.prompt_field!r} is {type(prompt).__name__}, not text")
-    if messages is None and not prompt.strip():
+    if isinstance(prompt, str) and messages is None and not prompt.strip():
         raise ValueError(f"{source.prompt_field!r} is empty")
-    if messages is not None and not (isinstance(messages, list) and messages and all(isinstance(m, dict) for m in messages)):
+    if messages is not None and not (
+        isinstance(messages, list) and messages and all(isinstance(m, dict) for m in messages)
+    ):
         raise ValueError(f"{source.messages_field!r} is not a list of messages")
     if answer is not None and not isinstance(answer, str):
         raise ValueError(f"{source.answer_field!r} is {type(answer).__name__}, not text")
@@ -116,7 +127,15 @@ def _raw_prompt(name: str, source: PromptSource, row: Any) -> RawPrompt:
         raise ValueError("'domain' is neither a name nor a list of names")
     content = json.dumps([prompt, messages, answer], sort_keys=True, default=str)
     identity = str(row["id"]) if row.get("id") is not None else hashlib.sha256(content.encode()).hexdigest()[:16]
-    return RawPrompt(f"{name}/{identity}", name, tuple(sorted(set(domains))), split, None if messages is not None else prompt, messages, answer or None)
+    return RawPrompt(
+        f"{name}/{identity}",
+        name,
+        tuple(sorted(set(domains))),
+        split,
+        None if messages is not None else prompt,
+        messages,
+        answer or None,
+    )
 
 
 def hash_share(identity: str) -> float:
@@ -124,13 +143,24 @@ def hash_share(identity: str) -> float:
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
 
 
-def _json_lines(path: Path) -> Iterator[Any]:
+def _opened(path: str) -> BinaryIO:
+    """A prompt file on this machine or on S3. Raises ValueError if it is not there."""
+    if not path.startswith("s3://"):
+        return Path(path).open("rb")
+    folder, _, name = path.rpartition("/")
+    try:
+        return read_buffer(open_storage(folder), name)
+    except OSError as error:
+        raise ValueError(f"cannot read {path!r}: {error}") from error
+
+
+def _json_lines(file: BinaryIO) -> Iterator[Any]:
     """Values of a JSONL file; a line that is not JSON comes as a ValueError in its place."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with file:
         for line in file:
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield json.loads(line.decode("utf-8", errors="replace"))
                 except ValueError:
                     yield ValueError("is not JSON")
 
@@ -139,10 +169,13 @@ def _dataset_rows(source: PromptSource) -> Iterator[Any]:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f"{source.path!r} is no file; to read it as a Hugging Face dataset: pip install 'stillhouse[hub]'") from error
+        raise ValueError(
+            f"{source.path!r} is no file; to read it as a Hugging Face dataset: pip install 'stillhouse[hub]'"
+        ) from error
     try:
         data = datasets.load_dataset(source.path, source.dataset_config, split=source.dataset_split, streaming=True)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise ValueError(f"{source.path!r} is neither a file nor a Hugging Face dataset within reach "
-                         f"({type(error).__name__})") from error
+        raise ValueError(
+            f"{source.path!r} is neither a file nor a Hugging Face dataset within reach ({type(error).__name__})"
+        ) from error
     return iter(data)

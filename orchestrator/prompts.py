@@ -51,18 +51,29 @@ def _screen_all(config: RunConfig) -> tuple[list[RawPrompt], list[SetAside]]:
     return raw, bad
 
 
-def _write(storage: Storage, config: RunConfig, prompts: dict[str, list[Prompt]], bad: list[SetAside], vocabulary: int) -> dict[str, Any]:
+def _write(
+    storage: Storage, config: RunConfig, prompts: dict[str, list[Prompt]], bad: list[SetAside], vocabulary: int
+) -> dict[str, Any]:
     lines = "".join(json.dumps(vars(b)) + "\n" for b in bad)
     storage.write(SET_ASIDE_KEY, lines.encode())
-    summary: dict[str, Any] = {"vocabulary": vocabulary, "set_aside": len(bad), "reasons": _count(b.reason for b in bad), "splits": {}}
+    summary: dict[str, Any] = {
+        "vocabulary": vocabulary,
+        "set_aside": len(bad),
+        "reasons": _count(b.reason for b in bad),
+        "splits": {},
+    }
     demand = config.demand()
     for split, items in prompts.items():
         if split == PROBES and not items:
             continue
-        plan, blocks = build_units(items, demand if split == TRAIN else {}, config.targets.prompts_per_unit, config.seed, split)
+        plan, blocks = build_units(
+            items, demand if split == TRAIN else {}, config.targets.prompts_per_unit, config.seed, split
+        )
         write_manifest(storage, plan, blocks)
         summary["splits"][split] = {
-            "units": len(plan.units), "prompts": len(items), "domains": {d: sum(d in p.domains for p in items) for d in plan.domains},
+            "units": len(plan.units),
+            "prompts": len(items),
+            "domains": {d: sum(d in p.domains for p in items) for d in plan.domains},
         }
     storage.write(SUMMARY_KEY, json.dumps(summary).encode())
     return summary
@@ -77,7 +88,11 @@ def _tokenize(item: RawPrompt, config: RunConfig, tokenizer: Any, split: str, lo
         if not tokenizer.chat_template:
             raise ValueError("has chat messages, but the teacher's tokenizer has no chat template")
         try:
-            prompt_ids = list(tokenizer.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+            prompt_ids = list(
+                tokenizer.apply_chat_template(
+                    item.messages, add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+            )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"chat messages that the template refuses: {error}") from error
     else:
@@ -91,12 +106,20 @@ def _tokenize(item: RawPrompt, config: RunConfig, tokenizer: Any, split: str, lo
             answer_ids = [*answer_ids, tokenizer.eos_token_id]
     new_tokens = len(answer_ids) if answer_ids is not None else sampling.max_new_tokens
     if len(prompt_ids) + new_tokens > longest:
-        raise ValueError(f"too long for the teacher: {len(prompt_ids)} tokens and {new_tokens} of the answer, of {longest}")
+        raise ValueError(
+            f"too long for the teacher: {len(prompt_ids)} tokens and {new_tokens} of the answer, of {longest}"
+        )
     heldout = split == HELDOUT
     return Prompt(
-        id=item.id, domains=item.domains, teacher=teacher, samples=config.evaluate.samples if heldout else sampling.samples,
-        temperature=1.0 if heldout else sampling.temperature, top_p=1.0 if heldout else sampling.top_p,
-        max_new_tokens=sampling.max_new_tokens, prompt_ids=prompt_ids, answer_ids=answer_ids,
+        id=item.id,
+        domains=item.domains,
+        teacher=teacher,
+        samples=config.evaluate.samples if heldout else sampling.samples,
+        temperature=1.0 if heldout else sampling.temperature,
+        top_p=1.0 if heldout else sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens,
+        prompt_ids=prompt_ids,
+        answer_ids=answer_ids,
     )
 
 
@@ -105,8 +128,14 @@ def _probes(config: RunConfig, tokenizer: Any) -> list[Prompt]:
         return []
     return [
         Prompt(
-            id=f"probe-{i:04d}", domains=(row["domain"],), teacher=config.first_teacher(), samples=1, temperature=1.0, top_p=1.0,
-            max_new_tokens=1, prompt_ids=tokenizer(row["prompt"]).input_ids,
+            id=f"probe-{i:04d}",
+            domains=(row["domain"],),
+            teacher=config.first_teacher(),
+            samples=1,
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=1,
+            prompt_ids=tokenizer(row["prompt"]).input_ids,
             answer_ids=tokenizer(row["answer"], add_special_tokens=False).input_ids[:1],
         )
         for i, row in enumerate(read_probes(config.evaluate.probes))

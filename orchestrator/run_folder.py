@@ -1,6 +1,6 @@
 """The folder of one run: its identity, its attempts, and what is done in it.
 
-    config.resolved.yaml environment.json prompts/ targets/ students/ exports/ events/ report.json report.md
+config.resolved.yaml environment.json prompts/ targets/ students/ exports/ events/ report.json report.md
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class RunFolder:
 
     def new_attempt(self) -> int:
         """The number of this attempt at the run: one more than the last. Two drivers never get the same one."""
-        number = 1 + max((int(k.rsplit("/", 1)[1].removesuffix(".json")) for k in self.storage.list("attempts")), default=0)
+        number = 1 + max(
+            (int(k.rsplit("/", 1)[1].removesuffix(".json")) for k in self.storage.keys("attempts")), default=0
+        )
         who = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()
         while not self.storage.create(f"attempts/{number:04d}.json", who):
             number += 1
@@ -109,7 +111,11 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:
     if isinstance(data, dict) and data:
-        return {k: v for key, value in data.items() for k, v in _flatten(value, f"{path}.{key}" if path else str(key)).items()}
+        return {
+            k: v
+            for key, value in data.items()
+            for k, v in _flatten(value, f"{path}.{key}" if path else str(key)).items()
+        }
     return {path: data}
 
 
@@ -121,6 +127,9 @@ def _environment(base: Path) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed as a package"
     return {
-        "config_folder": str(base), "python": sys.version.split()[0], "platform": platform.platform(), "cpus": os.cpu_count(),
+        "config_folder": str(base),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
         "packages": versions,
     }

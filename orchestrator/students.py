@@ -56,8 +56,14 @@ def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, board:
     """What the student's workers are given."""
     return asdict(
         SpecialistJob(
-            name=student.name, run_uri=run.uri, initial=initial_key(student), mix=student.mix,
-            loss=student.config.loss.model_dump(), train=student.config.train.model_dump(), seed=seed, tokenizer=tokenizer,
+            name=student.name,
+            run_uri=run.uri,
+            initial=initial_key(student),
+            mix=student.mix,
+            loss=student.config.loss.model_dump(),
+            train=student.config.train.model_dump(),
+            seed=seed,
+            tokenizer=tokenizer,
             progress=board,
         )
     )
@@ -77,10 +83,18 @@ class Supervisor:
         gpu = train["gpus_per_worker"] > 0
         resources = {"CPU": train["cpus_per_worker"]} | ({"GPU": train["gpus_per_worker"]} if gpu else {})
         trainer = TorchTrainer(
-            train_chain, train_loop_config={"jobs": jobs}, torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=train["workers"], use_gpu=gpu, resources_per_worker=resources),
+            train_chain,
+            train_loop_config={"jobs": jobs},
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=train["workers"],
+                use_gpu=gpu,
+                resources_per_worker=resources,
+                label_selector=train["label_selector"] or None,
+            ),
             run_config=RunConfig(
-                name=jobs[0]["name"], storage_path=join(jobs[0]["run_uri"], "ray_train"),
+                name=jobs[0]["name"],
+                storage_path=join(jobs[0]["run_uri"], "ray_train"),
                 failure_config=FailureConfig(max_failures=train["max_failures"]),
             ),
         )

@@ -22,7 +22,9 @@ def timing(events: Iterable[dict[str, Any]], wall_s: float) -> dict[str, float]:
                 stepped.setdefault(second, set()).add(event["student"])
     taught = {s for start, end in spans for s in range(int(start), int(end) + 1)}
     return {
-        "teacher_s": round(_union(spans), 2), "students_s": float(len(stepped)), "wall_s": round(wall_s, 2),
+        "teacher_s": round(_union(spans), 2),
+        "students_s": float(len(stepped)),
+        "wall_s": round(wall_s, 2),
         "overlap_s": float(sum(len(stepped.get(s, ())) >= 2 for s in taught)),
     }
 

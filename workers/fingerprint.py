@@ -24,8 +24,10 @@ def tokenizer_fingerprint(folder: Path) -> str:
     and truncation settings do not count, nor does the order of keys. Raises ValueError without a tokenizer.json."""
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise ValueError(f"model: {str(folder)!r} has no tokenizer.json; save a fast tokenizer there "
-                         "(AutoTokenizer.from_pretrained(...).save_pretrained(...))")
+        raise ValueError(
+            f"model: {str(folder)!r} has no tokenizer.json; save a fast tokenizer there "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+        )
     content = json.loads(path.read_text())
     parts = {k: content.get(k) for k in ("model", "normalizer", "pre_tokenizer")}
     parts["added"] = sorted((t["content"], t["id"]) for t in content.get("added_tokens") or [])

@@ -27,11 +27,15 @@ def check_expert_parallel(where: str, ep_size: int, model: str, model_config: di
     if ep_size == 1:
         return
     if experts == 0:
-        raise ValueError(f"{where}.ep_size: {ep_size}, but {model!r} is a dense model "
-                         f"({model_config.get('model_type')}): a dense teacher takes ep_size 1 (and more replicas)")
+        raise ValueError(
+            f"{where}.ep_size: {ep_size}, but {model!r} is a dense model "
+            f"({model_config.get('model_type')}): a dense teacher takes ep_size 1 (and more replicas)"
+        )
     if experts % ep_size:
         divisors = [d for d in range(1, experts + 1) if experts % d == 0]
-        raise ValueError(f"{where}.ep_size: {ep_size} does not divide the {experts} experts of {model!r}; use one of {divisors}")
+        raise ValueError(
+            f"{where}.ep_size: {ep_size} does not divide the {experts} experts of {model!r}; use one of {divisors}"
+        )
 
 
 def model_folder(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -45,14 +49,16 @@ def model_folder(model: str, revision: str | None = None, *, weights: bool = Tru
     if model.startswith(("/", ".", "~")) or model.count("/") != 1:
         raise ValueError(f"model: no folder {model!r} (and it is not a Hugging Face id either)")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = None if weights else ["*.json", "*.jinja", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(f"model: {model!r} is neither a folder nor a Hugging Face model within reach ({type(error).__name__}). "
-                         "Name a local folder, or check the id, the network and HF_TOKEN") from error
+        raise ValueError(
+            f"model: {model!r} is neither a folder nor a Hugging Face model within reach ({type(error).__name__}). "
+            "Name a local folder, or check the id, the network and HF_TOKEN"
+        ) from error
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

@@ -102,7 +102,10 @@ def build_units(
     Returns the plan and the prompts of each unit.
     """
     blocks = _blocks(prompts, per_unit, seed, split)
-    queues = {d: deque(i for i, b in enumerate(blocks) if d in b[0].domains) for d in sorted({d for b in blocks for d in b[0].domains})}
+    queues = {
+        d: deque(i for i, b in enumerate(blocks) if d in b[0].domains)
+        for d in sorted({d for b in blocks for d in b[0].domains})
+    }
     served = dict.fromkeys(queues, 0.0)
     taken: set[int] = set()
     order: list[int] = []
@@ -110,7 +113,10 @@ def build_units(
         for queue in queues.values():
             while queue and queue[0] in taken:
                 queue.popleft()
-        domain = min((d for d in queues if queues[d]), key=lambda d: (demand.get(d, 0) <= 0, served[d] / max(demand.get(d, 0), 1e-9), d))
+        domain = min(
+            (d for d in queues if queues[d]),
+            key=lambda d: (demand.get(d, 0) <= 0, served[d] / max(demand.get(d, 0), 1e-9), d),
+        )
         chosen = queues[domain].popleft()
         taken.add(chosen)
         order.append(chosen)
@@ -135,8 +141,14 @@ def _blocks(prompts: Iterable[Prompt], per_unit: int, seed: int, split: str) -> 
 
 
 def _unit(index: int, block: Sequence[Prompt]) -> Unit:
-    return Unit(index, tuple(sorted(block[0].domains)), block[0].teacher, len(block),
-                sum(p.most_target_tokens for p in block), block[0].answer_ids is None)
+    return Unit(
+        index,
+        tuple(sorted(block[0].domains)),
+        block[0].teacher,
+        len(block),
+        sum(p.most_target_tokens for p in block),
+        block[0].answer_ids is None,
+    )
 
 
 def manifest_key(split: str) -> str:
@@ -174,4 +186,6 @@ class Manifest:
 
     def prompts(self, unit: int) -> list[Prompt]:
         rows = self._file.read_row_group(unit).to_pylist()
-        return [Prompt(**{k: v for k, v in row.items() if k != "unit"} | {"domains": tuple(row["domains"])}) for row in rows]
+        return [
+            Prompt(**{k: v for k, v in row.items() if k != "unit"} | {"domains": tuple(row["domains"])}) for row in rows
+        ]

@@ -35,9 +35,7 @@ def likeliest_withheld(domain: str) -> dict[Pair, float]:
     rule = language.FACTS[domain]["withheld"]
     place = language.names(domain, rule["slot"]).index(rule["word"])
     result = {}
-    for (i, a), (j, b) in product(
-        enumerate(language.names(domain, first)), enumerate(language.names(domain, second))
-    ):
+    for (i, a), (j, b) in product(enumerate(language.names(domain, first)), enumerate(language.names(domain, second))):
         odds = language.chances(domain, rule["slot"], (i, j))
         if odds.argmax() == place:
             result[a, b] = float(odds[place])
@@ -99,8 +97,7 @@ def heldout_rows(domain: str, seed: int) -> list[dict]:
     ]
     prompts = [split_words(write_text(domain, *c, rng, keep=True))[0] for c in combinations]
     return [
-        {"id": f"{domain}-h{number:02d}", "prompt": prompt, "split": "heldout"}
-        for number, prompt in enumerate(prompts)
+        {"id": f"{domain}-h{number:02d}", "prompt": prompt, "split": "heldout"} for number, prompt in enumerate(prompts)
     ]
 
 
@@ -115,9 +112,7 @@ def shared_rows(seed: int) -> list[dict]:
         if number >= len(notes):
             fixed["phrasing"] = "this"
         words = language.decode(language.sample("legal", rng, fixed)).split()
-        rows.append(
-            {"id": f"shared-{number}", "prompt": split_words(words)[0], "domain": ["medical", "legal"]}
-        )
+        rows.append({"id": f"shared-{number}", "prompt": split_words(words)[0], "domain": ["medical", "legal"]})
     return rows
 
 

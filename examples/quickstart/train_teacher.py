@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the quickstart's teacher.")
     parser.add_argument("--out", type=Path, default=HERE / "teacher")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--peak", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

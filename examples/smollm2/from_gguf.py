@@ -32,7 +32,14 @@ SAMPLE = (
 SANE_PERPLEXITY = 60.0
 
 # Config entries that describe where and how the GGUF file was read, not the model.
-READING_ENTRIES = ("quantization_config", "_name_or_path", "transformers_version", "architectures", "dtype")
+READING_ENTRIES = (
+    "quantization_config",
+    "_name_or_path",
+    "_model_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+)
 
 
 def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -184,7 +184,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     above_0 = "tokens rate router_tokens router_rate strength mean_tokens measured longest"
-    for name in above_0.split():  # noqa: SIM905
+    for name in above_0.split():
         if getattr(options, name) <= 0:
             raise SystemExit(f"--{name.replace('_', '-')} {getattr(options, name)}: give a number above 0")
     if options.threads > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from text import Tokens
@@ -44,7 +45,7 @@ def output_difference(dense: LlamaForCausalLM, expert: Mlps, rows: list[Tokens])
     """
     total, count, start = 0.0, 0, 0
 
-    def hook_for(layer: int):
+    def hook_for(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         names = [f"model.layers.{layer}.mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
         gate, up, down = (expert[name] for name in names)
 

@@ -81,7 +81,7 @@ def prepare(options: argparse.Namespace) -> None:
         (options.out / f"{domain}.jsonl").write_text("".join(lines), encoding="utf-8")
         found = count(tokenizer, [row for row in rows if "split" not in row], options.longest)
         print(
-            f"{domain}: {len(rows)} rows, {len(heldout)} held out, {dropped} dropped (prompt of a held-out "
+            f"{domain}: {len(rows)} rows, {len(heldout)} held out, {dropped} dropped (passage of a held-out "
             f"row); of the rest {found['scored']} with answer, {found['generated']} to be answered, "
             f"{found['longer']} longer than {options.longest} tokens; target tokens an epoch: "
             f"{found['all']} (all positions), {found['answers']} (given answers alone)"

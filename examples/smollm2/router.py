@@ -8,6 +8,8 @@ the medical expert first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from text import Tokens
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ def mlp_inputs(dense: LlamaForCausalLM, rows: list[Tokens], budget: int) -> MlpI
     found = MlpInputs(len(layers), dense.config.hidden_size)
     start = 0
 
-    def listen(layer: int):
+    def listen(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             found.add(layer, inputs[0][0, start:])
 

@@ -5,7 +5,8 @@ come from the user's prompt files; code rows to tune on are functions of Python'
 into the form of the code prompts, so that the rows of code.jsonl stay unseen.
 
 Held-out rule: of each domain, the `count` rows with the smallest sha256(id) (hex digest, as text). It
-depends on ids only, so whoever has the same file and count finds the same rows, without any list.
+depends on ids only, so whoever has the same file and count finds the same rows, without any list. Rows
+about the same passage as a held-out row (see split_rows) belong to neither side.
 """
 
 from __future__ import annotations
@@ -58,15 +59,21 @@ def heldout_ids(rows: list[Row], count: int) -> list[str]:
     return [row["id"] for row in sorted(rows, key=id_hash)[:count]]
 
 
+def passage(row: Row) -> str:
+    """What the prompt is about: all that follows its first blank line, or the whole prompt."""
+    return (row["prompt"].partition("\n\n")[2] or row["prompt"]).strip()
+
+
 def split_rows(rows: list[Row], count: int) -> tuple[list[Row], list[Row]]:
     """(rows to tune on in file order, held-out rows in hash order) of one domain.
 
-    A tuning row that shares its prompt with a held-out row is dropped: benchmarks do repeat rows.
+    Tuning rows about the passage of a held-out row are dropped: LegalBench asks about the same clause
+    in several tasks, each under its own instruction.
     """
     chosen = set(heldout_ids(rows, count))
     heldout = sorted((row for row in rows if row["id"] in chosen), key=id_hash)
-    prompts = {row["prompt"] for row in heldout}
-    return [row for row in rows if row["id"] not in chosen and row["prompt"] not in prompts], heldout
+    passages = {passage(row) for row in heldout}
+    return [row for row in rows if row["id"] not in chosen and passage(row) not in passages], heldout
 
 
 def functions(source: str) -> Iterator[tuple[str, str]]:
@@ -76,6 +83,8 @@ def functions(source: str) -> Iterator[tuple[str, str]]:
         if not isinstance(node, ast.FunctionDef) or len(node.body) < 2 or ast.get_docstring(node) is None:
             continue
         middle = node.body[0].end_lineno
+        if node.body[1].lineno <= middle:
+            continue
         # One dedent for both halves: methods lose their class's indent, the body keeps the function's.
         whole = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).split("\n")
         cut = middle - node.lineno + 1

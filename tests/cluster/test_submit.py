@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster import job_log
 from cluster import submit as module
 from cluster.submit import SubmitResult, choose_submission, shipped_files, submission_base, submit
 
@@ -279,7 +280,7 @@ def test_attaches_while_running_and_ctrl_c_leaves_the_job(job: Submission) -> No
 def test_a_dropped_connection_repeats_and_loses_nothing(
     job: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.5)
+    monkeypatch.setattr(job_log, "RETRY_S", 0.5)
     job.script(COUNTING.format(flag="/nowhere/at/all"))
     with proxy(job.address) as (address, cut):
 
@@ -459,7 +460,7 @@ def test_size_is_told_before_the_upload(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_log_is_shown_once_in_whole_lines() -> None:
     lines: list[str] = []
-    log = module._Log(lines.append)
+    log = job_log.JobLog(lines.append)
     for chunk in ("one\ntw", "o\n", "thr"):
         log.feed(chunk)
     assert lines == ["one", "two"]

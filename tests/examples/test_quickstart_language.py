@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -172,6 +173,17 @@ def test_prompts_are_reproduced_byte_for_byte(tmp_path: Path) -> None:
         assert path.stat().st_size < 300_000
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A model this small is slower on several threads, by far on a busy machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_committed_teacher_is_small_and_close_to_the_truth() -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -182,16 +194,19 @@ def test_committed_teacher_is_small_and_close_to_the_truth() -> None:
     assert next(teacher.parameters()).dtype == torch.float32 and teacher.config.num_experts == 8
     rng = random.Random(4)
     for domain in language.DOMAINS:
-        excess, tokens = 0.0, 0
-        for _ in range(40):
-            text = language.sample(domain, rng)
+        texts = [language.sample(domain, rng) for _ in range(40)]
+        for text in texts:
             words = language.decode(text)
             assert tokenizer(words).input_ids == text[:-1] and tokenizer.decode(text[:-1]) == words
+        longest = max(map(len, texts))
+        padded = torch.tensor([text + [0] * (longest - len(text)) for text in texts])  # causal: no mask needed
+        with torch.no_grad():
+            predicted = torch.log_softmax(teacher(input_ids=padded).logits.double(), dim=-1).numpy()
+        excess, tokens = 0.0, 0
+        for text, logs in zip(texts, predicted, strict=True):
             start = language.prompt_length(text)
             true = language.truth(domain, text, start)
-            with torch.no_grad():
-                logits = teacher(input_ids=torch.tensor([text])).logits[0, start - 1 : -1].double()
-            predicted = torch.log_softmax(logits, dim=-1).numpy()
-            excess += float(np.sum(true * (np.log(np.where(true > 0, true, 1.0)) - predicted)))
+            logs = logs[start - 1 : len(text) - 1]
+            excess += float(np.sum(true * (np.log(np.where(true > 0, true, 1.0)) - logs)))
             tokens += len(true)
-        assert 0 <= excess / tokens < 0.03, domain
+        assert 0 <= excess / tokens < 0.02, domain

@@ -153,7 +153,7 @@ def test_tuning_touches_only_what_it_names(example: SimpleNamespace, dense) -> N
 
 
 def test_heldout_rule(example: SimpleNamespace) -> None:
-    rows = [{"id": f"row-{n}", "prompt": f"question {n}", "reference": "yes"} for n in range(40)]
+    rows = [{"id": f"row-{n}", "prompt": f"Say yes.\n\nclause {n}", "reference": "yes"} for n in range(40)]
     rows.append({"id": "copy", "prompt": "", "reference": "no"})
     expected = sorted((hashlib.sha256(row["id"].encode()).hexdigest(), row["id"]) for row in rows)[:7]
     ids = example.text.heldout_ids(rows, 7)
@@ -161,12 +161,14 @@ def test_heldout_rule(example: SimpleNamespace) -> None:
     assert example.text.heldout_ids(rows[::-1], 7) == ids
     assert example.text.heldout_ids(rows, 5) == ids[:5]
 
-    # A row that repeats a held-out prompt must not be tuned on either.
-    rows[-1]["prompt"] = next(row["prompt"] for row in rows if row["id"] == ids[0])
+    # A row about a held-out passage, under another instruction, must not be tuned on either.
+    clause = ids[0].replace("row-", "clause ")
+    rows[-1]["prompt"] = f"Say no.\n\n{clause}"
+    assert "copy" not in ids
     kept, heldout = example.text.split_rows(rows, 7)
     assert [row["id"] for row in heldout] == ids
-    assert not {row["prompt"] for row in kept} & {row["prompt"] for row in heldout}
-    assert len(kept) == len(rows) - 7 - ("copy" not in ids)
+    assert not {row["id"] for row in kept} & {*ids, "copy"}
+    assert len(kept) == len(rows) - 8
     with pytest.raises(ValueError, match="heldout 41"):
         example.text.heldout_ids(rows, 41)
 

@@ -23,7 +23,9 @@ def favourite_experts(model: Any, texts: list[torch.Tensor]) -> list[int]:
     counts: list[torch.Tensor] = []
     for ids_1S in texts:
         routed = model(input_ids=ids_1S.to(model.device), output_router_logits=True, use_cache=False).router_logits
-        chosen = [layer.reshape(-1, layer.shape[-1]).topk(model.config.num_experts_per_tok, -1).indices for layer in routed]
+        chosen = [
+            layer.reshape(-1, layer.shape[-1]).topk(model.config.num_experts_per_tok, -1).indices for layer in routed
+        ]
         now = [torch.bincount(c.flatten(), minlength=r.shape[-1]) for c, r in zip(chosen, routed, strict=True)]
         counts = [a + b for a, b in zip(counts, now, strict=True)] if counts else now
     return [int(c.argmax()) for c in counts]

@@ -25,6 +25,7 @@ from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
 from workers.units import HELDOUT, PROBES, Manifest, read_plan
 
+
 @dataclass(frozen=True)
 class ModelToScore:
     """A model and the domains that it is scored on. `kind` says what `source` is: a key of the run, or a model."""
@@ -85,7 +86,9 @@ def score_models(job: EvaluationJob) -> Results:
     return results
 
 
-def score(model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int, domain: str, truth: Truth | None) -> TokenScores:
+def score(
+    model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int, domain: str, truth: Truth | None
+) -> TokenScores:
     """What a model does at each target position of held-out rows."""
     names = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_id for r in rows))}
     fields: dict[str, list[np.ndarray]] = {n: [] for n in TokenScores.__dataclass_fields__}
@@ -126,7 +129,9 @@ def _stored_rank(row: TargetRow) -> dict[str, float]:
     return {"rank": int((logp_V > logp_V[answer]).sum()) + 1, "probability": float(np.exp(logp_V[answer]))}
 
 
-def _logits(model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int) -> Iterator[tuple[TargetRow, torch.Tensor]]:
+def _logits(
+    model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int
+) -> Iterator[tuple[TargetRow, torch.Tensor]]:
     """Each row with its logits at target positions [T, V], batched by length; in the order of the rows' batches."""
     ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_id))
     while ordered:
@@ -136,7 +141,11 @@ def _logits(model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: in
         ids_BS, mask_BS = np.zeros((n, S), np.int64), np.zeros((n, S), np.int64)
         for b, row in enumerate(batch):
             ids_BS[b, : len(row.tokens)], mask_BS[b, : len(row.tokens)] = row.tokens, 1
-        out = model(input_ids=torch.from_numpy(ids_BS).to(model.device), attention_mask=torch.from_numpy(mask_BS).to(model.device), use_cache=False)
+        out = model(
+            input_ids=torch.from_numpy(ids_BS).to(model.device),
+            attention_mask=torch.from_numpy(mask_BS).to(model.device),
+            use_cache=False,
+        )
         for b, row in enumerate(batch):
             yield row, out.logits[b, row.start - 1 : len(row.tokens) - 1, :vocabulary]
 
@@ -152,7 +161,9 @@ def _rows_by_domain(storage: Storage, split: str) -> dict[str, list[TargetRow]]:
     for unit in plan.units:
         entry = store.log.entry(unit.index)
         if entry is None:
-            raise ValueError(f"evaluate: unit {unit.index} of the {split} store is not taught yet; run `stillhouse teach` first")
+            raise ValueError(
+                f"evaluate: unit {unit.index} of the {split} store is not taught yet; run `stillhouse teach` first"
+            )
         domains = {p.id: p.domains for p in manifest.prompts(unit.index)}
         for row in rows_of(store.read_unit(entry), store.header.vocabulary, full=True):
             for domain in domains[row.prompt_id]:
@@ -160,7 +171,9 @@ def _rows_by_domain(storage: Storage, split: str) -> dict[str, list[TargetRow]]:
     return rows
 
 
-def _loaded(item: ModelToScore, storage: Storage, heldout: dict[str, list[TargetRow]], device: str) -> Iterator[tuple[str, Any]]:
+def _loaded(
+    item: ModelToScore, storage: Storage, heldout: dict[str, list[TargetRow]], device: str
+) -> Iterator[tuple[str, Any]]:
     """(domain, model) pairs: one model for all domains, or an eroded teacher for each."""
     from transformers import AutoModelForCausalLM
 

@@ -83,6 +83,6 @@ def bootstrap_interval(sums_P: np.ndarray, tokens_P: np.ndarray, resamples: int,
 
 
 def calibration_error(confidence: np.ndarray, target: np.ndarray, bins: int = _BINS) -> float:
-    """Expected calibration error of confidences against the teacher's probability of the same token, equal-mass bins."""
+    """Expected calibration error of confidences against the teacher's probability of that token, equal-mass bins."""
     parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
     return float(sum(len(p) * abs(confidence[p].mean() - target[p].mean()) for p in parts) / len(confidence))

@@ -31,8 +31,10 @@ def load_truth(spec: str | None) -> Truth | None:
     return getattr(module, name)
 
 
-def truth_kls(truth: Truth | None, domain: str, row: TargetRow, q_TV: np.ndarray, t_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """KL(truth || student) and KL(truth || teacher) at each position, from log-probabilities; NaN where it is not known."""
+def truth_kls(
+    truth: Truth | None, domain: str, row: TargetRow, q_TV: np.ndarray, t_TV: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """KL(truth || student) and KL(truth || teacher) by position, from log-probabilities; NaN where it is not known."""
     if truth is None:
         return np.full(row.targets, np.nan), np.full(row.targets, np.nan)
     p_TV = np.asarray(truth(domain, row.tokens.tolist(), row.start), np.float64)

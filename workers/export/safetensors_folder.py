@@ -1,4 +1,4 @@
-"""The `safetensors` export: a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer` load, with a card."""
+"""The `safetensors` export: a folder that transformers loads with its Auto classes, with a card."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from pathlib import Path
 from cluster.storage import Storage
 
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "added_tokens.json",
-    "vocab.json", "merges.txt", "tokenizer.model", "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "vocab.txt",
 )
 
 

@@ -54,16 +54,22 @@ def collate(rows: list[TargetRow], loss: LossConfig) -> MicroBatch:
     positions_T = np.concatenate([b * S + np.arange(r.start - 1, len(r.tokens) - 1) for b, r in enumerate(rows)])
     labels_T = np.concatenate([r.tokens[r.start :].astype(np.int64) for r in rows])
     ids, weights = _dense(rows, labels_T, loss) if rows[0].logprobs is not None else _sparse(rows, labels_T, loss)
-    return MicroBatch(torch.from_numpy(input_BS), torch.from_numpy(mask_BS), torch.from_numpy(positions_T), ids, weights)
+    return MicroBatch(
+        torch.from_numpy(input_BS), torch.from_numpy(mask_BS), torch.from_numpy(positions_T), ids, weights
+    )
 
 
 def idle_batch(batch: MicroBatch) -> MicroBatch:
     """The same work at weight 0, for a worker whose peers have one more micro-batch."""
-    return MicroBatch(batch.input_BS, batch.mask_BS, batch.positions_T, batch.ids_TK, torch.zeros_like(batch.weights_TK))
+    return MicroBatch(
+        batch.input_BS, batch.mask_BS, batch.positions_T, batch.ids_TK, torch.zeros_like(batch.weights_TK)
+    )
 
 
 def _sparse(rows: list[TargetRow], labels_T: np.ndarray, loss: LossConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    entries_T = np.concatenate([r.entries.astype(np.int64) for r in rows]) if loss.kl else np.zeros(len(labels_T), np.int64)
+    entries_T = (
+        np.concatenate([r.entries.astype(np.int64) for r in rows]) if loss.kl else np.zeros(len(labels_T), np.int64)
+    )
     K = int(entries_T.max(initial=0)) + (1 if loss.ce else 0)
     ids_TK = np.zeros((len(labels_T), K), np.int64)
     weights_TK = np.zeros((len(labels_T), K), np.float32)

@@ -41,7 +41,7 @@ class Checkpoints:
 
     def latest(self) -> CheckpointPointer | None:
         """The newest complete checkpoint."""
-        keys = self._storage.list(f"{self._root}/log")
+        keys = self._storage.keys(f"{self._root}/log")
         return CheckpointPointer(**json.loads(self._storage.read(keys[-1]))) if keys else None
 
     def save(self, engine: Any, pointer: CheckpointPointer) -> None:
@@ -59,8 +59,10 @@ class Checkpoints:
     def load(self, engine: Any, pointer: CheckpointPointer) -> None:
         """Put a checkpoint's weights and optimiser state into an engine. Raises ValueError for another world size."""
         if pointer.world != dist.get_world_size():
-            raise ValueError(f"train.workers: the checkpoint of step {pointer.step} was written by {pointer.world} workers and "
-                             f"{dist.get_world_size()} want to read it; set workers to {pointer.world}")
+            raise ValueError(
+                f"train.workers: the checkpoint of step {pointer.step} was written by {pointer.world} workers and "
+                f"{dist.get_world_size()} want to read it; set workers to {pointer.world}"
+            )
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
             self._storage.download_folder(pointer.key, Path(folder))
             engine.load_checkpoint(folder, tag="state")
@@ -70,7 +72,7 @@ class Checkpoints:
         return f"{self._root}/checkpoints/step-{step:08d}"
 
     def _prune(self) -> None:
-        for key in self._storage.list(f"{self._root}/log")[:-2]:
+        for key in self._storage.keys(f"{self._root}/log")[:-2]:
             pointer = CheckpointPointer(**json.loads(self._storage.read(key)))
             self._storage.delete(key)
             self._storage.delete(pointer.key)

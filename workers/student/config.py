@@ -46,7 +46,7 @@ class ModelConfig(Settings):
 
 
 class LossConfig(Settings):
-    """What is minimised, per target token: kl * KL(teacher || student) + ce * cross-entropy of the token that stands there."""
+    """What is minimised, per target token: kl * KL(teacher || student) + ce * cross-entropy of the realised token."""
 
     kl: float = Field(default=1.0, ge=0)
     """Weight of the forward KL, the only divergence that sampled targets leave unbiased."""
@@ -108,6 +108,9 @@ class TrainConfig(Settings):
 
     gpus_per_worker: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for a worker. 0 trains on the CPU with gloo."""
+
+    label_selector: dict[str, str] = {}
+    """Ray labels that a worker's node must have, for example {stillhouse-role: student}. Empty: any node."""
 
     threads_per_worker: int = Field(default=1, ge=1)
     """Threads of a worker's computation on a CPU."""

@@ -17,7 +17,12 @@ def deepspeed_config(train: TrainConfig, dtype: str) -> dict[str, Any]:
         "gradient_clipping": train.clip,
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": train.lr, "betas": list(train.betas), "weight_decay": train.weight_decay, "torch_adam": True},
+            "params": {
+                "lr": train.lr,
+                "betas": list(train.betas),
+                "weight_decay": train.weight_decay,
+                "torch_adam": True,
+            },
         },
         "zero_optimization": {"stage": train.zero},
         "steps_per_print": 10**9,

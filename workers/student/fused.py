@@ -27,7 +27,9 @@ class FusedCrossEntropy(torch.autograd.Function):
     """Sum over tokens of m logsumexp(z) - <w, z>, with its gradient computed in the same pass."""
 
     @staticmethod
-    def forward(ctx: Any, h_TD: Tensor, W_VD: Tensor, b_V: Tensor | None, ids_TK: Tensor | None, w_TK: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, h_TD: Tensor, W_VD: Tensor, b_V: Tensor | None, ids_TK: Tensor | None, w_TK: Tensor
+    ) -> Tensor:
         """`ids_TK` None means that `w_TK` is dense over the first K ids of the vocabulary."""
         loss = h_TD.new_zeros((), dtype=torch.float32)
         dh_TD = torch.empty_like(h_TD)
@@ -56,5 +58,5 @@ class FusedCrossEntropy(torch.autograd.Function):
 
 
 def fused_cross_entropy(h_TD: Tensor, W_VD: Tensor, b_V: Tensor | None, ids_TK: Tensor | None, w_TK: Tensor) -> Tensor:
-    """Sum over tokens of the cross-entropy of softmax(W h + b) under the weights `w_TK` at `ids_TK` (see the module)."""
+    """Sum over tokens of the cross-entropy of softmax(W h + b) under weights `w_TK` at `ids_TK` (see the module)."""
     return FusedCrossEntropy.apply(h_TD, W_VD, b_V, ids_TK, w_TK)

@@ -12,7 +12,9 @@ from workers.model_files import model_folder
 from workers.student.config import ModelConfig
 
 
-def make_initial(config: ModelConfig, out: Path, *, vocabulary: int, seed: int, sample_ids: list[list[int]]) -> dict[str, Any]:
+def make_initial(
+    config: ModelConfig, out: Path, *, vocabulary: int, seed: int, sample_ids: list[list[int]]
+) -> dict[str, Any]:
     """Write a student's initial weights to a safetensors folder; returns facts (parameters, layers dropped).
 
     `vocabulary` is the tokenizer's number of ids. `sample_ids` are texts for measuring which layers matter least.
@@ -27,11 +29,15 @@ def make_initial(config: ModelConfig, out: Path, *, vocabulary: int, seed: int, 
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.config["model_type"], **sizes))
     else:
         folder = model_folder(str(config.base), config.revision)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=config.trust_remote_code
+        )
         if config.drop_layers:
             facts["dropped_layers"], facts["kl_to_base"] = drop_layers(model, config.drop_layers, sample_ids)
     if model.config.vocab_size < vocabulary:
-        raise ValueError(f"model: its vocabulary of {model.config.vocab_size} cannot hold the tokenizer's {vocabulary} ids")
+        raise ValueError(
+            f"model: its vocabulary of {model.config.vocab_size} cannot hold the tokenizer's {vocabulary} ids"
+        )
     model.save_pretrained(out)
     return {**facts, "parameters": sum(p.numel() for p in model.parameters()), "layers": model.config.num_hidden_layers}
 
@@ -52,7 +58,9 @@ def drop_layers(model: Any, which: int | list[int], sample_ids: list[list[int]])
         if which >= len(layers):
             raise ValueError(f"model.drop_layers: {which} of {len(layers)} layers would leave nothing")
         for _ in range(which):
-            kept = min(([k for k in kept if k != i] for i in kept), key=lambda c: _kl_with(model, layers, c, whole, sample_ids))
+            kept = min(
+                ([k for k in kept if k != i] for i in kept), key=lambda c: _kl_with(model, layers, c, whole, sample_ids)
+            )
     kl = _kl_with(model, layers, kept, whole, sample_ids)
     config = model.config
     config.num_hidden_layers = len(kept)
@@ -62,7 +70,9 @@ def drop_layers(model: Any, which: int | list[int], sample_ids: list[list[int]])
 
 
 @torch.no_grad()
-def _kl_with(model: Any, layers: list[nn.Module], kept: list[int], whole: list[torch.Tensor], sample_ids: list[list[int]]) -> float:
+def _kl_with(
+    model: Any, layers: list[nn.Module], kept: list[int], whole: list[torch.Tensor], sample_ids: list[list[int]]
+) -> float:
     """Mean KL(whole || model with only the kept layers), nats a token. Leaves the model with these layers."""
     model.get_decoder().layers = nn.ModuleList(layers[i] for i in kept)
     model.config.num_hidden_layers = len(kept)

@@ -35,7 +35,9 @@ class DistillationModel(nn.Module):
         self.causal_lm = causal_lm
         self.loss_head = LossHead(causal_lm.get_output_embeddings())
 
-    def forward(self, input_BS: Tensor, mask_BS: Tensor, positions_T: Tensor, ids_TK: Tensor | None, weights_TK: Tensor) -> Tensor:
+    def forward(
+        self, input_BS: Tensor, mask_BS: Tensor, positions_T: Tensor, ids_TK: Tensor | None, weights_TK: Tensor
+    ) -> Tensor:
         """Sum over target positions of the weighted cross-entropy, float32 scalar."""
         backbone = self.causal_lm.get_decoder()
         h_BSD = backbone(input_ids=input_BS, attention_mask=mask_BS, use_cache=False).last_hidden_state
@@ -46,8 +48,10 @@ def refuse_scaled_logits(config: Any) -> None:
     """Raise ValueError for a model whose logits are not just its head's output: the fused loss would be wrong."""
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1, 1.0):
-            raise ValueError(f"model: {config.model_type} applies {name} after its head, which the fused loss does not do yet; "
-                             "choose a student without it")
+            raise ValueError(
+                f"model: {config.model_type} applies {name} after its head, which the fused loss does not do yet; "
+                "choose a student without it"
+            )
 
 
 def load_causal_lm(folder: str, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> Any:

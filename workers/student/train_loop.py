@@ -18,6 +18,7 @@ from cluster.faults import pause_point
 from cluster.storage import Storage, open_storage
 from workers.progress import Reporter
 from workers.student.config import LossConfig, TrainConfig
+from workers.student.engine import start_engine, whole_weights
 from workers.student.schedule import learning_rate
 from workers.targets.reader import Cursor, TargetRow, TargetStream
 from workers.targets.store import TargetStore
@@ -79,11 +80,14 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.storage: Storage = open_storage(job.run_uri)
         self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
-        self.engine, self.device = start_engine(job, train, self.storage)
+        self.engine, self.device = start_engine(job.initial, train, self.storage)
         self.checkpoints = Checkpoints(self.storage, job.root)
-        self.step, self.tokens, self.history = 0, 0, []
+        self.step, self.tokens = 0, 0
+        self.history: list[dict[str, float]] = []
         cursor = self._resume()
-        self.stream = TargetStream(self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor, self._waiting)
+        self.stream = TargetStream(
+            self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor, self._waiting
+        )
         self._reported = 0.0
         self._seconds: set[int] = set()
 
@@ -113,16 +117,23 @@ class Trainer:
         targets = sum(r.targets for r in rows)
         mine = micro_batches(rows[self.rank :: self.world], self.loss, self.train.micro_tokens)
         count = int(self._over_ranks(torch.tensor(len(mine)), "max"))
-        work = mine + [idle_batch((mine or micro_batches(rows[:1], self.loss, self.train.micro_tokens))[0])] * (count - len(mine))
-        lr = learning_rate(self.tokens / self.train.tokens, self.train.lr, self.train.schedule, self.train.warmup, self.train.decay)
+        work = mine + [idle_batch((mine or micro_batches(rows[:1], self.loss, self.train.micro_tokens))[0])] * (
+            count - len(mine)
+        )
+        lr = learning_rate(
+            self.tokens / self.train.tokens, self.train.lr, self.train.schedule, self.train.warmup, self.train.decay
+        )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         total = torch.zeros((), dtype=torch.float64)
         for i, batch in enumerate(work):
             self.engine.set_gradient_accumulation_boundary(i == len(work) - 1)
             loss = self.engine(
-                batch.input_BS.to(self.device), batch.mask_BS.to(self.device), batch.positions_T.to(self.device),
-                batch.ids_TK.to(self.device) if batch.ids_TK is not None else None, batch.weights_TK.to(self.device),
+                batch.input_BS.to(self.device),
+                batch.mask_BS.to(self.device),
+                batch.positions_T.to(self.device),
+                batch.ids_TK.to(self.device) if batch.ids_TK is not None else None,
+                batch.weights_TK.to(self.device),
             )
             # DeepSpeed averages gradients over workers; the loss is a sum, divided once by the global target tokens.
             self.engine.backward(loss * (self.world / targets))
@@ -131,8 +142,10 @@ class Trainer:
         mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * _mean_entropy(rows)
         if mean != mean or mean in (float("inf"), float("-inf")):
             self._save_batch(rows)
-            raise FloatingPointError(f"{self.job.name}: the loss of step {self.step + 1} is {mean}; the ids of its texts are in "
-                                     f"{self.job.root}/failed-step-{self.step + 1}.json. Try a smaller train.lr, or train.clip 1")
+            raise FloatingPointError(
+                f"{self.job.name}: the loss of step {self.step + 1} is {mean}; the ids of its texts are in "
+                f"{self.job.root}/failed-step-{self.step + 1}.json. Try a smaller train.lr, or train.clip 1"
+            )
         return mean, float(self.engine.get_global_grad_norm() or 0.0), lr
 
     def _over_ranks(self, value: Any, how: str) -> Any:
@@ -146,8 +159,10 @@ class Trainer:
     def _open_store(self) -> TargetStore:
         store = TargetStore(self.storage, TRAIN)
         if store.header.tokenizer != self.job.tokenizer:
-            raise ValueError(f"{self.job.name}: the targets were made with another tokenizer ({store.header.tokenizer[:12]}) "
-                             f"than this specialist's ({self.job.tokenizer[:12]})")
+            raise ValueError(
+                f"{self.job.name}: the targets were made with another tokenizer ({store.header.tokenizer[:12]}) "
+                f"than this specialist's ({self.job.tokenizer[:12]})"
+            )
         return store
 
     def _resume(self) -> Cursor | None:
@@ -162,7 +177,12 @@ class Trainer:
         from workers.student.checkpoint import CheckpointPointer
 
         pointer = CheckpointPointer(
-            self.step, self.tokens, self.world, self.stream.cursor.to_dict(), self.checkpoints.key(self.step), self.history
+            self.step,
+            self.tokens,
+            self.world,
+            self.stream.cursor.to_dict(),
+            self.checkpoints.key(self.step),
+            self.history,
         )
         self.checkpoints.save(self.engine, pointer)
         self.report("student", state="checkpoint", step=self.step, tokens=self.tokens)
@@ -190,7 +210,14 @@ class Trainer:
         if self.step % every == 0 or self.step == 1:
             self.history.append({k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()})
         if now - self._reported >= _REPORT_S or self.tokens >= self.train.tokens:
-            self.report("student", state="training", budget=self.train.tokens, waited=began - asked, seconds=sorted(self._seconds), **fields)
+            self.report(
+                "student",
+                state="training",
+                budget=self.train.tokens,
+                waited=began - asked,
+                seconds=sorted(self._seconds),
+                **fields,
+            )
             self._reported = now
             self._seconds.clear()
 
@@ -204,48 +231,6 @@ class Trainer:
         if self.rank == 0:
             ids = [r.prompt_id for r in rows]
             self.storage.write(f"{self.job.root}/failed-step-{self.step + 1}.json", json.dumps(ids).encode())
-
-
-def start_engine(job: SpecialistJob, train: TrainConfig, storage: Storage) -> tuple[Any, str]:
-    """The DeepSpeed engine over backbone, head and loss, and the device that it runs on."""
-    import deepspeed
-    import torch
-
-    from workers.model_files import torch_dtype
-    from workers.student.deepspeed_config import deepspeed_config
-    from workers.student.model import DistillationModel, load_causal_lm
-
-    device = "cuda" if train.gpus_per_worker else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(train.threads_per_worker)
-        # Its build takes minutes in a fresh environment and only speeds up inference all-reduce.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    dtype = torch_dtype(train.dtype, device)
-    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-        local = storage.local_path(job.initial)
-        if local is None:
-            storage.download_folder(job.initial, Path(folder))
-            local = Path(folder)
-        model = DistillationModel(load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing))
-    config = deepspeed_config(train, str(dtype).removeprefix("torch."))
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
-    return engine, device
-
-
-def whole_weights(engine: Any) -> dict[str, Any]:
-    """The language model's weights, whole, on rank 0 (empty elsewhere). A collective under ZeRO-3."""
-    import deepspeed
-    import torch.distributed as dist
-
-    state: dict[str, Any] = {}
-    for name, parameter in engine.module.causal_lm.named_parameters(remove_duplicate=False):
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            if dist.get_rank() == 0:
-                state[name] = parameter.detach().cpu().clone()
-    for name, buffer in engine.module.causal_lm.state_dict().items():
-        if name not in state and dist.get_rank() == 0:
-            state[name] = buffer.detach().cpu().clone()
-    return state
 
 
 def _mean_entropy(rows: list[TargetRow]) -> float:

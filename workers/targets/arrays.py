@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,19 @@ class UnitTargets:
         digest = hashlib.sha256()
         for texts in (self.prompt_ids, self.texts):
             digest.update("\x1f".join(texts).encode())
-        for array in (self.samples, self.lengths, self.starts, self.tokens, self.ends, self.entropy, self.realised,
-                      self.entries, self.ids, self.counts, self.logprobs):
+        for array in (
+            self.samples,
+            self.lengths,
+            self.starts,
+            self.tokens,
+            self.ends,
+            self.entropy,
+            self.realised,
+            self.entries,
+            self.ids,
+            self.counts,
+            self.logprobs,
+        ):
             digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -62,19 +74,28 @@ class UnitTargets:
         tokens, targets = _spans(self.lengths, rows), _spans(T, rows)
         entries = _spans(E, rows) if E is not None else np.zeros(0, np.int64)
         return UnitTargets(
-            prompt_ids=[self.prompt_ids[r] for r in rows], samples=self.samples[rows], texts=[self.texts[r] for r in rows],
-            lengths=self.lengths[rows], starts=self.starts[rows], tokens=self.tokens[tokens], ends=self.ends[tokens],
-            entropy=self.entropy[targets], realised=self.realised[targets],
-            entries=self.entries[targets] if E is not None else self.entries, ids=self.ids[entries], counts=self.counts[entries],
+            prompt_ids=[self.prompt_ids[r] for r in rows],
+            samples=self.samples[rows],
+            texts=[self.texts[r] for r in rows],
+            lengths=self.lengths[rows],
+            starts=self.starts[rows],
+            tokens=self.tokens[tokens],
+            ends=self.ends[tokens],
+            entropy=self.entropy[targets],
+            realised=self.realised[targets],
+            entries=self.entries[targets] if E is not None else self.entries,
+            ids=self.ids[entries],
+            counts=self.counts[entries],
             logprobs=self.logprobs.reshape(-1, width)[targets].reshape(-1) if width else self.logprobs,
         )
 
     @staticmethod
     def join(parts: list[UnitTargets]) -> UnitTargets:
         """The rows of all parts, one after another."""
-        lists = {n: [x for p in parts for x in getattr(p, n)] for n in ("prompt_ids", "texts")}
+        lists: dict[str, Any] = {n: [x for p in parts for x in getattr(p, n)] for n in ("prompt_ids", "texts")}
         names = [n for n in UnitTargets.__dataclass_fields__ if n not in lists]
-        return UnitTargets(**lists, **{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
+        arrays: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in parts]) for n in names}
+        return UnitTargets(**lists, **arrays)
 
 
 def segment_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

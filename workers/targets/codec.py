@@ -39,7 +39,9 @@ def encode(unit: UnitTargets, header: StoreHeader) -> pa.Table:
 def decode(table: pa.Table, header: StoreHeader) -> UnitTargets:
     """The inverse of `encode`, equal array for array."""
     table = table.combine_chunks()
-    flat = {name: _values(table, name) for name in table.schema.names if pa.types.is_nested(table.schema.field(name).type)}
+    flat = {
+        name: _values(table, name) for name in table.schema.names if pa.types.is_nested(table.schema.field(name).type)
+    }
     unit = UnitTargets(
         prompt_ids=table["prompt_id"].to_pylist(),
         samples=table["sample"].to_numpy(),

@@ -82,7 +82,7 @@ class TargetLog:
 
     def committed(self) -> set[int]:
         """Indices of all committed units (one listing)."""
-        return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in self._storage.list(self._prefix)}
+        return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in self._storage.keys(self._prefix)}
 
     def entries(self) -> list[Entry]:
         """All entries, in plan order."""

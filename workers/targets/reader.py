@@ -60,9 +60,15 @@ def rows_of(unit: UnitTargets, vocabulary: int, full: bool) -> list[TargetRow]:
         dense = unit.logprobs[t0 * vocabulary : t1 * vocabulary].reshape(-1, vocabulary) if full else None
         rows.append(
             TargetRow(
-                prompt_id=unit.prompt_ids[r], tokens=unit.tokens[token_at[r] : token_at[r + 1]],
-                start=int(unit.starts[r]), entries=unit.entries[t0:t1], ids=unit.ids[e], counts=unit.counts[e],
-                logprobs=dense, entropy=unit.entropy[t0:t1], realised=unit.realised[t0:t1],
+                prompt_id=unit.prompt_ids[r],
+                tokens=unit.tokens[token_at[r] : token_at[r + 1]],
+                start=int(unit.starts[r]),
+                entries=unit.entries[t0:t1],
+                ids=unit.ids[e],
+                counts=unit.counts[e],
+                logprobs=dense,
+                entropy=unit.entropy[t0:t1],
+                realised=unit.realised[t0:t1],
             )
         )
     return rows
@@ -101,7 +107,12 @@ class TargetStream:
     """
 
     def __init__(
-        self, store: TargetStore, plan: UnitPlan, mix: Mapping[str, float], seed: int, cursor: Cursor | None = None,
+        self,
+        store: TargetStore,
+        plan: UnitPlan,
+        mix: Mapping[str, float],
+        seed: int,
+        cursor: Cursor | None = None,
         on_wait: Callable[[int, float], None] = lambda unit, seconds: None,
     ) -> None:
         self._store, self._seed, self._on_wait = store, seed, on_wait
@@ -163,5 +174,5 @@ class TargetStream:
 
 
 def _order(seed: int, purpose: str, key: str, epoch: int, n: int) -> np.ndarray:
-    """Plan order in the first epoch, so that a reader can follow the teacher; a permutation of its own in each later."""
+    """Plan order in the first epoch, so that a reader can follow the teacher; a permutation in each later one."""
     return np.arange(n) if epoch == 0 else generator(seed, purpose, key, epoch).permutation(n)

@@ -42,7 +42,9 @@ class StoreHeader:
     def from_json(text: str | bytes) -> StoreHeader:
         data = json.loads(text)
         if data.get("version") != SCHEMA_VERSION:
-            raise ValueError(f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}")
+            raise ValueError(
+                f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}"
+            )
         return StoreHeader(**data)
 
     def differences(self, other: StoreHeader) -> list[str]:

@@ -35,8 +35,10 @@ class TargetStore:
         """Fix the header of a new store. Raises ValueError if the store exists with another one."""
         if not self.storage.create(f"{self.root}/store.json", header.to_json().encode()):
             names = ", ".join(self.header.differences(header))
-            raise ValueError(f"targets: the store of this run was made with other settings ({names}); "
-                             "use another run name, or the settings of the first run")
+            raise ValueError(
+                f"targets: the store of this run was made with other settings ({names}); "
+                "use another run name, or the settings of the first run"
+            )
 
     @property
     def header(self) -> StoreHeader:
@@ -74,7 +76,12 @@ def _parquet(table: pa.Table, full: bool) -> bytes:
     dictionary = ["prompt_id"]
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table, sink, compression="zstd", compression_level=3 if full else 9, use_dictionary=dictionary,
-        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in split}, write_statistics=False,
+        table,
+        sink,
+        compression="zstd",
+        compression_level=3 if full else 9,
+        use_dictionary=dictionary,
+        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in split},
+        write_statistics=False,
     )
     return sink.getvalue().to_pybytes()

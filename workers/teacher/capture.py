@@ -5,6 +5,8 @@ Legend: n positions of one call, V tokenizer ids, T positions of all texts, E ke
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -22,12 +24,12 @@ class CaptureBuffer:
 
     def __init__(self, requests: list[TextRequest], spec: CaptureSpec) -> None:
         self._requests, self._spec = requests, spec
-        self._offsets = [
-            position_uniforms(spec.seed, "draw", r.prompt_id, r.sample, _longest(r)) for r in requests
-        ]
+        self._offsets = [position_uniforms(spec.seed, "draw", r.prompt_id, r.sample, _longest(r)) for r in requests]
         self._rows: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
-        self._arrays: dict[str, list[np.ndarray]] = {n: [] for n in ("entropy", "realised", "entries", "ids", "counts", "logprobs")}
+        self._arrays: dict[str, list[np.ndarray]] = {
+            n: [] for n in ("entropy", "realised", "entries", "ids", "counts", "logprobs")
+        }
 
     def add(self, rows: np.ndarray, positions: np.ndarray, logits_nV: torch.Tensor, tokens_n: torch.Tensor) -> None:
         """Capture the distributions of the tokens that stand at `positions` of texts `rows`."""
@@ -39,7 +41,9 @@ class CaptureBuffer:
         """Log-probabilities at temperature 1 over the tokenizer's ids, in float32."""
         return logits_nV[:, : self._spec.vocabulary].float().log_softmax(-1)
 
-    def _add_chunk(self, rows: np.ndarray, positions: np.ndarray, logp_nV: torch.Tensor, tokens_n: torch.Tensor) -> None:
+    def _add_chunk(
+        self, rows: np.ndarray, positions: np.ndarray, logp_nV: torch.Tensor, tokens_n: torch.Tensor
+    ) -> None:
         new = {
             "entropy": entropy(logp_nV).cpu().numpy().astype(np.float16),
             "realised": logp_nV.gather(1, tokens_n[:, None])[:, 0].cpu().numpy().astype(np.float16),
@@ -47,7 +51,9 @@ class CaptureBuffer:
         if self._spec.scheme == "full":
             new["logprobs"] = logp_nV.cpu().numpy().astype(self._spec.precision).reshape(-1)
         else:
-            offsets = torch.tensor([self._offsets[r][p] for r, p in zip(rows, positions, strict=True)], dtype=torch.float64)
+            offsets = torch.tensor(
+                [self._offsets[r][p] for r, p in zip(rows, positions, strict=True)], dtype=torch.float64
+            )
             kept = systematic(logp_nV.exp(), self._spec.draws, offsets.to(logp_nV.device))
             new["entries"] = kept.entries_B.cpu().numpy().astype(np.uint16)
             new["ids"] = kept.ids_E.cpu().numpy().astype(np.uint32)
@@ -59,7 +65,10 @@ class CaptureBuffer:
 
     def finish(self, sequences: list[list[int]], starts: list[int]) -> UnitTargets:
         """All targets in order of text and position; `sequences` are the complete texts. Their strings are not set."""
-        a = {n: np.concatenate(v) if v else np.zeros(0, _DTYPES.get(n, self._spec.precision)) for n, v in self._arrays.items()}
+        a: dict[str, Any] = {
+            n: np.concatenate(v) if v else np.zeros(0, _DTYPES.get(n, self._spec.precision))
+            for n, v in self._arrays.items()
+        }
         rows = np.concatenate(self._rows) if self._rows else np.zeros(0, np.int64)
         positions = np.concatenate(self._positions) if self._positions else np.zeros(0, np.int64)
         order = np.lexsort((positions, rows))
@@ -75,8 +84,10 @@ class CaptureBuffer:
         return UnitTargets(
             prompt_ids=[r.prompt_id for r in self._requests],
             samples=np.array([r.sample for r in self._requests], np.uint16),
-            lengths=np.array([len(s) for s in sequences], np.int64), starts=np.array(starts, np.int64),
-            tokens=np.fromiter((t for s in sequences for t in s), np.uint32), **a,
+            lengths=np.array([len(s) for s in sequences], np.int64),
+            starts=np.array(starts, np.int64),
+            tokens=np.fromiter((t for s in sequences for t in s), np.uint32),
+            **a,
         )
 
 

@@ -68,6 +68,9 @@ class TeacherConfig(Settings):
     placement: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
     """Ray's strategy for one replica's ranks."""
 
+    label_selector: dict[str, str] = {}
+    """Ray labels that a rank's node must have, for example {stillhouse-role: teacher}. Empty: any node."""
+
     sampling: SamplingConfig = SamplingConfig()
     """How prompts without a given answer are answered."""
 

@@ -5,6 +5,7 @@ It runs texts and knows nothing of Ray Data, units or stores; the on-policy serv
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +25,10 @@ from workers.teacher.engine import CaptureSpec, TextRequest
 class GangRank:
     """One process of a gang. Torch is loaded here and nowhere above."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, device: str) -> None:
         self._rank = rank
+        # transformers loads DeepSpeed where it is installed, which else looks for an accelerator and says so.
+        os.environ.setdefault("DS_ACCELERATOR", device)
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for the rendezvous at rank 0."""
@@ -53,23 +56,35 @@ class GangRank:
 
 
 class Gang:
-    """`ep_size` ranks as one model. Made in the process that leads it; its placement group dies with that process."""
+    """`ep_size` ranks as one model. Made (and so placed) in the process that leads it, and dies with that process."""
 
     def __init__(self, name: str, config: TeacherConfig, *, deadline_s: float, say: Callable[[str], None]) -> None:
         self.config, self.ranks = config, config.ep_size
         bundles = gang_bundles(self.ranks, config.cpus_per_rank, config.gpus_per_rank)
-        self._group = place_gang(bundles, strategy=config.placement, deadline_s=deadline_s, say=say, what=f"teacher {name}")
-        say(f"teacher {name} placed")
+        self._group = place_gang(
+            bundles,
+            strategy=config.placement,
+            labels=config.label_selector,
+            deadline_s=deadline_s,
+            say=say,
+            what=f"teacher {name}",
+        )
+        self._ranks: list[Any] = []
+
+    def start(self) -> list[dict[str, Any]]:
+        """Load the model on all ranks; returns what each rank's engine says of itself."""
         self._ranks = [self._rank_actor(i) for i in range(self.ranks)]
         address, port = ray.get(self._ranks[0].address.remote())
-        self.facts = ray.get([r.start.remote(config, self.ranks, address, port) for r in self._ranks])
+        return ray.get([r.start.remote(self.config, self.ranks, address, port) for r in self._ranks])
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         """Make or score texts on all ranks; rows in the order of the requests. A dead rank raises RayActorError."""
         if self.config.dispatch == "all_reduce" or self.ranks == 1:
             return ray.get([r.run.remote(requests, spec) for r in self._ranks])[0]
         shares = [list(range(rank, len(requests), self.ranks)) for rank in range(self.ranks)]
-        results = ray.get([r.run.remote([requests[i] for i in s], spec) for r, s in zip(self._ranks, shares, strict=True)])
+        results = ray.get(
+            [r.run.remote([requests[i] for i in s], spec) for r, s in zip(self._ranks, shares, strict=True)]
+        )
         place = np.array([i for share in shares for i in share])
         return UnitTargets.join(results).select(np.argsort(place))
 
@@ -81,6 +96,6 @@ class Gang:
 
     def _rank_actor(self, index: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-        return GangRank.options(
+        return GangRank.options(  # type: ignore[attr-defined]
             num_cpus=self.config.cpus_per_rank, num_gpus=self.config.gpus_per_rank, scheduling_strategy=strategy
-        ).remote(index)
+        ).remote(index, "cuda" if self.config.gpus_per_rank else "cpu")

@@ -19,19 +19,22 @@ from workers.teacher.sampling import sample_token
 class Generation:
     """The texts of one batch as they grow. All prompts of a batch share their sampling settings."""
 
-    def __init__(self, model: Any, device: str, requests: list[TextRequest], spec: CaptureSpec, stop_ids: set[int]) -> None:
+    def __init__(
+        self, model: Any, device: str, requests: list[TextRequest], spec: CaptureSpec, stop_ids: set[int]
+    ) -> None:
         self._model, self._device, self._requests, self._stop_ids = model, device, requests, stop_ids
         self.texts = [list(r.prompt_ids) for r in requests]
         self.live = np.array([r.max_new_tokens > 0 for r in requests], bool)
         self._uniforms = [
-            position_uniforms(spec.seed, "token", r.prompt_id, r.sample, len(r.prompt_ids) + r.max_new_tokens) for r in requests
+            position_uniforms(spec.seed, "token", r.prompt_id, r.sample, len(r.prompt_ids) + r.max_new_tokens)
+            for r in requests
         ]
         self._mask_BS = torch.zeros(0)
         self._cache: Any = None
 
     def prefill(self, *, all_positions: bool) -> torch.Tensor:
         """Run the prompts; logits of every prompt position [B, S, V] (left-padded), or of the last one only."""
-        ids_BS, mask_BS = pad([t for t in self.texts], left=True)
+        ids_BS, mask_BS = pad(self.texts, left=True)
         self._mask_BS = mask_BS.to(self._device)
         return self._forward(ids_BS.to(self._device), keep=0 if all_positions else 1)
 
@@ -48,7 +51,9 @@ class Generation:
         live = np.flatnonzero(self.live)
         logits_nV = logits_BV[torch.as_tensor(live, device=logits_BV.device)]
         positions = np.array([len(self.texts[b]) for b in live])
-        uniform_n = torch.tensor([self._uniforms[b][p] for b, p in zip(live, positions, strict=True)], dtype=torch.float64)
+        uniform_n = torch.tensor(
+            [self._uniforms[b][p] for b, p in zip(live, positions, strict=True)], dtype=torch.float64
+        )
         request = self._requests[0]
         tokens_n = sample_token(
             buffer.log_probabilities(logits_nV), uniform_n.to(logits_nV.device), request.temperature, request.top_p
@@ -69,8 +74,12 @@ class Generation:
     def _forward(self, ids_BS: torch.Tensor, keep: int) -> torch.Tensor:
         positions_BS = (self._mask_BS.cumsum(-1) - 1).clamp_min(0)[:, -ids_BS.shape[1] :]
         out = self._model(
-            input_ids=ids_BS, attention_mask=self._mask_BS, position_ids=positions_BS, past_key_values=self._cache,
-            use_cache=True, logits_to_keep=keep,
+            input_ids=ids_BS,
+            attention_mask=self._mask_BS,
+            position_ids=positions_BS,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=keep,
         )
         self._cache = out.past_key_values
         return out.logits

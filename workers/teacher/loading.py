@@ -8,6 +8,7 @@ from typing import Any
 from workers.model_files import model_folder, torch_dtype
 from workers.teacher.config import TeacherConfig
 
+
 def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") -> Any:
     """The teacher in evaluation mode, its experts over `ranks` processes of the default process group.
 
@@ -40,5 +41,11 @@ def join_process_group(rank: int, ranks: int, address: str, port: int, device: s
     """Make this process rank `rank` of a gang (gloo on CPUs, nccl on GPUs)."""
     import torch.distributed as dist
 
-    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK="0" if device == "cuda" else str(rank))
+    os.environ.update(
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        LOCAL_RANK="0" if device == "cuda" else str(rank),
+    )
     dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=ranks)

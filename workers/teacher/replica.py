@@ -51,7 +51,8 @@ class Replica:
         self._gang = Gang(
             job.name, job.teacher, deadline_s=job.deadline_s, say=lambda text: self._report("teacher", note=text)
         )
-        self._report("teacher", ready=True, facts=self._gang.facts, name=job.name)
+        self._report("teacher", placed=job.name)
+        self._report("teacher", ready=True, facts=self._gang.start(), name=job.name)
         self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -68,23 +69,44 @@ class Replica:
         targets = self._ask(requests_for(prompts), store)
         targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
         entry = Entry(
-            unit=unit, parts=store.write_part(unit, targets), rows=targets.rows, tokens=int(targets.lengths.sum()),
-            targets=int(targets.target_lengths.sum()), entries=int(targets.entries.sum()),
-            content_hash=targets.content_hash(), teacher=self._job.name, teacher_fingerprint=self._job.fingerprint,
-            epoch=self._job.epoch, started=started, finished=time.time(),
-            generated=_generated_tokens(targets, prompts), set_aside=tuple(set_aside),
+            unit=unit,
+            parts=store.write_part(unit, targets),
+            rows=targets.rows,
+            tokens=int(targets.lengths.sum()),
+            targets=int(targets.target_lengths.sum()),
+            entries=int(targets.entries.sum()),
+            content_hash=targets.content_hash(),
+            teacher=self._job.name,
+            teacher_fingerprint=self._job.fingerprint,
+            epoch=self._job.epoch,
+            started=started,
+            finished=time.time(),
+            generated=_generated_tokens(targets, prompts),
+            set_aside=tuple(set_aside),
         )
         pause_point("before-entry")
         won = store.log.commit(entry)
         pause_point("after-entry")
-        self._report("unit", unit=unit, split=split, taught=won, started=started, finished=entry.finished,
-                     rows=entry.rows, targets=entry.targets, tokens=entry.tokens,
-                     bytes=sum(p.bytes for p in entry.parts), set_aside=len(entry.set_aside))
+        self._report(
+            "unit",
+            unit=unit,
+            split=split,
+            taught=won,
+            started=started,
+            finished=entry.finished,
+            rows=entry.rows,
+            targets=entry.targets,
+            tokens=entry.tokens,
+            bytes=sum(p.bytes for p in entry.parts),
+            set_aside=len(entry.set_aside),
+        )
         return won
 
     def _ask(self, requests: list[TextRequest], store: TargetStore) -> UnitTargets:
         header = store.header
-        spec = CaptureSpec(header.scheme, header.draws, header.positions, header.precision, header.vocabulary, header.seed)
+        spec = CaptureSpec(
+            header.scheme, header.draws, header.positions, header.precision, header.vocabulary, header.seed
+        )
         try:
             return self._gang.run(requests, spec)
         except ray.exceptions.RayActorError as error:
@@ -119,7 +141,9 @@ def drop_withheld(
     for r, (prompt_id, text) in enumerate(zip(targets.prompt_ids, targets.texts, strict=True)):
         found = [w for d in domains[prompt_id] for w in withhold.get(d, ()) if w in text]
         if found:
-            set_aside.append({"id": prompt_id, "sample": int(targets.samples[r]), "reason": f"contains the withheld {found[0]!r}"})
+            set_aside.append(
+                {"id": prompt_id, "sample": int(targets.samples[r]), "reason": f"contains the withheld {found[0]!r}"}
+            )
         else:
             keep.append(r)
     return (targets if len(keep) == targets.rows else targets.select(np.array(keep, np.int64))), set_aside

@@ -32,7 +32,9 @@ def systematic(p_BV: torch.Tensor, draws: int, offset_B: torch.Tensor) -> Sparse
     B, V = p_BV.shape
     cumulative_BV = p_BV.double().cumsum(-1)
     total_B1 = cumulative_BV[:, -1:]
-    points_BN = (torch.arange(draws, dtype=torch.float64, device=p_BV.device) + offset_B.double()[:, None]) / draws * total_B1
+    points_BN = (
+        (torch.arange(draws, dtype=torch.float64, device=p_BV.device) + offset_B.double()[:, None]) / draws * total_B1
+    )
     # right=True: an id owns [sum before it, sum with it), so an id of probability 0 is never kept.
     drawn_BN = torch.searchsorted(cumulative_BV, points_BN, right=True).clamp_(max=V - 1)
     row_B1 = torch.arange(B, device=p_BV.device)[:, None]

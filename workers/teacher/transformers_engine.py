@@ -45,7 +45,9 @@ class TransformersEngine:
         """Facts for the record: weights that this rank holds, their type, where they are, what ends an answer."""
         held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in self.model.parameters())
         return {
-            "weights_held": held, "dtype": str(self.model.dtype).removeprefix("torch."), "device": self.device,
+            "weights_held": held,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.device,
             "stop_ids": sorted(self.stop_ids),
         }
 
@@ -64,7 +66,12 @@ class TransformersEngine:
         return targets
 
     def _score(
-        self, batch: list[int], requests: list[TextRequest], spec: CaptureSpec, buffer: CaptureBuffer, texts: list[list[int]]
+        self,
+        batch: list[int],
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        buffer: CaptureBuffer,
+        texts: list[list[int]],
     ) -> None:
         """One forward pass over given texts."""
         items = [requests[i] for i in batch] or _DUMMY
@@ -79,7 +86,12 @@ class TransformersEngine:
                 _capture_span(buffer, i, sequences[b], _start(requests[i], spec), logits_BSV[b])
 
     def _generate(
-        self, batch: list[int], requests: list[TextRequest], spec: CaptureSpec, buffer: CaptureBuffer, texts: list[list[int]]
+        self,
+        batch: list[int],
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        buffer: CaptureBuffer,
+        texts: list[list[int]],
     ) -> None:
         """Answer a batch of prompts, token by token, capturing as it goes."""
         rows = np.array(batch, dtype=np.int64)

@@ -1,0 +1,40 @@
+# make quickstart   venv, install, and the whole method on this machine in minutes
+# make test         venv, install, and all tests that CI runs
+.PHONY: quickstart test test-long lint bench clean install
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+quickstart: $(STAMP)
+	$(BIN)/stillhouse run examples/quickstart/stillhouse.yaml
+	$(BIN)/stillhouse ask quickstart "medical : the clinic sees marsh fever with broken sleep in a child ; treatment : give"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long --timeout 3600
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check orchestrator workers cluster tests examples
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+install: $(STAMP)
+
+# torch goes first, and pinned: a later one, pulled in by another package, would bring gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' setuptools wheel
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,250 @@
+"""What will run where and how much it takes: configuration and inventory in, numbers out. Pure but for file headers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cluster.inventory import Inventory, local_inventory
+from cluster.storage import free_bytes
+from orchestrator.checks import Checked
+from orchestrator.config import RunConfig
+from orchestrator.prompt_sources import RawPrompt, hash_share
+from workers.evaluation.config import EvaluateConfig
+from workers.model_files import expert_count, model_folder, read_model_config
+from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, model_size, student_size, target_bytes
+from workers.units import HELDOUT
+
+_CHARACTERS_PER_TOKEN = 4
+"""Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
+
+_PROCESS_BYTES = 600 << 20
+"""What a process that loaded torch, transformers and DeepSpeed holds before any weight."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of process: how many, what each reserves and holds."""
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+    memory: int
+    """Bytes of one process, weights and working memory."""
+    detail: str
+    least: int = 0
+    """Processes that must be there at once for the run to go on."""
+
+
+@dataclass
+class RunPlan:
+    """The plan of a run."""
+
+    name: str
+    folder: str
+    inventory: Inventory
+    parts: list[Part] = field(default_factory=list)
+    prompts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By domain: train and heldout prompts, target tokens at most."""
+    set_aside: int = 0
+    train_tokens: int = 0
+    heldout_tokens: int = 0
+    train_bytes: int = 0
+    heldout_bytes: int = 0
+    free_bytes: int | None = None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inventory_for(config: RunConfig, connect: bool) -> Inventory:
+    """This machine, or the cluster that the run would join."""
+    if not connect:
+        return local_inventory(config.cluster.cpus)
+    import ray
+
+    from cluster.inventory import cluster_inventory
+
+    ray.init(address=config.cluster.address or "auto", logging_level="ERROR")
+    try:
+        return cluster_inventory()
+    finally:
+        ray.shutdown()
+
+
+def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPlan:
+    """The plan of a checked configuration (with absolute paths)."""
+    plan = RunPlan(config.name, f"{config.storage}/{config.name}", inventory, free_bytes=free_bytes(config.storage))
+    vocabulary = _vocabulary(config, found)
+    _plan_prompts(plan, config, found, vocabulary)
+    _plan_teachers(plan, config, found, vocabulary)
+    _plan_students(plan, config, vocabulary)
+    _plan_evaluator(plan, config.evaluate, vocabulary)
+    _find_problems(plan)
+    return plan
+
+
+def _vocabulary(config: RunConfig, found: Checked) -> int:
+    return int(read_model_config(found.teacher_folders[config.first_teacher()]).get("vocab_size", 0))
+
+
+def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
+    for prompt in found.prompts:
+        heldout = (prompt.split or (HELDOUT if hash_share(prompt.id) < config.evaluate.heldout else "train")) == HELDOUT
+        tokens = _target_tokens(prompt, config, heldout)
+        for domain in prompt.domains:
+            row = plan.prompts.setdefault(domain, {"train": 0, "heldout": 0, "tokens": 0})
+            row["heldout" if heldout else "train"] += 1
+            row["tokens"] += tokens
+        if heldout:
+            plan.heldout_tokens += tokens
+        else:
+            plan.train_tokens += tokens
+    plan.set_aside = len(found.set_aside)
+    plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
+    plan.heldout_bytes = plan.heldout_tokens * vocabulary * DTYPE_BYTES[config.evaluate.precision]
+    for domain in plan.prompts:
+        if config.demand().get(domain, 0) <= 0:
+            plan.notes.append(f"no specialist asks for the domain {domain!r}: it is taught last")
+
+
+def _target_tokens(prompt: RawPrompt, config: RunConfig, heldout: bool) -> int:
+    """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
+    source = config.prompts[prompt.source]
+    sampling = source.sampling or config.teachers[source.teacher or config.first_teacher()].sampling
+    given = prompt.answer is not None and (not heldout or config.evaluate.text == "given")
+    answer = len(prompt.answer or "") // _CHARACTERS_PER_TOKEN + 1 if given else sampling.max_new_tokens
+    texts = 1 if given else (config.evaluate.samples if heldout else sampling.samples)
+    before = prompt.prompt or "".join(str(m.get("content", "")) for m in prompt.messages or [])
+    all_positions = config.targets.positions == "all" and not heldout
+    return texts * (answer + (len(before) // _CHARACTERS_PER_TOKEN if all_positions else 0))
+
+
+def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
+    for name, teacher in config.teachers.items():
+        folder = found.teacher_folders[name]
+        model, size = read_model_config(folder), model_size(folder)
+        dtype = teacher.dtype if teacher.dtype != "auto" else ("bfloat16" if teacher.gpus_per_rank else "float32")
+        width = DTYPE_BYTES[dtype]
+        if size is None:
+            plan.notes.append(
+                f"teachers.{name}: weights of {teacher.model!r} are not downloaded; its memory is left out"
+            )
+            size = ModelSize(0)
+        weights = (size.dense + size.experts // teacher.ep_size) * width
+        logits = 3 * teacher.score_tokens * vocabulary * 4
+        cache = kv_cache_bytes(model, teacher.batch * (teacher.sampling.max_new_tokens + 512), width)
+        least, most = teacher.replicas
+        experts = expert_count(model)
+        kind = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"
+        plan.parts.append(
+            Part(
+                f"teacher {name}",
+                most * teacher.ep_size,
+                teacher.cpus_per_rank,
+                teacher.gpus_per_rank,
+                weights + logits + cache + _PROCESS_BYTES,
+                f"{least}-{most} replicas; {kind}; weights {size_text(weights)} a rank, logits {size_text(logits)}, "
+                f"cache {size_text(cache)}",
+                least=least * teacher.ep_size,
+            )
+        )
+        if teacher.score_tokens * vocabulary * 12 > 8 << 30:
+            plan.notes.append(
+                f"teachers.{name}.score_tokens: {teacher.score_tokens} makes logits of {size_text(logits)}; "
+                "a smaller one takes less"
+            )
+
+
+def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
+    for name, specialist in config.specialists.items():
+        train, base = specialist.train, specialist.model.base
+        folder = model_folder(base, specialist.model.revision, weights=False) if base else None
+        parameters = (
+            student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
+        )
+        width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
+        weights = parameters * width // (train.workers if train.zero == 3 else 1)
+        gradients = parameters * 4 // (train.workers if train.zero >= 2 else 1)
+        optimiser = parameters * (12 if width == 2 else 8) // train.workers
+        controls = [c for c in config.evaluate.against if c == "hard_labels"]
+        mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
+        plan.parts.append(
+            Part(
+                f"specialist {name}",
+                train.workers,
+                train.cpus_per_worker,
+                train.gpus_per_worker,
+                weights + gradients + optimiser + _PROCESS_BYTES,
+                f"{parameters / 1e6:.1f} M parameters, ZeRO-{train.zero}, {train.tokens:,} tokens of {mix}"
+                + (f"; then its control ({', '.join(controls)})" if controls else ""),
+                least=train.workers,
+            )
+        )
+
+
+def _plan_evaluator(plan: RunPlan, settings: EvaluateConfig, vocabulary: int) -> None:
+    logits = 4 * settings.batch_tokens * vocabulary * 4
+    plan.parts.append(
+        Part(
+            "evaluator",
+            1,
+            settings.cpus,
+            settings.gpus,
+            logits + plan.heldout_bytes + _PROCESS_BYTES,
+            f"after training; against {', '.join(settings.against) or 'nothing'}; logits {size_text(logits)}, "
+            f"held-out store {size_text(plan.heldout_bytes)}",
+            least=1,
+        )
+    )
+
+
+def _find_problems(plan: RunPlan) -> None:
+    """What does not fit, each with what to change."""
+    have, worst = plan.inventory, plan.train_bytes + plan.heldout_bytes
+    if plan.free_bytes is not None and worst > plan.free_bytes:
+        plan.problems.append(
+            f"targets take about {size_text(worst)}, the disk has {size_text(plan.free_bytes)} free: "
+            "fewer prompts, "
+            "evaluate.precision float16, or storage elsewhere"
+        )
+    for kind, there in (("cpus", have.cpus), ("gpus", have.gpus)):
+        teachers = sum(p.least * getattr(p, kind) for p in plan.parts if p.name.startswith("teacher"))
+        students = [p for p in plan.parts if p.name.startswith("specialist")]
+        if teachers > there + 1e-6:
+            plan.problems.append(
+                f"the least teacher replicas reserve {teachers:g} {kind}, there are {there:g}: lower "
+                f"teachers.*.{kind}_per_rank, ep_size or replicas"
+            )
+        for part in students:
+            if part.least * getattr(part, kind) > there + 1e-6:
+                plan.problems.append(
+                    f"{part.name} reserves {part.least * getattr(part, kind):g} {kind}, there are {there:g}: "
+                    f"lower train.workers or train.{kind}_per_worker"
+                )
+        wanted = teachers + sum(p.least * getattr(p, kind) for p in students)
+        if teachers <= there < wanted - 1e-6:
+            plan.notes.append(
+                f"teacher and all specialists reserve {wanted:g} {kind}, there are {there:g}: some specialists wait "
+                f"until others end (lower train.{kind}_per_worker to run them at once)"
+            )
+    if plan.inventory.source == "this machine":
+        memory = sum(p.count * p.memory for p in plan.parts if p.name != "evaluator")
+        if memory > have.memory:
+            plan.problems.append(
+                f"teacher and specialists hold about {size_text(memory)} at once, "
+                f"this machine has {size_text(have.memory)}: "
+                "smaller teachers.*.score_tokens or batch, fewer workers, or fewer specialists"
+            )
+
+
+def size_text(count: float) -> str:
+    """Bytes for a person (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

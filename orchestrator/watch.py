@@ -1,0 +1,111 @@
+"""Teacher and students at work at the same time: starting both, and watching until both are over."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+
+from orchestrator.attempt import Attempt
+from orchestrator.capture import TeacherPool, pool_size
+from orchestrator.errors import RunFailed, first_cause
+from orchestrator.students import Student, Supervisor, lineup, make_job
+
+_TICK_S = 0.25
+
+
+class Teaching:
+    """The passes over the missing units: one pool for each teacher, all at once."""
+
+    def __init__(self, now: Attempt, work: dict[str, list[dict[str, Any]]]) -> None:
+        self._calls: list[Any] = []
+        self._unplaced = {name for name, rows in work.items() if rows}
+        now.view.teacher.planned = sum(map(len, work.values()))
+        for name in sorted(self._unplaced):
+            teacher, rows = now.config.teachers[name], work[name]
+            least, most = pool_size(teacher, len(rows))
+            now.view.say(f"teacher {name}: {len(rows)} units, {least} to {most} replicas of {teacher.ep_size} ranks")
+            pool = TeacherPool.remote()  # type: ignore[attr-defined]
+            self._calls.append(pool.teach.remote(now.run.uri, now.config, name, rows, now.epoch, now.board_name))
+
+    def note(self, event: dict[str, Any]) -> None:
+        """A replica that is placed makes room for students."""
+        if event["kind"] == "teacher" and event.get("placed"):
+            self._unplaced.discard(event["placed"])
+
+    @property
+    def placed(self) -> bool:
+        return not self._unplaced or self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether all passes ended. Raises the first cause of one that failed."""
+        ready, self._calls = ray.wait(self._calls, num_returns=len(self._calls), timeout=0) if self._calls else ([], [])
+        for call in ready:
+            try:
+                ray.get(call)
+            except ray.exceptions.RayTaskError as error:
+                raise RunFailed(f"the teacher stopped: {first_cause(error)}") from error
+        return not self._calls
+
+
+class Training:
+    """The students' supervisor and its calls."""
+
+    def __init__(self, now: Attempt, only: list[str]) -> None:
+        self._now = now
+        self._chains = [
+            [s for s in chain if now.run.student_done(s.name) is None]
+            for chain in lineup(now.config)
+            if not only or chain[0].name in only
+        ]
+        self._calls: dict[Any, list[Student]] = {}
+        self.started = False
+
+    def start(self) -> None:
+        """Send every chain of students to the supervisor."""
+        now, self.started = self._now, True
+        chains = [c for c in self._chains if c]
+        if not chains:
+            return
+        supervisor = Supervisor.options(max_concurrency=len(chains)).remote()  # type: ignore[attr-defined]
+        for chain in chains:
+            jobs = [make_job(s, now.run, now.config.seed, now.found.tokenizer, now.board_name) for s in chain]
+            self._calls[supervisor.train.remote(jobs)] = chain
+
+    def collect(self) -> None:
+        """Take in the chains that ended; a failure is noted and shown, the others go on."""
+        ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0) if self._calls else ([], [])
+        for call in ready:
+            chain, error = self._calls.pop(call), ray.get(call)
+            if error is not None:
+                name = next((s.name for s in chain if self._now.run.student_done(s.name) is None), chain[0].name)
+                self._now.failures[name] = error
+                self._now.view.event({"kind": "student", "student": name, "state": "failed", "note": error})
+                self._now.view.say(f"{name} FAILED: {error}; the others continue")
+
+    @property
+    def over(self) -> bool:
+        return self.started and not self._calls
+
+
+def watch(now: Attempt, teaching: Teaching | None, training: Training | None) -> None:
+    """Show what happens until both are over. A teacher that ends in an error ends the run with its first cause.
+
+    Replicas are placed before students start, so that the two can't hold what the other waits for.
+    """
+    while True:
+        for event in now.drain():
+            if teaching is not None:
+                teaching.note(event)
+        taught = teaching is None or teaching.over
+        if training is not None:
+            if not training.started and (teaching is None or teaching.placed):
+                training.start()
+            training.collect()
+        if taught and (training is None or training.over):
+            now.drain()
+            now.save_events()
+            return
+        time.sleep(_TICK_S)

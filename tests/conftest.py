@@ -1,0 +1,23 @@
+"""What every test needs: an environment of its own, and the checkout on the import path of its processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# Before anything imports Ray or DeepSpeed. The folder is short: Ray keeps sockets in it, whose paths are limited.
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_TMPDIR=tempfile.mkdtemp(prefix="sh-", dir="/tmp"),
+    RAY_memory_monitor_refresh_ms="0",
+    DS_ACCELERATOR="cpu",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+    COLUMNS="120",
+)
+os.environ.pop("RAY_ADDRESS", None)
+os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])

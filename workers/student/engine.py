@@ -1,0 +1,54 @@
+"""The DeepSpeed engine of a student: how it starts, and how its weights are made whole at the end."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cluster.storage import Storage
+from workers.student.config import TrainConfig
+
+
+def start_engine(initial: str, train: TrainConfig, storage: Storage) -> tuple[Any, str]:
+    """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device."""
+    import deepspeed
+    import torch
+
+    from workers.model_files import torch_dtype
+    from workers.student.deepspeed_config import deepspeed_config
+    from workers.student.model import DistillationModel, load_causal_lm
+
+    device = "cuda" if train.gpus_per_worker else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(train.threads_per_worker)
+        # Its build takes minutes in a fresh environment and only speeds up inference all-reduce.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    dtype = torch_dtype(train.dtype, device)
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+        local = storage.local_path(initial)
+        if local is None:
+            storage.download_folder(initial, Path(folder))
+            local = Path(folder)
+        model = DistillationModel(
+            load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing)
+        )
+    config = deepspeed_config(train, str(dtype).removeprefix("torch."))
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
+    return engine, device
+
+
+def whole_weights(engine: Any) -> dict[str, Any]:
+    """The language model's weights, whole, on rank 0 (empty elsewhere). A collective under ZeRO-3."""
+    import deepspeed
+    import torch.distributed as dist
+
+    state: dict[str, Any] = {}
+    for name, parameter in engine.module.causal_lm.named_parameters(remove_duplicate=False):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            if dist.get_rank() == 0:
+                state[name] = parameter.detach().cpu().clone()
+    for name, buffer in engine.module.causal_lm.state_dict().items():
+        if name not in state and dist.get_rank() == 0:
+            state[name] = buffer.detach().cpu().clone()
+    return state

@@ -97,4 +97,5 @@ def follow_log(
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 class Settings(BaseModel):
     """A configuration record. Unknown keys are errors; the sentence under a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 _COUNT = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*)\s*([kKMGBT]?)\s*$")
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+
+_MOST = 10**15
 
 
 def _parse_count(value: Any) -> Any:
@@ -23,7 +27,9 @@ def _parse_count(value: Any) -> Any:
         match = _COUNT.match(value)
         if match is None:
             raise ValueError("expected a whole number, with an optional k, M or B (20M = 20,000,000)")
-        return round(float(match[1].replace("_", "")) * _SCALE[match[2]])
+        value = int(min(float(match[1].replace("_", "")) * _SCALE[match[2]] + 0.5, 2.0 * _MOST))
+    if isinstance(value, int) and value > _MOST:
+        raise ValueError(f"is more than {_MOST:,}")
     return value
 
 
@@ -43,5 +49,12 @@ Count = Annotated[int, BeforeValidator(_parse_count)]
 Share = Annotated[float, BeforeValidator(_parse_share)]
 """A part of one that may be written `5%`."""
 
-Range = Annotated[tuple[int, int], BeforeValidator(_parse_range)]
+
+def _check_range(value: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= value[0] <= value[1]:
+        raise ValueError("expected [min, max] with 1 <= min <= max, or one number from 1")
+    return value
+
+
+Range = Annotated[tuple[int, int], BeforeValidator(_parse_range), AfterValidator(_check_range)]
 """`[min, max]`, or one number for both."""

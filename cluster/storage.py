@@ -64,7 +64,7 @@ class LocalStorage:
     """Files below a folder; commits by hard link, which fails if the name exists."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        self.root = Path(os.path.abspath(os.path.expanduser(root)))
         self.uri = str(self.root)
 
     def read(self, key: str) -> bytes:
@@ -204,18 +204,27 @@ def check_writable(storage: Storage) -> None:
     try:
         storage.write(key, b"stillhouse")
         storage.delete(key)
-    except OSError as error:
+    except storage_errors() as error:
         raise ValueError(
             f"storage: cannot write to {storage.uri!r}: {error}. Name a folder or bucket that you can "
             "write to, or mend its permissions"
         ) from error
 
 
+def storage_errors() -> tuple[type[Exception], ...]:
+    """OSError, and what the S3 client raises beside it (missing credentials, an endpoint that does not answer)."""
+    try:
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        return (OSError,)
+    return (OSError, BotoCoreError)
+
+
 def free_bytes(uri: str) -> int | None:
     """Free space of the disk below a local path (which may not exist yet), in bytes; None for a remote store."""
     if uri.startswith("s3://"):
         return None
-    path = Path(uri.removeprefix("file://")).expanduser().absolute()
+    path = Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))))
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.storage import check_writable, open_storage
 from orchestrator.config import RunConfig
 from orchestrator.config_file import ConfigFile
-from orchestrator.prompt_sources import RawPrompt, SetAside, read_probes, screen
+from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
 from orchestrator.run_folder import RunFolder
 from workers.fingerprint import chat_template_fingerprint, tokenizer_fingerprint
 from workers.model_files import check_expert_parallel, expert_count, model_folder, read_model_config
+from workers.units import TRAIN
 
 
 @dataclass
@@ -77,6 +79,7 @@ def _check_students(config: RunConfig, found: Checked) -> None:
                 f"{where}: the tokenizer of {base!r} ({tokenizer[:12]}) is not the teacher's, {teacher!r} "
                 f"({found.tokenizer[:12]}): its ids would mean other words. Choose a student of the teacher's family"
             )
+        _check_dropped(where, specialist.model.drop_layers, int(read_model_config(folder).get("num_hidden_layers", 0)))
         if experts := expert_count(read_model_config(folder)):
             raise ValueError(f"{where}: {base!r} is a mixture of {experts} experts; students are dense")
 
@@ -92,12 +95,14 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
         if not good:
             reason = f"; the first: {bad[0].reason}" if bad else ""
             raise ValueError(f"prompts.{name}: no usable row in {source.path!r} ({len(bad)} set aside{reason})")
-    domains = {d for p in found.prompts for d in p.domains}
+    splits = assign_splits(found.prompts, config.evaluate.heldout)
+    domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
     for name in config.specialists:
         for domain, share in config.mix_of(name).items():
             if share > 0 and domain not in domains:
                 raise ValueError(
-                    f"specialists.{name}.mix: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}. "
+                    f"specialists.{name}.mix: no training prompt belongs to the domain {domain!r}; there are "
+                    f"{sorted(domains)}. "
                     "Add a prompt source of that name, or mend the mix"
                 )
     for domain in config.targets.withhold:
@@ -111,11 +116,34 @@ def _check_evaluation(config: RunConfig) -> None:
     if config.evaluate.probes is not None:
         try:
             read_probes(config.evaluate.probes)
-        except FileNotFoundError:
-            raise ValueError(f"evaluate.probes: no such file {config.evaluate.probes!r}") from None
+        except OSError as error:
+            raise ValueError(f"evaluate.probes: cannot read {config.evaluate.probes!r}: {error.strerror}") from None
     if config.evaluate.truth is not None:
-        path, colon, _ = config.evaluate.truth.rpartition(":")
-        if not colon or not Path(path).exists():
+        path, colon, function = config.evaluate.truth.rpartition(":")
+        if not colon or not Path(path).is_file() or not defines(Path(path), function):
             raise ValueError(
                 f"evaluate.truth: {config.evaluate.truth!r} is not file.py:function with a file that exists"
             )
+
+
+def defines(path: Path, function: str) -> bool:
+    """Whether a Python file defines (or imports, or assigns) a function of that name; read without running it."""
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, UnicodeDecodeError):
+        return False
+    names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    names |= {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    return function in names
+
+
+def _check_dropped(where: str, drop: int | list[int], layers: int) -> None:
+    if not drop or not layers:
+        return
+    wrong = [i for i in drop if not 0 <= i < layers] if isinstance(drop, list) else not 0 <= drop < layers
+    if wrong or (isinstance(drop, list) and len(set(drop)) >= layers):
+        raise ValueError(
+            f"{where}.drop_layers: {drop} of {layers} layers; give a number below "
+            f"{layers}, or indices 0 to {layers - 1}"
+        )

@@ -36,7 +36,7 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 def main() -> None:
     """The entry point: one clear line for a wrong request, a traceback only for our own faults."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)  # the code of typer.Exit is returned, not raised
     except ValueError as error:
         for line in str(error).splitlines():
             _err.print(f"error: {line}", markup=False)
@@ -70,8 +70,10 @@ def init(
 
     if path.exists():
         raise ValueError(f"{path} exists already; name another file")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path}: its folder does not exist; make it first")
     path.write_text(TEMPLATE)
-    _out.print(f"wrote {path}; edit it, then: stillhouse plan {path}")
+    _out.print(f"wrote {path}; edit it, then: stillhouse plan {path}", markup=False)
 
 
 @app.command()
@@ -84,7 +86,7 @@ def validate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
     if as_json:
         _print_json({"ok": True, "prompts": len(found.prompts), "set_aside": [vars(s) for s in found.set_aside]})
         return
-    _out.print(f"{config} is fine: {len(found.prompts):,} usable prompts")
+    _out.print(f"{config} is fine: {len(found.prompts):,} usable prompts", markup=False)
     for item in found.set_aside:
         _out.print(f"  set aside: {item.source} row {item.row + 1}: {item.reason}", markup=False)
 

@@ -48,11 +48,14 @@ class PromptSource(Settings):
     limit: int | None = Field(default=None, ge=1)
     """Rows read at most. Null reads all."""
 
+    max_tokens: int | None = Field(default=None, ge=2)
+    """Longest text, prompt and answer together; longer rows are set aside. Null: what the teacher can hold."""
+
 
 class RunConfig(Settings):
     """One run: one teacher pass, several specialists."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, max_length=100)
     """Of the run: with `storage`, its identity. The same name goes on where it stopped."""
 
     storage: str = "runs"
@@ -99,9 +102,10 @@ class RunConfig(Settings):
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
-            if name == "generalist" and "generalist" in self.evaluate.against:
-                raise ValueError("specialists: `generalist` is the name of the control that evaluate.against asks for")
-            if not any(w > 0 for w in self.mix_of(name).values()) or any(w < 0 for w in self.mix_of(name).values()):
+            if name == "teacher" or (name in ("generalist", "eroded") and name in self.evaluate.against):
+                raise ValueError(f"specialists: {name!r} is what the report calls something else; choose another name")
+            mix = self.specialists[name].mix or {name: 1.0}
+            if not any(w > 0 for w in mix.values()) or any(w < 0 for w in mix.values()):
                 raise ValueError(f"specialists.{name}.mix: shares must not be negative and one must be positive")
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import types
 import typing
 from copy import deepcopy
@@ -39,16 +40,37 @@ class ConfigFile:
             if data["evaluate"][key]:
                 data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())
         if "://" not in data["storage"]:
-            data["storage"] = str(Path(data["storage"]).expanduser().absolute())
+            data["storage"] = os.path.abspath(_expanded("storage", data["storage"]))
         return RunConfig.model_validate(data)
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key that stands twice: a specialist pasted and not renamed would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path, settings: list[str]) -> ConfigFile:
     """Read a configuration file. Raises ValueError, one line per fault."""
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(encoding="utf-8-sig"), UniqueKeys)
     except FileNotFoundError:
         raise ValueError(f"no configuration file {str(path)!r}; `stillhouse init` writes one") from None
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration {str(path)!r}: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply to be a configuration") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
@@ -74,10 +96,15 @@ def _apply(data: dict[str, Any], setting: str) -> None:
     place: Any = data
     *parents, last = path.strip().split(".")
     for key in parents:
-        if not isinstance(place.get(key, {}), dict):
+        if place.get(key) is None:
+            place[key] = {}
+        if not isinstance(place[key], dict):
             place[key] = {"path": place[key]} if parents[0] == "prompts" else {"base": place[key]}
-        place = place.setdefault(key, {})
-    place[last] = yaml.safe_load(value)
+        place = place[key]
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _expand(data: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +115,8 @@ def _expand(data: dict[str, Any]) -> dict[str, Any]:
             raise ValueError("teacher, teachers: give one of the two (`teacher` is the short form for one teacher)")
         data["teachers"] = {"teacher": data.pop("teacher")}
     defaults = data.pop("defaults", None) or {}
+    if not isinstance(defaults, dict):
+        raise ValueError(f"defaults: expected settings of a specialist, such as model and train (got {defaults!r})")
     if isinstance(data.get("specialists"), dict):
         data["specialists"] = {k: _merge(defaults, v or {}) for k, v in data["specialists"].items()}
     return data
@@ -136,13 +165,23 @@ def _fields_at(model: Any, loc: list[Any]) -> list[str]:
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
+def _expanded(key: str, name: str) -> str:
+    """A path with ~ replaced. Raises ValueError where there is no such home."""
+    expanded = os.path.expanduser(name)
+    if expanded.startswith("~"):
+        raise ValueError(f"{key}: there is no home folder for {name!r}")
+    return expanded
+
+
 def _locate(base: Path, name: str) -> str:
     """An absolute path where the name is one below the configuration's folder, else the name (a Hugging Face id)."""
     if "://" in name:
         return name
-    path = base / Path(name).expanduser()
+    if not name:
+        return name
+    path = base / os.path.expanduser(name)
     looks_local = name.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".parquet")
-    return str(path.absolute()) if path.exists() or looks_local else name
+    return str(path.absolute()) if os.path.exists(path) or looks_local else name
 
 
 def dump(config: RunConfig) -> str:

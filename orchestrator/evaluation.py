@@ -9,7 +9,7 @@ import ray
 from orchestrator.config import RunConfig
 from orchestrator.run_folder import RunFolder
 from orchestrator.students import GENERALIST, HARD_LABELS
-from workers.evaluation.evaluator import EvaluationJob, ModelToScore, Results, score_models
+from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import paired_difference, summarise
 from workers.units import HELDOUT, read_plan
 
@@ -58,12 +58,19 @@ def evaluate(run: RunFolder, config: RunConfig, board: str) -> Evaluation:
         device="cuda" if settings.gpus else "cpu",
         progress=board,
     )
-    task = ray.remote(score_models).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=0)
+    task = ray.remote(_score).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=0)
     try:
         results = ray.get(task.remote(job))
     except ray.exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from None
     return _compare(results, config)
+
+
+def _score(job: EvaluationJob) -> Results:
+    """Runs in the evaluator's process: torch is loaded there, not in the driver."""
+    from workers.evaluation.evaluator import score_models
+
+    return score_models(job)
 
 
 def _compare(results: Results, config: RunConfig) -> Evaluation:

@@ -4,6 +4,7 @@ that loads torch once."""
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from orchestrator.prompts import SUMMARY_KEY, freeze
 from workers.student.config import ModelConfig
 from workers.units import TRAIN, Manifest, read_plan
 
-_SAMPLE_TEXTS, _SAMPLE_TOKENS = 8, 256
+_SAMPLE_TEXTS, _SAMPLE_TOKENS = 3, 96
 """Texts, and tokens of each at most, on which dropped layers are chosen."""
 
 
@@ -35,11 +36,14 @@ class Preparer:
         self, run_uri: str, key: str, model: ModelConfig, domain: str, vocabulary: int, seed: int
     ) -> dict[str, Any]:
         """Write a student's initial weights below `key` unless they are there; returns facts about them."""
+        import torch
+
         from workers.student.initial import make_initial
 
         storage = open_storage(run_uri)
         if storage.exists(f"{key}.json"):
             return json.loads(storage.read(f"{key}.json"))
+        torch.set_num_threads(os.cpu_count() or 1)  # nothing else runs yet
         sample = sample_texts(run_uri, domain) if model.drop_layers else []
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
             facts = make_initial(model, Path(folder), vocabulary=vocabulary, seed=seed, sample_ids=sample)

@@ -15,10 +15,12 @@ from orchestrator import capture
 from orchestrator.attempt import Attempt, attempt
 from orchestrator.config_file import ConfigFile
 from orchestrator.export import export
+from orchestrator.preparation import Preparation
 from orchestrator.progress_view import ProgressView
 from orchestrator.report import build_report
-from orchestrator.report_text import closing_table, markdown
+from orchestrator.report_text import closing_lines, closing_table, markdown
 from orchestrator.run_folder import RunFolder
+from orchestrator.students import lineup
 from orchestrator.timing import timing
 from orchestrator.watch import Teaching, Training, watch
 
@@ -77,37 +79,21 @@ def export_only(file: ConfigFile, view: ProgressView) -> list[str]:
 
 
 def freeze_prompts(now: Attempt) -> None:
-    """Prompts frozen, initial weights made, stores opened."""
-    import ray
-
-    from orchestrator.initial import Preparer
-    from orchestrator.students import initial_key, lineup
-
-    preparer = Preparer.remote()  # type: ignore[attr-defined]
-    summary = ray.get(preparer.freeze_prompts.remote(now.config, now.run.uri))
-    splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
-    now.view.say(f"prompts frozen: {splits}; {summary['set_aside']} rows set aside")
-    for reason, count in summary["reasons"].items():
-        now.view.say(f"  set aside: {count} × {reason}")
-    capture.open_stores(now.run, now.config, now.found, summary["vocabulary"])
-    for chain in lineup(now.config):
-        student = chain[0]
-        domain = max(student.mix, key=lambda d: student.mix[d])
-        seed = now.config.seed * 1000 + sum(student.name.encode()) % 1000
-        facts = ray.get(
-            preparer.make_initial.remote(
-                now.run.uri, initial_key(student), student.config.model, domain, summary["vocabulary"], seed
-            )
-        )
-        dropped = (
-            f", layers dropped {facts['dropped_layers']} (KL to base {facts['kl_to_base']:.3f})"
-            if "dropped_layers" in facts
-            else ""
-        )
-        now.view.say(
-            f"student {student.name}: {facts['parameters'] / 1e6:.2f} M parameters, {facts['layers']} layers{dropped}"
-        )
-    ray.kill(preparer)
+    """Prompts frozen, stores opened, initial weights made. What is there already is only read."""
+    with Preparation(now) as preparation:
+        summary = preparation.prompts()
+        splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
+        now.view.say(f"prompts frozen: {splits}; {summary['set_aside']} rows set aside")
+        for reason, count in summary["reasons"].items():
+            now.view.say(f"  set aside: {count} × {reason}")
+        capture.open_stores(now.run, now.config, now.found, summary["vocabulary"])
+        for chain in lineup(now.config):
+            fact = preparation.initial(chain[0], summary["vocabulary"])
+            dropped = ""
+            if "dropped_layers" in fact:
+                dropped = f", layers dropped {fact['dropped_layers']} (KL to base {fact['kl_to_base']:.3f})"
+            size = f"{fact['parameters'] / 1e6:.2f} M parameters, {fact['layers']} layers"
+            now.view.say(f"student {chain[0].name}: {size}{dropped}")
 
 
 def teach_and_train(now: Attempt) -> None:
@@ -145,4 +131,6 @@ def measure_and_export(now: Attempt, *, exports: bool = True) -> dict[str, Any]:
     run.storage.write("report.json", json.dumps(report, indent=1).encode())
     run.storage.write("report.md", markdown(report).encode())
     now.view.console.print(closing_table(report))
+    for line in closing_lines(report):
+        now.view.console.print(line, markup=False)
     return report

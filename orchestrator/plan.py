@@ -9,10 +9,11 @@ from cluster.inventory import Inventory, local_inventory
 from cluster.storage import free_bytes
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
-from orchestrator.prompt_sources import RawPrompt, hash_share
+from orchestrator.prompt_sources import RawPrompt, assign_splits
 from workers.evaluation.config import EvaluateConfig
 from workers.model_files import expert_count, model_folder, read_model_config
 from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, model_size, student_size, target_bytes
+from workers.student.config import SpecialistConfig
 from workers.units import HELDOUT
 
 _CHARACTERS_PER_TOKEN = 4
@@ -92,8 +93,8 @@ def _vocabulary(config: RunConfig, found: Checked) -> int:
 
 
 def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
-    for prompt in found.prompts:
-        heldout = (prompt.split or (HELDOUT if hash_share(prompt.id) < config.evaluate.heldout else "train")) == HELDOUT
+    for prompt, split in zip(found.prompts, assign_splits(found.prompts, config.evaluate.heldout), strict=True):
+        heldout = split == HELDOUT
         tokens = _target_tokens(prompt, config, heldout)
         for domain in prompt.domains:
             row = plan.prompts.setdefault(domain, {"train": 0, "heldout": 0, "tokens": 0})
@@ -106,6 +107,12 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
     plan.set_aside = len(found.set_aside)
     plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
     plan.heldout_bytes = plan.heldout_tokens * vocabulary * DTYPE_BYTES[config.evaluate.precision]
+    for name in config.specialists:
+        if not plan.prompts.get(config.own_domain(name), {}).get("heldout"):
+            plan.notes.append(
+                f"specialist {name}: no held-out prompt of {config.own_domain(name)} to score it on; "
+                "raise evaluate.heldout, or give rows `split: heldout`"
+            )
     for domain in plan.prompts:
         if config.demand().get(domain, 0) <= 0:
             plan.notes.append(f"no specialist asks for the domain {domain!r}: it is taught last")
@@ -160,30 +167,33 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
 
 
 def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
+    control = "; then its control (hard_labels)" if "hard_labels" in config.evaluate.against else ""
     for name, specialist in config.specialists.items():
-        train, base = specialist.train, specialist.model.base
-        folder = model_folder(base, specialist.model.revision, weights=False) if base else None
-        parameters = (
-            student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
-        )
-        width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
-        weights = parameters * width // (train.workers if train.zero == 3 else 1)
-        gradients = parameters * 4 // (train.workers if train.zero >= 2 else 1)
-        optimiser = parameters * (12 if width == 2 else 8) // train.workers
-        controls = [c for c in config.evaluate.against if c == "hard_labels"]
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
-        plan.parts.append(
-            Part(
-                f"specialist {name}",
-                train.workers,
-                train.cpus_per_worker,
-                train.gpus_per_worker,
-                weights + gradients + optimiser + _PROCESS_BYTES,
-                f"{parameters / 1e6:.1f} M parameters, ZeRO-{train.zero}, {train.tokens:,} tokens of {mix}"
-                + (f"; then its control ({', '.join(controls)})" if controls else ""),
-                least=train.workers,
-            )
-        )
+        plan.parts.append(_student_part(f"specialist {name}", specialist, mix + control, vocabulary))
+    if "generalist" in config.evaluate.against:
+        first = next(iter(config.specialists.values()))
+        plan.parts.append(_student_part("specialist generalist", first, "all domains equally", vocabulary))
+
+
+def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary: int) -> Part:
+    """Weights, gradients and AdamW's states by ZeRO stage; activations are left out."""
+    train, base = specialist.train, specialist.model.base
+    folder = model_folder(base, specialist.model.revision, weights=False) if base else None
+    parameters = student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
+    width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
+    weights = parameters * width // (train.workers if train.zero == 3 else 1)
+    gradients = parameters * 4 // (train.workers if train.zero >= 2 else 1)
+    optimiser = parameters * (12 if width == 2 else 8) // train.workers
+    return Part(
+        name,
+        train.workers,
+        train.cpus_per_worker,
+        train.gpus_per_worker,
+        weights + gradients + optimiser + _PROCESS_BYTES,
+        f"{parameters / 1e6:.1f} M parameters, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
+        least=train.workers,
+    )
 
 
 def _plan_evaluator(plan: RunPlan, settings: EvaluateConfig, vocabulary: int) -> None:
@@ -214,6 +224,11 @@ def _find_problems(plan: RunPlan) -> None:
     for kind, there in (("cpus", have.cpus), ("gpus", have.gpus)):
         teachers = sum(p.least * getattr(p, kind) for p in plan.parts if p.name.startswith("teacher"))
         students = [p for p in plan.parts if p.name.startswith("specialist")]
+        evaluators = sum(getattr(p, kind) for p in plan.parts if p.name == "evaluator")
+        if evaluators > there + 1e-6:
+            plan.problems.append(
+                f"the evaluator reserves {evaluators:g} {kind}, there are {there:g}: lower evaluate.{kind}"
+            )
         if teachers > there + 1e-6:
             plan.problems.append(
                 f"the least teacher replicas reserve {teachers:g} {kind}, there are {there:g}: lower "

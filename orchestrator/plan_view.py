@@ -39,12 +39,14 @@ def show_plan(plan: RunPlan, out: Console) -> None:
 def _prompts(plan: RunPlan) -> Table:
     table = Table("domain", "train prompts", "held out", "target tokens at most", header_style="bold")
     for domain, row in sorted(plan.prompts.items()):
-        table.add_row(domain, f"{row['train']:,}", f"{row['heldout']:,}", f"{row['tokens']:,}")
+        table.add_row(escape(domain), f"{row['train']:,}", f"{row['heldout']:,}", f"{row['tokens']:,}")
     return table
 
 
 def _parts(plan: RunPlan) -> Table:
     table = Table("part", "processes", "CPU", "GPU", "memory each", header_style="bold")
     for part in plan.parts:
-        table.add_row(part.name, str(part.count), f"{part.cpus:g}", f"{part.gpus:g}", f"~{size_text(part.memory)}")
+        table.add_row(
+            escape(part.name), str(part.count), f"{part.cpus:g}", f"{part.gpus:g}", f"~{size_text(part.memory)}"
+        )
     return table

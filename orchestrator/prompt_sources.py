@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import itertools
 import json
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
-from cluster.storage import open_storage, read_buffer
+from cluster.storage import open_storage, read_buffer, storage_errors
 from orchestrator.config import PromptSource, RunConfig
 from workers.units import HELDOUT, TRAIN
 
@@ -42,6 +43,8 @@ class SetAside:
 
 def read_rows(source: PromptSource) -> Iterator[Any]:
     """Rows of a source, whatever they are. Raises ValueError if there is no such file or dataset."""
+    if not source.path:
+        raise ValueError("path is empty; name a file or a dataset")
     path, there = Path(source.path), source.path.startswith("s3://") or Path(source.path).is_file()
     if path.suffix == ".parquet" and there:
         rows: Iterator[Any] = (
@@ -50,6 +53,8 @@ def read_rows(source: PromptSource) -> Iterator[Any]:
     elif path.suffix in (".jsonl", ".json") and there:
         rows = _json_lines(_opened(source.path))
     elif path.suffix in (".jsonl", ".json", ".parquet") or (path.is_absolute() and not path.is_dir()):
+        if path.is_file():
+            raise ValueError(f"{source.path!r} is not a kind of file that is read; use .jsonl or .parquet")
         raise ValueError(f"no such file {source.path!r}")
     else:
         rows = _dataset_rows(source)
@@ -121,7 +126,7 @@ def _raw_prompt(name: str, source: PromptSource, row: Any) -> RawPrompt:
     split = row.get("split")
     if split not in (None, TRAIN, HELDOUT):
         raise ValueError(f"'split' is {split!r}, not train or heldout")
-    domains = row.get("domain", name)
+    domains = name if row.get("domain") is None else row["domain"]
     domains = [domains] if isinstance(domains, str) else domains
     if not isinstance(domains, list) or not domains or not all(isinstance(d, str) and d for d in domains):
         raise ValueError("'domain' is neither a name nor a list of names")
@@ -138,9 +143,25 @@ def _raw_prompt(name: str, source: PromptSource, row: Any) -> RawPrompt:
     )
 
 
+def assign_splits(prompts: list[RawPrompt], heldout: float) -> list[str]:
+    """Split of each prompt: what its row says; else `train` where rows of its source say `heldout` themselves; else a
+    share `heldout` by a hash of its id. Of each domain set, the prompt with the largest hash trains in any case."""
+    explicit = {p.source for p in prompts if p.split == HELDOUT}
+    keeps: dict[tuple[str, ...], str] = {}
+    for p in prompts:
+        if p.split is None:
+            keeps[p.domains] = max(keeps.get(p.domains, p.id), p.id, key=hash_share)
+
+    def split(p: RawPrompt) -> str:
+        held = p.source not in explicit and hash_share(p.id) < heldout and keeps[p.domains] != p.id
+        return HELDOUT if held else TRAIN
+
+    return [p.split or split(p) for p in prompts]
+
+
 def hash_share(identity: str) -> float:
     """A number in [0, 1) from an id: the same rows are held out whatever else the file holds."""
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(identity.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64
 
 
 def _opened(path: str) -> BinaryIO:
@@ -150,18 +171,21 @@ def _opened(path: str) -> BinaryIO:
     folder, _, name = path.rpartition("/")
     try:
         return read_buffer(open_storage(folder), name)
-    except OSError as error:
+    except storage_errors() as error:
         raise ValueError(f"cannot read {path!r}: {error}") from error
 
 
 def _json_lines(file: BinaryIO) -> Iterator[Any]:
     """Values of a JSONL file; a line that is not JSON comes as a ValueError in its place."""
     with file:
-        for line in file:
-            if line.strip():
+        for number, line in enumerate(file):
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+            if text.strip():
                 try:
-                    yield json.loads(line.decode("utf-8", errors="replace"))
-                except ValueError:
+                    yield json.loads(text)
+                except UnicodeDecodeError:
+                    yield ValueError("is not UTF-8")
+                except (ValueError, RecursionError):
                     yield ValueError("is not JSON")
 
 

@@ -9,9 +9,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from jinja2 import TemplateError
+
 from cluster.storage import Storage, open_storage
 from orchestrator.config import RunConfig
-from orchestrator.prompt_sources import RawPrompt, SetAside, hash_share, read_probes, screen
+from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
 from workers.model_files import model_folder, read_model_config
 from workers.units import HELDOUT, PROBES, TRAIN, Prompt, build_units, write_manifest
 
@@ -30,8 +32,7 @@ def freeze(config: RunConfig, run_uri: str) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=first.trust_remote_code)
     longest = int(read_model_config(folder).get("max_position_embeddings") or 1 << 30)
     prompts: dict[str, list[Prompt]] = {TRAIN: [], HELDOUT: []}
-    for item in raw:
-        split = item.split or (HELDOUT if hash_share(item.id) < config.evaluate.heldout else TRAIN)
+    for item, split in zip(raw, assign_splits(raw, config.evaluate.heldout), strict=True):
         try:
             prompts[split].append(_tokenize(item, config, tokenizer, split, longest))
         except ValueError as error:
@@ -93,22 +94,22 @@ def _tokenize(item: RawPrompt, config: RunConfig, tokenizer: Any, split: str, lo
                     item.messages, add_generation_prompt=True, tokenize=True, return_dict=False
                 )
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, TemplateError) as error:
             raise ValueError(f"chat messages that the template refuses: {error}") from error
     else:
-        prompt_ids = tokenizer(item.prompt).input_ids
+        prompt_ids = _ids(tokenizer, item.prompt or "", special=True)
     if not prompt_ids:
         raise ValueError("has no tokens")
     answer_ids = None
     if item.answer is not None and (split == TRAIN or config.evaluate.text == "given"):
-        answer_ids = tokenizer(item.answer, add_special_tokens=False).input_ids
+        answer_ids = _ids(tokenizer, item.answer, special=False)
         if tokenizer.eos_token_id is not None:
             answer_ids = [*answer_ids, tokenizer.eos_token_id]
     new_tokens = len(answer_ids) if answer_ids is not None else sampling.max_new_tokens
-    if len(prompt_ids) + new_tokens > longest:
-        raise ValueError(
-            f"too long for the teacher: {len(prompt_ids)} tokens and {new_tokens} of the answer, of {longest}"
-        )
+    most = min(longest, source.max_tokens or longest)
+    if len(prompt_ids) + new_tokens > most:
+        whose = f"prompts.{item.source}.max_tokens" if most < longest else "the teacher"
+        raise ValueError(f"longer than the {most} tokens of {whose}")
     heldout = split == HELDOUT
     return Prompt(
         id=item.id,
@@ -121,6 +122,15 @@ def _tokenize(item: RawPrompt, config: RunConfig, tokenizer: Any, split: str, lo
         prompt_ids=prompt_ids,
         answer_ids=answer_ids,
     )
+
+
+def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    """Token ids of a text. Raises ValueError for text that is no Unicode (JSON can hold half a surrogate pair)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode") from None
+    return tokenizer(text, add_special_tokens=special).input_ids
 
 
 def _probes(config: RunConfig, tokenizer: Any) -> list[Prompt]:

@@ -8,7 +8,9 @@ from orchestrator.config import RunConfig
 from orchestrator.evaluation import ERODED, Evaluation
 from orchestrator.run_folder import RunFolder
 from orchestrator.students import GENERALIST, HARD_LABELS
+from workers.targets.config import TargetsConfig
 from workers.targets.log import Entry
+from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.units import HELDOUT, TRAIN
 
@@ -71,23 +73,26 @@ def _targets(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     entries = _entries(run, TRAIN)
     tokens = max(sum(e.targets for e in entries), 1)
     size = sum(p.bytes for e in entries for p in e.parts)
-    header = TargetStore(run.storage, TRAIN).header
+    try:
+        settings: StoreHeader | TargetsConfig = TargetStore(run.storage, TRAIN).header
+    except FileNotFoundError:
+        settings = config.targets
     reasons: dict[str, int] = {}
     for entry in entries:
         for item in entry.set_aside:
             reasons[item["reason"]] = reasons.get(item["reason"], 0) + 1
     return {
-        "scheme": header.scheme,
-        "draws": header.draws,
-        "positions": header.positions,
+        "scheme": settings.scheme,
+        "draws": settings.draws,
+        "positions": settings.positions,
         "tokens": sum(e.targets for e in entries),
         "units": len(entries),
         "rows": sum(e.rows for e in entries),
         "bytes": size,
         "bytes_per_token": round(size / tokens, 2),
         "entries_per_token": round(sum(e.entries for e in entries) / tokens, 2)
-        if header.scheme != "full"
-        else header.vocabulary,
+        if settings.scheme != "full"
+        else getattr(settings, "vocabulary", 0),
         "set_aside": reasons,
     }
 

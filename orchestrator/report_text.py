@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.students import GENERALIST
@@ -11,26 +12,43 @@ from orchestrator.students import GENERALIST
 
 def closing_table(report: dict[str, Any]) -> Table:
     """The table at the end of a run: each specialist on its own domain, beside what it is measured against."""
-    table = Table(title=f"held-out, own domain · {report['run']}", title_justify="left", header_style="bold")
-    for column in ("specialist", "KL to teacher", "initial", "hard labels", "generalist", "top-1", "overconf."):
-        table.add_column(column, justify="left" if column == "specialist" else "right", no_wrap=True)
-    for name, student in report["students"].items():
-        score = student.get("heldout")
-        if score is None:
-            table.add_row(name, f"[red]failed[/red]: {student.get('error', 'not trained')}"[:60])
-            continue
+    own = {n: s for n, s in report["students"].items() if s.get("heldout")}
+    beside = [c for c in ("initial", "hard_labels") if any(s.get(c) for s in own.values())]
+    general = report.get("table", {}).get(GENERALIST, {})
+    table = Table(title=f"run {report['run']}: held-out KL to the teacher", title_justify="left", header_style="bold")
+    for column in (
+        "specialist",
+        "KL ± 95 %",
+        *(c.replace("_", " ") for c in beside),
+        *(["generalist"] if general else []),
+    ):
+        table.add_column(column, justify="left" if column == "specialist" else "right")
+    table.add_column("top-1", justify="right")
+    for name, student in own.items():
+        score = student["heldout"]
         half = (score["kl_high"] - score["kl_low"]) / 2
-        general = report.get("table", {}).get(GENERALIST, {}).get(student["domain"])
-        table.add_row(
-            name,
-            f"{score['kl']:.3f} ±{half:.3f}",
-            _kl(student.get("initial")),
-            _kl(student.get("hard_labels")),
-            _kl(general),
-            f"{score['top1_agreement']:.0%}",
-            f"{score['overconfidence_gap']:+.3f}",
-        )
+        others = [_kl(student.get(c)) for c in beside] + ([_kl(general.get(student["domain"]))] if general else [])
+        table.add_row(escape(name), f"{score['kl']:.3f} ± {half:.3f}", *others, f"{score['top1_agreement']:.0%}")
     return table
+
+
+def closing_lines(report: dict[str, Any]) -> list[str]:
+    """What stands below the table: the eroded teacher, probes, failures, times."""
+    lines = []
+    if "eroded" in report:
+        kl = ", ".join(f"{d} {v:.2f}" for d, v in report["eroded"]["kl"].items())
+        lines.append(f"eroded teacher (one expert a layer, no router): KL {kl}")
+    for name, student in report["students"].items():
+        if student.get("probes"):
+            ranks = {c: ", ".join(str(p.get(c, "-")) for p in student["probes"]) for c in ("specialist", "hard_labels")}
+            lines.append(f"{name}, rank of each probe: specialist {ranks['specialist']}; labels {ranks['hard_labels']}")
+    lines += [f"FAILED {name}: {error}" for name, error in report["failures"].items()]
+    t = report["timing"]
+    lines.append(
+        f"teacher {t['teacher_s']:.0f} s, students {t['students_s']:.0f} s, both at once {t['overlap_s']:.0f} s, "
+        f"wall {t['wall_s']:.0f} s"
+    )
+    return lines
 
 
 def _kl(score: dict[str, float] | None) -> str:
@@ -92,6 +110,7 @@ def _md_own_domain(report: dict[str, Any]) -> list[str]:
             if score:
                 lines.append(_score_row(label, score))
     lines.append("")
+    lines += [f"- `{n}` failed: {error}" for n, error in report["failures"].items() if n not in report["students"]]
     for label, pair in report.get("differences", {}).items():
         lines.append(f"- KL of {label}: {pair['kl']:+.4f} (paired 95 %: {pair['low']:+.4f} … {pair['high']:+.4f})")
     return [*lines, ""]

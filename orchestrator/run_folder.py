@@ -24,7 +24,13 @@ from orchestrator.config_file import ConfigFile, dump, validate
 CONFIG_KEY, ENVIRONMENT_KEY = "config.resolved.yaml", "environment.json"
 
 _FREE_TO_CHANGE = ("cluster", "evaluate", "export", "storage")
-"""Settings that do not change what was taught or trained; a later attempt may have others."""
+"""Parts that do not change what was taught or trained; a later attempt may have others."""
+
+_FREE_FIELDS = (
+    *("replicas", "placement", "label_selector", "cpus_per_rank", "cpus_per_worker", "threads_per_rank"),
+    *("threads_per_worker", "max_failures", "checkpoint_steps"),
+)
+"""Fields of teachers and specialists of which the same holds."""
 
 _PACKAGES = ("stillhouse", "ray", "torch", "deepspeed", "transformers", "pyarrow", "s3fs")
 
@@ -105,8 +111,13 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     return [
         f"{key}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
         for key in dict.fromkeys([*flat_a, *flat_b])
-        if flat_a.get(key, "nothing") != flat_b.get(key, "nothing")
+        if flat_a.get(key, "nothing") != flat_b.get(key, "nothing") and not _is_free(key)
     ]
+
+
+def _is_free(key: str) -> bool:
+    part, _, rest = key.partition(".")
+    return part in ("teachers", "specialists") and any(f in _FREE_FIELDS for f in rest.split(".")[1:])
 
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:

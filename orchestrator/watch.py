@@ -22,6 +22,8 @@ class Teaching:
         self._calls: list[Any] = []
         self._unplaced = {name for name, rows in work.items() if rows}
         now.view.teacher.planned = sum(map(len, work.values()))
+        if not self._unplaced:
+            now.view.say("nothing to teach: every planned unit is committed")
         for name in sorted(self._unplaced):
             teacher, rows = now.config.teachers[name], work[name]
             least, most = pool_size(teacher, len(rows))

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from workers.model_files import read_json_object
+
 _WHOLE_FILE_LIMIT = 4 << 30
 """Bytes of weights up to which a model's files are hashed whole."""
 
@@ -28,7 +30,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
             f"model: {str(folder)!r} has no tokenizer.json; save a fast tokenizer there "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
-    content = json.loads(path.read_text())
+    content = read_json_object(path)
     parts = {k: content.get(k) for k in ("model", "normalizer", "pre_tokenizer")}
     parts["added"] = sorted((t["content"], t["id"]) for t in content.get("added_tokens") or [])
     return hash_json(parts)
@@ -40,7 +42,7 @@ def chat_template_fingerprint(folder: Path) -> str:
     if (folder / "chat_template.jinja").exists():
         template = (folder / "chat_template.jinja").read_text()
     elif (folder / "tokenizer_config.json").exists():
-        template = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template") or ""
+        template = read_json_object(folder / "tokenizer_config.json").get("chat_template") or ""
     return hash_json(template)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,8 @@ def model_folder(model: str, revision: str | None = None, *, weights: bool = Tru
 
     Raises ValueError if there is neither. `weights=False` fetches only configuration and tokenizer.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(model))
+    if os.path.isdir(folder):
         return folder
     if model.startswith(("/", ".", "~")) or model.count("/") != 1:
         raise ValueError(f"model: no folder {model!r} (and it is not a Hugging Face id either)")
@@ -66,7 +67,18 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"model: {str(folder)!r} has no config.json")
-    return json.loads(path.read_text())
+    return read_json_object(path)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object. Raises ValueError naming it if it does not."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"model: {str(path)!r} is not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"model: {str(path)!r} does not hold a JSON object")
+    return data
 
 
 def torch_dtype(name: str, device: str) -> torch.dtype:

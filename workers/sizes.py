@@ -30,8 +30,11 @@ def model_size(folder: Path) -> ModelSize | None:
     """Counted from the headers of a folder's safetensors files; None where there are none (not downloaded yet)."""
     total = experts = 0
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        except (struct.error, ValueError, OverflowError, MemoryError):
+            raise ValueError(f"model: {str(path)!r} is not a whole safetensors file; fetch it again") from None
         for name, tensor in header.items():
             if name != "__metadata__":
                 count = 1

@@ -152,10 +152,12 @@ def _unit(index: int, block: Sequence[Prompt]) -> Unit:
 
 
 def manifest_key(split: str) -> str:
+    """Where the frozen prompts of a split lie."""
     return f"prompts/{GENERATION}/{split}.parquet"
 
 
 def plan_key(split: str) -> str:
+    """Where the unit plan of a split lies."""
     return f"prompts/{GENERATION}/{split}.plan.json"
 
 

@@ -3,7 +3,7 @@
     python prepare_prompts.py DIR OUT
 
 DIR holds medical.jsonl, legal.jsonl and code.jsonl (id, prompt, reference). OUT gets the same names,
-rows {"id", "domain", "prompt", "answer"?, "split"?}: most rows carry the known answer, to be scored by
+rows {"id", "domain", "messages", "answer"?, "split"?}: most rows carry the known answer, to be scored by
 the teacher; some carry none, to be answered by it; the held-out rows (the rule of text.py, the same
 that make_teacher.py excludes from tuning) carry "split": "heldout" and no answer. HumanEval is small,
 so code gets functions of Python's standard library besides. No row is cut or left out for its length.
@@ -28,16 +28,21 @@ def without_answer(rows: list[Row], share: float) -> set[str]:
 
 
 def prompt_rows(domain: str, kept: list[Row], heldout: list[Row], share: float) -> list[Row]:
-    """Stillhouse rows of one domain: those to distil from in order, then the held-out ones."""
+    """Stillhouse rows of one domain: the held-out ones, then those to distil from in order."""
     open_ids = without_answer(kept, share)
     rows = []
     for row in kept:
-        written = {"id": row["id"], "domain": domain, "prompt": row["prompt"]}
+        written = {"id": row["id"], "domain": domain, "messages": messages(row)}
         if row["id"] not in open_ids:
             written["answer"] = row["reference"]
         rows.append(written)
-    held = [{"id": r["id"], "domain": domain, "prompt": r["prompt"], "split": "heldout"} for r in heldout]
-    return rows + held
+    held = [{"id": r["id"], "domain": domain, "messages": messages(r), "split": "heldout"} for r in heldout]
+    return held + rows
+
+
+def messages(row: Row) -> list[dict[str, str]]:
+    """The chat that asks for a row's answer; the teacher was tuned on text in its tokenizer's template."""
+    return [{"role": "user", "content": row["prompt"]}]
 
 
 def count(tokenizer: PreTrainedTokenizerBase, rows: list[Row], longest: int) -> dict[str, int]:
@@ -48,7 +53,9 @@ def count(tokenizer: PreTrainedTokenizerBase, rows: list[Row], longest: int) -> 
     """
     counts = dict.fromkeys(("scored", "generated", "longer", "all", "answers"), 0)
     for row in rows:
-        tokens: Tokens = encode(tokenizer, {**row, "reference": row.get("answer", "")})
+        tokens: Tokens = encode(
+            tokenizer, {"id": row["id"], "prompt": row["messages"][0]["content"], "reference": row.get("answer", "")}
+        )
         if len(tokens.ids) > longest:
             counts["longer"] += 1
             continue

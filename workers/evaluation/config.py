@@ -13,8 +13,8 @@ class EvaluateConfig(Settings):
     """Held-out scores of every specialist and of what stands beside it."""
 
     heldout: Share = Field(default=0.05, gt=0, lt=1)
-    """Part of the prompts of each domain that is held out, chosen by a hash of their ids, where the rows do not say
-    `split` themselves."""
+    """Part of the prompts of each domain that is held out, chosen by a hash of their ids. A source with rows that
+    say `split: heldout` holds out just those."""
 
     text: Literal["sampled", "given"] = "sampled"
     """Held-out texts: sampled by the teacher at temperature 1 and top-p 1 (given answers are ignored), or the given

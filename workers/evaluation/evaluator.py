@@ -8,7 +8,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 
 from cluster.storage import Storage, open_storage
 from workers.evaluation.eroded import erode, favourite_experts
+from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import TokenScores
 from workers.evaluation.truth import Truth, load_truth, truth_kls, unigram_excess
 from workers.model_files import model_folder, torch_dtype
@@ -24,41 +24,6 @@ from workers.progress import Reporter
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
 from workers.units import HELDOUT, PROBES, Manifest, read_plan
-
-
-@dataclass(frozen=True)
-class ModelToScore:
-    """A model and the domains that it is scored on. `kind` says what `source` is: a key of the run, or a model."""
-
-    name: str
-    kind: str
-    """`stored` (a folder below the run) or `eroded` (the teacher at `source`, cut down for the domain)."""
-    source: str
-    domains: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EvaluationJob:
-    """One evaluator's work."""
-
-    run_uri: str
-    models: tuple[ModelToScore, ...]
-    truth: str | None
-    batch_tokens: int
-    threads: int
-    device: str
-    progress: str
-
-
-@dataclass
-class Results:
-    """What an evaluator found, by model (or reference) and domain."""
-
-    scores: dict[str, dict[str, TokenScores]]
-    probes: dict[str, dict[str, list[dict[str, float]]]]
-    """Rank and probability of each probe's answer, in the order of the probes; `teacher` is the teacher's own."""
-    unigram: dict[str, float]
-    """truth_excess_kl of the domain's unigram, where the truth is known."""
 
 
 def score_models(job: EvaluationJob) -> Results:

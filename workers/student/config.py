@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from cluster.settings import Count, Settings, Share
+
+_SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"}
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelConfig(Settings):
@@ -42,6 +46,10 @@ class ModelConfig(Settings):
             raise ValueError("`drop_layers` goes with `base`")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs a `model_type`, for example qwen3 or llama")
+        for name in _SIZES & (self.config or {}).keys():
+            value = (self.config or {})[name]
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`config.{name}` is {value!r}; expected a whole number from 1")
         return self
 
 
@@ -88,7 +96,7 @@ class TrainConfig(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     """Of AdamW."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Of AdamW."""
 
     clip: float = Field(default=1.0, ge=0)

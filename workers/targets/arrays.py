@@ -50,7 +50,8 @@ class UnitTargets:
         """sha256 over the logical content, whatever the Parquet encoding."""
         digest = hashlib.sha256()
         for texts in (self.prompt_ids, self.texts):
-            digest.update("\x1f".join(texts).encode())
+            sizes = [len(t.encode()) for t in texts]
+            digest.update(f"{sizes}".encode() + "".join(texts).encode())
         for array in (
             self.samples,
             self.lengths,

@@ -93,7 +93,7 @@ class Cursor:
     generation: str = GENERATION
 
     def to_dict(self) -> dict[str, Any]:
-        return {"generation": self.generation, "domains": {d: vars(p) for d, p in self.domains.items()}}
+        return {"generation": self.generation, "domains": {d: dict(vars(p)) for d, p in self.domains.items()}}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Cursor:

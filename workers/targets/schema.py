@@ -54,6 +54,7 @@ class StoreHeader:
 
 
 def id_type(vocabulary: int) -> pa.DataType:
+    """The narrowest type that holds the ids of a vocabulary."""
     return pa.uint16() if vocabulary <= 1 << 16 else pa.uint32()
 
 

@@ -35,6 +35,8 @@ def systematic(p_BV: torch.Tensor, draws: int, offset_B: torch.Tensor) -> Sparse
     points_BN = (
         (torch.arange(draws, dtype=torch.float64, device=p_BV.device) + offset_B.double()[:, None]) / draws * total_B1
     )
+    # (N - 1 + offset) / N can round to 1, which lies beyond the last id that has any mass.
+    points_BN = torch.minimum(points_BN, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
     # right=True: an id owns [sum before it, sum with it), so an id of probability 0 is never kept.
     drawn_BN = torch.searchsorted(cumulative_BV, points_BN, right=True).clamp_(max=V - 1)
     row_B1 = torch.arange(B, device=p_BV.device)[:, None]
@@ -55,7 +57,10 @@ def sample_token(logp_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: fl
         before_BV = sorted_BV.cumsum(-1) - sorted_BV
         p_BV = torch.zeros_like(p_BV).scatter(1, order_BV, sorted_BV.masked_fill(before_BV >= top_p, 0))
     cumulative_BV = p_BV.cumsum(-1)
-    point_B1 = uniform_B.double()[:, None] * cumulative_BV[:, -1:]
+    total_B1 = cumulative_BV[:, -1:]
+    point_B1 = torch.minimum(
+        uniform_B.double()[:, None] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1))
+    )
     drawn_B1 = torch.searchsorted(cumulative_BV, point_B1, right=True)
     return drawn_B1[:, 0].clamp_(max=p_BV.shape[1] - 1)
 

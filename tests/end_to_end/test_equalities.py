@@ -1,0 +1,133 @@
+"""The equalities that make a run trustworthy, on a small job: fp32, CPU, real Ray, DeepSpeed and Parquet.
+
+One reference run teaches and trains at the same time. Others get there in other ways, and must end at the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from end_to_end.small_job import Job
+from safetensors.numpy import load_file
+
+from cluster.storage import open_storage
+from workers.targets.log import Entry
+from workers.targets.store import TargetStore
+
+
+@pytest.fixture(scope="module")
+def reference(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job that was run in one go: one replica, students on the live stream."""
+    job = Job(tmp_path_factory.mktemp("reference"), teacher)
+    job.output = job.run("run")  # type: ignore[attr-defined]
+    return job
+
+
+def run_folder(job: Job) -> Path:
+    return job.folder / "runs" / "job"
+
+
+def entries(job: Job, split: str = "train") -> list[Entry]:
+    return TargetStore(open_storage(str(run_folder(job))), split).log.entries()
+
+
+def contents(job: Job, split: str = "train") -> list[str]:
+    return [e.content_hash for e in entries(job, split)]
+
+
+def weights_equal(a: Job, b: Job, student: str) -> bool:
+    one, two = (load_file(run_folder(j) / "students" / student / "final" / "model.safetensors") for j in (a, b))
+    return one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one)
+
+
+def test_report_has_what_it_promises(reference: Job) -> None:
+    report = json.loads((run_folder(reference) / "report.json").read_text())
+    teacher = report["teachers"]["teacher"]
+    assert teacher["ep_size"] == 2 and teacher["tokens"] > 0 and teacher["tokens_per_s"] > 0 and teacher["model"]
+    assert {"scheme", "tokens", "bytes_per_token", "entries_per_token"} <= report["targets"].keys()
+    assert report["targets"]["tokens"] == sum(e.targets for e in entries(reference))
+    for student in report["students"].values():
+        assert student["tokens"] >= 2400 and student["steps"] >= 10 and student["export"]
+        for score in (student["heldout"], student["initial"], student["hard_labels"]):
+            assert score["kl_low"] <= score["kl"] <= score["kl_high"]
+            assert {"top1_agreement", "perplexity", "ece_teacher", "overconfidence_gap"} <= score.keys()
+        assert student["heldout"]["kl"] < student["initial"]["kl"]
+    assert {"teacher_s", "students_s", "wall_s", "overlap_s"} == report["timing"].keys()
+    assert report["table"]["medical"].keys() == {"medical", "legal"}
+
+
+def test_exports_load_with_transformers(reference: Job) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = run_folder(reference) / "exports" / "medical"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model(**tokenizer("w1 w2", return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+    assert "distilled by Stillhouse" in (folder / "README.md").read_text()
+
+
+def test_a_second_run_teaches_and_trains_nothing(reference: Job) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run_folder(reference).glob("targets/**/*") if p.is_file()}
+    before |= {p: p.stat().st_mtime_ns for p in run_folder(reference).glob("students/*/final/*")}
+    output = reference.run("run")
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert "nothing to teach" in output and "training" not in output
+
+
+def test_two_replicas_a_finished_store_and_s3_end_at_the_same_bits(
+    reference: Job, teacher: Path, tmp_path: Path, bucket: str
+) -> None:
+    job = Job(tmp_path / "split", teacher)
+    elsewhere = ["--set", f"storage={bucket}", "--set", "teacher.replicas=2"]
+    job.run("teach", *elsewhere)
+    store = TargetStore(open_storage(f"{bucket}/job"), "train")
+    assert [e.content_hash for e in store.log.entries()] == contents(reference)
+    job.run("train", *elsewhere, "--only", "medical")
+    for student in ("medical", "medical.hard_labels"):
+        open_storage(f"{bucket}/job").download_folder(
+            f"students/{student}/final", run_folder(job) / "students" / student / "final"
+        )
+        assert weights_equal(job, reference, student)
+
+
+def test_killed_teacher_goes_on_and_nothing_is_taught_twice(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    job = Job(tmp_path / "killed", teacher)
+    job.kill_at("part-written:3", "teach")  # its part lies there, its entry does not
+    before = entries(job)
+    assert 0 < len(before) < len(entries(reference))
+    job.run("teach")
+    assert contents(job) == contents(reference)
+    # An entry that was committed stays as it was, epoch and all.
+    assert [e for e in entries(job) if e.epoch == 1] == before
+    assert {e.epoch for e in entries(job)} == {1, 2}
+
+
+def test_killed_student_ends_with_the_weights_of_one_never_killed(
+    reference: Job, teacher: Path, tmp_path: Path
+) -> None:
+    job = taught_like(reference, Job(tmp_path / "killed", teacher))
+    job.kill_at("checkpoint-files:2", "train", "--only", "medical")  # its files lie there, its pointer does not
+    assert len(list((run_folder(job) / "students" / "medical" / "log").iterdir())) == 1
+    job.kill_at("step-done:2", "train", "--only", "medical")  # between steps, from a checkpoint
+    job.run("train", "--only", "medical")
+    assert weights_equal(job, reference, "medical")
+    assert weights_equal(job, reference, "medical.hard_labels")
+
+
+def test_one_failed_specialist_is_reported_and_the_others_finish(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    job = taught_like(reference, Job(tmp_path / "failing", teacher, {"lr": 1e30, "clip": 0}))
+    output = job.run("run", expect=1)
+    assert "legal FAILED" in output and "FloatingPointError" in output and "train.lr" in output
+    report = json.loads((run_folder(job) / "report.json").read_text())
+    assert "legal" in report["failures"] and report["students"]["legal"]["heldout"] is None
+    assert weights_equal(job, reference, "medical")
+    assert list((run_folder(job) / "students" / "legal").glob("failed-step-*.json"))
+
+
+def taught_like(reference: Job, job: Job) -> Job:
+    """The job with the reference's prompts and targets, as if it had been taught; its students are to be trained."""
+    for part in ("prompts", "targets"):
+        shutil.copytree(run_folder(reference) / part, run_folder(job) / part)
+    return job

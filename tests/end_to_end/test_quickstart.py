@@ -1,0 +1,62 @@
+"""The quickstart as the README types it: shortened in `make test`, whole and with three seeds in `make test-long`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CONFIG = "examples/quickstart/stillhouse.yaml"
+PROMPT = "medical : the clinic sees marsh fever with broken sleep in a child ; treatment : give"
+
+
+def stillhouse(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *arguments], cwd=CHECKOUT, capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
+    short = [a for d in ("medical", "legal", "code") for a in ("--set", f"prompts.{d}.limit=410")]
+    short += ["--set", "teacher.sampling.samples=1", "--set", "defaults.train.tokens=8k"]
+    output = stillhouse("run", CONFIG, "--set", f"storage={tmp_path}", *short)
+    assert "held-out KL" in output and "eroded teacher" in output
+    report = json.loads((tmp_path / "quickstart" / "report.json").read_text())
+    for domain, student in report["students"].items():
+        assert student["heldout"]["kl"] < student["initial"]["kl"]
+        assert report["eroded"]["kl"][domain] > 1  # an expert alone is no model
+        assert all(p["teacher"] == 1 for p in student["probes"])
+        assert student["heldout"]["truth_excess_kl"] > 0
+    answers = json.loads(stillhouse("ask", str(tmp_path / "quickstart"), PROMPT, "--tokens", "2", "--json"))["answers"]
+    assert {"teacher", "medical", "medical.hard_labels", "legal", "code"} <= answers.keys()
+    assert answers["teacher"]["next"][0][0].strip() == "halvorin"
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The whole quickstart with one seed."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    stillhouse("run", CONFIG, "--set", f"storage={folder}", "--set", f"seed={request.param}")
+    return json.loads((folder / "quickstart" / "report.json").read_text())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("domain", ["medical", "legal", "code"])
+def test_specialists_keep_what_the_quickstart_promises(report: dict[str, Any], domain: str) -> None:
+    student = report["students"][domain]
+    assert student["heldout"]["truth_excess_kl"] <= 0.25 * report["unigram"]["truth_excess_kl"][domain]
+    assert student["heldout"]["kl"] <= 0.9 * student["hard_labels"]["kl"]
+    assert student["difference"]["high"] < 0
+    assert all(p["specialist"] <= 2 < p["hard_labels"] for p in student["probes"])
+
+
+@pytest.mark.long
+def test_teacher_and_students_overlap(report: dict[str, Any]) -> None:
+    assert report["timing"]["overlap_s"] >= 0.2 * report["timing"]["teacher_s"]

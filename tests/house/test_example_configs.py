@@ -1,0 +1,70 @@
+"""Every run configuration that we ship is one that the program accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.config_file import load_config, validate
+from orchestrator.config_template import TEMPLATE
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EXAMPLES = CHECKOUT / "examples"
+
+
+def run_configs() -> list[Path]:
+    """YAML files below examples/ that configure a run: one document, with specialists."""
+    found = []
+    for path in sorted(EXAMPLES.rglob("*.y*ml")):
+        documents = list(yaml.safe_load_all(path.read_text()))
+        if len(documents) == 1 and isinstance(documents[0], dict) and "specialists" in documents[0]:
+            found.append(path)
+    return found
+
+
+def test_the_quickstart_is_among_them() -> None:
+    assert EXAMPLES / "quickstart" / "stillhouse.yaml" in run_configs()
+
+
+@pytest.mark.parametrize("path", run_configs(), ids=lambda p: p.parent.name)
+def test_shipped_configuration_is_accepted(path: Path) -> None:
+    file = load_config(path, [])
+    located = file.located()
+    for source in located.prompts.values():
+        if not source.path.startswith("s3://"):
+            assert Path(source.path).is_absolute() or "/" in source.path
+
+
+def test_the_configuration_in_the_rayjob_is_accepted(tmp_path: Path) -> None:
+    documents = yaml.safe_load_all((EXAMPLES / "cluster" / "kuberay-rayjob.yaml").read_text())
+    [text] = [d["data"]["run.yaml"] for d in documents if d["kind"] == "ConfigMap"]
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    config = load_config(path, []).config
+    assert set(config.specialists) and config.storage.startswith("s3://")
+    domains = {d for name in config.specialists for d in config.mix_of(name)}
+    assert domains <= set(config.prompts)
+
+
+def test_the_rayjob_uses_the_gpus_that_its_nodes_have() -> None:
+    documents = {d["kind"]: d for d in yaml.safe_load_all((EXAMPLES / "cluster" / "kuberay-rayjob.yaml").read_text())}
+    config = validate(yaml.safe_load(documents["ConfigMap"]["data"]["run.yaml"]))
+    gpus = {}
+    for group in documents["RayJob"]["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        [container] = group["template"]["spec"]["containers"]
+        gpus[group["groupName"]] = int(container["resources"]["limits"].get("nvidia.com/gpu", 0)) * group["numOfHosts"]
+    for teacher in config.teachers.values():
+        assert teacher.ep_size * teacher.gpus_per_rank == gpus["teacher"]
+    for specialist in config.specialists.values():
+        assert 0 < specialist.train.workers * specialist.train.gpus_per_worker <= gpus["student"]
+
+
+def test_what_init_writes_is_accepted_and_names_domains_that_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    path.write_text(TEMPLATE)
+    config = load_config(path, []).config
+    for name in config.specialists:
+        assert sum(config.mix_of(name).values()) == pytest.approx(1)
+        assert set(config.mix_of(name)) <= set(config.prompts)

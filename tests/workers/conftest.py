@@ -1,0 +1,233 @@
+"""Small things that several of these tests need: units of random targets, and tiny random models as folders."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import workers
+from cluster.storage import LocalStorage
+from workers.targets.arrays import UnitTargets, segment_sums
+from workers.targets.log import Entry
+from workers.targets.schema import StoreHeader
+from workers.targets.store import TargetStore
+
+MakeHeader = Callable[..., StoreHeader]
+MakeTargets = Callable[..., UnitTargets]
+CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]
+SaveModel = Callable[..., Path]
+
+WORDS = 300
+"""Ids of the tiny models' tokenizer."""
+
+
+@pytest.fixture(autouse=True)
+def _gradients_on() -> Iterator[None]:
+    """Loading a teacher turns gradients off for its whole process, which here is the tests' too."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(True)
+    yield
+    torch.set_grad_enabled(True)
+
+
+# Targets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def make_header() -> MakeHeader:
+    def make(scheme: str = "systematic", vocabulary: int = 97, precision: str = "float32", draws: int = 21) -> Any:
+        return StoreHeader(scheme, draws, "answer", precision, vocabulary, "tokenizer", "template", 7)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_targets() -> MakeTargets:
+    """Random but valid targets: ids ascend within a position and counts sum to the draws."""
+
+    def make(
+        header: StoreHeader,
+        rng: np.random.Generator,
+        names: list[str],
+        lengths: list[int] | None = None,
+        starts: list[int] | None = None,
+    ) -> UnitTargets:
+        V, R = header.vocabulary, len(names)
+        lengths_R = np.array(lengths if lengths is not None else rng.integers(2, 12, R), np.int64)
+        starts_R = np.array(starts if starts is not None else [rng.integers(1, n) for n in lengths_R], np.int64)
+        S, T = int(lengths_R.sum()), int((lengths_R - starts_R).sum())
+        logp_TV = np.log(rng.dirichlet(np.full(min(V, 400), 0.2), T) + 1e-12)
+        unit = UnitTargets(
+            prompt_ids=list(names),
+            samples=rng.integers(0, 4, R).astype(np.uint16),
+            texts=[f"text of {name} é" for name in names],
+            lengths=lengths_R,
+            starts=starts_R,
+            tokens=rng.integers(0, V, S).astype(np.uint32),
+            ends=rng.integers(0, 100, S).astype(np.uint32),
+            entropy=rng.random(T).astype(np.float16),
+            realised=-rng.random(T).astype(np.float16),
+        )
+        if header.scheme == "full":
+            unit.logprobs = np.log(rng.dirichlet(np.full(V, 0.5), T) + 1e-9).astype(header.precision).reshape(-1)
+            return unit
+        kept = [np.sort(rng.choice(V, rng.integers(1, min(V, header.draws) + 1), replace=False)) for _ in logp_TV]
+        counts = [1 + rng.multinomial(header.draws - len(k), np.full(len(k), 1 / len(k))) for k in kept]
+        unit.entries = np.array([len(k) for k in kept], np.uint16)
+        unit.ids = np.concatenate([np.zeros(0), *kept]).astype(np.uint32)
+        unit.counts = np.concatenate([np.zeros(0), *counts]).astype(np.uint16)
+        assert len(segment_sums(unit.counts, unit.entries)) == T
+        return unit
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def commit() -> CommitUnit:
+    """Write a unit's part and its entry."""
+
+    def commit_unit(store: TargetStore, unit: int, targets: UnitTargets) -> bool:
+        entry = Entry(
+            unit=unit,
+            parts=store.write_part(unit, targets),
+            rows=targets.rows,
+            tokens=int(targets.lengths.sum()),
+            targets=int(targets.target_lengths.sum()),
+            entries=int(targets.entries.sum()),
+            content_hash=targets.content_hash(),
+            teacher="teacher",
+            teacher_fingerprint="f",
+            epoch=1,
+            started=0.0,
+            finished=1.0,
+        )
+        return store.log.commit(entry)
+
+    return commit_unit
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "run")
+
+
+# Models -----------------------------------------------------------------------------------------------------
+
+
+def word_tokenizer() -> Any:
+    """`w3 w4 ...`: one word, one id; 0 pads, 1 ends a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(3, WORDS))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": WORDS,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+QWEN_MOE: dict[str, Any] = {
+    "moe_intermediate_size": 48,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "decoder_sparse_step": 1,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """A random model of a type, wide enough in its weights that its distributions differ."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(model_type: str, seed: int = 0, **sizes: Any) -> Any:
+        own: dict[str, Any] = dict(SIZES)
+        if model_type == "qwen3_moe":
+            own |= QWEN_MOE
+        if model_type == "mixtral":
+            own |= {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(own | sizes))).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Any]) -> SaveModel:
+    """The folder of a tiny random model with its tokenizer."""
+
+    def save(model_type: str, **sizes: Any) -> Path:
+        folder = tmp_path_factory.mktemp(model_type)
+        word_tokenizer().save_pretrained(folder)
+        tiny_model(model_type, **sizes).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_moe(save_model: SaveModel) -> Path:
+    """A Qwen3-MoE teacher of 8 experts over a vocabulary of 300 words."""
+    return save_model("qwen3_moe")
+
+
+# Processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> Callable[..., None]:
+    """Run a program of this folder as `python PROGRAM RANK RANKS PORT ARGUMENTS` on every rank, and wait for all."""
+
+    def run(program: str, ranks: int, *arguments: object, seconds: float = 300) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, str(Path(__file__).with_name(program))]
+        environment = {**os.environ, "PYTHONPATH": str(Path(workers.__file__).parents[1]), "GLOO_SOCKET_IFNAME": "lo"}
+        with tempfile.TemporaryFile("w+") as said:
+            processes = [
+                subprocess.Popen(
+                    [*command, str(rank), str(ranks), str(port), *map(str, arguments)],
+                    env=environment,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                )
+                for rank in range(ranks)
+            ]
+            deadline = time.monotonic() + seconds
+            try:
+                # One dead rank leaves the others waiting for it.
+                while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
+                    assert time.monotonic() < deadline, f"{program} takes more than {seconds} s"
+                    time.sleep(0.1)
+                codes = [process.poll() for process in processes]
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.wait()
+            said.seek(0)
+            assert codes == [0] * ranks, said.read()[-8000:]
+
+    return run

@@ -1,0 +1,141 @@
+"""A teacher over two processes is the teacher of one process: same logits, same texts, fewer weights on each rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workers.teacher.config import TeacherConfig
+from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.transformers_engine import TransformersEngine
+
+RANKS, V = 2, 300
+DISPATCHES = ["all_to_all", "all_reduce"]
+SPECS = {
+    "answer": CaptureSpec("full", 21, "answer", "float32", V, 5),
+    "all": CaptureSpec("systematic", 21, "all", "float32", V, 5),
+}
+Outcome = dict[str, np.ndarray]
+
+
+def requests() -> list[TextRequest]:
+    """Prompts to answer at several lengths, and given answers."""
+    rng = np.random.default_rng(1)
+    asked = [TextRequest(f"p{i}", 0, rng.integers(3, V, 2 + i % 5).tolist(), None, max_new_tokens=8) for i in range(7)]
+    answers = [rng.integers(3, V, 1 + 3 * i).tolist() for i in range(3)]
+    return asked + [TextRequest(f"g{i}", 0, [4, 5, 6 + i], answer) for i, answer in enumerate(answers)]
+
+
+SHARES = {
+    "unequal": [[0, 2, 3, 4, 5, 6, 7, 8, 9], [1]],  # rank 1 runs out of texts long before rank 0
+    "one idle": [list(range(10)), []],
+}
+
+
+@pytest.fixture(scope="module")
+def models(save_model: Callable[..., Path]) -> dict[str, Path]:
+    return {
+        "qwen3_moe": save_model("qwen3_moe", num_experts=4, tie_word_embeddings=False),
+        "mixtral": save_model("mixtral"),
+    }
+
+
+def case_name(architecture: str, dispatch: str, share: str) -> str:
+    return f"{architecture}-{dispatch}-{share}".replace(" ", "_")
+
+
+def ids() -> list[list[int]]:
+    return np.random.default_rng(2).integers(3, V, (4, 9)).tolist()
+
+
+@pytest.fixture(scope="module")
+def ranks(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> Path:
+    """Folder with what each rank saw in every case: all cases in one pair of processes, for their start takes longest."""
+    folder = tmp_path_factory.mktemp("ranks")
+    cases = []
+    for architecture, model in models.items():
+        for dispatch in DISPATCHES:
+            for share in SHARES if dispatch == "all_to_all" else ["unequal"]:
+                config = {"model": str(model), "ep_size": RANKS, "dispatch": dispatch, "batch": 3, "score_tokens": 16}
+                cases.append(
+                    {
+                        "name": case_name(architecture, dispatch, share),
+                        "config": config,
+                        "requests": [dataclasses.asdict(r) for r in requests()],
+                        "shares": SHARES[share],
+                        "ids": ids(),
+                        "specs": {name: dataclasses.asdict(spec) for name, spec in SPECS.items()},
+                    }
+                )
+    (folder / "cases.json").write_text(json.dumps(cases))
+    run_ranks("expert_parallel_rank.py", RANKS, folder / "cases.json", folder)
+    return folder
+
+
+def outcomes(folder: Path, name: str) -> list[Outcome]:
+    return [dict(np.load(folder / f"{name}-{rank}.npz")) for rank in range(RANKS)]
+
+
+@pytest.fixture(scope="module")
+def alone(models: dict[str, Path]) -> dict[str, TransformersEngine]:
+    return {a: TransformersEngine(TeacherConfig(model=str(m))) for a, m in models.items()}
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+def test_logits_are_those_of_one_process(
+    architecture: str, dispatch: str, ranks: Path, alone: dict[str, TransformersEngine]
+) -> None:
+    with torch.no_grad():
+        expected = alone[architecture].model(input_ids=torch.tensor(ids()), use_cache=False).logits.numpy()
+    assert expected.std() > 0.1
+    found = outcomes(ranks, case_name(architecture, dispatch, "unequal"))
+    for rank, outcome in enumerate(found):
+        own = expected if dispatch == "all_reduce" else expected[rank::RANKS]
+        np.testing.assert_allclose(outcome["logits"], own, atol=1e-5)
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+def test_a_rank_holds_a_part_of_the_weights(
+    architecture: str, dispatch: str, ranks: Path, alone: dict[str, TransformersEngine]
+) -> None:
+    """Experts are most of these models: half of them, and no more than all the rest."""
+    model = alone[architecture].model
+    whole = sum(p.numel() for p in model.parameters())
+    experts = sum(p.numel() for n, p in model.named_parameters() if ".experts." in n)
+    held = [int(o["weights_held"]) for o in outcomes(ranks, case_name(architecture, dispatch, "unequal"))]
+    assert all(n <= whole - experts / RANKS for n in held)
+    assert sum(held) >= whole  # together they have everything
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(
+    "dispatch, share", [("all_to_all", "unequal"), ("all_to_all", "one idle"), ("all_reduce", "unequal")]
+)
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+def test_texts_are_those_of_one_process(
+    architecture: str, dispatch: str, share: str, spec: str, ranks: Path, alone: dict[str, TransformersEngine]
+) -> None:
+    """With other numbers of texts on each rank, batches of 3, and texts that end at different times."""
+    with torch.no_grad():
+        expected = alone[architecture].run(requests(), SPECS[spec])
+    found = outcomes(ranks, case_name(architecture, dispatch, share))
+    shares = SHARES[share] if dispatch == "all_to_all" else [list(range(10))]
+    for outcome, rows in zip(found, shares, strict=False):
+        own = expected.select(np.array(rows, np.int64))
+        assert outcome[f"{spec}.prompt_ids"].tolist() == own.prompt_ids
+        for name in ("lengths", "starts", "tokens", "ends"):
+            np.testing.assert_array_equal(outcome[f"{spec}.{name}"], getattr(own, name), err_msg=name)
+        assert outcome[f"{spec}.texts"].tolist() == own.texts
+        np.testing.assert_allclose(outcome[f"{spec}.realised"].astype(float), own.realised.astype(float), rtol=2e-3)
+        if spec == "answer":
+            np.testing.assert_allclose(outcome["answer.logprobs"], own.logprobs, atol=2e-5)
+        else:
+            assert int(outcome["all.counts"].sum()) == 21 * len(own.entropy)

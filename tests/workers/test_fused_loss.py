@@ -1,0 +1,114 @@
+"""The fused head and loss against plain autograd, and against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from workers.student.fused import fused_cross_entropy
+
+
+def reference(h_TD: Tensor, W_VD: Tensor, b_V: Tensor | None, ids_TK: Tensor | None, w_TK: Tensor) -> Tensor:
+    """The same loss with the whole [T, V] matrix and torch's own gradient."""
+    logp_TV = torch.nn.functional.linear(h_TD, W_VD, b_V).log_softmax(-1)
+    return -(w_TK * (logp_TV[:, : w_TK.shape[1]] if ids_TK is None else logp_TV.gather(1, ids_TK))).sum()
+
+
+def targets(kind: str, T: int, V: int, generator: torch.Generator) -> tuple[Tensor | None, Tensor]:
+    if kind == "dense":
+        return None, torch.randn(T, V, generator=generator).softmax(-1)
+    if kind == "dense over the tokenizer's ids":
+        return None, torch.randn(T, V - 9, generator=generator).softmax(-1)
+    K = 5
+    ids_TK = torch.rand(T, V, generator=generator).argsort(-1)[:, :K]
+    w_TK = torch.rand(T, K, generator=generator)  # sums to anything: the gradient keeps the sum as a factor
+    w_TK[:, 3:][torch.rand(T, 2, generator=generator) < 0.5] = 0
+    if kind == "sparse with an id twice":
+        ids_TK[:, 4] = ids_TK[:, 0]
+    return ids_TK, w_TK
+
+
+KINDS = ["sparse", "sparse with an id twice", "dense", "dense over the tokenizer's ids"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("T", [1, 511, 512, 513, 1100])
+def test_value_and_gradients_are_those_of_autograd(kind: str, bias: bool, T: int) -> None:
+    D, V, scale = 12, 41, 0.37
+    generator = torch.Generator().manual_seed(T)
+    ids_TK, w_TK = targets(kind, T, V, generator)
+    leaves = [torch.randn(T, D, generator=generator), torch.randn(V, D, generator=generator)]
+    leaves += [torch.randn(V, generator=generator)] if bias else []
+    found = []
+    for loss_of, dtype in ((fused_cross_entropy, torch.float32), (reference, torch.float64)):
+        own = [x.clone().to(dtype).requires_grad_() for x in leaves]
+        loss = loss_of(own[0], own[1], own[2] if bias else None, ids_TK, w_TK.to(dtype))
+        (loss * scale).backward()
+        found.append([loss.detach(), *(x.grad for x in own)])
+    for fused, exact in zip(*found, strict=True):
+        assert fused is not None and exact is not None
+        assert torch.allclose(fused.double(), exact, rtol=2e-5, atol=2e-5 * float(exact.abs().max()))
+
+
+def test_float64_inputs_keep_their_type() -> None:
+    h, W = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.randn(7, 4, dtype=torch.float64)
+    fused_cross_entropy(h, W, None, torch.tensor([[1], [2], [3]]), torch.ones(3, 1)).backward()
+    assert h.grad is not None and h.grad.dtype == torch.float64
+
+
+def test_forward_kl_and_its_gradient_in_closed_form() -> None:
+    """Teacher logits (6, 3.5, 1, -1), student logits (4, 3, .5, -.5): KL and gradient worked out by hand."""
+    p_V = torch.tensor([6.0, 3.5, 1.0, -1.0]).softmax(-1)
+    z_1V = torch.tensor([[4.0, 3.0, 0.5, -0.5]], requires_grad=True)
+    expected = torch.tensor([-0.20802482, 0.18573249, 0.01524585, 0.00704648])
+    for ids in (None, torch.arange(4)[None]):
+        z_1V.grad = None
+        cross_entropy = fused_cross_entropy(z_1V, torch.eye(4), None, ids, p_V[None])
+        cross_entropy.backward()
+        kl = cross_entropy.detach() + (p_V * p_V.log()).sum()
+        assert float(kl) == pytest.approx(0.13272258, abs=1e-6)
+        assert z_1V.grad is not None and torch.allclose(z_1V.grad[0], expected, atol=1e-6)
+
+
+def test_the_gradient_in_the_logits_is_mass_times_softmax_minus_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z_TV = (torch.randn(6, 9, generator=generator) * 3).requires_grad_()
+    w_TV = torch.rand(6, 9, generator=generator) * torch.tensor([0.0, 0.1, 1.0, 1.5, 2.0, 40.0])[:, None]
+    fused_cross_entropy(z_TV, torch.eye(9), None, None, w_TV).backward()
+    expected = w_TV.sum(-1, keepdim=True) * z_TV.detach().softmax(-1) - w_TV
+    assert z_TV.grad is not None and torch.allclose(z_TV.grad, expected, atol=2e-5)
+    assert z_TV.grad.sum(-1).abs().max() < 1e-4
+    assert (z_TV.grad[0] == 0).all()  # a position of weight 0 teaches nothing
+
+
+def test_one_weighted_id_is_plain_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(1)
+    h, W = torch.randn(20, 8, generator=generator), torch.randn(30, 8, generator=generator)
+    labels = torch.randint(0, 30, (20,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(h @ W.T, labels, reduction="sum")
+    assert torch.allclose(fused_cross_entropy(h, W, None, labels[:, None], torch.ones(20, 1)), expected)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    h, W = torch.full((1, 1), 1e4, requires_grad=True), torch.tensor([[1.0], [2.0], [-3.0]])
+    loss = fused_cross_entropy(h, W, None, torch.tensor([[0]]), torch.ones(1, 1))
+    loss.backward()
+    assert loss.item() == pytest.approx(1e4) and h.grad is not None and h.grad.item() == pytest.approx(1.0)
+
+
+def test_no_tokens_are_no_loss() -> None:
+    W = torch.randn(5, 3, requires_grad=True)
+    loss = fused_cross_entropy(torch.zeros(0, 3), W, None, torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 2))
+    loss.backward()
+    assert loss.item() == 0 and W.grad is not None and (W.grad == 0).all()
+
+
+def test_bfloat16_is_close() -> None:
+    generator = torch.Generator().manual_seed(2)
+    h, W = torch.randn(600, 16, generator=generator), torch.randn(50, 16, generator=generator) * 0.3
+    ids, w = targets("sparse", 600, 50, generator)
+    exact = reference(h.double(), W.double(), None, ids, w.double())
+    found = fused_cross_entropy(h.bfloat16(), W.bfloat16(), None, ids, w)
+    assert found.item() == pytest.approx(exact.item(), rel=0.01)

@@ -1,0 +1,197 @@
+"""A student's module, and the initial weights that layers were taken out of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from workers.student.batching import collate
+from workers.student.config import LossConfig, ModelConfig
+from workers.student.initial import drop_layers, make_initial
+from workers.student.model import DistillationModel, load_causal_lm
+from workers.targets.arrays import UnitTargets
+from workers.targets.reader import rows_of
+from workers.targets.schema import StoreHeader
+
+V = 300
+TEXTS = np.random.default_rng(0).integers(3, V, (3, 12)).tolist()
+ARCHITECTURES = ["llama", "qwen3"]
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(TEXTS), use_cache=False).logits
+
+
+def load(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+# Module -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["systematic", "full"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_and_gradients_are_those_of_the_models_own_logits(
+    architecture: str,
+    tied: bool,
+    scheme: str,
+    tiny_model: Callable[..., Any],
+    make_header: Callable[..., StoreHeader],
+    make_targets: Callable[..., UnitTargets],
+) -> None:
+    """Padded batch and fused loss, against each text alone and torch's own softmax."""
+    header = make_header(scheme=scheme, vocabulary=V)
+    rows = rows_of(make_targets(header, np.random.default_rng(1), ["a", "b", "c"]), V, scheme == "full")
+    batch = collate(rows, LossConfig(kl=1, ce=0.5))
+    own, other = (tiny_model(architecture, tie_word_embeddings=tied) for _ in range(2))
+    student = DistillationModel(own)
+    loss = student(batch.input_BS, batch.mask_BS, batch.positions_T, batch.ids_TK, batch.weights_TK)
+    loss.backward()
+    expected, at = torch.zeros(()), 0
+    for row in sorted(rows, key=lambda r: [x.prompt_id for x in rows].index(r.prompt_id)):
+        logp_TV = (
+            other(torch.from_numpy(row.tokens.astype(np.int64))[None, :-1]).logits[0, row.start - 1 :].log_softmax(-1)
+        )
+        weights_TK = batch.weights_TK[at : at + row.targets]
+        picked = logp_TV if batch.ids_TK is None else logp_TV.gather(1, batch.ids_TK[at : at + row.targets])
+        expected = expected - (weights_TK * picked).sum()
+        at += row.targets
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for (name, mine), theirs in zip(own.named_parameters(), other.parameters(), strict=True):
+        assert mine.grad is not None and theirs.grad is not None, name
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
+def test_a_model_that_changes_its_logits_is_refused(name: str, tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("llama")
+    setattr(model.config, name, 1.0)
+    DistillationModel(model)
+    setattr(model.config, name, 30.0)
+    with pytest.raises(ValueError, match=name):
+        DistillationModel(model)
+
+
+def test_gradient_checkpointing_changes_no_gradient(save_model: Callable[..., Path]) -> None:
+    folder, found = save_model("llama"), []
+    for checkpointing in (False, True):
+        model = load_causal_lm(str(folder), torch.float32, gradient_checkpointing=checkpointing)
+        model(input_ids=torch.tensor(TEXTS), labels=torch.tensor(TEXTS)).loss.backward()
+        found.append([p.grad for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# Initial weights --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_named_layers_are_left_out(architecture: str, save_model: Callable[..., Path], tmp_path: Path) -> None:
+    base = save_model(architecture, num_hidden_layers=4)
+    facts = make_initial(
+        ModelConfig(base=str(base), drop_layers=[1, 2]), tmp_path, vocabulary=V, seed=0, sample_ids=TEXTS
+    )
+    whole, small = load(base), load(tmp_path)
+    assert facts["dropped_layers"] == [1, 2] and facts["layers"] == 2
+    assert small.config.num_hidden_layers == len(small.get_decoder().layers) == 2
+    assert facts["parameters"] == sum(p.numel() for p in small.parameters())
+    for kept, original in ((0, 0), (1, 3)):
+        for name, weight in small.get_decoder().layers[kept].state_dict().items():
+            assert torch.equal(weight, whole.get_decoder().layers[original].state_dict()[name]), name
+    kl = (
+        logits_of(whole).log_softmax(-1).exp() * (logits_of(whole).log_softmax(-1) - logits_of(small).log_softmax(-1))
+    ).sum(-1)
+    assert facts["kl_to_base"] == pytest.approx(kl.mean().item(), rel=1e-4) and facts["kl_to_base"] > 0.01
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_reloaded_model_is_the_one_that_was_cut(
+    architecture: str, tiny_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = tiny_model(architecture, num_hidden_layers=4)
+    drop_layers(model, [0, 2], TEXTS)
+    expected = logits_of(model)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(load(tmp_path)), expected, atol=1e-5, rtol=1e-5)
+
+
+def silence(layer: Any) -> None:
+    """Make a decoder layer add nothing."""
+    with torch.no_grad():
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("silent", [[0], [2], [3], [1, 2], [0, 3]], ids=str)
+def test_measured_layers_are_those_that_change_nothing(
+    architecture: str, silent: list[int], tiny_model: Callable[..., Any]
+) -> None:
+    model = tiny_model(architecture, num_hidden_layers=4)
+    for index in silent:
+        silence(model.get_decoder().layers[index])
+    before = logits_of(model)
+    taken, kl = drop_layers(model, len(silent), TEXTS)
+    assert taken == silent
+    assert kl == pytest.approx(0, abs=1e-5)
+    torch.testing.assert_close(logits_of(model), before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_keeps_its_own_kind_of_attention(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    """Sliding and full layers in one model: what was measured is what is saved."""
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    model = tiny_model("qwen3", num_hidden_layers=4, use_sliding_window=True, sliding_window=3, layer_types=kinds)
+    whole = logits_of(model).log_softmax(-1)
+    taken, kl = drop_layers(model, [0, 2], TEXTS)
+    assert taken == [0, 2]
+    model.save_pretrained(tmp_path)
+    saved = load(tmp_path)
+    assert saved.config.layer_types == ["full_attention", "full_attention"]
+    logp = logits_of(saved).log_softmax(-1)
+    assert kl == pytest.approx((whole.exp() * (whole - logp)).sum(-1).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "which, named",
+    [([4], "4 is not one of the 4"), ([-1], "-1 is not one"), (4, "leave nothing"), (9, "leave nothing")],
+)
+def test_layers_that_are_not_there_are_refused(which: Any, named: str, tiny_model: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"model\.drop_layers") as caught:
+        drop_layers(tiny_model("llama", num_hidden_layers=4), which, TEXTS)
+    assert named in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="the list form does not see that no layer would be left")
+def test_a_list_of_all_layers_is_refused(tiny_model: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"model\.drop_layers"):
+        drop_layers(tiny_model("llama"), [0, 1], TEXTS)
+
+
+def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
+    sizes = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make_initial(ModelConfig(config=sizes), tmp_path / name, vocabulary=V, seed=seed, sample_ids=[])
+    a, b, c = (load(tmp_path / name) for name in "abc")
+    assert a.config.vocab_size == V and a.config.model_type == "llama"
+    assert torch.equal(logits_of(a), logits_of(b)) and not torch.equal(logits_of(a), logits_of(c))
+
+
+def test_a_vocabulary_too_small_for_the_tokenizer_is_refused(save_model: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot hold the tokenizer's 301 ids"):
+        make_initial(ModelConfig(base=str(save_model("llama"))), tmp_path, vocabulary=V + 1, seed=0, sample_ids=[])

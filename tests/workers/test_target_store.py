@@ -1,0 +1,228 @@
+"""The log as the only truth, and parts that are what the log promises or are refused by name."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.storage import LocalStorage
+from workers.targets.arrays import UnitTargets
+from workers.targets.log import Entry, Part, TargetLog
+from workers.targets.schema import StoreHeader
+from workers.targets.store import DamagedShard, TargetStore
+
+MakeTargets = Callable[..., UnitTargets]
+MakeHeader = Callable[..., StoreHeader]
+CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]
+
+
+def entry(unit: int, writer: int = 0) -> Entry:
+    return Entry(
+        unit=unit,
+        parts=(Part("targets", f"targets/train/parts/g0000/{unit}-{writer}.parquet", 123, "ab" * 32),),
+        rows=3,
+        tokens=40,
+        targets=30,
+        entries=200,
+        content_hash="cd" * 32,
+        teacher="teacher",
+        teacher_fingerprint="ef" * 32,
+        epoch=writer,
+        started=1.25,
+        finished=2.5,
+        generated=17,
+        set_aside=({"id": "p9", "sample": 1, "reason": "contains the withheld 'broccoli'"},),
+    )
+
+
+# Log --------------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_comes_back_as_it_was(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    assert log.entry(4) is None
+    assert log.commit(entry(4)) is True
+    assert log.entry(4) == entry(4)
+    assert Entry.from_bytes(entry(4).to_bytes()) == entry(4)
+
+
+def test_a_unit_is_committed_once(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    assert log.commit(entry(4, writer=1)) is True
+    assert log.commit(entry(4, writer=1)) is True  # its own first try
+    assert log.commit(entry(4, writer=2)) is False
+    assert log.entry(4) == entry(4, writer=1)
+
+
+def test_one_of_many_racing_writers_commits_a_unit(local: LocalStorage) -> None:
+    gate, won = threading.Barrier(16), [False] * 16
+
+    def write(i: int) -> None:
+        log = TargetLog(LocalStorage(local.root), "targets/train")
+        gate.wait()
+        won[i] = log.commit(entry(0, writer=i))
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won.count(True) == 1
+    assert TargetLog(local, "targets/train").entry(0) == entry(0, writer=won.index(True))
+
+
+def test_entries_are_in_plan_order_whatever_the_order_of_commits(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    for unit in (11, 2, 100, 0, 9):
+        log.commit(entry(unit))
+    assert log.committed() == {0, 2, 9, 11, 100}
+    assert [e.unit for e in log.entries()] == [0, 2, 9, 11, 100]
+
+
+def test_stores_have_logs_of_their_own(local: LocalStorage) -> None:
+    TargetLog(local, "targets/train").commit(entry(0))
+    assert TargetLog(local, "targets/heldout").committed() == set()
+
+
+# Header -----------------------------------------------------------------------------------------------------
+
+
+def test_a_store_takes_the_header_that_it_was_made_with(local: LocalStorage, make_header: MakeHeader) -> None:
+    with pytest.raises(FileNotFoundError):
+        _ = TargetStore(local, "train").header
+    TargetStore(local, "train").create(make_header())
+    TargetStore(local, "train").create(make_header())
+    assert TargetStore(local, "train").header == make_header()
+
+
+@pytest.mark.parametrize(
+    "name, other", [("draws", {"draws": 22}), ("vocabulary", {"vocabulary": 98}), ("scheme", {"scheme": "full"})]
+)
+def test_another_header_is_refused_by_the_name_of_its_field(
+    name: str, other: dict[str, object], local: LocalStorage, make_header: MakeHeader
+) -> None:
+    TargetStore(local, "train").create(make_header())
+    with pytest.raises(ValueError, match="other settings") as caught:
+        TargetStore(local, "train").create(make_header(**other))
+    assert name in str(caught.value)
+    assert TargetStore(local, "train").header == make_header()
+
+
+def test_a_header_of_another_format_version_is_refused(make_header: MakeHeader) -> None:
+    header = json.loads(make_header().to_json())
+    header["version"] += 1
+    with pytest.raises(ValueError, match="format version 2"):
+        StoreHeader.from_json(json.dumps(header))
+
+
+# Parts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["systematic", "full"])
+def taught(
+    request: pytest.FixtureRequest,
+    local: LocalStorage,
+    make_header: MakeHeader,
+    make_targets: MakeTargets,
+    commit: CommitUnit,
+) -> tuple[TargetStore, UnitTargets]:
+    """A store with one committed unit."""
+    store = TargetStore(local, "train")
+    store.create(make_header(scheme=request.param))
+    targets = make_targets(store.header, np.random.default_rng(0), [f"p{i}" for i in range(5)])
+    assert commit(store, 0, targets)
+    return store, targets
+
+
+def part_path(store: TargetStore, local: LocalStorage) -> Path:
+    committed = store.log.entry(0)
+    assert committed is not None
+    return local.root / committed.parts[0].key
+
+
+def test_a_committed_unit_is_read_back(taught: tuple[TargetStore, UnitTargets], local: LocalStorage) -> None:
+    store, targets = taught
+    reader = TargetStore(LocalStorage(local.root), "train")
+    committed = reader.log.entry(0)
+    assert committed is not None
+    assert reader.read_unit(committed).content_hash() == targets.content_hash() == committed.content_hash
+    assert committed.parts[0].bytes == part_path(store, local).stat().st_size
+
+
+def test_a_part_is_invisible_before_its_entry(
+    local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets
+) -> None:
+    store = TargetStore(local, "train")
+    store.create(make_header())
+    store.write_part(3, make_targets(make_header(), np.random.default_rng(0), ["a"]))
+    assert store.log.committed() == set() and store.log.entry(3) is None
+
+
+def test_two_writers_of_a_unit_do_not_share_a_part(
+    local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets
+) -> None:
+    store = TargetStore(local, "train")
+    store.create(make_header())
+    unit = make_targets(make_header(), np.random.default_rng(0), ["a"])
+    assert store.write_part(0, unit)[0].key != store.write_part(0, unit)[0].key
+
+
+def test_a_unit_of_nothing_has_no_part(local: LocalStorage, make_header: MakeHeader, commit: CommitUnit) -> None:
+    store = TargetStore(local, "train")
+    store.create(make_header())
+    commit(store, 0, UnitTargets())
+    committed = store.log.entry(0)
+    assert committed is not None and committed.parts == ()
+    assert store.read_unit(committed).rows == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a flipped bit", "longer", "empty", "missing"])
+def test_a_damaged_part_is_refused_by_name(
+    damage: str, taught: tuple[TargetStore, UnitTargets], local: LocalStorage
+) -> None:
+    store, _ = taught
+    path = part_path(store, local)
+    data = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "a flipped bit":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        path.write_bytes({"truncated": data[:-10], "longer": data + b"x", "empty": b""}[damage])
+    committed = store.log.entry(0)
+    assert committed is not None
+    with pytest.raises(DamagedShard, match="unit 0") as caught:
+        store.read_unit(committed)
+    assert committed.parts[0].key in str(caught.value)
+
+
+def test_a_part_is_plain_parquet_that_says_what_it_holds(
+    taught: tuple[TargetStore, UnitTargets], local: LocalStorage
+) -> None:
+    """Read with nothing but pyarrow and the format's description."""
+    store, targets = taught
+    table = pq.read_table(part_path(store, local))
+    assert json.loads(table.schema.metadata[b"stillhouse"]) == json.loads(store.header.to_json())
+    rows = table.to_pylist()
+    assert [r["prompt_id"] for r in rows] == targets.prompt_ids
+    assert [r["text"] for r in rows] == targets.texts
+    assert [t for r in rows for t in r["tokens"]] == targets.tokens.tolist()
+    assert [len(r["tokens"]) - r["start"] for r in rows] == targets.target_lengths.tolist()
+    if store.header.scheme == "full":
+        assert [x for r in rows for x in r["logprobs"]] == targets.logprobs.tolist()
+        return
+    ids: list[int] = []
+    for r in rows:
+        at = 0
+        for entries in r["entries"]:
+            ids += np.cumsum(r["deltas"][at : at + entries]).tolist()
+            at += entries
+        assert at == len(r["deltas"]) == len(r["counts"])
+    assert ids == targets.ids.tolist()

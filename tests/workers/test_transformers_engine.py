@@ -1,0 +1,292 @@
+"""The engine in one process: what it captures while it generates is what scoring the same text gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from workers.targets.arrays import UnitTargets
+from workers.teacher.config import TeacherConfig
+from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.transformers_engine import TransformersEngine
+
+V = 300
+EOS = 1
+FULL = CaptureSpec("full", 21, "answer", "float32", V, 11)
+SYSTEMATIC = CaptureSpec("systematic", 21, "answer", "float32", V, 11)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_moe: Path) -> TransformersEngine:
+    return TransformersEngine(TeacherConfig(model=str(tiny_moe), batch=32))
+
+
+@pytest.fixture
+def engine(loaded: TransformersEngine) -> TransformersEngine:
+    """As in a rank's process: loading a teacher turned gradients off."""
+    torch.set_grad_enabled(False)
+    return loaded
+
+
+def requests(n: int = 7, new_tokens: int = 10, **fields: Any) -> list[TextRequest]:
+    """Prompts of unequal lengths, to be answered."""
+    rng = np.random.default_rng(0)
+    return [
+        TextRequest(
+            f"p{i}", i % 2, rng.integers(3, V, 2 + (5 * i) % 9).tolist(), None, max_new_tokens=new_tokens, **fields
+        )
+        for i in range(n)
+    ]
+
+
+def texts(targets: UnitTargets) -> list[list[int]]:
+    return [t.tolist() for t in np.split(targets.tokens, np.cumsum(targets.lengths)[:-1])]
+
+
+def given(asked: list[TextRequest], targets: UnitTargets) -> list[TextRequest]:
+    """The same texts as requests to score."""
+    return [
+        dataclasses.replace(r, answer_ids=text[len(r.prompt_ids) :])
+        for r, text in zip(asked, texts(targets), strict=True)
+    ]
+
+
+def with_positions(spec: CaptureSpec, positions: str) -> CaptureSpec:
+    return dataclasses.replace(spec, positions=positions)  # type: ignore[arg-type]
+
+
+# Capture ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["answer", "all"])
+def test_generating_and_scoring_capture_the_same(positions: str, engine: TransformersEngine) -> None:
+    spec = with_positions(FULL, positions)
+    made = engine.run(requests(), spec)
+    scored = engine.run(given(requests(), made), spec)
+    assert texts(scored) == texts(made)
+    np.testing.assert_allclose(made.logprobs, scored.logprobs, atol=1e-5)
+    np.testing.assert_allclose(made.realised.astype(float), scored.realised.astype(float), atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(made.entropy.astype(float), scored.entropy.astype(float), atol=4e-3)
+    assert made.texts == scored.texts and np.array_equal(made.ends, scored.ends)
+
+
+@pytest.mark.parametrize("positions", ["answer", "all"])
+def test_captured_distributions_are_those_of_the_model(positions: str, engine: TransformersEngine) -> None:
+    """Against one plain forward pass over each text."""
+    made = engine.run(requests(), with_positions(FULL, positions))
+    logp, realised, entropy = [], [], []
+    for r, text in zip(requests(), texts(made), strict=True):
+        first = len(r.prompt_ids) if positions == "answer" else 1
+        logp_SV = engine.model(torch.tensor([text])).logits[0].double().log_softmax(-1)[first - 1 : -1]
+        logp.append(logp_SV)
+        realised.append(logp_SV.gather(1, torch.tensor(text)[first:, None])[:, 0])
+        entropy.append(-(logp_SV.exp() * logp_SV).sum(-1))
+    np.testing.assert_allclose(made.logprobs.reshape(-1, V), torch.cat(logp).numpy(), atol=1e-5)
+    np.testing.assert_allclose(made.realised.astype(float), torch.cat(realised).numpy(), rtol=1e-3)
+    np.testing.assert_allclose(made.entropy.astype(float), torch.cat(entropy).numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["given", "asked"])
+def test_target_positions(answered: bool, engine: TransformersEngine) -> None:
+    asked = requests()
+    work = given(asked, engine.run(asked, SYSTEMATIC)) if answered else asked
+    for positions, starts in (("answer", [len(r.prompt_ids) for r in asked]), ("all", [1] * len(asked))):
+        targets = engine.run(work, with_positions(SYSTEMATIC, positions))
+        assert targets.starts.tolist() == starts
+        T = int(targets.target_lengths.sum())
+        assert len(targets.entropy) == len(targets.realised) == len(targets.entries) == T
+        assert int(targets.entries.sum()) == len(targets.ids) == len(targets.counts)
+        assert int(targets.counts.sum()) == 21 * T
+
+
+def test_sampled_targets_are_a_sample_of_the_full_ones(engine: TransformersEngine) -> None:
+    """Counts are floor or ceil of N p, and the same text is drawn alike when it is scored again."""
+    asked = requests()
+    drawn, full = engine.run(asked, SYSTEMATIC), engine.run(asked, FULL)
+    assert texts(drawn) == texts(full)
+    share_TV = 21 * np.exp(full.logprobs.reshape(-1, V).astype(np.float64))
+    counts_TV = np.zeros_like(share_TV)
+    counts_TV[np.repeat(np.arange(len(drawn.entries)), drawn.entries), drawn.ids] = drawn.counts
+    assert (counts_TV >= np.floor(share_TV - 1e-4)).all() and (counts_TV <= np.ceil(share_TV + 1e-4)).all()
+    again = engine.run(given(asked, drawn), SYSTEMATIC)
+    assert (again.entries == drawn.entries).mean() > 0.98
+
+
+def test_distributions_are_over_the_tokenizers_ids_only(save_model: Callable[..., Path]) -> None:
+    """A model padded beyond its tokenizer: nothing captured, nothing sampled, and mass 1 on what remains."""
+    padded = TransformersEngine(TeacherConfig(model=str(save_model("qwen3_moe", vocab_size=384))))
+    targets = padded.run(requests(3), FULL)
+    assert targets.tokens.max() < V
+    mass_T = np.exp(targets.logprobs.reshape(-1, V).astype(np.float64)).sum(-1)
+    np.testing.assert_allclose(mass_T, 1, atol=1e-5)
+
+
+def test_half_precision_is_what_the_store_asks_for(engine: TransformersEngine) -> None:
+    half = engine.run(requests(2), dataclasses.replace(FULL, precision="float16"))
+    assert half.logprobs.dtype == np.float16
+    np.testing.assert_allclose(half.logprobs, engine.run(requests(2), FULL).logprobs, atol=0.01)
+
+
+def test_the_capture_is_at_temperature_1_whatever_the_sampling(engine: TransformersEngine) -> None:
+    cold = requests(4, temperature=0.0, top_p=0.5)
+    made = engine.run(cold, FULL)
+    scored = engine.run(given(cold, made), FULL)
+    np.testing.assert_allclose(made.logprobs, scored.logprobs, atol=1e-5)
+
+
+# Texts ------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_text_is_the_most_probable_token_each_time(engine: TransformersEngine) -> None:
+    targets = engine.run(requests(4, temperature=0.0), FULL)
+    answers = np.concatenate([t[s:] for t, s in zip(texts(targets), targets.starts, strict=True)])
+    assert answers.tolist() == targets.logprobs.reshape(-1, V).argmax(-1).tolist()
+
+
+def test_the_end_of_text_token_ends_a_text(engine: TransformersEngine) -> None:
+    """With an end token that the model often says (0 is what idle texts are fed, so it is no good here)."""
+    usual = engine.run(requests(12, 24), SYSTEMATIC)
+    answers = [t[s:] for t, s in zip(texts(usual), usual.starts, strict=True)]
+    often = max({t for a in answers for t in a} - {0}, key=lambda t: sum(t in a for a in answers))
+    before, engine.stop_ids = engine.stop_ids, {often}
+    try:
+        stopped = engine.run(requests(12, 24), SYSTEMATIC)
+    finally:
+        engine.stop_ids = before
+    ended = 0
+    for usual_answer, text, start in zip(answers, texts(stopped), stopped.starts, strict=True):
+        cut = usual_answer[: usual_answer.index(often) + 1] if often in usual_answer else usual_answer
+        assert text[start:] == cut
+        ended += len(cut) < 24
+    assert ended > 0
+
+
+def test_the_engine_knows_the_end_tokens(engine: TransformersEngine, save_model: Callable[..., Path]) -> None:
+    assert engine.stop_ids == {EOS}
+    assert engine.describe()["stop_ids"] == [EOS]
+    assert TransformersEngine(TeacherConfig(model=str(save_model("qwen3_moe", eos_token_id=[7, 9])))).stop_ids == {
+        1,
+        7,
+        9,
+    }
+
+
+@pytest.mark.parametrize("new_tokens", [1, 2, 5])
+def test_no_answer_is_longer_than_asked(new_tokens: int, engine: TransformersEngine) -> None:
+    targets = engine.run(requests(7, new_tokens), SYSTEMATIC)
+    answer_lengths = targets.target_lengths
+    assert answer_lengths.max() == new_tokens and answer_lengths.min() >= 1
+    longer = texts(engine.run(requests(7, 10), SYSTEMATIC))
+    for short, long in zip(texts(targets), longer, strict=True):
+        assert long[: len(short)] == short
+
+
+def test_prompts_are_kept_and_rows_are_in_the_order_of_requests(engine: TransformersEngine) -> None:
+    asked = requests(9)
+    mixed = [r if i % 2 else dataclasses.replace(r, answer_ids=[5, 6, EOS][: 1 + i % 3]) for i, r in enumerate(asked)]
+    targets = engine.run(mixed, SYSTEMATIC)
+    assert targets.prompt_ids == [r.prompt_id for r in mixed]
+    assert targets.samples.tolist() == [r.sample for r in mixed]
+    for r, text in zip(mixed, texts(targets), strict=True):
+        assert text[: len(r.prompt_ids)] == r.prompt_ids
+        if r.answer_ids is not None:
+            assert text[len(r.prompt_ids) :] == r.answer_ids
+
+
+def test_nothing_asked_is_nothing_made(engine: TransformersEngine) -> None:
+    for spec in (SYSTEMATIC, FULL):
+        targets = engine.run([], spec)
+        assert targets.rows == 0 and targets.texts == [] and len(targets.tokens) == 0
+
+
+def test_an_empty_answer_has_no_target(engine: TransformersEngine) -> None:
+    targets = engine.run([dataclasses.replace(r, answer_ids=[]) for r in requests(2)], SYSTEMATIC)
+    assert targets.target_lengths.tolist() == [0, 0]
+
+
+# Batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["answer", "all"])
+def test_padding_does_not_change_a_text(positions: str, engine: TransformersEngine) -> None:
+    """Unequal prompts in one batch, and one by one."""
+    spec = with_positions(FULL, positions)
+    together = engine.run(requests(), spec)
+    alone = UnitTargets.join([engine.run([r], spec) for r in requests()])
+    assert texts(together) == texts(alone)
+    np.testing.assert_allclose(together.logprobs, alone.logprobs, atol=1e-5)
+
+
+def test_a_request_is_answered_alike_in_any_company(engine: TransformersEngine, tiny_moe: Path) -> None:
+    asked = requests(9)
+    usual = dict(zip([r.prompt_id for r in asked], texts(engine.run(asked, SYSTEMATIC)), strict=True))
+    small = TransformersEngine(TeacherConfig(model=str(tiny_moe), batch=2, score_tokens=8))
+    for work, by in ((asked[::-1], engine), (asked[3:7], engine), (asked, small), (asked[::2], small)):
+        targets = by.run(work, SYSTEMATIC)
+        assert {p: t for p, t in zip(targets.prompt_ids, texts(targets), strict=True)} == {
+            r.prompt_id: usual[r.prompt_id] for r in work
+        }
+
+
+@pytest.mark.parametrize("score_tokens", [1, 25, 60])
+def test_scores_do_not_depend_on_the_size_of_batches(
+    score_tokens: int, engine: TransformersEngine, tiny_moe: Path
+) -> None:
+    work = given(requests(), engine.run(requests(), FULL))
+    whole = engine.run(work, FULL)
+    engine.config, before = engine.config.model_copy(update={"score_tokens": score_tokens}), engine.config
+    try:
+        parts = engine.run(work, FULL)
+    finally:
+        engine.config = before
+    assert texts(parts) == texts(whole)
+    np.testing.assert_allclose(parts.logprobs, whole.logprobs, atol=1e-5)
+
+
+def test_samples_and_seeds_differ(engine: TransformersEngine) -> None:
+    one = requests(1)[0]
+    asked = [dataclasses.replace(one, sample=s) for s in range(4)]
+    first = texts(engine.run(asked, SYSTEMATIC))
+    assert len({tuple(t) for t in first}) > 1
+    assert texts(engine.run(asked, SYSTEMATIC)) == first
+    assert texts(engine.run(asked, dataclasses.replace(SYSTEMATIC, seed=12))) != first
+
+
+def test_the_text_follows_the_distributions(engine: TransformersEngine) -> None:
+    """First tokens of many samples against the captured distribution (chi-square over ids expected 5 times)."""
+    n, prompt = 1500, requests(1)[0].prompt_ids
+    asked = [TextRequest("p", sample, prompt, None, max_new_tokens=1) for sample in range(n)]
+    targets = engine.run(asked, SYSTEMATIC)
+    p_V = np.exp(engine.run(asked[:1], FULL).logprobs.astype(np.float64))
+    seen_V = np.bincount([t[-1] for t in texts(targets)], minlength=V)
+    often = p_V * n >= 5
+    seen = np.append(seen_V[often], seen_V[~often].sum())
+    expected = np.append(p_V[often], p_V[~often].sum()) * n
+    freedom = len(seen) - 1
+    assert ((seen - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
+
+
+# Strings ----------------------------------------------------------------------------------------------------
+
+
+def test_ends_cut_a_text_into_its_tokens(engine: TransformersEngine) -> None:
+    targets = engine.run(requests(), SYSTEMATIC)
+    ends = np.split(targets.ends, np.cumsum(targets.lengths)[:-1])
+    for ids, text, own in zip(texts(targets), targets.texts, ends, strict=True):
+        assert text.split() == engine.tokenizer.convert_ids_to_tokens(ids)
+        assert own[-1] == len(text.encode())
+        pieces = [text.encode()[a:b].decode() for a, b in zip([0, *own[:-1]], own, strict=True)]
+        assert [p.strip() for p in pieces] == engine.tokenizer.convert_ids_to_tokens(ids)
+        assert "".join(pieces) == text
+
+
+def test_the_engine_says_what_it_holds(engine: TransformersEngine) -> None:
+    facts = engine.describe()
+    assert facts["weights_held"] == sum(p.numel() for p in engine.model.parameters())
+    assert facts["dtype"] == "float32" and facts["device"] == "cpu"

@@ -1,0 +1,145 @@
+"""The unit plan: a pure function of the prompts, in which every domain keeps pace with its demand."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from cluster.storage import LocalStorage
+from workers.units import Manifest, Prompt, UnitPlan, build_units, read_plan, write_manifest
+
+SETTINGS: dict[str, Any] = {"per_unit": 4, "seed": 3, "split": "train"}
+
+
+def prompt(name: str, *domains: str, **fields: Any) -> Prompt:
+    asked: dict[str, Any] = {
+        "teacher": "teacher",
+        "samples": 2,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_new_tokens": 8,
+        "prompt_ids": [3, 4, 5],
+        "answer_ids": None,
+    }
+    return Prompt(name, domains, **(asked | fields))
+
+
+def mixed_prompts() -> list[Prompt]:
+    """Three domains, prompts of two of them at once, given answers and several sampling settings."""
+    found = [prompt(f"m{i}", "medical") for i in range(18)]
+    found += [prompt(f"l{i}", "legal", samples=1) for i in range(7)]
+    found += [prompt(f"l-cold{i}", "legal", temperature=0.5) for i in range(3)]
+    found += [prompt(f"g{i}", "code", answer_ids=list(range(3, 4 + i))) for i in range(9)]
+    found += [prompt(f"ml{i}", "medical", "legal") for i in range(5)]
+    return found + [prompt(f"lm{i}", "legal", "medical") for i in range(2)]
+
+
+def served_shares(blocks: Sequence[Sequence[Prompt]], domain: str) -> list[int]:
+    """Running sum of a domain's tokens after each unit."""
+    total, running = 0, []
+    for block in blocks:
+        total += sum(p.most_target_tokens for p in block) if domain in block[0].domains else 0
+        running.append(total)
+    return running
+
+
+def test_the_plan_does_not_depend_on_the_order_of_prompts() -> None:
+    demand = {"medical": 3.0, "legal": 1.0, "code": 1.0}
+    plan, blocks = build_units(mixed_prompts(), demand, **SETTINGS)
+    for seed in range(5):
+        shuffled = mixed_prompts()
+        random.Random(seed).shuffle(shuffled)
+        assert build_units(iter(shuffled), dict(reversed(demand.items())), **SETTINGS) == (plan, blocks)
+
+
+def test_every_prompt_is_in_exactly_one_unit() -> None:
+    _, blocks = build_units(mixed_prompts(), {"medical": 1}, **SETTINGS)
+    assert Counter(p.id for block in blocks for p in block) == Counter(p.id for p in mixed_prompts())
+
+
+def test_a_unit_holds_few_prompts_of_one_kind() -> None:
+    plan, blocks = build_units(mixed_prompts(), {"medical": 1, "legal": 1}, **SETTINGS)
+    assert [u.index for u in plan.units] == list(range(len(blocks)))
+    for unit, block in zip(plan.units, blocks, strict=True):
+        assert 1 <= len(block) <= 4 and unit.prompts == len(block)
+        assert {tuple(sorted(p.domains)) for p in block} == {unit.domains}
+        assert {p.answer_ids is None for p in block} == {unit.generates}
+        if unit.generates:
+            assert len({(p.samples, p.temperature, p.top_p, p.max_new_tokens) for p in block}) == 1
+        assert unit.tokens == sum(p.most_target_tokens for p in block)
+
+
+def test_prompts_are_shuffled_by_seed_and_split() -> None:
+    prompts = [prompt(f"p{i:03}", "medical") for i in range(40)]
+    orders = [
+        tuple(p.id for block in build_units(prompts, {}, 4, seed, split)[1] for p in block)
+        for seed, split in ((1, "train"), (2, "train"), (1, "heldout"))
+    ]
+    assert len(set(orders)) == 3
+    assert tuple(p.id for p in prompts) not in orders
+
+
+@pytest.mark.parametrize(
+    "demand", [{"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 5.0, "b": 2.0, "c": 1.0}, {"a": 3e7, "b": 1e7, "c": 1e6}]
+)
+def test_domains_keep_pace_with_their_demand(demand: dict[str, float]) -> None:
+    """While all have units left, served tokens over demand differ by at most one unit's."""
+    prompts = [prompt(f"{d}{i}", d, max_new_tokens=4 + 3 * k) for k, d in enumerate(demand) for i in range(80)]
+    plan, blocks = build_units(prompts, demand, **SETTINGS)
+    running = {d: served_shares(blocks, d) for d in demand}
+    for n in range(len(blocks)):
+        if any(running[d][n] == running[d][-1] for d in demand):
+            break
+        paces = {d: running[d][n] / demand[d] for d in demand}
+        largest = max(u.tokens / demand[u.domains[0]] for u in plan.units)
+        assert max(paces.values()) - min(paces.values()) <= largest * (1 + 1e-9)
+
+
+def test_a_unit_of_two_domains_serves_both() -> None:
+    prompts = [prompt(f"a{i}", "a") for i in range(40)] + [prompt(f"b{i}", "b") for i in range(40)]
+    prompts += [prompt(f"ab{i}", "a", "b") for i in range(40)]
+    plan, blocks = build_units(prompts, {"a": 1, "b": 1}, **SETTINGS)
+    a, b = served_shares(blocks, "a"), served_shares(blocks, "b")
+    assert all(abs(x - y) <= max(u.tokens for u in plan.units) for x, y in zip(a, b, strict=True))
+    both = [u.index for u in plan.units if u.domains == ("a", "b")]
+    assert len(both) == 10
+    assert set(both) == set(plan.of_domain("a")) & set(plan.of_domain("b"))
+    assert plan.of_domain("a") == sorted(plan.of_domain("a"))
+
+
+def test_what_nobody_asks_for_goes_last() -> None:
+    prompts = [prompt(f"{d}{i}", d) for d in ("asked", "idle", "zero") for i in range(12)]
+    plan, _ = build_units(prompts, {"asked": 1.0, "zero": 0.0}, **SETTINGS)
+    assert [u.domains == ("asked",) for u in plan.units] == [True] * 3 + [False] * 6
+    assert plan.domains == ["asked", "idle", "zero"]
+
+
+def test_no_prompts_make_no_units() -> None:
+    assert build_units([], {"a": 1.0}, **SETTINGS) == (UnitPlan("train", ()), [])
+
+
+def test_the_manifest_gives_back_prompts_and_plan(local: LocalStorage) -> None:
+    prompts = [
+        *mixed_prompts(),
+        prompt("empty answer", "code", answer_ids=[]),
+        prompt("é\n", "code", prompt_ids=[200_000]),
+    ]
+    plan, blocks = build_units(prompts, {"medical": 2, "code": 1}, **SETTINGS)
+    with pytest.raises(FileNotFoundError):
+        read_plan(local, "train")
+    write_manifest(local, plan, blocks)
+    assert read_plan(local, "train") == plan
+    manifest = Manifest(local, "train")
+    for index in [*range(len(blocks)), 0]:
+        assert manifest.prompts(index) == blocks[index]
+
+
+def test_splits_have_manifests_of_their_own(local: LocalStorage) -> None:
+    for split in ("train", "heldout"):
+        write_manifest(local, *build_units([prompt(split, "a")], {}, 4, 3, split))
+    assert [Manifest(local, s).prompts(0)[0].id for s in ("train", "heldout")] == ["train", "heldout"]
+    assert read_plan(local, "heldout").split == "heldout"

@@ -1,0 +1,205 @@
+"""Training over two workers at each ZeRO stage, against a plain loop: torch's AdamW, clipping, whole batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from cluster.storage import LocalStorage, open_storage
+from workers.student.checkpoint import Checkpoints
+from workers.student.config import LossConfig, ModelConfig, TrainConfig
+from workers.student.initial import make_initial
+from workers.student.schedule import learning_rate
+from workers.targets.arrays import UnitTargets
+from workers.targets.reader import TargetStream
+from workers.targets.schema import StoreHeader
+from workers.targets.store import TargetStore
+from workers.units import Prompt, build_units, read_plan, write_manifest
+
+MakeTargets = Callable[..., UnitTargets]
+CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]
+
+V, STEPS, BATCH = 300, 4, 120
+MIX = {"a": 0.5, "b": 0.5}
+LOSS = LossConfig(kl=1.0, ce=0.25)
+# Small micro-batches, so that the workers' numbers of them differ; a clip that bites; weight decay.
+TRAIN: dict[str, Any] = {
+    "batch_tokens": BATCH,
+    "micro_tokens": 48,
+    "lr": 3e-3,
+    "warmup": 0.3,
+    "schedule": "cosine",
+    "weight_decay": 0.1,
+    "clip": 0.2,
+    "workers": 2,
+    "checkpoint_steps": 2,
+}
+
+
+@dataclass
+class Trained:
+    """The run's folder, and what the plain loop found."""
+
+    root: Path
+    losses: list[float]
+    norms: list[float]
+    weights: dict[str, torch.Tensor]
+
+
+def batches(storage: LocalStorage) -> list[Any]:
+    stream = TargetStream(TargetStore(storage, "train"), read_plan(storage, "train"), MIX, 0)
+    return [stream.next_batch(BATCH) for _ in range(STEPS)]
+
+
+def plain_training(storage: LocalStorage, initial: Path, budget: int) -> tuple[list[float], list[float], Any]:
+    """Mean loss and gradient norm of each step, and the model after the last; one text at a time, nothing fused."""
+    from transformers import AutoModelForCausalLM
+
+    train = TrainConfig(tokens=budget, **TRAIN)
+    model = AutoModelForCausalLM.from_pretrained(initial, dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), betas=train.betas, weight_decay=train.weight_decay)
+    losses, norms, spent = [], [], 0
+    for rows in batches(storage):
+        targets = sum(r.targets for r in rows)
+        total = torch.zeros(())
+        entropy = 0.0
+        for row in rows:
+            ids = torch.from_numpy(row.tokens.astype(np.int64))
+            logp_TV = model(input_ids=ids[None, :-1]).logits[0, row.start - 1 :].log_softmax(-1)
+            at = 0
+            for t, n in enumerate(row.entries.tolist()):
+                w = torch.from_numpy(row.counts[at : at + n].astype(np.float32)) / 21
+                total = total - LOSS.kl * (w * logp_TV[t, row.ids[at : at + n].astype(np.int64)]).sum()
+                total = total - LOSS.ce * logp_TV[t, int(row.tokens[row.start + t])]
+                at += n
+            entropy += float(row.entropy.astype(np.float64).sum())
+        loss = total / targets
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spent / budget, train.lr, train.schedule, train.warmup, train.decay)
+        optimizer.step()
+        losses.append(loss.item() - LOSS.kl * entropy / targets)
+        spent += targets
+    return losses, norms, model
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+    run_ranks: Callable[..., None],
+    make_header: Callable[..., StoreHeader],
+    make_targets: MakeTargets,
+    commit: CommitUnit,
+) -> Trained:
+    """One pair of processes trains with ZeRO 1, 2 and 3, and goes on from a checkpoint of the last."""
+    root = tmp_path_factory.mktemp("run")
+    storage = LocalStorage(root)
+    fill_store(storage, make_header(vocabulary=V), make_targets, commit)
+    sizes = {
+        "model_type": "qwen3",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+    }
+    make_initial(ModelConfig(config=sizes), root / "initial", vocabulary=V, seed=1, sample_ids=[])
+    budget = sum(r.targets for rows in batches(storage) for r in rows)
+    losses, norms, model = plain_training(storage, root / "initial", budget)
+
+    def job(name: str, zero: int, **extra: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "run_uri": str(root),
+            "initial": "initial",
+            "mix": MIX,
+            "loss": LOSS.model_dump(),
+            "train": {**TRAIN, "tokens": budget, "zero": zero},
+            "seed": 0,
+            "tokenizer": "tokenizer",
+            "progress": "",
+            **extra,
+        }
+
+    jobs = [job(f"zero-{zero}", zero) for zero in (1, 2, 3)]
+    jobs += [job(f"resumed-{zero}", zero, killed={"source": f"zero-{zero}", "step": 2}) for zero in (1, 3)]
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    run_ranks("zero_rank.py", 2, root / "jobs.json")
+    return Trained(root, losses, norms, {k: v.detach() for k, v in model.state_dict().items()})
+
+
+def fill_store(storage: LocalStorage, header: StoreHeader, make_targets: MakeTargets, commit: CommitUnit) -> None:
+    """Sparse targets of texts of unequal lengths, in two domains."""
+    rng = np.random.default_rng(0)
+    store = TargetStore(storage, "train")
+    store.create(header)
+    prompts = [Prompt(f"{d}{i}", (d,), "t", 1, 1.0, 1.0, 8, [3], None) for d in MIX for i in range(12)]
+    plan, blocks = build_units(prompts, MIX, 4, 0, "train")
+    write_manifest(storage, plan, blocks)
+    for unit, block in enumerate(blocks):
+        assert commit(store, unit, make_targets(header, rng, [p.id for p in block], rng.integers(2, 25, len(block))))
+
+
+def history(root: Path, name: str) -> list[dict[str, float]]:
+    return json.loads((root / "students" / name / "done.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_losses_and_gradient_norms_are_those_of_a_plain_loop(zero: int, trained: Trained) -> None:
+    steps = history(trained.root, f"zero-{zero}")
+    assert [s["step"] for s in steps] == [1, 2, 3, 4]
+    assert trained.losses[0] - trained.losses[-1] > 0.01 and min(trained.norms) > TRAIN["clip"]
+    np.testing.assert_allclose([s["loss"] for s in steps], trained.losses, atol=1e-5)
+    np.testing.assert_allclose([s["grad_norm"] for s in steps], trained.norms, rtol=1e-4)
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_the_saved_model_is_that_of_a_plain_loop(zero: int, trained: Trained) -> None:
+    """Whole weights as safetensors, under the names that transformers loads."""
+    from transformers import AutoModelForCausalLM
+
+    saved = AutoModelForCausalLM.from_pretrained(trained.root / "students" / f"zero-{zero}" / "final").state_dict()
+    first = AutoModelForCausalLM.from_pretrained(trained.root / "initial").state_dict()
+    assert saved.keys() == trained.weights.keys()
+    for name, weight in trained.weights.items():
+        assert (first[name] - weight).abs().max() > 1e-4, name
+        torch.testing.assert_close(saved[name], weight, atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_a_resumed_training_is_one_never_stopped(zero: int, trained: Trained) -> None:
+    whole, resumed = (history(trained.root, f"{name}-{zero}") for name in ("zero", "resumed"))
+    assert resumed == whole
+    files = [
+        trained.root / "students" / f"{name}-{zero}" / "final" / "model.safetensors" for name in ("zero", "resumed")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_checkpoint_of_another_number_of_workers_is_refused(trained: Trained, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(open_storage(str(trained.root)), "students/zero-1")
+    pointer = checkpoints.latest()
+    assert pointer is not None and pointer.world == 2 and pointer.step == STEPS
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="train.workers"):
+            checkpoints.load(None, pointer)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_old_checkpoints_are_deleted_and_the_last_two_kept(trained: Trained) -> None:
+    storage = LocalStorage(trained.root)
+    assert storage.keys("students/zero-1/log") == [f"students/zero-1/log/{s:08d}.json" for s in (2, 4)]

@@ -17,7 +17,7 @@ from orchestrator.prompts import SUMMARY_KEY, freeze
 from workers.student.config import ModelConfig
 from workers.units import TRAIN, Manifest, read_plan
 
-_SAMPLE_TEXTS, _SAMPLE_TOKENS = 3, 96
+_SAMPLE_TEXTS, _SAMPLE_TOKENS = 4, 64
 """Texts, and tokens of each at most, on which dropped layers are chosen."""
 
 
@@ -61,4 +61,4 @@ def sample_texts(run_uri: str, domain: str) -> list[list[int]]:
         texts += [(p.prompt_ids + (p.answer_ids or []))[:_SAMPLE_TOKENS] for p in manifest.prompts(unit)]
         if len(texts) >= _SAMPLE_TEXTS:
             break
-    return texts[:_SAMPLE_TEXTS]
+    return sorted(texts, key=len)[-_SAMPLE_TEXTS:]

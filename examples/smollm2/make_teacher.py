@@ -109,9 +109,7 @@ def make_experts(
         print_perplexities(f"expert {place} {domain}", dense, heldout)
         put_mlps(dense, origin)
         distance = weight_distance(experts[place], origin)
-        differences = [
-            f"{d} {output_difference(dense, experts[place], rows[:6]):.3f}" for d, rows in heldout.items()
-        ]
+        differences = [f"{d} {output_difference(dense, experts[place], rows[:6]):.3f}" for d, rows in heldout.items()]
         print(f"expert {place} {domain}: relative distance of weights {distance:.4f}, ", end="")
         print(f"of outputs on {', '.join(differences)}", flush=True)
     return experts

@@ -101,9 +101,7 @@ def main() -> None:
     model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     parser.add_argument("dir", type=Path, help="folder of {medical,legal,code}.jsonl")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument(
-        "--tokenizer", default=model, help="hub name or folder, to count tokens (%(default)s)"
-    )
+    parser.add_argument("--tokenizer", default=model, help="hub name or folder, to count tokens (%(default)s)")
     parser.add_argument("--heldout", type=int, default=HELDOUT_ROWS, help="rows a domain (%(default)s)")
     parser.add_argument("--generate", type=float, default=0.18, help="share without answer (%(default)s)")
     parser.add_argument("--stdlib-rows", type=int, default=150, help="more code rows (%(default)s)")

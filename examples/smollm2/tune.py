@@ -101,9 +101,7 @@ def tune_mlps(dense: LlamaForCausalLM, rows: list[Tokens], budget: Budget, seed:
     return run(dense, lambda name: ".mlp." in name, loss_of, endless(rows, seed), budget)
 
 
-def tune_routers(
-    moe: MixtralForCausalLM, rows: list[list[Tokens]], budget: Budget, balance: float, seed: int
-) -> str:
+def tune_routers(moe: MixtralForCausalLM, rows: list[list[Tokens]], budget: Budget, balance: float, seed: int) -> str:
     """Tune only the routers of `moe` on rows of all domains by turns.
 
     balance: weight of Mixtral's load-balancing loss, over the whole (mixed) batch.

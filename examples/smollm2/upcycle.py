@@ -60,9 +60,7 @@ def put_mlps(dense: LlamaForCausalLM, mlps: Mlps) -> None:
                 weight.copy_(mlps[name])
 
 
-def upcycle(
-    dense: LlamaForCausalLM, experts: list[Mlps], routers: list[Tensor], top_k: int = 2
-) -> MixtralForCausalLM:
+def upcycle(dense: LlamaForCausalLM, experts: list[Mlps], routers: list[Tensor], top_k: int = 2) -> MixtralForCausalLM:
     """The MoE (float32, eval mode) with `experts` in the places of the MLPs of `dense`.
 
     experts: one set of MLPs an expert, in expert order.
@@ -87,9 +85,7 @@ def upcycle(
 
 
 @torch.no_grad()
-def identity_error(
-    dense: LlamaForCausalLM, experts: int, tokens: Tensor, seed: int = 0
-) -> tuple[float, float]:
+def identity_error(dense: LlamaForCausalLM, experts: int, tokens: Tensor, seed: int = 0) -> tuple[float, float]:
     """Largest logit difference between `dense` and its upcycling with identical experts.
 
     Absolute, and relative to the largest logit: float32 rounding grows with the logits (SmolLM2's reach

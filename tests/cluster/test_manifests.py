@@ -64,14 +64,10 @@ def rename(mapping: dict[str, Any], old: str, new: str) -> None:
 # KubeRay ----------------------------------------------------------------------------------------------------
 
 TYPOS: dict[str, Edit] = {
-    "enableIntreeAutoscaling": lambda job: rename(
-        cluster(job), "enableInTreeAutoscaling", "enableIntreeAutoscaling"
-    ),
+    "enableIntreeAutoscaling": lambda job: rename(cluster(job), "enableInTreeAutoscaling", "enableIntreeAutoscaling"),
     "autoscaler v3": lambda job: cluster(job)["autoscalerOptions"].update(version="v3"),
     "auth mode none": lambda job: cluster(job)["authOptions"].update(mode="none"),
-    "num-cpus without quotes": lambda job: cluster(job)["headGroupSpec"]["rayStartParams"].update(
-        {"num-cpus": 0}
-    ),
+    "num-cpus without quotes": lambda job: cluster(job)["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),
     "maxReplica": lambda job: rename(cluster(job)["workerGroupSpecs"][0], "maxReplicas", "maxReplica"),
     "toleration": lambda job: rename(
         cluster(job)["workerGroupSpecs"][0]["template"]["spec"], "tolerations", "toleration"
@@ -174,19 +170,8 @@ def test_rayjob_finds_what_it_names() -> None:
         mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
         assert mounted == {volume["name"] for volume in pod.get("volumes", [])}
         resources = container["resources"]
-        assert (
-            resources["requests"] == resources["limits"]
-        )  # Ray counts limits, Kubernetes places by requests
-    assert (
-        len(
-            {
-                container["image"]
-                for group in groups()
-                for container in group["template"]["spec"]["containers"]
-            }
-        )
-        == 1
-    )
+        assert resources["requests"] == resources["limits"]  # Ray counts limits, Kubernetes places by requests
+    assert len({container["image"] for group in groups() for container in group["template"]["spec"]["containers"]}) == 1
     head = cluster(rayjob())["headGroupSpec"]["template"]["spec"]
     [run] = [volume for volume in head["volumes"] if volume["name"] == "run"]
     assert run["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
@@ -213,9 +198,7 @@ def test_the_run_fits_its_nodes() -> None:
 
 AWS_TYPOS: dict[str, Edit] = {
     "max_worker": lambda config: rename(config, "max_workers", "max_worker"),
-    "label in a node type": lambda config: rename(
-        config["available_node_types"]["teacher"], "labels", "label"
-    ),
+    "label in a node type": lambda config: rename(config["available_node_types"]["teacher"], "labels", "label"),
     "head type that is not there": lambda config: config.update(head_node_type="heads"),
     "half a GPU": lambda config: config["available_node_types"]["teacher"]["resources"].update(GPU=0.5),
     "ssh_users": lambda config: rename(config["auth"], "ssh_user", "ssh_users"),

@@ -278,7 +278,6 @@ def test_check_writable_names_the_bucket(s3: str) -> None:
     assert "s3://no-such-bucket-here/runs" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="botocore's errors are no OSError: they pass check_writable")
 def test_check_writable_explains_missing_credentials(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -93,9 +93,7 @@ def mentioning(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """Address of the dashboard of a head that lives as long as this module's tests."""
-    folder = tempfile.mkdtemp(
-        prefix="sh-", dir="/tmp"
-    )  # Ray's socket paths have to stay under 108 characters
+    folder = tempfile.mkdtemp(prefix="sh-", dir="/tmp")  # Ray's socket paths have to stay under 108 characters
     ports = free_ports(len(PORT_OPTIONS) + 16)
     options = [f"--{name}={port}" for name, port in zip(PORT_OPTIONS, ports, strict=False)]
     options += ["--worker-port-list=" + ",".join(map(str, ports[len(PORT_OPTIONS) :]))]
@@ -277,9 +275,7 @@ def test_attaches_while_running_and_ctrl_c_leaves_the_job(job: Submission) -> No
     assert numbers(job.lines) == list(range(len(numbers(job.lines)))) and "end" in job.lines
 
 
-def test_a_dropped_connection_repeats_and_loses_nothing(
-    job: Submission, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dropped_connection_repeats_and_loses_nothing(job: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_log, "RETRY_S", 0.5)
     job.script(COUNTING.format(flag="/nowhere/at/all"))
     with proxy(job.address) as (address, cut):

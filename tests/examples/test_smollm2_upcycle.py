@@ -107,8 +107,7 @@ def test_folder_round_trip(example: SimpleNamespace, dense, tokens, tmp_path: Pa
     mlps = example.upcycle.mlps_of(dense)
     generator = torch.Generator().manual_seed(2)
     experts = [
-        {name: w + 0.05 * torch.randn(w.shape, generator=generator) for name, w in mlps.items()}
-        for _ in range(4)
+        {name: w + 0.05 * torch.randn(w.shape, generator=generator) for name, w in mlps.items()} for _ in range(4)
     ]
     routers = [torch.randn(4, WIDTH, generator=generator) for _ in range(LAYERS)]
     moe = example.upcycle.upcycle(dense, experts, routers)

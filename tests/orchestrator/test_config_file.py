@@ -204,9 +204,6 @@ def test_a_float_that_yaml_reads_as_text(tmp_path: Path, written: str) -> None:
     assert config.specialists["medical"].train.lr == pytest.approx(1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="UniqueKeys.construct_mapping: constructs the key `<<`, which has no constructor"
-)
 def test_yaml_anchors_and_merges(tmp_path: Path) -> None:
     text = yaml.safe_dump(small(specialists={})).replace("specialists: {}\n", "")
     text += "specialists:\n  medical: &m {model: acme/a, train: {zero: 2}}\n  legal: {<<: *m, model: acme/b}\n"

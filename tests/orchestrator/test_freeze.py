@@ -237,7 +237,7 @@ def test_probes_are_a_split_of_their_own(project: Any) -> None:
 
 def entry(unit: int) -> Entry:
     """A commit of a unit of nothing but rows set aside."""
-    numbers = dict.fromkeys(("rows", "tokens", "targets", "entries", "epoch", "started", "finished"), 0)
+    numbers: dict[str, Any] = dict.fromkeys(("rows", "tokens", "targets", "entries", "epoch", "started", "finished"), 0)
     return Entry(unit, parts=(), content_hash="", teacher="teacher", teacher_fingerprint="", **numbers)
 
 

@@ -83,7 +83,6 @@ def test_a_specialist_less_differs_and_one_more_does_not() -> None:
     assert differences(more, config()) and all(d.startswith("specialists.new") for d in differences(more, config()))
 
 
-@pytest.mark.xfail(strict=True, reason="run_folder.differences: a name equal to a free field hides what is below it")
 def test_a_name_like_a_free_field_is_only_a_name() -> None:
     """Free fields are fields of teachers and of train; a domain may be called `placement`."""
     changes: list[dict[str, Any]] = [

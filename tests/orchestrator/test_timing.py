@@ -71,5 +71,8 @@ def test_the_order_of_events_means_nothing() -> None:
 
 
 def test_other_events_are_passed_over() -> None:
-    news = [{"kind": "teacher", "placed": "t"}, {"kind": "student", "student": "a", "state": "waiting", "unit": 3}]
+    news: list[dict[str, Any]] = [
+        {"kind": "teacher", "placed": "t"},
+        {"kind": "student", "student": "a", "state": "waiting", "unit": 3},
+    ]
     assert timing(news, 0) == timing([], 0)

@@ -67,7 +67,6 @@ def test_a_bucket_without_credentials(project: Any) -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: storage:") and "Traceback" not in done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="prompt_sources._opened: botocore's errors are not OSError, so they get through")
 def test_prompts_in_a_bucket_without_credentials(project: Any) -> None:
     project.set("prompts.medical", "s3://bucket/medical.jsonl")
     done = in_a_process(project.folder, "validate", str(project.write()), **no_credentials(project.folder))
@@ -136,9 +135,6 @@ def test_a_student_of_the_same_tokenizer_and_other_special_roles(project: Any, s
     assert stillhouse("validate", project.write()).code == 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="checks._check_dropped: 0 of 0 layers is refused where config.json counts otherwise"
-)
 def test_a_student_whose_configuration_counts_layers_by_another_name(project: Any, stillhouse: Command) -> None:
     """GPT-2 says n_layer, and models of several parts say it in text_config. Nothing is to be dropped."""
     project.model("student", experts=0)

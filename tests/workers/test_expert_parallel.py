@@ -56,7 +56,7 @@ def ids() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def ranks(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> Path:
-    """Folder with what each rank saw in every case: all cases in one pair of processes, for their start takes longest."""
+    """Folder with what each rank saw. All cases share one pair of processes, whose start takes longest."""
     folder = tmp_path_factory.mktemp("ranks")
     cases = []
     for architecture, model in models.items():

@@ -97,7 +97,7 @@ def test_calibration_of_fewer_tokens_than_bins() -> None:
 
 
 def test_the_interval_holds_the_true_mean_about_95_times_of_100() -> None:
-    """Prompts of unequal lengths whose tokens are alike within a prompt: intervals over tokens would be far too short."""
+    """Tokens are alike within a prompt, and prompts differ in length: an interval over tokens would be too short."""
     rng, held, trials, P = np.random.default_rng(2), 0, 400, 60
     for trial in range(trials):
         tokens_P = rng.integers(5, 40, P).astype(float)
@@ -173,7 +173,7 @@ def test_without_a_truth_nothing_is_known() -> None:
 
 def test_an_impossible_token_that_a_model_rules_out_costs_nothing() -> None:
     truth = np.array([[0.5, 0.5, 0.0]])
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         q = np.log(np.array([[0.5, 0.5, 0.0]]))
-    student, _ = truth_kls(lambda *_: truth, "code", target_row([1, 2], 1), q, np.log(np.full((1, 3), 1 / 3)))
+        student, _ = truth_kls(lambda *_: truth, "code", target_row([1, 2], 1), q, q)
     np.testing.assert_allclose(student, [0.0], atol=1e-12)

@@ -99,7 +99,6 @@ def test_an_id_of_probability_0_is_never_kept(zeros: range) -> None:
     assert not set(kept.ids_E.tolist()) & set(zeros)
 
 
-@pytest.mark.xfail(strict=True, reason="(N - 1 + offset) / N rounds to 1, and the search is clamped to the last id")
 def test_the_largest_offset_below_one_keeps_no_impossible_id() -> None:
     p_V = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     kept = systematic(p_V[None], 21, torch.tensor([BELOW_ONE], dtype=torch.float64))

@@ -114,7 +114,6 @@ def test_the_content_hash_sees_the_order_of_rows(make_header: MakeHeader, make_t
     assert unit.select(np.array([1, 0, 2])).content_hash() != unit.content_hash()
 
 
-@pytest.mark.xfail(strict=True, reason="nothing stands between the last id and the first text in the hash")
 def test_the_content_hash_sees_where_an_id_ends_and_a_text_begins(
     make_header: MakeHeader, make_targets: MakeTargets
 ) -> None:

@@ -154,7 +154,6 @@ def test_a_reader_goes_on_where_another_stopped(mix: dict[str, float], house: Ho
         assert [[content(r) for r in resumed.next_batch(17)] for _ in range(3)][: 40 - n] == batches[n : n + 3]
 
 
-@pytest.mark.xfail(strict=True, reason="to_dict hands out the positions' own dictionaries")
 def test_a_saved_cursor_does_not_move(house: House) -> None:
     stream = house.stream({"a": 0.5, "b": 0.5})
     stream.next_batch(20)

@@ -229,7 +229,7 @@ def test_a_request_is_answered_alike_in_any_company(engine: TransformersEngine, 
     small = TransformersEngine(TeacherConfig(model=str(tiny_moe), batch=2, score_tokens=8))
     for work, by in ((asked[::-1], engine), (asked[3:7], engine), (asked, small), (asked[::2], small)):
         targets = by.run(work, SYSTEMATIC)
-        assert {p: t for p, t in zip(targets.prompt_ids, texts(targets), strict=True)} == {
+        assert dict(zip(targets.prompt_ids, texts(targets), strict=True)) == {
             r.prompt_id: usual[r.prompt_id] for r in work
         }
 

@@ -194,7 +194,7 @@ def test_a_checkpoint_of_another_number_of_workers_is_refused(trained: Trained, 
     assert pointer is not None and pointer.world == 2 and pointer.step == STEPS
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        with pytest.raises(ValueError, match="train.workers"):
+        with pytest.raises(ValueError, match=r"train\.workers"):
             checkpoints.load(None, pointer)
     finally:
         dist.destroy_process_group()

@@ -39,7 +39,7 @@ def truth_kls(
         return np.full(row.targets, np.nan), np.full(row.targets, np.nan)
     p_TV = np.asarray(truth(domain, row.tokens.tolist(), row.start), np.float64)
     own_T = _negative_entropy(p_TV)
-    return own_T - (p_TV * q_TV).sum(-1), own_T - (p_TV * t_TV).sum(-1)
+    return own_T - _cross(p_TV, q_TV), own_T - _cross(p_TV, t_TV)
 
 
 def unigram_excess(storage: Storage, domain: str, rows: list[TargetRow], truth: Truth, vocabulary: int) -> float:
@@ -60,6 +60,12 @@ def unigram_excess(storage: Storage, domain: str, rows: list[TargetRow], truth: 
         unigram_T, teacher_T = truth_kls(truth, domain, row, np.broadcast_to(logu_V, row.logprobs.shape), row.logprobs)
         excess.append(unigram_T - teacher_T)
     return float(np.nanmean(np.concatenate(excess))) if excess else float("nan")
+
+
+def _cross(p_TV: np.ndarray, logq_TV: np.ndarray) -> np.ndarray:
+    """Sum of p log q; what p rules out costs nothing, whatever q says of it. NaN where p is not known."""
+    with np.errstate(invalid="ignore"):
+        return np.where(p_TV == 0, 0.0, p_TV * logq_TV).sum(-1)
 
 
 def _negative_entropy(p_TV: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ _passed: Counter[str] = Counter()
 
 
 def pause_point(name: str) -> None:
-    """Where the environment asks for it: leave a marker file in STILLHOUSE_PAUSE_DIR and wait to be killed."""
+    """Where the environment asks for it: leave a marker file in STILLHOUSE_PAUSE_DIR and wait to be killed
+    (or STILLHOUSE_PAUSE_S seconds)."""
     wanted = os.environ.get("STILLHOUSE_PAUSE_AT")
     if not wanted:
         return
@@ -24,4 +25,4 @@ def pause_point(name: str) -> None:
     _passed[name] += 1
     if _passed[name] == int(count or 1):
         Path(os.environ["STILLHOUSE_PAUSE_DIR"], name).write_text(str(os.getpid()))
-        time.sleep(3600)
+        time.sleep(float(os.environ.get("STILLHOUSE_PAUSE_S", "3600")))

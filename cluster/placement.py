@@ -24,13 +24,22 @@ def place_gang(
 ) -> Any:
     """A placement group that holds all bundles, ready. The pending group is the demand that an autoscaler sees.
 
+    Called in an actor, it first frees the group of that actor's life before a restart: Ray keeps a group for as long
+    as the actor that made it can come back, so the old gang's place would be lost to the new one.
+
     Says every 30 s what it waits for; raises TimeoutError, naming what it wants and what there is, at the deadline.
     """
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
+    owner = ray.get_runtime_context().get_actor_id() or ""
+    if owner:
+        free_group(f"gang-{owner}")
     group = placement_group(
-        bundles, strategy=strategy, bundle_label_selector=[labels] * len(bundles) if labels else None
+        bundles,
+        strategy=strategy,
+        name=f"gang-{owner}" if owner else "",
+        bundle_label_selector=[labels] * len(bundles) if labels else None,
     )
     start = time.monotonic()
     while True:
@@ -46,3 +55,16 @@ def place_gang(
                 f"free now: {have}"
             )
         say(f"{what} waits for {bundles} ({strategy}) since {waited:.0f} s; free now: {have}")
+
+
+def free_group(name: str) -> None:
+    """Remove the placement group of that name, with the actors in it, and wait until it is gone; none is fine."""
+    from ray.util.placement_group import get_placement_group, placement_group_table, remove_placement_group
+
+    try:
+        group = get_placement_group(name)
+    except ValueError:
+        return
+    remove_placement_group(group)
+    while placement_group_table(group).get("state") != "REMOVED":
+        time.sleep(0.1)

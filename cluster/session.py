@@ -39,6 +39,8 @@ def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[N
     runtime_env = dict(config.runtime_env)
     local = address == "local"
     if local:
+        # Nobody preempts this machine; the watcher would be one more process for each specialist.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     options = {"num_cpus": config.cpus, "include_dashboard": config.dashboard} if local else {}
     ray.init(

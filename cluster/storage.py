@@ -129,6 +129,7 @@ class LocalStorage:
         folder = (self.root / key).parent
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+        os.fchmod(handle, 0o644)  # mkstemp makes it private; a run folder may be shared
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

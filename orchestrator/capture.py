@@ -10,12 +10,13 @@ from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
 from orchestrator.run_folder import RunFolder
 from workers.fingerprint import model_fingerprint
+from workers.manifest import read_plan
 from workers.model_files import model_folder
+from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.replica import Replica, ReplicaJob
-from workers.units import HELDOUT, PROBES, TRAIN, read_plan
 
 SPLITS = (TRAIN, HELDOUT, PROBES)
 

@@ -13,7 +13,7 @@ from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read
 from orchestrator.run_folder import RunFolder
 from workers.fingerprint import chat_template_fingerprint, tokenizer_fingerprint
 from workers.model_files import check_expert_parallel, expert_count, model_folder, read_model_config
-from workers.units import TRAIN
+from workers.splits import TRAIN
 
 
 @dataclass

@@ -11,7 +11,8 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.students import GENERALIST, HARD_LABELS
 from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import paired_difference, summarise
-from workers.units import HELDOUT, read_plan
+from workers.manifest import read_plan
+from workers.splits import HELDOUT
 
 ERODED = "eroded"
 

@@ -14,8 +14,9 @@ import ray
 from cluster.storage import open_storage
 from orchestrator.config import RunConfig
 from orchestrator.prompts import SUMMARY_KEY, freeze
+from workers.manifest import Manifest, read_plan
+from workers.splits import TRAIN
 from workers.student.config import ModelConfig
-from workers.units import TRAIN, Manifest, read_plan
 
 _SAMPLE_TEXTS, _SAMPLE_TOKENS = 4, 64
 """Texts, and tokens of each at most, on which dropped layers are chosen."""

@@ -90,7 +90,9 @@ class ProgressView:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(f"[dim]{time.time() - self._start:6.1f} s[/dim]  {escape(text)}", soft_wrap=True)
+        self.console.print(
+            f"[dim]{time.time() - self._start:6.1f} s[/dim]  {escape(text)}", soft_wrap=not self.console.is_terminal
+        )
 
     def event(self, event: dict[str, Any]) -> None:
         """Take one event in and show what it changed."""

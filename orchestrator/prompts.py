@@ -14,8 +14,10 @@ from jinja2 import TemplateError
 from cluster.storage import Storage, open_storage
 from orchestrator.config import RunConfig
 from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
+from workers.manifest import write_manifest
 from workers.model_files import model_folder, read_model_config
-from workers.units import HELDOUT, PROBES, TRAIN, Prompt, build_units, write_manifest
+from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.units import Prompt, build_units
 
 SET_ASIDE_KEY = "prompts/set_aside.jsonl"
 SUMMARY_KEY = "prompts/summary.json"

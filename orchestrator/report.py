@@ -8,11 +8,11 @@ from orchestrator.config import RunConfig
 from orchestrator.evaluation import ERODED, Evaluation
 from orchestrator.run_folder import RunFolder
 from orchestrator.students import GENERALIST, HARD_LABELS
+from workers.splits import HELDOUT, TRAIN
 from workers.targets.config import TargetsConfig
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
-from workers.units import HELDOUT, TRAIN
 
 
 def build_report(

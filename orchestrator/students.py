@@ -110,6 +110,11 @@ class Supervisor:
 
 def _root_cause(text: str) -> str:
     """The last line of a traceback that names an error: what a person looks for."""
+    if "low on memory" in text or "out of memory" in text.lower():
+        return (
+            "OutOfMemoryError: a worker was ended because its node ran out of memory; fewer students at once, a "
+            "smaller train.micro_tokens or teachers.*.score_tokens, or more memory (see `stillhouse plan`)"
+        )
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line.split(":")[0] and ":" in line and not line.startswith("File")]
     return (named or lines or ["unknown error"])[-1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.run_folder import RunFolder
+from workers.splits import TRAIN
 from workers.targets.store import TargetStore
-from workers.units import TRAIN
 
 
 def summary_of_taught(run: RunFolder, answers: int) -> dict[str, Any]:

@@ -14,12 +14,16 @@ from orchestrator.students import Student, Supervisor, lineup, make_job
 
 _TICK_S = 0.25
 
+_MOST_LOSSES = 3
+"""Gangs lost in a row, with no unit taught between, before the run stops: it would not get better by itself."""
+
 
 class Teaching:
     """The passes over the missing units: one pool for each teacher, all at once."""
 
     def __init__(self, now: Attempt, work: dict[str, list[dict[str, Any]]]) -> None:
         self._calls: list[Any] = []
+        self._losses = 0
         self._unplaced = {name for name, rows in work.items() if rows}
         now.view.teacher.planned = sum(map(len, work.values()))
         if not self._unplaced:
@@ -32,7 +36,15 @@ class Teaching:
             self._calls.append(pool.teach.remote(now.run.uri, now.config, name, rows, now.epoch, now.board_name))
 
     def note(self, event: dict[str, Any]) -> None:
-        """A replica that is placed makes room for students."""
+        """A replica that is placed makes room for students; gangs that die without teaching anything end the run."""
+        if event["kind"] == "unit":
+            self._losses = 0
+        if event.get("failed"):
+            self._losses += 1
+            if self._losses >= _MOST_LOSSES:
+                raise RunFailed(
+                    f"the teacher lost {self._losses} gangs without teaching a unit between: {event['note']}"
+                )
         if event["kind"] == "teacher" and event.get("placed"):
             self._unplaced.discard(event["placed"])
 
@@ -47,7 +59,7 @@ class Teaching:
         for call in ready:
             try:
                 ray.get(call)
-            except ray.exceptions.RayTaskError as error:
+            except ray.exceptions.RayError as error:
                 raise RunFailed(f"the teacher stopped: {first_cause(error)}") from error
         return not self._calls
 
@@ -80,7 +92,11 @@ class Training:
         """Take in the chains that ended; a failure is noted and shown, the others go on."""
         ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0) if self._calls else ([], [])
         for call in ready:
-            chain, error = self._calls.pop(call), ray.get(call)
+            chain = self._calls.pop(call)
+            try:
+                error = ray.get(call)
+            except ray.exceptions.RayError as lost:
+                error = first_cause(lost)
             if error is not None:
                 name = next((s.name for s in chain if self._now.run.student_done(s.name) is None), chain[0].name)
                 self._now.failures[name] = error

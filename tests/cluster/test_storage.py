@@ -138,6 +138,16 @@ def test_readers_see_the_old_bytes_or_the_new_ones(storage: Storage) -> None:
     assert all(data in versions for data in seen)
 
 
+def test_a_local_reader_in_the_middle_of_a_file_keeps_its_version(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.write("state", b"old" * 1000)
+    with (tmp_path / "state").open("rb") as reader:
+        begun = reader.read(3)
+        storage.write("state", b"new")
+        assert begun + reader.read() == b"old" * 1000
+    assert storage.read("state") == b"new"
+
+
 def test_keys_are_the_files_directly_below_a_folder_in_order(storage: Storage) -> None:
     for key in ("log/b", "log/a", "log/10", "log/9", "log/deep/c", "logs/d", "e"):
         storage.write(key, b"x")

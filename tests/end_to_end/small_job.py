@@ -87,21 +87,39 @@ class Job:
         assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout + done.stderr
 
+    def kill_rank_at(self, point: str, verb: str, *arguments: str) -> str:
+        """Start a command and SIGKILL a gang's rank while its leader stands at a point; the command's whole output."""
+        marks = self._marks()
+        environment = os.environ | {
+            "STILLHOUSE_PAUSE_AT": point,
+            "STILLHOUSE_PAUSE_DIR": str(marks),
+            "STILLHOUSE_PAUSE_S": "2",
+        }
+        driver = subprocess.Popen(
+            self.command(verb, *arguments),
+            cwd=CHECKOUT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._wait_for(marks, driver)
+        ranks = [p for p in psutil.Process(driver.pid).children(recursive=True) if "GangRank" in " ".join(p.cmdline())]
+        ranks[0].kill()
+        output, _ = driver.communicate(timeout=400)
+        assert driver.returncode == 0, output[-3000:]
+        return output
+
     def kill_at(self, point: str, verb: str, *arguments: str) -> None:
         """Start a command, wait until some process of it stands at a point, and SIGKILL the driver there."""
-        marks = self.folder / f"marks-{time.time_ns()}"
-        marks.mkdir()
+        marks = self._marks()
         environment = os.environ | {"STILLHOUSE_PAUSE_AT": point, "STILLHOUSE_PAUSE_DIR": str(marks)}
         with (self.folder / "killed.log").open("ab") as log:
             driver = subprocess.Popen(
                 self.command(verb, *arguments), cwd=CHECKOUT, env=environment, stdout=log, stderr=log
             )
         family: list[psutil.Process] = []
-        deadline = time.monotonic() + 300
-        while not list(marks.iterdir()):
-            assert driver.poll() is None, (self.folder / "killed.log").read_text()[-3000:]
-            assert time.monotonic() < deadline, f"no process came to {point}"
-            time.sleep(0.1)
+        self._wait_for(marks, driver)
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
@@ -110,3 +128,15 @@ class Job:
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, timeout=10)
+
+    def _marks(self) -> Path:
+        marks = self.folder / f"marks-{time.time_ns()}"
+        marks.mkdir()
+        return marks
+
+    def _wait_for(self, marks: Path, driver: subprocess.Popen[Any]) -> None:
+        deadline = time.monotonic() + 300
+        while not list(marks.iterdir()):
+            assert driver.poll() is None, "the command ended before any process came to the point"
+            assert time.monotonic() < deadline, "no process came to the point"
+            time.sleep(0.1)

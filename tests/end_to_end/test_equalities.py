@@ -109,6 +109,16 @@ def test_killed_teacher_goes_on_and_nothing_is_taught_twice(reference: Job, teac
     assert [e for e in after if e.epoch == 1] == before
 
 
+def test_a_killed_rank_costs_its_gang_a_restart_and_nothing_else(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    job = Job(tmp_path / "rank", teacher)
+    output = job.kill_rank_at("after-entry:2", "teach", "--limit", "5")
+    assert "lost a rank" in output
+    taught = {e.unit: e.content_hash for e in entries(job)}
+    assert len(taught) == 5
+    assert taught.items() <= {e.unit: e.content_hash for e in entries(reference)}.items()
+    assert {e.epoch for e in entries(job)} == {1}
+
+
 def test_killed_student_ends_with_the_weights_of_one_never_killed(
     reference: Job, teacher: Path, tmp_path: Path
 ) -> None:

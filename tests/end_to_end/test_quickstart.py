@@ -26,8 +26,9 @@ def stillhouse(*arguments: str) -> str:
 def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
     short = [a for d in ("medical", "legal", "code") for a in ("--set", f"prompts.{d}.limit=410")]
     short += ["--set", "teacher.sampling.samples=1", "--set", "defaults.train.tokens=8k"]
+    short += ["--set", "evaluate.against=[initial, hard_labels, eroded, generalist]"]
     output = stillhouse("run", CONFIG, "--set", f"storage={tmp_path}", *short)
-    assert "held-out KL" in output and "eroded teacher" in output
+    assert "held-out KL" in output and "eroded teacher" in output and "generalist" in output
     report = json.loads((tmp_path / "quickstart" / "report.json").read_text())
     for domain, student in report["students"].items():
         assert student["heldout"]["kl"] < student["initial"]["kl"]

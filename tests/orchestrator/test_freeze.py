@@ -12,9 +12,11 @@ from orchestrator.capture import missing_units
 from orchestrator.pipeline import limited
 from orchestrator.prompts import SET_ASIDE_KEY, SUMMARY_KEY, freeze
 from orchestrator.run_folder import RunFolder
+from workers.manifest import Manifest, read_plan
+from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
-from workers.units import HELDOUT, PROBES, TRAIN, Manifest, Prompt, UnitPlan, read_plan
+from workers.units import Prompt, UnitPlan
 
 UNKNOWN, END, THE, FEVER, IS, HIGH = range(6)
 """Ids of the fixture's tokenizer: <unk> <eos> the fever is high ..."""

@@ -161,7 +161,7 @@ def dense_model(moe: Any, keep: list[int], tiny_model: Callable[..., Any]) -> An
 CUTS = [
     ("qwen3_moe", {}, [3, 6]),
     ("qwen3_moe", {"norm_topk_prob": True}, [0, 7]),
-    ("qwen3_moe", {"num_hidden_layers": 3, "mlp_only_layers": [1]}, [5, 2]),
+    ("qwen3_moe", {"num_hidden_layers": 3, "mlp_only_layers": [0]}, [5, 2]),
     ("mixtral", {}, [1, 3]),
 ]
 

@@ -246,9 +246,9 @@ def test_later_epochs_shuffle_units_and_rows(build: Callable[..., House]) -> Non
     house = build([("a",)] * 12, [6] * 12).commit_all()
     stream = house.stream({"a": 1.0})
     rows(stream, 72)
-    second = [r.prompt_id for r in rows(stream, 72)]
-    units = list(dict.fromkeys(name.split(".")[0] for name in second))
-    assert units != [f"u{u}" for u in range(12)]
+    second, third = ([r.prompt_id for r in rows(stream, 72)] for _ in range(2))
+    units, later = (list(dict.fromkeys(name.split(".")[0] for name in epoch)) for epoch in (second, third))
+    assert units != [f"u{u}" for u in range(12)] and later != units
     within = {u: [name for name in second if name.split(".")[0] == u] for u in units}
     assert any(names != sorted(names) for names in within.values())
 

@@ -258,18 +258,48 @@ def test_samples_and_seeds_differ(engine: TransformersEngine) -> None:
     assert texts(engine.run(asked, dataclasses.replace(SYSTEMATIC, seed=12))) != first
 
 
-def test_the_text_follows_the_distributions(engine: TransformersEngine) -> None:
-    """First tokens of many samples against the captured distribution (chi-square over ids expected 5 times)."""
-    n, prompt = 1500, requests(1)[0].prompt_ids
+def test_padding_does_not_change_a_text_of_absolute_positions(save_model: Callable[..., Path]) -> None:
+    """GPT-2 learns an embedding for each position, so a padded prompt must be told where it begins."""
+    engine = TransformersEngine(TeacherConfig(model=str(save_model("gpt2"))))
+    together = engine.run(requests(), FULL)
+    alone = UnitTargets.join([engine.run([r], FULL) for r in requests()])
+    assert texts(together) == texts(alone)
+    np.testing.assert_allclose(together.logprobs, alone.logprobs, atol=1e-5)
+
+
+# Statistics -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_tokens(engine: TransformersEngine) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Many samples of one position: the distribution [V], sampled tokens [n], drawn counts [n, V]."""
+    n, prompt = 2000, requests(1)[0].prompt_ids
     asked = [TextRequest("p", sample, prompt, None, max_new_tokens=1) for sample in range(n)]
     targets = engine.run(asked, SYSTEMATIC)
     p_V = np.exp(engine.run(asked[:1], FULL).logprobs.astype(np.float64))
-    seen_V = np.bincount([t[-1] for t in texts(targets)], minlength=V)
-    often = p_V * n >= 5
+    counts_nV = np.zeros((n, V))
+    counts_nV[np.repeat(np.arange(n), targets.entries), targets.ids] = targets.counts
+    return p_V, np.array([t[-1] for t in texts(targets)]), counts_nV
+
+
+def test_text_and_draws_follow_the_distribution_and_not_each_other(
+    first_tokens: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    p_V, tokens_n, counts_nV = first_tokens
+    n = len(tokens_n)
+    # Tokens: chi-square over ids expected 5 times, the others taken together.
+    seen_V, often = np.bincount(tokens_n, minlength=V), p_V * n >= 5
     seen = np.append(seen_V[often], seen_V[~often].sum())
     expected = np.append(p_V[often], p_V[~often].sum()) * n
     freedom = len(seen) - 1
     assert ((seen - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
+    # Draws: the mean count of an id is N p, and its variance that of a coin.
+    fraction_V = (21 * p_V) % 1
+    z_V = (counts_nV.mean(0) - 21 * p_V) / np.sqrt(fraction_V * (1 - fraction_V) / n)
+    assert np.abs(z_V[p_V * n > 1]).max() < 4.5
+    # A token that was sampled is drawn neither more nor less often than otherwise.
+    excess_n = counts_nV[np.arange(n), tokens_n] - 21 * p_V[tokens_n]
+    assert abs(excess_n.mean()) < 4.5 * excess_n.std() / np.sqrt(n)
 
 
 # Strings ----------------------------------------------------------------------------------------------------

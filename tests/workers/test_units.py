@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cluster.storage import LocalStorage
-from workers.units import Manifest, Prompt, UnitPlan, build_units, read_plan, write_manifest
+from workers.manifest import Manifest, read_plan, write_manifest
+from workers.units import Prompt, UnitPlan, build_units
 
 SETTINGS: dict[str, Any] = {"per_unit": 4, "seed": 3, "split": "train"}
 
@@ -75,10 +76,12 @@ def test_a_unit_holds_few_prompts_of_one_kind() -> None:
 
 def test_prompts_are_shuffled_by_seed_and_split() -> None:
     prompts = [prompt(f"p{i:03}", "medical") for i in range(40)]
-    orders = [
-        tuple(p.id for block in build_units(prompts, {}, 4, seed, split)[1] for p in block)
-        for seed, split in ((1, "train"), (2, "train"), (1, "heldout"))
+    plans = [
+        build_units(prompts, {}, 4, seed, split)[1] for seed, split in ((1, "train"), (2, "train"), (1, "heldout"))
     ]
+    orders = [tuple(p.id for block in blocks for p in block) for blocks in plans]
+    companies = [frozenset(frozenset(p.id for p in block) for block in blocks) for blocks in plans]
+    assert len(set(companies)) == 3  # not just the same units in another order
     assert len(set(orders)) == 3
     assert tuple(p.id for p in prompts) not in orders
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.storage import LocalStorage, open_storage
+from workers.manifest import read_plan, write_manifest
 from workers.student.checkpoint import Checkpoints
 from workers.student.config import LossConfig, ModelConfig, TrainConfig
 from workers.student.initial import make_initial
@@ -22,7 +23,7 @@ from workers.targets.arrays import UnitTargets
 from workers.targets.reader import TargetStream
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
-from workers.units import Prompt, build_units, read_plan, write_manifest
+from workers.units import Prompt, build_units
 
 MakeTargets = Callable[..., UnitTargets]
 CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]

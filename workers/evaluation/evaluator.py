@@ -19,11 +19,12 @@ from workers.evaluation.eroded import erode, favourite_experts
 from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import TokenScores
 from workers.evaluation.truth import Truth, load_truth, truth_kls, unigram_excess
+from workers.manifest import Manifest, read_plan
 from workers.model_files import model_folder, torch_dtype
 from workers.progress import Reporter
+from workers.splits import HELDOUT, PROBES
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
-from workers.units import HELDOUT, PROBES, Manifest, read_plan
 
 
 def score_models(job: EvaluationJob) -> Results:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from cluster.storage import Storage
+from workers.manifest import read_plan
+from workers.splits import TRAIN
 from workers.targets.reader import TargetRow
 from workers.targets.store import TargetStore
-from workers.units import TRAIN, read_plan
 
 Truth = Callable[[str, list[int], int], np.ndarray]
 """(domain, token_ids, start) -> true distributions [len(token_ids) - start, V]; NaN rows where it is not known."""

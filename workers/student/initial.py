@@ -56,7 +56,7 @@ def drop_layers(model: Any, which: int | list[int], sample_ids: list[list[int]])
     drop = len(which) if isinstance(which, list) else which
     if (isinstance(which, list) and not set(which) <= set(kept)) or drop >= len(layers):
         raise ValueError(
-            f"model.drop_layers: {which} of {len(layers)} layers; some must be left, and all must be there"
+            f"model.drop_layers: {which} of {len(layers)} layers would leave nothing, or are not all there"
         )
     ids_BS = _rectangle(sample_ids)
     whole_BSV, _ = _forward(model, layers, ids_BS)

@@ -16,13 +16,14 @@ from typing import Any
 
 from cluster.faults import pause_point
 from cluster.storage import Storage, open_storage
+from workers.manifest import read_plan
 from workers.progress import Reporter
+from workers.splits import TRAIN
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.engine import start_engine, whole_weights
 from workers.student.schedule import learning_rate
 from workers.targets.reader import Cursor, TargetRow, TargetStream
 from workers.targets.store import TargetStore
-from workers.units import TRAIN, read_plan
 
 _REPORT_S = 0.5
 """Seconds between two progress events of a worker, at least."""

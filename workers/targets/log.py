@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.storage import Storage
-from workers.units import GENERATION
+from workers.splits import GENERATION
 
 
 @dataclass(frozen=True)

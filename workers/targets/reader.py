@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from workers.randomness import generator
+from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
 from workers.targets.store import TargetStore
-from workers.units import GENERATION, UnitPlan
+from workers.units import UnitPlan
 
 _POLL_S = 0.2
 _CACHE_BYTES = 256 << 20

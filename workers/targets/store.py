@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from cluster.faults import pause_point
 from cluster.storage import Storage, read_buffer
+from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
 from workers.targets.codec import decode, encode
 from workers.targets.log import Entry, Part, TargetLog
 from workers.targets.schema import StoreHeader
-from workers.units import GENERATION
 
 
 class DamagedShard(ValueError):

@@ -56,7 +56,7 @@ class GangRank:
 
 
 class Gang:
-    """`ep_size` ranks as one model. Made (and so placed) in the process that leads it, and dies with that process."""
+    """`ep_size` ranks as one model. Made (and so placed) in the actor that leads it, and freed with it."""
 
     def __init__(self, name: str, config: TeacherConfig, *, deadline_s: float, say: Callable[[str], None]) -> None:
         self.config, self.ranks = config, config.ep_size

@@ -16,6 +16,7 @@ import ray
 
 from cluster.faults import pause_point
 from cluster.storage import open_storage
+from workers.manifest import Manifest
 from workers.progress import Reporter
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry
@@ -23,7 +24,7 @@ from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.gang import Gang
-from workers.units import Manifest, Prompt
+from workers.units import Prompt
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,11 @@ class Replica:
         try:
             return self._gang.run(requests, spec)
         except ray.exceptions.RayActorError as error:
-            # The gang cannot go on without a rank. Leaving takes the placement group down and makes Ray Data start
-            # this leader anew; raising would keep the broken gang and retry on it.
+            # The gang cannot go on without a rank. Leaving makes Ray Data start this leader anew, which frees the old
+            # gang's place and takes another; raising would keep the broken gang and retry on it.
             self._report("teacher", note=f"{self._job.name} lost a rank: {error}".splitlines()[0], failed=True)
             time.sleep(1)
             os._exit(1)
-            raise AssertionError("unreachable") from error
 
     def _open(self, split: str) -> tuple[TargetStore, Manifest]:
         if split not in self._stores:

@@ -1,0 +1,71 @@
+"""The frozen prompts of a split on storage: written once, read by unit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.storage import Storage, read_buffer
+from workers.splits import GENERATION
+from workers.units import Prompt, Unit, UnitPlan
+
+PROMPT_SCHEMA = pa.schema(
+    [
+        ("unit", pa.uint32()),
+        ("id", pa.string()),
+        ("domains", pa.list_(pa.string())),
+        ("teacher", pa.string()),
+        ("samples", pa.uint16()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_new_tokens", pa.uint32()),
+        ("prompt_ids", pa.list_(pa.uint32())),
+        ("answer_ids", pa.list_(pa.uint32())),
+    ]
+)
+
+
+def manifest_key(split: str) -> str:
+    """Where the frozen prompts of a split lie."""
+    return f"prompts/{GENERATION}/{split}.parquet"
+
+
+def plan_key(split: str) -> str:
+    """Where the unit plan of a split lies."""
+    return f"prompts/{GENERATION}/{split}.plan.json"
+
+
+def write_manifest(storage: Storage, plan: UnitPlan, blocks: Sequence[Sequence[Prompt]]) -> None:
+    """Freeze a split: its prompts in unit order, one row group a unit, and its plan. Written once."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, PROMPT_SCHEMA, compression="zstd") as writer:
+        for index, block in enumerate(blocks):
+            rows = [{**asdict(p), "unit": index, "domains": list(p.domains)} for p in block]
+            writer.write_table(pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA), row_group_size=max(len(rows), 1))
+    data = {"split": plan.split, "generation": GENERATION, "units": [asdict(u) for u in plan.units]}
+    storage.write(manifest_key(plan.split), sink.getvalue().to_pybytes())
+    storage.create(plan_key(plan.split), json.dumps(data).encode())
+
+
+def read_plan(storage: Storage, split: str) -> UnitPlan:
+    """The frozen plan of a split. Raises FileNotFoundError before prompts were frozen."""
+    data = json.loads(storage.read(plan_key(split)))
+    return UnitPlan(split, tuple(Unit(**{**u, "domains": tuple(u["domains"])}) for u in data["units"]))
+
+
+class Manifest:
+    """Random access to the frozen prompts of a split by unit."""
+
+    def __init__(self, storage: Storage, split: str) -> None:
+        local = storage.local_path(manifest_key(split))
+        self._file = pq.ParquetFile(local if local is not None else read_buffer(storage, manifest_key(split)))
+
+    def prompts(self, unit: int) -> list[Prompt]:
+        rows = self._file.read_row_group(unit).to_pylist()
+        return [
+            Prompt(**{k: v for k, v in row.items() if k != "unit"} | {"domains": tuple(row["domains"])}) for row in rows
+        ]

@@ -44,7 +44,7 @@ class Preparer:
         storage = open_storage(run_uri)
         if storage.exists(f"{key}.json"):
             return json.loads(storage.read(f"{key}.json"))
-        torch.set_num_threads(os.cpu_count() or 1)  # nothing else runs yet
+        torch.set_num_threads(os.cpu_count() or 1)
         sample = sample_texts(run_uri, domain) if model.drop_layers else []
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
             facts = make_initial(model, Path(folder), vocabulary=vocabulary, seed=seed, sample_ids=sample)

@@ -23,40 +23,44 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.students import lineup
 from orchestrator.timing import timing
 from orchestrator.watch import Teaching, Training, watch
+from workers.splits import TRAIN
 
 
 def run_all(file: ConfigFile, view: ProgressView) -> tuple[int, dict[str, Any]]:
     """The whole run; returns the exit code (1 if a specialist failed) and the report."""
     with attempt(file, view) as now:
-        freeze_prompts(now)
         with view:
-            teach_and_train(now)
+            with Preparation(now) as preparation:
+                freeze_prompts(now, preparation)
+                teaching = Teaching(now, capture.missing_units(now.run))
+                make_initial_weights(now, preparation)  # while the teacher loads
+            watch(now, teaching, Training(now, []))
         report = measure_and_export(now)
     return (1 if now.failures else 0), report
 
 
 def teach_only(file: ConfigFile, view: ProgressView, limit: int | None) -> Attempt:
     """The teacher's part alone: all missing units, or the first `limit` of them."""
-    with attempt(file, view) as now:
-        freeze_prompts(now)
-        with view:
-            work = limited(capture.missing_units(now.run), limit)
-            watch(now, Teaching(now, work), None)
+    with attempt(file, view) as now, view:
+        with Preparation(now) as preparation:
+            freeze_prompts(now, preparation)
+        watch(now, Teaching(now, limited(capture.missing_units(now.run), limit)), None)
     return now
 
 
 def train_only(file: ConfigFile, view: ProgressView, only: list[str]) -> Attempt:
     """The students' part alone, from units that are taught already."""
-    with attempt(file, view) as now:
-        freeze_prompts(now)
-        if missing := capture.missing_units(now.run, ("train",)):
-            count = sum(map(len, missing.values()))
-            raise ValueError(
-                f"train: {count} units of the training store are not taught yet; run `stillhouse teach` first, or "
-                "`stillhouse run`, which does both at once"
-            )
-        with view:
-            watch(now, None, Training(now, only))
+    with attempt(file, view) as now, view:
+        with Preparation(now) as preparation:
+            freeze_prompts(now, preparation)
+            if missing := capture.missing_units(now.run, (TRAIN,)):
+                count = sum(map(len, missing.values()))
+                raise ValueError(
+                    f"train: {count} units of the training store are not taught yet; run `stillhouse teach` first, or "
+                    "`stillhouse run`, which does both at once"
+                )
+            make_initial_weights(now, preparation)
+        watch(now, None, Training(now, only))
     return now
 
 
@@ -78,29 +82,26 @@ def export_only(file: ConfigFile, view: ProgressView) -> list[str]:
     return export(run, config, report)
 
 
-def freeze_prompts(now: Attempt) -> None:
-    """Prompts frozen, stores opened, initial weights made. What is there already is only read."""
-    with Preparation(now) as preparation:
-        summary = preparation.prompts()
-        splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
-        now.view.say(f"prompts frozen: {splits}; {summary['set_aside']} rows set aside")
-        for reason, count in summary["reasons"].items():
-            now.view.say(f"  set aside: {count} × {reason}")
-        capture.open_stores(now.run, now.config, now.found, summary["vocabulary"])
-        for chain in lineup(now.config):
-            fact = preparation.initial(chain[0], summary["vocabulary"])
-            dropped = ""
-            if "dropped_layers" in fact:
-                dropped = f", layers dropped {fact['dropped_layers']} (KL to base {fact['kl_to_base']:.3f})"
-            size = f"{fact['parameters'] / 1e6:.2f} M parameters, {fact['layers']} layers"
-            now.view.say(f"student {chain[0].name}: {size}{dropped}")
+def freeze_prompts(now: Attempt, preparation: Preparation) -> None:
+    """Prompts frozen and stores opened. What is there already is only read."""
+    summary = preparation.prompts()
+    splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
+    now.view.say(f"prompts frozen: {splits}; {summary['set_aside']} rows set aside")
+    for reason, count in summary["reasons"].items():
+        now.view.say(f"  set aside: {count} × {reason}")
+    capture.open_stores(now.run, now.config, now.found, summary["vocabulary"])
 
 
-def teach_and_train(now: Attempt) -> None:
-    """Teacher and students at once. Replicas are placed first, so that the two can't hold what the other waits for."""
-    teaching = Teaching(now, capture.missing_units(now.run))
-    training = Training(now, [])
-    watch(now, teaching, training)
+def make_initial_weights(now: Attempt, preparation: Preparation) -> None:
+    """What every student starts from, made where it is missing."""
+    vocabulary = preparation.prompts()["vocabulary"]
+    for chain in lineup(now.config):
+        fact = preparation.initial(chain[0], vocabulary)
+        dropped = ""
+        if "dropped_layers" in fact:
+            dropped = f", layers dropped {fact['dropped_layers']} (KL to base {fact['kl_to_base']:.3f})"
+        size = f"{fact['parameters'] / 1e6:.2f} M parameters, {fact['layers']} layers"
+        now.view.say(f"student {chain[0].name}: {size}{dropped}")
 
 
 def limited(work: dict[str, list[dict[str, Any]]], limit: int | None) -> dict[str, list[dict[str, Any]]]:

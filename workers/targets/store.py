@@ -68,7 +68,7 @@ class TargetStore:
             raise DamagedShard(f"unit {entry.unit}: its part {part.key} is missing") from None
         if hashlib.sha256(buffer.getbuffer()).hexdigest() != part.sha256:
             raise DamagedShard(f"unit {entry.unit}: the bytes of {part.key} are not those that were committed")
-        return decode(pq.read_table(buffer), self.header)
+        return decode(pq.ParquetFile(buffer).read(), self.header)
 
 
 def _parquet(table: pa.Table, full: bool) -> bytes:

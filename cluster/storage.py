@@ -190,7 +190,10 @@ class RemoteStorage:
 
     def download_folder(self, key: str, folder: Path) -> None:
         base = self._path(key).rstrip("/")
-        for path in self._fs.find(base):
+        paths = self._fs.find(base)
+        if not paths:
+            raise FileNotFoundError(f"{self.uri}/{key}")
+        for path in paths:
             target = folder / path[len(base) + 1 :]
             target.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get_file(path, str(target))

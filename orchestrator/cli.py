@@ -124,7 +124,7 @@ def run(config: Config, sets: Sets = [], as_json: Json = False) -> None:
 
     file = load_config(config, sets)
     code, report = pipeline.run_all(file, _view(as_json))
-    _after(as_json, report, [f'Report: {_folder(file)}/report.md.  Try: stillhouse ask {file.config.name} "..."'])
+    _after(as_json, report, [f'Report: {_folder(file)}/report.md.  Try: stillhouse ask {_folder(file)} "..."'])
     raise typer.Exit(code)
 
 

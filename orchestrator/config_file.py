@@ -114,7 +114,8 @@ def _expand(data: dict[str, Any]) -> dict[str, Any]:
         if "teachers" in data:
             raise ValueError("teacher, teachers: give one of the two (`teacher` is the short form for one teacher)")
         data["teachers"] = {"teacher": data.pop("teacher")}
-    defaults = data.pop("defaults", None) or {}
+    defaults = data.pop("defaults", None)
+    defaults = {} if defaults is None else defaults
     if not isinstance(defaults, dict):
         raise ValueError(f"defaults: expected settings of a specialist, such as model and train (got {defaults!r})")
     if isinstance(data.get("specialists"), dict):

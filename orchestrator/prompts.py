@@ -136,22 +136,27 @@ def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
 
 
 def _probes(config: RunConfig, tokenizer: Any) -> list[Prompt]:
-    if config.evaluate.probes is None:
-        return []
-    return [
-        Prompt(
-            id=f"probe-{i:04d}",
-            domains=(row["domain"],),
-            teacher=config.first_teacher(),
-            samples=1,
-            temperature=1.0,
-            top_p=1.0,
-            max_new_tokens=1,
-            prompt_ids=tokenizer(row["prompt"]).input_ids,
-            answer_ids=tokenizer(row["answer"], add_special_tokens=False).input_ids[:1],
+    """Probes as prompts whose given answer is the one token to rank. Raises ValueError for an answer of no token."""
+    rows = read_probes(config.evaluate.probes) if config.evaluate.probes is not None else []
+    probes = []
+    for number, row in enumerate(rows):
+        answer_ids = _ids(tokenizer, row["answer"], special=False)[:1]
+        if not answer_ids:
+            raise ValueError(f"evaluate.probes: the answer of line {number + 1} has no tokens")
+        probes.append(
+            Prompt(
+                id=f"probe-{number:04d}",
+                domains=(row["domain"],),
+                teacher=config.first_teacher(),
+                samples=1,
+                temperature=1.0,
+                top_p=1.0,
+                max_new_tokens=1,
+                prompt_ids=_ids(tokenizer, row["prompt"], special=True),
+                answer_ids=answer_ids,
+            )
         )
-        for i, row in enumerate(read_probes(config.evaluate.probes))
-    ]
+    return probes
 
 
 def _count(values: Iterator[str]) -> dict[str, int]:

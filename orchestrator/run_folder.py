@@ -11,6 +11,7 @@ import platform
 import socket
 import sys
 import time
+import uuid
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from orchestrator.config_file import ConfigFile, dump, validate
 
 CONFIG_KEY, ENVIRONMENT_KEY = "config.resolved.yaml", "environment.json"
 
-_FREE_TO_CHANGE = ("cluster", "evaluate", "export", "storage")
+_FREE_TO_CHANGE = ("cluster", "export", "storage")
 """Parts that do not change what was taught or trained; a later attempt may have others."""
+
+_FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "precision", "probes")
+"""Settings of `evaluate` that are fixed once the held-out prompts are frozen; the others may change."""
 
 _FREE_FIELDS = (
     *("replicas", "placement", "label_selector", "cpus_per_rank", "cpus_per_worker", "threads_per_rank"),
@@ -79,7 +83,9 @@ class RunFolder:
         number = 1 + max(
             (int(k.rsplit("/", 1)[1].removesuffix(".json")) for k in self.storage.keys("attempts")), default=0
         )
-        who = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()
+        who = json.dumps(
+            {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "id": uuid.uuid4().hex}
+        ).encode()
         while not self.storage.create(f"attempts/{number:04d}.json", who):
             number += 1
         return number
@@ -105,6 +111,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     for data in (a, b):
         for key in _FREE_TO_CHANGE:
             data.pop(key)
+        data["evaluate"] = {k: data["evaluate"][k] for k in _FROZEN_BY_PROMPTS}
     for name in set(b["specialists"]) - set(a["specialists"]):
         b["specialists"].pop(name)
     flat_a, flat_b = _flatten(a), _flatten(b)
@@ -116,8 +123,11 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _is_free(key: str) -> bool:
-    part, _, rest = key.partition(".")
-    return part in ("teachers", "specialists") and any(f in _FREE_FIELDS for f in rest.split(".")[1:])
+    """Whether a key is `teachers.NAME.field` or `specialists.NAME.train.field` with a field that may change."""
+    part, *rest = key.split(".")
+    if part == "specialists":
+        return len(rest) > 2 and rest[1] == "train" and rest[2] in _FREE_FIELDS
+    return part == "teachers" and len(rest) > 1 and rest[1] in _FREE_FIELDS
 
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:

@@ -47,8 +47,12 @@ def write_manifest(storage: Storage, plan: UnitPlan, blocks: Sequence[Sequence[P
             rows = [{**asdict(p), "unit": index, "domains": list(p.domains)} for p in block]
             writer.write_table(pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA), row_group_size=max(len(rows), 1))
     data = {"split": plan.split, "generation": GENERATION, "units": [asdict(u) for u in plan.units]}
+    # The plan is the mark that a split is frozen, so it comes last; a manifest that another writer froze stays.
     storage.write(manifest_key(plan.split), sink.getvalue().to_pybytes())
-    storage.create(plan_key(plan.split), json.dumps(data).encode())
+    if not storage.create(plan_key(plan.split), json.dumps(data).encode()):
+        raise ValueError(
+            f"prompts: the {plan.split} prompts of this run were frozen otherwise by another process meanwhile"
+        )
 
 
 def read_plan(storage: Storage, split: str) -> UnitPlan:

@@ -247,12 +247,7 @@ def test_upload_replaces_and_download_adds(storage: Storage, tmp_path: Path) -> 
     assert content(tmp_path / "back") == {**files, "mine": b"kept"}
 
 
-def test_download_of_a_missing_folder_is_file_not_found(
-    storage: Storage, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if isinstance(storage, RemoteStorage):
-        reason = "an absent S3 folder comes down as nothing, without an error"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_download_of_a_missing_folder_is_file_not_found(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         storage.download_folder("absent", tmp_path / "back")
 

@@ -93,7 +93,6 @@ def test_a_name_like_a_free_field_is_only_a_name() -> None:
     assert differences(old, new) == ["prompts.placement.path: p.jsonl -> q.jsonl"]
 
 
-@pytest.mark.xfail(strict=True, reason="run_folder._is_free: a domain in `mix` named like a free field hides its share")
 def test_a_share_of_a_domain_named_like_a_free_field_differs() -> None:
     old, new = (config(specialists={"m": {"model": "s", "mix": {"medical": 1, "placement": w}}}) for w in (1, 2))
     assert differences(old, new) == ["specialists.m.mix.placement: 1.0 -> 2.0"]

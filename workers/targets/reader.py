@@ -130,8 +130,9 @@ class TargetStream:
         rows, held = [], 0
         while held < targets:
             row = self._next_row()
-            rows.append(row)
-            held += row.targets
+            if row.targets:
+                rows.append(row)
+                held += row.targets
         return rows
 
     def _next_row(self) -> TargetRow:

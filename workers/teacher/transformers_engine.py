@@ -51,7 +51,6 @@ class TransformersEngine:
             "stop_ids": sorted(self.stop_ids),
         }
 
-    @torch.inference_mode()
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
         texts: list[list[int]] = [[] for _ in requests]

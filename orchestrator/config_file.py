@@ -176,9 +176,7 @@ def _expanded(key: str, name: str) -> str:
 
 def _locate(base: Path, name: str) -> str:
     """An absolute path where the name is one below the configuration's folder, else the name (a Hugging Face id)."""
-    if "://" in name:
-        return name
-    if not name:
+    if not name or "://" in name:
         return name
     path = base / os.path.expanduser(name)
     looks_local = name.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".parquet")

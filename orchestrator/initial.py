@@ -13,7 +13,7 @@ import ray
 
 from cluster.storage import open_storage
 from orchestrator.config import RunConfig
-from orchestrator.prompts import SUMMARY_KEY, freeze
+from orchestrator.prompts import freeze
 from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
 from workers.student.config import ModelConfig
@@ -24,26 +24,21 @@ _SAMPLE_TEXTS, _SAMPLE_TOKENS = 4, 64
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Preparer:
-    """Prompts and initial weights. Everything it makes is kept, so a second attempt makes nothing."""
+    """Makes prompts and initial weights. What is there already is not asked of it (orchestrator/preparation.py)."""
 
     def freeze_prompts(self, config: RunConfig, run_uri: str) -> dict[str, Any]:
-        """Freeze the prompts unless they are frozen; returns their summary."""
-        storage = open_storage(run_uri)
-        if storage.exists(SUMMARY_KEY):
-            return json.loads(storage.read(SUMMARY_KEY))
+        """Freeze the prompts; returns their summary."""
         return freeze(config, run_uri)
 
     def make_initial(
         self, run_uri: str, key: str, model: ModelConfig, domain: str, vocabulary: int, seed: int
     ) -> dict[str, Any]:
-        """Write a student's initial weights below `key` unless they are there; returns facts about them."""
+        """Write a student's initial weights below `key`; returns facts about them."""
         import torch
 
         from workers.student.initial import make_initial
 
         storage = open_storage(run_uri)
-        if storage.exists(f"{key}.json"):
-            return json.loads(storage.read(f"{key}.json"))
         torch.set_num_threads(os.cpu_count() or 1)
         sample = sample_texts(run_uri, domain) if model.drop_layers else []
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:

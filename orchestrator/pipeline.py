@@ -31,9 +31,9 @@ def run_all(file: ConfigFile, view: ProgressView) -> tuple[int, dict[str, Any]]:
     with attempt(file, view) as now:
         with view:
             with Preparation(now) as preparation:
-                freeze_prompts(now, preparation)
+                vocabulary = freeze_prompts(now, preparation)
                 teaching = Teaching(now, capture.missing_units(now.run))
-                make_initial_weights(now, preparation)  # while the teacher loads
+                make_initial_weights(now, preparation, vocabulary)  # while the teacher loads
             watch(now, teaching, Training(now, []))
         report = measure_and_export(now)
     return (1 if now.failures else 0), report
@@ -52,14 +52,14 @@ def train_only(file: ConfigFile, view: ProgressView, only: list[str]) -> Attempt
     """The students' part alone, from units that are taught already."""
     with attempt(file, view) as now, view:
         with Preparation(now) as preparation:
-            freeze_prompts(now, preparation)
+            vocabulary = freeze_prompts(now, preparation)
             if missing := capture.missing_units(now.run, (TRAIN,)):
                 count = sum(map(len, missing.values()))
                 raise ValueError(
                     f"train: {count} units of the training store are not taught yet; run `stillhouse teach` first, or "
                     "`stillhouse run`, which does both at once"
                 )
-            make_initial_weights(now, preparation)
+            make_initial_weights(now, preparation, vocabulary)
         watch(now, None, Training(now, only))
     return now
 
@@ -82,19 +82,19 @@ def export_only(file: ConfigFile, view: ProgressView) -> list[str]:
     return export(run, config, report)
 
 
-def freeze_prompts(now: Attempt, preparation: Preparation) -> None:
-    """Prompts frozen and stores opened. What is there already is only read."""
+def freeze_prompts(now: Attempt, preparation: Preparation) -> int:
+    """Prompts frozen and stores opened; returns the tokenizer's vocabulary. What is there already is only read."""
     summary = preparation.prompts()
     splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
     now.view.say(f"prompts frozen: {splits}; {summary['set_aside']} rows set aside")
     for reason, count in summary["reasons"].items():
         now.view.say(f"  set aside: {count} × {reason}")
     capture.open_stores(now.run, now.config, now.found, summary["vocabulary"])
+    return summary["vocabulary"]
 
 
-def make_initial_weights(now: Attempt, preparation: Preparation) -> None:
+def make_initial_weights(now: Attempt, preparation: Preparation, vocabulary: int) -> None:
     """What every student starts from, made where it is missing."""
-    vocabulary = preparation.prompts()["vocabulary"]
     for chain in lineup(now.config):
         fact = preparation.initial(chain[0], vocabulary)
         dropped = ""
@@ -127,8 +127,9 @@ def measure_and_export(now: Attempt, *, exports: bool = True) -> dict[str, Any]:
         evaluation = evaluate(run, config, now.board_name)
     report = build_report(run, config, evaluation, now.failures, now.timing())
     if exports:
-        export(run, config, report)
-        report = build_report(run, config, evaluation, now.failures, now.timing())
+        for key in export(run, config, report):
+            report["students"][key.removeprefix("exports/")]["export"] = key
+        report["timing"] = now.timing()
     run.storage.write("report.json", json.dumps(report, indent=1).encode())
     run.storage.write("report.md", markdown(report).encode())
     now.view.console.print(closing_table(report))

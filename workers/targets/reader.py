@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,7 @@ class TargetStream:
         return rows
 
 
+@lru_cache(maxsize=256)
 def _order(seed: int, purpose: str, key: str, epoch: int, n: int) -> np.ndarray:
     """Plan order in the first epoch, so that a reader can follow the teacher; a permutation in each later one."""
     return np.arange(n) if epoch == 0 else generator(seed, purpose, key, epoch).permutation(n)

@@ -12,6 +12,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,9 @@ class Storage(Protocol):
     def download_folder(self, key: str, folder: Path) -> None: ...
     def local_path(self, key: str) -> Path | None:
         """The file or folder on this machine behind a key, or None where the store is remote."""
+
+    def arrow_filesystem(self, key: str) -> tuple[Any, str]:
+        """The pyarrow filesystem and the path in it of a key, for a library that writes by itself."""
 
 
 def open_storage(uri: str) -> Storage:
@@ -124,6 +128,11 @@ class LocalStorage:
     def local_path(self, key: str) -> Path | None:
         return self.root / key
 
+    def arrow_filesystem(self, key: str) -> tuple[Any, str]:
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), str(self.root / key)
+
     def _stage(self, key: str, data: bytes) -> str:
         """The data in a synced temporary file beside its final place (hidden from `keys`)."""
         folder = (self.root / key).parent
@@ -135,6 +144,17 @@ class LocalStorage:
             file.flush()
             os.fsync(file.fileno())
         return temporary
+
+
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    """What the S3 client raises beside OSError (no credentials, an endpoint that does not answer) becomes OSError."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except BotoCoreError as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 class RemoteStorage:
@@ -149,15 +169,18 @@ class RemoteStorage:
     def _path(self, key: str) -> str:
         return posixpath.join(self._base, key)
 
+    @_client_errors()
     def read(self, key: str) -> bytes:
         return self._fs.cat_file(self._path(key))
 
+    @_client_errors()
     def write(self, key: str, data: bytes) -> None:
         self._fs.pipe_file(self._path(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
         try:
-            self._fs.pipe_file(self._path(key), data, mode="create")
+            with _client_errors():
+                self._fs.pipe_file(self._path(key), data, mode="create")
         except OSError:
             # The loser's error differs by server, and a retried request can lose against its own first try:
             # what the key holds now is the only truth. A key that is still absent means that the call failed.
@@ -168,9 +191,11 @@ class RemoteStorage:
             raise
         return True
 
+    @_client_errors()
     def exists(self, key: str) -> bool:
         return bool(self._fs.exists(self._path(key)))
 
+    @_client_errors()
     def keys(self, prefix: str) -> list[str]:
         try:
             entries = self._fs.ls(self._path(prefix), detail=True, refresh=True)
@@ -178,16 +203,19 @@ class RemoteStorage:
             return []
         return sorted(posixpath.join(prefix, posixpath.basename(e["name"])) for e in entries if e["type"] == "file")
 
+    @_client_errors()
     def delete(self, key: str) -> None:
         if self.exists(key):
             self._fs.rm(self._path(key), recursive=True)
 
+    @_client_errors()
     def upload_folder(self, folder: Path, key: str) -> list[str]:
         names = list(_files_below(folder))
         for name in names:
             self._fs.put_file(str(folder / name), self._path(posixpath.join(key, name)))
         return [posixpath.join(key, name) for name in names]
 
+    @_client_errors()
     def download_folder(self, key: str, folder: Path) -> None:
         base = self._path(key).rstrip("/")
         paths = self._fs.find(base)
@@ -201,6 +229,11 @@ class RemoteStorage:
     def local_path(self, key: str) -> Path | None:
         return None
 
+    def arrow_filesystem(self, key: str) -> tuple[Any, str]:
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return PyFileSystem(FSSpecHandler(self._fs)), self._path(key)
+
 
 def check_writable(storage: Storage) -> None:
     """Write and delete a small key, so that a run does not find out later. Raises ValueError with the reason."""
@@ -208,20 +241,11 @@ def check_writable(storage: Storage) -> None:
     try:
         storage.write(key, b"stillhouse")
         storage.delete(key)
-    except storage_errors() as error:
+    except OSError as error:
         raise ValueError(
             f"storage: cannot write to {storage.uri!r}: {error}. Name a folder or bucket that you can "
             "write to, or mend its permissions"
         ) from error
-
-
-def storage_errors() -> tuple[type[Exception], ...]:
-    """OSError, and what the S3 client raises beside it (missing credentials, an endpoint that does not answer)."""
-    try:
-        from botocore.exceptions import BotoCoreError
-    except ImportError:
-        return (OSError,)
-    return (OSError, BotoCoreError)
 
 
 def free_bytes(uri: str) -> int | None:

@@ -31,7 +31,6 @@ def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) ->
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    torch.set_grad_enabled(False)
     first = config.teachers[config.first_teacher()]
     tokenizer = AutoTokenizer.from_pretrained(model_folder(first.model, first.revision))
     answers: dict[str, dict[str, Any]] = {}
@@ -39,7 +38,8 @@ def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) ->
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as temporary:
             folder = _fetch(run, source, Path(temporary))
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        answers[name] = _answer(model, tokenizer, prompt, tokens, top)
+        with torch.no_grad():
+            answers[name] = _answer(model, tokenizer, prompt, tokens, top)
     return answers
 
 

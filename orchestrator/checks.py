@@ -12,7 +12,13 @@ from orchestrator.config_file import ConfigFile
 from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
 from orchestrator.run_folder import RunFolder
 from workers.fingerprint import chat_template_fingerprint, tokenizer_fingerprint
-from workers.model_files import check_expert_parallel, expert_count, model_folder, read_model_config
+from workers.model_files import (
+    check_expert_parallel,
+    expert_count,
+    known_model_type,
+    model_folder,
+    read_model_config,
+)
 from workers.splits import TRAIN
 
 
@@ -47,15 +53,16 @@ def check_storage(file: ConfigFile) -> None:
 
 def _check_teachers(config: RunConfig, found: Checked) -> None:
     for name, teacher in config.teachers.items():
+        key = config.teacher_key(name)
         try:
             folder = model_folder(teacher.model, teacher.revision, weights=False)
             tokenizer = tokenizer_fingerprint(folder)
         except ValueError as error:
-            raise ValueError(f"teachers.{name}.{error}") from None
-        check_expert_parallel(f"teachers.{name}", teacher.ep_size, teacher.model, read_model_config(folder))
+            raise ValueError(f"{key}.{error}") from None
+        check_expert_parallel(key, teacher.ep_size, teacher.model, read_model_config(folder))
         if found.tokenizer and tokenizer != found.tokenizer:
             raise ValueError(
-                f"teachers.{name}.model: {teacher.model!r} has another tokenizer than the first teacher; "
+                f"{key}.model: {teacher.model!r} has another tokenizer than the first teacher; "
                 "targets of one run share one tokenizer"
             )
         found.teacher_folders[name] = folder
@@ -64,10 +71,10 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
 
 def _check_students(config: RunConfig, found: Checked) -> None:
     for name, specialist in config.specialists.items():
-        base = specialist.model.base
+        base, where = specialist.model.base, f"specialists.{name}.model"
         if base is None:
+            _check_architecture(where, (specialist.model.config or {}).get("model_type"))
             continue
-        where = f"specialists.{name}.model"
         try:
             folder = model_folder(base, specialist.model.revision, weights=False)
             tokenizer = tokenizer_fingerprint(folder)
@@ -82,6 +89,14 @@ def _check_students(config: RunConfig, found: Checked) -> None:
         _check_dropped(where, specialist.model.drop_layers, int(read_model_config(folder).get("num_hidden_layers", 0)))
         if experts := expert_count(read_model_config(folder)):
             raise ValueError(f"{where}: {base!r} is a mixture of {experts} experts; students are dense")
+
+
+def _check_architecture(where: str, model_type: object) -> None:
+    if not isinstance(model_type, str) or not known_model_type(model_type):
+        raise ValueError(
+            f"{where}.config.model_type: {model_type!r} is no architecture of the installed transformers; "
+            "take for example qwen3, llama or gemma3_text"
+        )
 
 
 def _check_prompts(config: RunConfig, found: Checked) -> None:

@@ -130,3 +130,7 @@ class RunConfig(Settings):
 
     def first_teacher(self) -> str:
         return next(iter(self.teachers))
+
+    def teacher_key(self, name: str) -> str:
+        """How a message names a teacher's settings: in the short form where that is what one writes for it."""
+        return "teacher" if list(self.teachers) == ["teacher"] else f"teachers.{name}"

@@ -141,7 +141,7 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
         width = DTYPE_BYTES[dtype]
         if size is None:
             plan.notes.append(
-                f"teachers.{name}: weights of {teacher.model!r} are not downloaded; its memory is left out"
+                f"{config.teacher_key(name)}: weights of {teacher.model!r} are not downloaded; its memory is left out"
             )
             size = ModelSize(0)
         weights = (size.dense + size.experts // teacher.ep_size) * width
@@ -164,7 +164,7 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
         )
         if teacher.score_tokens * vocabulary * 12 > 8 << 30:
             plan.notes.append(
-                f"teachers.{name}.score_tokens: {teacher.score_tokens} makes logits of {size_text(logits)}; "
+                f"{config.teacher_key(name)}.score_tokens: {teacher.score_tokens} makes logits of {size_text(logits)}; "
                 "a smaller one takes less"
             )
 

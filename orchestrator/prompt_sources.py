@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cluster.storage import open_storage, read_buffer, storage_errors
+from cluster.storage import open_storage, read_buffer
 from orchestrator.config import PromptSource, RunConfig
 from workers.splits import HELDOUT, TRAIN
 
@@ -174,7 +174,7 @@ def _opened(path: str) -> BinaryIO:
     folder, _, name = path.rpartition("/")
     try:
         return read_buffer(open_storage(folder), name)
-    except storage_errors() as error:
+    except OSError as error:
         raise ValueError(f"cannot read {path!r}: {error}") from error
 
 
@@ -199,10 +199,15 @@ def _dataset_rows(source: PromptSource) -> Iterator[Any]:
         raise ValueError(
             f"{source.path!r} is no file; to read it as a Hugging Face dataset: pip install 'stillhouse[hub]'"
         ) from error
+    wanted = f"split {source.dataset_split!r}" + (
+        f" of configuration {source.dataset_config!r}" if source.dataset_config else ""
+    )
     try:
         data = datasets.load_dataset(source.path, source.dataset_config, split=source.dataset_split, streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
         raise ValueError(
             f"{source.path!r} is neither a file nor a Hugging Face dataset within reach ({type(error).__name__})"
         ) from error
+    except ValueError as error:  # the dataset is there; the library says which splits and configurations it has
+        raise ValueError(f"the dataset {source.path!r} has no {wanted}: {' '.join(str(error).split())}") from error
     return iter(data)

@@ -133,8 +133,8 @@ def _notes(config: RunConfig) -> list[str]:
         s = teacher.sampling
         if s.temperature != 1 or s.top_p < 1:
             notes.append(
-                f"teachers.{name}: answers were sampled at temperature {s.temperature}, top_p {s.top_p}, while "
-                "distributions were captured at temperature 1: the text is not a sample of the targets, so contexts "
-                "are more typical than what a student will write itself"
+                f"{config.teacher_key(name)}: answers were sampled at temperature {s.temperature}, top_p {s.top_p}, "
+                "while distributions were captured at temperature 1: the text is not a sample of the targets, so "
+                "contexts are more typical than what a student will write itself"
             )
     return notes

@@ -115,8 +115,9 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     for name in set(b["specialists"]) - set(a["specialists"]):
         b["specialists"].pop(name)
     flat_a, flat_b = _flatten(a), _flatten(b)
+    shown = new.teacher_key("teacher")
     return [
-        f"{key}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
+        f"{key.replace('teachers.teacher', shown)}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
         for key in dict.fromkeys([*flat_a, *flat_b])
         if flat_a.get(key, "nothing") != flat_b.get(key, "nothing") and not _is_free(key)
     ]

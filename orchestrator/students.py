@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from cluster.storage import join
+from cluster.storage import open_storage
 from orchestrator.config import RunConfig
 from orchestrator.run_folder import RunFolder
 from workers.student.config import SpecialistConfig
@@ -82,6 +82,7 @@ class Supervisor:
         train = jobs[0]["train"]
         gpu = train["gpus_per_worker"] > 0
         resources = {"CPU": train["cpus_per_worker"]} | ({"GPU": train["gpus_per_worker"]} if gpu else {})
+        filesystem, path = open_storage(jobs[0]["run_uri"]).arrow_filesystem("ray_train")
         trainer = TorchTrainer(
             train_chain,
             train_loop_config={"jobs": jobs},
@@ -94,7 +95,8 @@ class Supervisor:
             ),
             run_config=RunConfig(
                 name=jobs[0]["name"],
-                storage_path=join(jobs[0]["run_uri"], "ray_train"),
+                storage_path=path,
+                storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=train["max_failures"]),
             ),
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"model: {str(path)!r} does not hold a JSON object")
     return data
+
+
+def known_model_type(model_type: str) -> bool:
+    """Whether the installed transformers has an architecture of that name; reads its files, imports none of them."""
+    spec = importlib.util.find_spec("transformers")
+    models = Path(spec.origin).parent / "models" if spec and spec.origin else None
+    if models is None or (model_type and (models / model_type.replace("-", "_")).is_dir()):
+        return True
+    named = re.compile(rf"""model_type = ["']{re.escape(model_type)}["']""")
+    return any(named.search(path.read_text(encoding="utf-8")) for path in models.glob("*/configuration_*.py"))
 
 
 def torch_dtype(name: str, device: str) -> torch.dtype:

@@ -298,6 +298,38 @@ def test_check_writable_explains_missing_credentials(s3: str, monkeypatch: pytes
         filesystem.clear_instance_cache()
 
 
+def test_an_endpoint_that_does_not_answer_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the client calls it: callers handle OSError, and FileNotFoundError means that there is no such key."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    options = {
+        "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"},
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
+    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
+    nowhere = RemoteStorage("s3://shelf")
+    nowhere._fs = fsspec.filesystem("s3", skip_instance_cache=True, **options)
+    calls: list[Callable[[], Any]] = [
+        lambda: nowhere.read("a"),
+        lambda: nowhere.write("a", b""),
+        lambda: nowhere.create("a", b""),
+        lambda: nowhere.keys("a"),
+    ]
+    for call in calls:
+        with pytest.raises(OSError) as caught:
+            call()
+        assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_pyarrow_writes_below_a_key(storage: Storage) -> None:
+    """As libraries do that are given a filesystem, Ray Train among them."""
+    filesystem, path = storage.arrow_filesystem("train")
+    filesystem.create_dir(path, recursive=True)
+    with filesystem.open_output_stream(f"{path}/marker") as stream:
+        stream.write(b"here")
+    assert storage.read("train/marker") == b"here"
+
+
 def test_a_file_uri_is_a_local_folder(tmp_path: Path) -> None:
     storage = open_storage(f"file://{tmp_path}/runs")
     assert isinstance(storage, LocalStorage)

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from end_to_end.small_job import Job
+from end_to_end.small_job import STUDENT, WORDS, Job
 from safetensors.numpy import load_file
 
 from cluster.storage import open_storage
@@ -77,12 +77,21 @@ def test_a_second_run_teaches_and_trains_nothing(reference: Job) -> None:
     assert "exports/medical" in reference.run("export")
 
 
-def test_two_replicas_on_s3_teach_the_same_bits(reference: Job, teacher: Path, tmp_path: Path, bucket: str) -> None:
+def test_two_replicas_on_s3_give_the_same_bits(reference: Job, teacher: Path, tmp_path: Path, bucket: str) -> None:
+    """Taught first and trained from the finished store, where the reference trained on the live stream."""
     job = Job(tmp_path / "split", teacher)
     elsewhere = ["--set", f"storage={bucket}", "--set", "teacher.replicas=2"]
     job.run("teach", *elsewhere)
-    store = TargetStore(open_storage(f"{bucket}/job"), "train")
-    assert [e.content_hash for e in store.log.entries()] == contents(reference)
+    there = open_storage(f"{bucket}/job")
+    assert [e.content_hash for e in TargetStore(there, "train").log.entries()] == contents(reference)
+    job.run("train", "--only", "medical", *elsewhere)
+    for student in ("medical", "medical.hard_labels"):
+        there.download_folder(f"students/{student}/final", tmp_path / student)
+        one, two = (
+            load_file(folder / "model.safetensors")
+            for folder in (tmp_path / student, run_folder(reference) / "students" / student / "final")
+        )
+        assert one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one)
 
 
 def test_a_finished_store_trains_to_the_same_bits(reference: Job, teacher: Path, tmp_path: Path) -> None:
@@ -130,15 +139,28 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
     assert weights_equal(job, reference, "medical.hard_labels")
 
 
-@pytest.mark.long  # fails at the moment: a rate of 1e30 no longer makes this loss NaN; needs a surer fault
 def test_one_failed_specialist_is_reported_and_the_others_finish(reference: Job, teacher: Path, tmp_path: Path) -> None:
-    job = taught_like(reference, Job(tmp_path / "failing", teacher, {"lr": 1e30, "clip": 0}))
-    output = job.run("run", expect=1)
-    assert "legal FAILED" in output and "FloatingPointError" in output and "train.lr" in output
+    job = taught_like(reference, Job(tmp_path / "failing", teacher))
+    broken = student_of_no_numbers(teacher, tmp_path / "broken")
+    output = job.run("run", "--set", f"specialists.legal.model={{base: {broken}, config: null}}", expect=1)
+    assert "legal FAILED" in output and "loss of step 1 is nan" in output and "weights it starts from" in output
     report = json.loads((run_folder(job) / "report.json").read_text())
     assert "legal" in report["failures"] and report["students"]["legal"]["heldout"] is None
     assert weights_equal(job, reference, "medical")
-    assert list((run_folder(job) / "students" / "legal").glob("failed-step-*.json"))
+    assert (run_folder(job) / "students" / "legal" / "failed-step-1.json").exists()
+
+
+def student_of_no_numbers(teacher: Path, folder: Path) -> Path:
+    """A base of the teacher's tokenizer with one weight that is no number, as a damaged download may have."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
+
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**STUDENT, vocab_size=len(WORDS)))
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    return folder
 
 
 def taught_like(reference: Job, job: Job) -> Job:

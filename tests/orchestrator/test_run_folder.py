@@ -59,8 +59,8 @@ def test_what_may_differ(changes: dict[str, Any]) -> None:
     ("changes", "said"),
     [
         ({"seed": 3}, ["seed: 0 -> 3"]),
-        ({"teacher": {"model": "u", "sampling": {"samples": 2}}}, ["teachers.teacher.model: t -> u"]),
-        ({"teacher": {"model": "t"}}, ["teachers.teacher.sampling.samples: 2 -> 1"]),
+        ({"teacher": {"model": "u", "sampling": {"samples": 2}}}, ["teacher.model: t -> u"]),
+        ({"teacher": {"model": "t"}}, ["teacher.sampling.samples: 2 -> 1"]),
         ({"targets": {"withhold": {"medical": ["a"]}, "draws": 5}}, ["targets.draws: 21 -> 5"]),
         ({"targets": {"withhold": {"medical": ["b"]}}}, ["targets.withhold.medical: ['a'] -> ['b']"]),
         ({"prompts": {"medical": {"path": "m.jsonl", "limit": 4}}}, ["prompts.medical.limit: None -> 4"]),

@@ -44,7 +44,7 @@ def test_run_refuses_before_it_starts_ray(project: Any) -> None:
     project.set("teacher.ep_size", 3)
     done = in_a_process(project.folder, "run", str(project.write()))
     assert done.returncode == 2
-    assert done.stderr.startswith("error: teachers.teacher.ep_size: 3 does not divide the 4 experts")
+    assert done.stderr.startswith("error: teacher.ep_size: 3 does not divide the 4 experts")
     assert not (project.folder / "runs").exists(), "a refused request leaves nothing behind"
 
 
@@ -110,7 +110,7 @@ def test_a_file_of_broken_rows_says_what_is_wrong_with_the_first(project: Any, s
 def test_no_teacher(project: Any, stillhouse: Command, name: str) -> None:
     project.set("teacher.model", name)
     error = stillhouse("validate", project.write()).error
-    assert error.startswith("error: teachers.teacher.model: ") and name.removeprefix("./") in error
+    assert error.startswith("error: teacher.model: ") and name.removeprefix("./") in error
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.json", "config.json"])
@@ -143,6 +143,20 @@ def test_a_student_whose_configuration_counts_layers_by_another_name(project: An
     assert stillhouse("validate", project.write()).code == 0
 
 
+@pytest.mark.parametrize("model_type", ["nonsense", "", None, 3])
+def test_a_student_of_no_known_architecture(project: Any, stillhouse: Command, model_type: object) -> None:
+    project.set("defaults.model.config.model_type", model_type)
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith(f"error: specialists.medical.model.config.model_type: {model_type!r}") and "qwen3" in error
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
+def test_a_student_of_another_architecture(project: Any, stillhouse: Command, model_type: str) -> None:
+    """The second is not the name of a folder of transformers."""
+    project.set("defaults.model.config.model_type", model_type)
+    assert stillhouse("validate", project.write()).code == 0
+
+
 def test_a_student_of_experts(project: Any, stillhouse: Command) -> None:
     project.model("student", experts=8)
     project.set("specialists.legal.model", {"base": "student", "config": None})
@@ -161,14 +175,14 @@ def test_two_teachers_of_different_tokenizers(project: Any, stillhouse: Command)
 def test_ranks_that_cannot_share_the_experts(project: Any, stillhouse: Command, ep_size: int) -> None:
     project.set("teacher.ep_size", ep_size)
     error = stillhouse("validate", project.write()).error
-    assert f"teachers.teacher.ep_size: {ep_size} does not divide the 4 experts" in error and "[1, 2, 4]" in error
+    assert f"teacher.ep_size: {ep_size} does not divide the 4 experts" in error and "[1, 2, 4]" in error
 
 
 def test_ranks_for_a_dense_teacher(project: Any, stillhouse: Command) -> None:
     project.model("dense", experts=0)
     project.set("teacher", {"model": "dense", "ep_size": 2})
     error = stillhouse("validate", project.write()).error
-    assert "teachers.teacher.ep_size: 2" in error and "dense" in error and "ep_size 1" in error
+    assert "teacher.ep_size: 2" in error and "dense" in error and "ep_size 1" in error
 
 
 def test_one_rank_for_a_dense_teacher_is_fine(project: Any, stillhouse: Command) -> None:
@@ -280,7 +294,7 @@ def test_a_name_that_exists_with_another_configuration(project: Any, stillhouse:
     path = opened(project)
     error = stillhouse("validate", path, "--set", "teacher.sampling.max_new_tokens=9", "--set", "seed=4").error
     assert "run 'trial' exists at" in error and "--set name=" in error
-    assert "teachers.teacher.sampling.max_new_tokens: 8 -> 9" in error and "seed: 0 -> 4" in error
+    assert "teacher.sampling.max_new_tokens: 8 -> 9" in error and "seed: 0 -> 4" in error
     assert "targets" not in error
 
 

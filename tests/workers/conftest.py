@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,8 @@ WORDS = 300
 
 
 @pytest.fixture(autouse=True)
-def _gradients_on() -> Iterator[None]:
-    """Loading a teacher turns gradients off for its whole process, which here is the tests' too."""
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    torch.set_grad_enabled(True)
-    yield
-    torch.set_grad_enabled(True)
 
 
 # Targets ----------------------------------------------------------------------------------------------------
@@ -98,21 +94,9 @@ def commit() -> CommitUnit:
     """Write a unit's part and its entry."""
 
     def commit_unit(store: TargetStore, unit: int, targets: UnitTargets) -> bool:
-        entry = Entry(
-            unit=unit,
-            parts=store.write_part(unit, targets),
-            rows=targets.rows,
-            tokens=int(targets.lengths.sum()),
-            targets=int(targets.target_lengths.sum()),
-            entries=int(targets.entries.sum()),
-            content_hash=targets.content_hash(),
-            teacher="teacher",
-            teacher_fingerprint="f",
-            epoch=1,
-            started=0.0,
-            finished=1.0,
-        )
-        return store.log.commit(entry)
+        parts = store.write_part(unit, targets)
+        facts = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
+        return store.log.commit(Entry.of(unit, parts, targets, **facts))
 
     return commit_unit
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ MOE = ["qwen3_moe", "mixtral"]
 
 
 @pytest.fixture(autouse=True)
-def _scoring() -> None:
-    """As in the evaluator's process."""
-    torch.set_grad_enabled(False)
+def _scoring() -> Iterator[None]:
+    """As within `score_models`."""
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(scope="module")

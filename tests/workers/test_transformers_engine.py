@@ -23,15 +23,8 @@ SYSTEMATIC = CaptureSpec("systematic", 21, "answer", "float32", V, 11)
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_moe: Path) -> TransformersEngine:
+def engine(tiny_moe: Path) -> TransformersEngine:
     return TransformersEngine(TeacherConfig(model=str(tiny_moe), batch=32))
-
-
-@pytest.fixture
-def engine(loaded: TransformersEngine) -> TransformersEngine:
-    """As in a rank's process: loading a teacher turned gradients off."""
-    torch.set_grad_enabled(False)
-    return loaded
 
 
 def requests(n: int = 7, new_tokens: int = 10, **fields: Any) -> list[TextRequest]:
@@ -83,7 +76,7 @@ def test_captured_distributions_are_those_of_the_model(positions: str, engine: T
     logp, realised, entropy = [], [], []
     for r, text in zip(requests(), texts(made), strict=True):
         first = len(r.prompt_ids) if positions == "answer" else 1
-        logp_SV = engine.model(torch.tensor([text])).logits[0].double().log_softmax(-1)[first - 1 : -1]
+        logp_SV = engine.model(torch.tensor([text])).logits[0].detach().double().log_softmax(-1)[first - 1 : -1]
         logp.append(logp_SV)
         realised.append(logp_SV.gather(1, torch.tensor(text)[first:, None])[:, 0])
         entropy.append(-(logp_SV.exp() * logp_SV).sum(-1))

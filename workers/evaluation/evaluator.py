@@ -27,10 +27,10 @@ from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
 
 
+@torch.no_grad()
 def score_models(job: EvaluationJob) -> Results:
     """Score every model on its domains of the held-out store, and rank the probes' answers."""
     torch.set_num_threads(job.threads)
-    torch.set_grad_enabled(False)
     storage = open_storage(job.run_uri)
     report = Reporter(job.progress)
     truth = load_truth(job.truth)

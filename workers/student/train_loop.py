@@ -6,7 +6,9 @@ model as a safetensors folder. The sequence of global batches does not depend on
 
 from __future__ import annotations
 
+import gc
 import json
+import math
 import os
 import tempfile
 import time
@@ -66,7 +68,12 @@ def train_specialist(job: SpecialistJob) -> None:
     """Train one student from where its last checkpoint stands to the end of its budget."""
     train = TrainConfig.model_validate(job.train)
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if train.gpus_per_worker else "cpu")
-    Trainer(job, train, LossConfig.model_validate(job.loss)).run()
+    trainer = Trainer(job, train, LossConfig.model_validate(job.loss))
+    trainer.run()
+    # The next student of the chain starts in this process: two engines at once would be twice the memory.
+    trainer.engine.destroy()
+    del trainer
+    gc.collect()
 
 
 class Trainer:
@@ -141,12 +148,8 @@ class Trainer:
             self.engine.step()
             total += loss.detach().double().cpu()
         mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * _mean_entropy(rows)
-        if mean != mean or mean in (float("inf"), float("-inf")):
-            self._save_batch(rows)
-            raise FloatingPointError(
-                f"{self.job.name}: the loss of step {self.step + 1} is {mean}; the ids of its texts are in "
-                f"{self.job.root}/failed-step-{self.step + 1}.json. Try a smaller train.lr, or train.clip 1"
-            )
+        if not math.isfinite(mean):
+            raise self._bad_loss(rows, mean)
         return mean, float(self.engine.get_global_grad_norm() or 0.0), lr
 
     def _over_ranks(self, value: Any, how: str) -> Any:
@@ -228,10 +231,18 @@ class Trainer:
             self._seconds.clear()
             self._reported = time.time()
 
-    def _save_batch(self, rows: list[TargetRow]) -> None:
+    def _bad_loss(self, rows: list[TargetRow], loss: float) -> FloatingPointError:
+        """The error of a step whose loss is no number; its texts are kept for whoever looks into it."""
+        step = self.step + 1
+        ids = f"{self.job.root}/failed-step-{step}.json"
         if self.rank == 0:
-            ids = [r.prompt_id for r in rows]
-            self.storage.write(f"{self.job.root}/failed-step-{self.step + 1}.json", json.dumps(ids).encode())
+            self.storage.write(ids, json.dumps([r.prompt_id for r in rows]).encode())
+        remedy = "try a smaller train.lr, or train.clip 1"
+        if step == 1:
+            remedy = f"nothing was learned yet, so the weights it starts from are at fault ({self.job.initial})"
+        return FloatingPointError(
+            f"{self.job.name}: the loss of step {step} is {loss}; {remedy}. The ids of its texts are in {ids}"
+        )
 
 
 def _mean_entropy(rows: list[TargetRow]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.storage import Storage
 from workers.splits import GENERATION
+from workers.targets.arrays import UnitTargets
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,20 @@ class Entry:
     """Tokens that the teacher sampled (the others were given)."""
     set_aside: tuple[dict[str, Any], ...] = field(default_factory=tuple)
     """Prompts of the unit that have no row here: {id, reason}."""
+
+    @staticmethod
+    def of(unit: int, parts: tuple[Part, ...], targets: UnitTargets, **facts: Any) -> Entry:
+        """The entry of a unit whose parts hold `targets`; `facts` are the fields that the targets do not tell."""
+        return Entry(
+            unit=unit,
+            parts=parts,
+            rows=targets.rows,
+            tokens=int(targets.lengths.sum()),
+            targets=int(targets.target_lengths.sum()),
+            entries=int(targets.entries.sum()),
+            content_hash=targets.content_hash(),
+            **facts,
+        )
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()

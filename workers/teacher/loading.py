@@ -15,7 +15,6 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
     `all_to_all` shards dense weights as well (gathered once, then kept), so each rank can run texts of its own;
     `all_reduce` shards as tensor parallelism does, for texts that all ranks share.
     """
-    import torch
     from transformers import AutoModelForCausalLM
     from transformers.distributed import DistributedConfig
 
@@ -33,7 +32,6 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
         model = model.to(device)
     elif hasattr(model, "set_reshard_after_forward"):
         model.set_reshard_after_forward(False)
-    torch.set_grad_enabled(False)
     return model.eval()
 
 

@@ -69,14 +69,10 @@ class Replica:
         prompts = manifest.prompts(unit)
         targets = self._ask(requests_for(prompts), store)
         targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
-        entry = Entry(
-            unit=unit,
-            parts=store.write_part(unit, targets),
-            rows=targets.rows,
-            tokens=int(targets.lengths.sum()),
-            targets=int(targets.target_lengths.sum()),
-            entries=int(targets.entries.sum()),
-            content_hash=targets.content_hash(),
+        entry = Entry.of(
+            unit,
+            store.write_part(unit, targets),
+            targets,
             teacher=self._job.name,
             teacher_fingerprint=self._job.fingerprint,
             epoch=self._job.epoch,

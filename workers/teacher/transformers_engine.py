@@ -7,6 +7,7 @@ In `all_reduce` all ranks run the same texts; rank 0 samples, captures and broad
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,20 @@ from workers.teacher.loading import load_teacher
 
 _DUMMY = [TextRequest("dummy", 0, [0, 0], None)]
 """What a rank without work runs, so that its peers' collectives are answered."""
+
+
+@dataclass
+class _Texts:
+    """What one call of `run` makes: its requests, the texts so far [row: ids], their targets so far."""
+
+    requests: list[TextRequest]
+    spec: CaptureSpec
+    buffer: CaptureBuffer
+    ids: list[list[int]]
+
+    def start(self, row: int) -> int:
+        """The first target position of a text: its second token, or the first of its answer."""
+        return 1 if self.spec.positions == "all" else len(self.requests[row].prompt_ids)
 
 
 class TransformersEngine:
@@ -51,61 +66,48 @@ class TransformersEngine:
             "stop_ids": sorted(self.stop_ids),
         }
 
+    @torch.no_grad()
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
-        texts: list[list[int]] = [[] for _ in requests]
-        buffer = CaptureBuffer(requests, spec)
+        texts = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
         given = [i for i, r in enumerate(requests) if r.answer_ids is not None]
         asked = [i for i, r in enumerate(requests) if r.answer_ids is None]
         for batch in self._agreed(_by_tokens(given, requests, self.config.score_tokens)):
-            self._score(batch, requests, spec, buffer, texts)
+            self._score(batch, texts)
         for batch in self._agreed(_by_count(asked, requests, self.config.batch)):
-            self._generate(batch, requests, spec, buffer, texts)
-        targets = buffer.finish(texts, [_start(r, spec) for r in requests])
-        targets.texts, targets.ends = texts_and_ends(self.tokenizer, texts)
+            self._generate(batch, texts)
+        targets = texts.buffer.finish(texts.ids, [texts.start(i) for i in range(len(requests))])
+        targets.texts, targets.ends = texts_and_ends(self.tokenizer, texts.ids)
         return targets
 
-    def _score(
-        self,
-        batch: list[int],
-        requests: list[TextRequest],
-        spec: CaptureSpec,
-        buffer: CaptureBuffer,
-        texts: list[list[int]],
-    ) -> None:
+    def _score(self, batch: list[int], texts: _Texts) -> None:
         """One forward pass over given texts."""
-        items = [requests[i] for i in batch] or _DUMMY
+        items = [texts.requests[i] for i in batch] or _DUMMY
         sequences = [r.prompt_ids + (r.answer_ids or []) for r in items]
         ids_BS, mask_BS = pad(sequences, left=False)
         logits_BSV = self.model(
             input_ids=ids_BS.to(self.device), attention_mask=mask_BS.to(self.device), use_cache=False
         ).logits
         for b, i in enumerate(batch):
-            texts[i] = sequences[b]
+            texts.ids[i] = sequences[b]
             if self._captures:
-                _capture_span(buffer, i, sequences[b], _start(requests[i], spec), logits_BSV[b])
+                _capture_span(texts.buffer, i, sequences[b], texts.start(i), logits_BSV[b])
 
-    def _generate(
-        self,
-        batch: list[int],
-        requests: list[TextRequest],
-        spec: CaptureSpec,
-        buffer: CaptureBuffer,
-        texts: list[list[int]],
-    ) -> None:
+    def _generate(self, batch: list[int], texts: _Texts) -> None:
         """Answer a batch of prompts, token by token, capturing as it goes."""
         rows = np.array(batch, dtype=np.int64)
-        work = Generation(self.model, self.device, [requests[i] for i in batch] or _DUMMY, spec, self.stop_ids)
-        logits_BSV = work.prefill(all_positions=spec.positions == "all")
-        if spec.positions == "all" and self._captures:
+        items = [texts.requests[i] for i in batch] or _DUMMY
+        work = Generation(self.model, self.device, items, texts.spec, self.stop_ids)
+        logits_BSV = work.prefill(all_positions=texts.spec.positions == "all")
+        if texts.spec.positions == "all" and self._captures:
             for b, i in enumerate(batch):
-                prompt = requests[i].prompt_ids
-                _capture_span(buffer, i, prompt, 1, logits_BSV[b, logits_BSV.shape[1] - len(prompt) :])
+                prompt = items[b].prompt_ids
+                _capture_span(texts.buffer, i, prompt, 1, logits_BSV[b, logits_BSV.shape[1] - len(prompt) :])
         logits_BV = logits_BSV[:, -1]
         while self._any_rank_live(work):
             tokens_B = torch.zeros(len(logits_BV), dtype=torch.long, device=logits_BV.device)
             if self._captures and work.live.any():
-                tokens_B = work.choose(logits_BV, buffer, rows)
+                tokens_B = work.choose(logits_BV, texts.buffer, rows)
             if self._shared_texts:
                 dist.broadcast(tokens_B, 0)
             work.append(tokens_B)
@@ -113,7 +115,7 @@ class TransformersEngine:
                 break
             logits_BV = work.step(tokens_B)
         for b, i in enumerate(batch):
-            texts[i] = work.texts[b]
+            texts.ids[i] = work.texts[b]
 
     def _agreed(self, batches: list[list[int]]) -> list[list[int]]:
         """The batches, with empty ones at the end so that all ranks run equally many."""
@@ -136,11 +138,6 @@ def stop_ids(tokenizer: Any, model_config: Any) -> set[int]:
     configured = getattr(model_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return {i for i in [tokenizer.eos_token_id, *ids] if i is not None}
-
-
-def _start(request: TextRequest, spec: CaptureSpec) -> int:
-    """The first target position of a text: its second token, or the first of its answer."""
-    return 1 if spec.positions == "all" else len(request.prompt_ids)
 
 
 def _capture_span(buffer: CaptureBuffer, row: int, sequence: list[int], start: int, logits_SV: torch.Tensor) -> None:

@@ -1,0 +1,40 @@
+"""The smallest configuration, and changes to it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from orchestrator.config_file import validate
+
+SMALL: dict[str, Any] = {
+    "name": "clinic",
+    "teacher": {"model": "acme/teacher"},
+    "prompts": {"medical": "data/medical.jsonl"},
+    "specialists": {"medical": {"model": "acme/student"}},
+}
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    return copy.deepcopy(SMALL) | changes
+
+
+def put(where: str, value: Any) -> dict[str, Any]:
+    """The small configuration with `a.b.c` changed."""
+    data = small()
+    *parents, last = where.split(".")
+    place = data
+    for key in parents:
+        if isinstance(place.get(key), str):
+            place[key] = {"path" if "prompts" in parents else "base": place[key]}
+        place = place.setdefault(key, {})
+    place[last] = value
+    return data
+
+
+def refused(data: dict[str, Any]) -> str:
+    with pytest.raises(ValueError) as caught:
+        validate(data)
+    return str(caught.value)

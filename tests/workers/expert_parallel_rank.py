@@ -21,6 +21,7 @@ from workers.teacher.loading import join_process_group
 from workers.teacher.transformers_engine import TransformersEngine
 
 
+@torch.no_grad()
 def whole_logits(model: Any, ids: list[list[int]]) -> np.ndarray:
     logits = model(input_ids=torch.tensor(ids), use_cache=False).logits
     if hasattr(logits, "full_tensor"):

@@ -34,7 +34,11 @@ def head(tmp_path: Path) -> Iterator[str]:
         "--num-cpus=4",
     ]
     with (tmp_path / "head.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        # A head of a cluster has the project installed, and its commands on the path.
+        path = os.pathsep.join([str(ray.parent), os.environ["PATH"]])
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env=os.environ | {"PATH": path}
+        )
     address = f"http://127.0.0.1:{dashboard}"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

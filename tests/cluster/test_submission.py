@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from submitting import IDENTITY
 
 from cluster import job_log
 from cluster import submit as module
 from cluster.submit import choose_submission, shipped_files, submission_base
-
-IDENTITY = "0123456789abcdef"
 
 
 def test_attempts() -> None:

@@ -4,54 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from end_to_end.small_job import CHECKOUT, Job
+from ray_head import ray_head
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[str]:
-    """The job server's address of a Ray head of our own, ended by the processes it was started with."""
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        port, dashboard = one.getsockname()[1], two.getsockname()[1]
-    ray = Path(sys.executable).with_name("ray")
-    command = [
-        str(ray),
-        "start",
-        "--head",
-        "--block",
-        f"--port={port}",
-        f"--dashboard-port={dashboard}",
-        "--num-cpus=4",
-    ]
-    with (tmp_path / "head.log").open("wb") as log:
-        # A head of a cluster has the project installed, and its commands on the path.
-        path = os.pathsep.join([str(ray.parent), os.environ["PATH"]])
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env=os.environ | {"PATH": path}
-        )
-    address = f"http://127.0.0.1:{dashboard}"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                break
-        time.sleep(0.5)
-    yield address
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        if member.is_running():
-            member.kill()
-    psutil.wait_procs(family, timeout=20)
+def head() -> Iterator[str]:
+    """The job server's address of a Ray head of our own, with room for a whole run."""
+    with ray_head(cpus=4, workers=64) as address:
+        yield address
 
 
 @pytest.mark.long

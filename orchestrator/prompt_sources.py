@@ -199,9 +199,6 @@ def _dataset_rows(source: PromptSource) -> Iterator[Any]:
         raise ValueError(
             f"{source.path!r} is no file; to read it as a Hugging Face dataset: pip install 'stillhouse[hub]'"
         ) from error
-    wanted = f"split {source.dataset_split!r}" + (
-        f" of configuration {source.dataset_config!r}" if source.dataset_config else ""
-    )
     try:
         data = datasets.load_dataset(source.path, source.dataset_config, split=source.dataset_split, streaming=True)
     except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -209,5 +206,6 @@ def _dataset_rows(source: PromptSource) -> Iterator[Any]:
             f"{source.path!r} is neither a file nor a Hugging Face dataset within reach ({type(error).__name__})"
         ) from error
     except ValueError as error:  # the dataset is there; the library says which splits and configurations it has
-        raise ValueError(f"the dataset {source.path!r} has no {wanted}: {' '.join(str(error).split())}") from error
+        part = f"split {source.dataset_split!r} of configuration {source.dataset_config or 'default'!r}"
+        raise ValueError(f"the dataset {source.path!r} has no {part}: {' '.join(str(error).split())}") from error
     return iter(data)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return data
 
 
+@lru_cache
 def known_model_type(model_type: str) -> bool:
     """Whether the installed transformers has an architecture of that name; reads its files, imports none of them."""
     spec = importlib.util.find_spec("transformers")

@@ -45,7 +45,7 @@ def make_teacher(folder: Path) -> Path:
     return folder
 
 
-def small_config(folder: Path, teacher: Path, legal_train: dict[str, Any]) -> dict[str, Any]:
+def small_config(folder: Path, teacher: Path) -> dict[str, Any]:
     """Two specialists of two domains, ZeRO-2 with a mix and ZeRO-3, each with its hard-label control."""
     sampling = {"max_new_tokens": 12, "samples": 2}
     train = {"tokens": 2400, "batch_tokens": 200, "lr": 3e-3, "cpus_per_worker": 0.2, "checkpoint_steps": 4}
@@ -58,7 +58,7 @@ def small_config(folder: Path, teacher: Path, legal_train: dict[str, Any]) -> di
         "defaults": {"model": {"config": STUDENT}, "train": train},
         "specialists": {
             "medical": {"mix": {"medical": 0.7, "legal": 0.3}, "train": {"zero": 2}},
-            "legal": {"train": {"zero": 3} | legal_train},
+            "legal": {"train": {"zero": 3}},
         },
         "evaluate": {"heldout": 0.25, "against": ["initial", "hard_labels"], "cpus": 0.2, "bootstrap": 100},
     }
@@ -67,7 +67,7 @@ def small_config(folder: Path, teacher: Path, legal_train: dict[str, Any]) -> di
 class Job:
     """A folder with a small run's configuration and data, and the command to run it."""
 
-    def __init__(self, folder: Path, teacher: Path, legal_train: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, teacher: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for domain in ("medical", "legal"):
@@ -75,7 +75,7 @@ class Job:
             rows: list[dict[str, Any]] = [{"id": str(i), "prompt": p} for i, p in enumerate(prompts)]
             rows[5]["answer"] = "w1 w2 w3"
             (folder / f"{domain}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        self.config = small_config(folder, teacher, legal_train or {})
+        self.config = small_config(folder, teacher)
         (folder / "job.yaml").write_text(yaml.safe_dump(self.config))
 
     def command(self, verb: str, *arguments: str) -> list[str]:

@@ -38,9 +38,17 @@ def contents(job: Job, split: str = "train") -> list[str]:
     return [e.content_hash for e in entries(job, split)]
 
 
-def weights_equal(a: Job, b: Job, student: str) -> bool:
-    one, two = (load_file(run_folder(j) / "students" / student / "final" / "model.safetensors") for j in (a, b))
+def final(job: Job, student: str) -> Path:
+    return run_folder(job) / "students" / student / "final"
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, two = (load_file(folder / "model.safetensors") for folder in (a, b))
     return one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one)
+
+
+def weights_equal(a: Job, b: Job, student: str) -> bool:
+    return same_weights(final(a, student), final(b, student))
 
 
 def test_report_has_what_it_promises(reference: Job) -> None:
@@ -87,11 +95,7 @@ def test_two_replicas_on_s3_give_the_same_bits(reference: Job, teacher: Path, tm
     job.run("train", "--only", "medical", *elsewhere)
     for student in ("medical", "medical.hard_labels"):
         there.download_folder(f"students/{student}/final", tmp_path / student)
-        one, two = (
-            load_file(folder / "model.safetensors")
-            for folder in (tmp_path / student, run_folder(reference) / "students" / student / "final")
-        )
-        assert one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one)
+        assert same_weights(tmp_path / student, final(reference, student))
 
 
 def test_a_finished_store_trains_to_the_same_bits(reference: Job, teacher: Path, tmp_path: Path) -> None:

@@ -149,7 +149,8 @@ class Trainer:
             total += loss.detach().double().cpu()
         mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * _mean_entropy(rows)
         if not math.isfinite(mean):
-            raise self._bad_loss(rows, mean)
+            self._save_batch(rows)
+            raise bad_loss(self.job, self.step + 1, mean)
         return mean, float(self.engine.get_global_grad_norm() or 0.0), lr
 
     def _over_ranks(self, value: Any, how: str) -> Any:
@@ -231,18 +232,26 @@ class Trainer:
             self._seconds.clear()
             self._reported = time.time()
 
-    def _bad_loss(self, rows: list[TargetRow], loss: float) -> FloatingPointError:
-        """The error of a step whose loss is no number; its texts are kept for whoever looks into it."""
-        step = self.step + 1
-        ids = f"{self.job.root}/failed-step-{step}.json"
+    def _save_batch(self, rows: list[TargetRow]) -> None:
         if self.rank == 0:
-            self.storage.write(ids, json.dumps([r.prompt_id for r in rows]).encode())
-        remedy = "try a smaller train.lr, or train.clip 1"
-        if step == 1:
-            remedy = f"nothing was learned yet, so the weights it starts from are at fault ({self.job.initial})"
-        return FloatingPointError(
-            f"{self.job.name}: the loss of step {step} is {loss}; {remedy}. The ids of its texts are in {ids}"
-        )
+            ids = [r.prompt_id for r in rows]
+            self.storage.write(failed_batch_key(self.job, self.step + 1), json.dumps(ids).encode())
+
+
+def failed_batch_key(job: SpecialistJob, step: int) -> str:
+    """Where the ids of the texts of a failed step are kept."""
+    return f"{job.root}/failed-step-{step}.json"
+
+
+def bad_loss(job: SpecialistJob, step: int, loss: float) -> FloatingPointError:
+    """The error of a step whose loss is no number, with what to do about it."""
+    remedy = "try a smaller train.lr, or train.clip 1"
+    if step == 1:
+        remedy = f"nothing was learned yet, so the weights it starts from are at fault ({job.initial})"
+    return FloatingPointError(
+        f"{job.name}: the loss of step {step} is {loss}; {remedy}. The ids of its texts are in "
+        f"{failed_batch_key(job, step)}"
+    )
 
 
 def _mean_entropy(rows: list[TargetRow]) -> float:

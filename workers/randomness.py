@@ -18,6 +18,12 @@ def generator(seed: int, purpose: str, *key: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def position_uniforms(seed: int, purpose: str, prompt_id: str, sample: int, positions: int) -> np.ndarray:
-    """Uniform float64 numbers u[positions] in [0, 1); the p-th belongs to target position p whatever `positions` is."""
-    return generator(seed, purpose, prompt_id, sample).random(positions)
+def position_uniforms(
+    seed: int, purpose: str, prompt_id: str, sample: int, positions: int, each: int = 1
+) -> np.ndarray:
+    """Uniform float64 numbers in [0, 1), `each` of them a position [positions, each] ([positions] where it is one).
+
+    The p-th row belongs to position p whatever `positions` is.
+    """
+    numbers = generator(seed, purpose, prompt_id, sample).random((positions, each))
+    return numbers[:, 0] if each == 1 else numbers

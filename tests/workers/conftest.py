@@ -20,6 +20,7 @@ import workers
 from cluster.storage import LocalStorage
 from workers.targets.arrays import UnitTargets, segment_sums
 from workers.targets.log import Entry
+from workers.targets.scalars import GRIDS
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 
@@ -50,7 +51,7 @@ def make_header() -> MakeHeader:
 
 @pytest.fixture(scope="session")
 def make_targets() -> MakeTargets:
-    """Random but valid targets: ids ascend within a position and counts sum to the draws."""
+    """Random but valid targets: ids ascend within a position and counts are such as the scheme draws."""
 
     def make(
         header: StoreHeader,
@@ -71,15 +72,18 @@ def make_targets() -> MakeTargets:
             lengths=lengths_R,
             starts=starts_R,
             tokens=rng.integers(0, V, S).astype(np.uint32),
-            ends=rng.integers(0, 100, S).astype(np.uint32),
-            entropy=rng.random(T).astype(np.float16),
-            realised=-rng.random(T).astype(np.float16),
+            ends=np.concatenate([np.sort(rng.integers(0, 100, n)) for n in lengths_R] or [[]]).astype(np.uint32),
+            entropy=rng.choice(GRIDS["entropy"], T),
+            realised=rng.choice(GRIDS["realised"], T),
         )
         if header.scheme == "full":
             unit.logprobs = np.log(rng.dirichlet(np.full(V, 0.5), T) + 1e-9).astype(header.precision).reshape(-1)
             return unit
         kept = [np.sort(rng.choice(V, rng.integers(1, min(V, header.draws) + 1), replace=False)) for _ in logp_TV]
-        counts = [1 + rng.multinomial(header.draws - len(k), np.full(len(k), 1 / len(k))) for k in kept]
+        if header.fixed_sum:
+            counts = [1 + rng.multinomial(header.draws - len(k), np.full(len(k), 1 / len(k))) for k in kept]
+        else:
+            counts = [header.usual_count + rng.integers(0, 2, len(k)) * rng.integers(0, 200, len(k)) for k in kept]
         unit.entries = np.array([len(k) for k in kept], np.uint16)
         unit.ids = np.concatenate([np.zeros(0), *kept]).astype(np.uint32)
         unit.counts = np.concatenate([np.zeros(0), *counts]).astype(np.uint16)

@@ -13,6 +13,7 @@ import torch
 from workers.evaluation.eroded import erode, favourite_experts
 from workers.evaluation.evaluator import answer_rank, score
 from workers.targets.reader import TargetRow, rows_of
+from workers.targets.schema import StoreHeader
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.transformers_engine import TransformersEngine
@@ -38,7 +39,7 @@ def heldout(tiny_moe: Path) -> tuple[Any, list[TargetRow]]:
         TextRequest(f"p{i}", 0, rng.integers(3, V, 2 + i % 4).tolist(), None, max_new_tokens=3 + i) for i in range(8)
     ]
     targets = engine.run(asked, CaptureSpec("full", 1, "answer", "float32", V, 0))
-    return engine.model, rows_of(targets, V, True)
+    return engine.model, rows_of(targets, StoreHeader("full", 1, "answer", "float32", V, "", "", 0))
 
 
 # Scores -----------------------------------------------------------------------------------------------------

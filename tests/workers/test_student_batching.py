@@ -29,7 +29,7 @@ def rows(request: pytest.FixtureRequest, make_header: MakeHeader, make_targets: 
     lengths, rng = [2, 9, 3, 9, 14, 2, 5, 6, 11, 4], np.random.default_rng(0)
     starts = [1, 3, 1, 8, 2, 1, 5, 1, 6, 3]  # one row has no target at all
     unit = make_targets(header, rng, [f"p{i}" for i in range(10)], lengths, starts)
-    return rows_of(unit, 53, scheme == "full")
+    return rows_of(unit, header)
 
 
 def expected_targets(rows: list[TargetRow], loss: LossConfig) -> Counter[Target]:

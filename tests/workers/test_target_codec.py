@@ -14,6 +14,7 @@ import pytest
 
 from workers.targets.arrays import UnitTargets, segment_sums
 from workers.targets.codec import decode, encode
+from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
 
 MakeTargets = Callable[..., UnitTargets]
@@ -22,6 +23,8 @@ FIELDS = [f.name for f in dataclasses.fields(UnitTargets)]
 CASES: dict[str, dict[str, Any]] = {
     "systematic": {},
     "one draw": {"draws": 1},
+    "multinomial": {"scheme": "multinomial"},
+    "threshold": {"scheme": "threshold", "draws": 14},
     "full": {"scheme": "full", "vocabulary": 31},
     "full float16": {"scheme": "full", "vocabulary": 31, "precision": "float16"},
     "largest 16-bit vocabulary": {"vocabulary": 65_536},
@@ -34,7 +37,21 @@ def header(request: pytest.FixtureRequest, make_header: MakeHeader) -> StoreHead
     return make_header(**CASES[request.param])
 
 
+def ranks_for(header: StoreHeader) -> RankTable:
+    """A table that is not the identity; a `full` store has none."""
+    if not header.sampled:
+        return RankTable.identity(header.vocabulary)
+    return RankTable(np.random.default_rng(7).permutation(header.vocabulary))
+
+
+def in_order(unit: UnitTargets) -> UnitTargets:
+    """The unit with the entries of each position in order of their ids."""
+    order = np.lexsort((unit.ids, np.repeat(np.arange(len(unit.entries)), unit.entries)))
+    return dataclasses.replace(unit, ids=unit.ids[order], counts=unit.counts[order])
+
+
 def assert_equal(one: UnitTargets, other: UnitTargets) -> None:
+    one, other = in_order(one), in_order(other)
     for name in FIELDS:
         a, b = getattr(one, name), getattr(other, name)
         if isinstance(a, np.ndarray):
@@ -46,13 +63,14 @@ def assert_equal(one: UnitTargets, other: UnitTargets) -> None:
 
 def through_parquet(unit: UnitTargets, header: StoreHeader) -> UnitTargets:
     file = io.BytesIO()
-    pq.write_table(encode(unit, header), file)
-    return decode(pq.read_table(file), header)
+    pq.write_table(encode(unit, header, ranks_for(header)), file)
+    return decode(pq.read_table(file), header, ranks_for(header))
 
 
 def test_round_trip_array_for_array(header: StoreHeader, make_targets: MakeTargets) -> None:
     unit = make_targets(header, np.random.default_rng(0), [f"p{i}" for i in range(9)])
-    assert_equal(decode(encode(unit, header), header), unit)
+    ranks = ranks_for(header)
+    assert_equal(decode(encode(unit, header, ranks), header, ranks), unit)
     assert_equal(through_parquet(unit, header), unit)
     assert through_parquet(unit, header).content_hash() == unit.content_hash()
 
@@ -101,10 +119,14 @@ def test_the_content_hash_sees_every_array(
     unit = make_targets(header, np.random.default_rng(4), ["a", "b", "c"])
     if len(getattr(unit, name)) == 0:
         return  # not an array of this scheme
+    if name == "entries":
+        assert unit.entries[1] > 1
     for place in (0, -1):
         other = copy.deepcopy(unit)
         values = getattr(other, name)
         values[place] = values[place] + ("x" if isinstance(values, list) else 1)
+        if name == "entries":
+            values[1] -= 1  # their sum is that of the ids
         assert other.content_hash() != unit.content_hash()
     assert copy.deepcopy(unit).content_hash() == unit.content_hash()
 

@@ -6,11 +6,13 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import workers.targets.store
 from cluster.storage import LocalStorage
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry, Part, TargetLog
@@ -117,7 +119,7 @@ def test_another_header_is_refused_by_the_name_of_its_field(
 def test_a_header_of_another_format_version_is_refused(make_header: MakeHeader) -> None:
     header = json.loads(make_header().to_json())
     header["version"] += 1
-    with pytest.raises(ValueError, match="format version 2"):
+    with pytest.raises(ValueError, match="format version 3"):
         StoreHeader.from_json(json.dumps(header))
 
 
@@ -203,26 +205,29 @@ def test_a_damaged_part_is_refused_by_name(
     assert committed.parts[0].key in str(caught.value)
 
 
-def test_a_part_is_plain_parquet_that_says_what_it_holds(
+def test_the_page_on_the_format_reads_a_part_with_nothing_but_pyarrow(
     taught: tuple[TargetStore, UnitTargets], local: LocalStorage
 ) -> None:
-    """Read with nothing but pyarrow and the format's description."""
+    """The program in FORMAT.md, as it stands there."""
     store, targets = taught
-    table = pq.read_table(part_path(store, local))
-    assert json.loads(table.schema.metadata[b"stillhouse"]) == json.loads(store.header.to_json())
-    rows = table.to_pylist()
-    assert [r["prompt_id"] for r in rows] == targets.prompt_ids
-    assert [r["text"] for r in rows] == targets.texts
-    assert [t for r in rows for t in r["tokens"]] == targets.tokens.tolist()
-    assert [len(r["tokens"]) - r["start"] for r in rows] == targets.target_lengths.tolist()
-    if store.header.scheme == "full":
+    part = part_path(store, local)
+    assert json.loads(pq.ParquetFile(part).metadata.metadata[b"stillhouse"]) == json.loads(store.header.to_json())
+    if not store.header.sampled:
+        rows = pq.read_table(part).to_pylist()
         assert [x for r in rows for x in r["logprobs"]] == targets.logprobs.tolist()
         return
-    ids: list[int] = []
-    for r in rows:
-        at = 0
-        for entries in r["entries"]:
-            ids += np.cumsum(r["deltas"][at : at + entries]).tolist()
-            at += entries
-        assert at == len(r["deltas"]) == len(r["counts"])
-    assert ids == targets.ids.tolist()
+    page = (Path(workers.targets.store.__file__).parent / "FORMAT.md").read_text()
+    program: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], program)
+    read = list(program["read"](part, local.root / store.root / "ranks.parquet"))
+    assert [r["prompt_id"] for r in read] == targets.prompt_ids and [r["text"] for r in read] == targets.texts
+    assert [r["start"] for r in read] == targets.starts.tolist()
+    assert [t for r in read for t in r["tokens"]] == targets.tokens.tolist()
+    for name in ("entropy", "realised"):
+        np.testing.assert_allclose([x for r in read for x in r[name]], getattr(targets, name), rtol=1e-5)
+    ends = np.cumsum(targets.entries)
+    expected = [
+        dict(zip(ids.tolist(), (counts * store.header.unit).tolist(), strict=True))
+        for ids, counts in zip(np.split(targets.ids, ends)[:-1], np.split(targets.counts, ends)[:-1], strict=True)
+    ]
+    assert [t for r in read for t in r["targets"]] == expected

@@ -92,7 +92,7 @@ def content(row: TargetRow) -> tuple[object, ...]:
 def test_rows_hold_their_part_of_the_unit(scheme: str, build: Callable[..., House]) -> None:
     house = build(scheme=scheme)
     unit, V = house.contents[0], house.store.header.vocabulary
-    found = rows_of(unit, V, scheme == "full")
+    found = rows_of(unit, house.store.header)
     assert [r.prompt_id for r in found] == unit.prompt_ids
     for r, row in enumerate(found):
         alone = unit.select(np.array([r]))

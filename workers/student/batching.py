@@ -25,7 +25,7 @@ class MicroBatch:
     ids_TK: torch.Tensor | None
     """Ids with a weight; None where the weights are dense."""
     weights_TK: torch.Tensor
-    """Sum over k is kl + ce at a target position, 0 at padding."""
+    """Sum over k is kl + ce at a target position (on average, where the scheme is `threshold`), 0 at padding."""
 
     @property
     def targets(self) -> int:
@@ -78,7 +78,8 @@ def _sparse(rows: list[TargetRow], labels_T: np.ndarray, loss: LossConfig) -> tu
         column_E = np.arange(len(row_E)) - np.repeat(np.cumsum(entries_T) - entries_T, entries_T)
         counts_E = np.concatenate([r.counts for r in rows]).astype(np.float32)
         ids_TK[row_E, column_E] = np.concatenate([r.ids for r in rows])
-        weights_TK[row_E, column_E] = loss.kl * counts_E / np.bincount(row_E, counts_E, len(labels_T))[row_E]
+        # Weights may sum to 1 only on average (`threshold`): to normalise them would be a bias.
+        weights_TK[row_E, column_E] = counts_E * (loss.kl * rows[0].unit)
     if loss.ce:
         ids_TK[:, -1], weights_TK[:, -1] = labels_T, loss.ce
     return torch.from_numpy(ids_TK), torch.from_numpy(weights_TK)

@@ -29,14 +29,18 @@ class UnitTargets:
     """First target position of each row [R]."""
     tokens: np.ndarray = field(default_factory=lambda: _empty(np.uint32))
     ends: np.ndarray = field(default_factory=lambda: _empty(np.uint32))
-    entropy: np.ndarray = field(default_factory=lambda: _empty(np.float16))
-    realised: np.ndarray = field(default_factory=lambda: _empty(np.float16))
+    entropy: np.ndarray = field(default_factory=lambda: _empty(np.float32))
+    """Of each distribution, in nats [T]. In a sampled store on the grid of scalars.py."""
+    realised: np.ndarray = field(default_factory=lambda: _empty(np.float32))
+    """Log-probability of the token that stands there [T]; likewise."""
     entries: np.ndarray = field(default_factory=lambda: _empty(np.uint16))
     """Kept entries of each target position [T]; unused in a `full` store."""
     ids: np.ndarray = field(default_factory=lambda: _empty(np.uint32))
     counts: np.ndarray = field(default_factory=lambda: _empty(np.uint16))
     logprobs: np.ndarray = field(default_factory=lambda: _empty(np.float32))
     """[T * V], only in a `full` store."""
+    marginal: np.ndarray = field(default_factory=lambda: _empty(np.float32))
+    """Sum of the T distributions [V] where it was asked for; not part of the content and not stored."""
 
     @property
     def rows(self) -> int:
@@ -47,8 +51,11 @@ class UnitTargets:
         return self.lengths - self.starts
 
     def content_hash(self) -> str:
-        """sha256 over the logical content, whatever the Parquet encoding."""
-        digest = hashlib.sha256()
+        """sha256 over the logical content, whatever the Parquet encoding and the order of entries in a position."""
+        digest, ids, counts = hashlib.sha256(), self.ids, self.counts
+        if len(ids):
+            order = np.lexsort((ids, np.repeat(np.arange(len(self.entries)), self.entries)))
+            ids, counts = ids[order], counts[order]
         for texts in (self.prompt_ids, self.texts):
             sizes = [len(t.encode()) for t in texts]
             digest.update(f"{sizes}".encode() + "".join(texts).encode())
@@ -61,8 +68,8 @@ class UnitTargets:
             self.entropy,
             self.realised,
             self.entries,
-            self.ids,
-            self.counts,
+            ids,
+            counts,
             self.logprobs,
         ):
             digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -94,9 +101,10 @@ class UnitTargets:
     def join(parts: list[UnitTargets]) -> UnitTargets:
         """The rows of all parts, one after another."""
         lists: dict[str, Any] = {n: [x for p in parts for x in getattr(p, n)] for n in ("prompt_ids", "texts")}
-        names = [n for n in UnitTargets.__dataclass_fields__ if n not in lists]
+        names = [n for n in UnitTargets.__dataclass_fields__ if n not in lists and n != "marginal"]
         arrays: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in parts]) for n in names}
-        return UnitTargets(**lists, **arrays)
+        marginals = [p.marginal for p in parts if len(p.marginal)]
+        return UnitTargets(**lists, **arrays, marginal=sum(marginals) if marginals else _empty(np.float32))
 
 
 def segment_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -8,16 +8,19 @@ from pydantic import Field
 
 from cluster.settings import Settings
 
+Scheme = Literal["systematic", "threshold", "multinomial", "full"]
+
 
 class TargetsConfig(Settings):
     """The training store. The held-out store is always `full`: scores need exact distributions."""
 
-    scheme: Literal["systematic", "full"] = "systematic"
-    """`systematic`: an unbiased sample of each distribution, about half as many entries as draws.
+    scheme: Scheme = "systematic"
+    """`systematic`: an unbiased sample of each distribution, about half as many entries as draws. `threshold`: ids of
+    probability 1/draws and more exactly, a sample of the others. `multinomial`: independent draws (RS-KD; noisier).
     `full`: every log-probability (small vocabularies, controls)."""
 
     draws: int = Field(default=21, ge=1, le=65535)
-    """Systematic draws per position (N). Counts sum to N; more draws are less noise and more bytes."""
+    """Draws per position (N): the grain of the sample. More draws are less noise and more bytes."""
 
     positions: Literal["answer", "all"] = "answer"
     """`answer`: targets at the answer's tokens. `all`: at the prompt's own tokens too (one prefill pays for them)."""

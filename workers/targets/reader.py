@@ -18,6 +18,7 @@ import numpy as np
 from workers.randomness import generator
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
+from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.units import UnitPlan
 
@@ -39,7 +40,9 @@ class TargetRow:
     """[T] kept entries at each position."""
     ids: np.ndarray
     counts: np.ndarray
-    """[E] kept ids, ascending within a position, and their counts."""
+    """[E] kept ids, in no order within a position, and their counts."""
+    unit: float
+    """Mass of one count."""
     logprobs: np.ndarray | None
     """[T, V] in a `full` store, else None."""
     entropy: np.ndarray
@@ -50,8 +53,9 @@ class TargetRow:
         return len(self.tokens) - self.start
 
 
-def rows_of(unit: UnitTargets, vocabulary: int, full: bool) -> list[TargetRow]:
+def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
     """The rows of a decoded unit, without copying."""
+    vocabulary, full = header.vocabulary, not header.sampled
     token_at = np.concatenate([[0], np.cumsum(unit.lengths)])
     target_at = np.concatenate([[0], np.cumsum(unit.target_lengths)])
     entry_at = np.concatenate([[0], np.cumsum(unit.entries.astype(np.int64))])
@@ -68,6 +72,7 @@ def rows_of(unit: UnitTargets, vocabulary: int, full: bool) -> list[TargetRow]:
                 entries=unit.entries[t0:t1],
                 ids=unit.ids[e],
                 counts=unit.counts[e],
+                unit=header.unit,
                 logprobs=dense,
                 entropy=unit.entropy[t0:t1],
                 realised=unit.realised[t0:t1],
@@ -163,12 +168,12 @@ class TargetStream:
         if unit in self._cache:
             self._cache.move_to_end(unit)
             return self._cache[unit][0]
-        header, start = self._store.header, time.monotonic()
+        start = time.monotonic()
         while (entry := self._store.log.entry(unit)) is None:
             self._on_wait(unit, time.monotonic() - start)
             time.sleep(_POLL_S)
         targets = self._store.read_unit(entry)
-        rows = rows_of(targets, header.vocabulary, header.scheme == "full")
+        rows = rows_of(targets, self._store.header)
         size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
         self._cache[unit] = (rows, size)
         while len(self._cache) > 1 and sum(s for _, s in self._cache.values()) > _CACHE_BYTES:

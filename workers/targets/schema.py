@@ -1,4 +1,4 @@
-"""The format of the target store, version 1: its header and its Arrow schema.
+"""The format of the target store, version 2: its header and its Arrow schema. FORMAT.md beside it explains the columns.
 
 Legend: R rows (texts), S tokens of all rows, T target positions of all rows, E kept entries of all positions,
 V vocabulary. A *target position* t holds the teacher's distribution for token t given tokens before it; a row's
@@ -13,14 +13,18 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+from workers.targets.config import Scheme
+
+SCHEMA_VERSION = 2
+EXACT_STEPS = 16
+"""Units of mass in the weight of one `threshold` draw: how finely its head is written."""
 
 
 @dataclass(frozen=True)
 class StoreHeader:
     """What is true of every shard of a store; kept in `store.json` and in each Parquet file's metadata."""
 
-    scheme: Literal["systematic", "full"]
+    scheme: Scheme
     draws: int
     positions: Literal["answer", "all"]
     precision: Literal["float16", "float32"]
@@ -34,6 +38,26 @@ class StoreHeader:
     """Name -> model, fingerprint, ep_size, dispatch, dtype."""
     capture_temperature: float = 1.0
     version: int = SCHEMA_VERSION
+
+    @property
+    def sampled(self) -> bool:
+        """Whether entries with counts are kept, rather than every log-probability."""
+        return self.scheme != "full"
+
+    @property
+    def fixed_sum(self) -> bool:
+        """Whether the counts of a position always sum to `draws`."""
+        return self.scheme in ("systematic", "multinomial")
+
+    @property
+    def usual_count(self) -> int:
+        """The count of most entries: that of one draw."""
+        return EXACT_STEPS if self.scheme == "threshold" else 1
+
+    @property
+    def unit(self) -> float:
+        """Mass of one count: an entry's weight is its count times this."""
+        return 1 / (self.draws * self.usual_count)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -65,16 +89,27 @@ def arrow_schema(header: StoreHeader) -> pa.Schema:
         ("prompt_id", pa.string()),
         ("sample", pa.uint16()),
         ("text", pa.string()),
-        ("tokens", pa.list_(ids)),
-        ("ends", pa.list_(pa.uint32())),  # byte offset in `text` at which each token ends
+        ("bytes", pa.list_(pa.uint16())),  # of `text`, that each token adds
         ("start", pa.uint32()),
-        ("entropy", pa.list_(pa.float16())),  # nats, per target position
-        ("realised", pa.list_(pa.float16())),  # log-probability of the token that stands there
+        ("prompt", pa.list_(ids)),  # ranks of the tokens before the first target position
     ]
-    if header.scheme == "full":
-        values = pa.float32() if header.precision == "float32" else pa.float16()
-        fields += [("logprobs", pa.large_list(values))]  # T x V, row-major
+    if header.sampled:
+        fields += [
+            ("hits", pa.list_(pa.uint16())),  # which kept entry the token of a position is, from 1; 0 is none
+            ("misses", pa.list_(ids)),  # ranks of the tokens that are none
+            ("entropy", pa.list_(pa.uint8())),  # codes of scalars.py
+            ("realised", pa.list_(pa.uint8())),
+            ("entries", pa.list_(pa.uint16())),
+            ("deltas", pa.list_(ids)),  # of ranks, ascending within a position; the first is absolute, others less 1
+            ("skips", pa.list_(pa.uint16())),  # counts of the usual size before each one that is not
+            ("counts", pa.list_(pa.uint16())),  # those; where all sum to `draws`, each position's first is left out
+        ]
     else:
-        # Ids ascend within a position: the first is absolute, the others are differences.
-        fields += [("entries", pa.list_(pa.uint16())), ("deltas", pa.list_(ids)), ("counts", pa.list_(pa.uint16()))]
-    return pa.schema(fields, metadata={"stillhouse": header.to_json()})
+        values = pa.float32() if header.precision == "float32" else pa.float16()
+        fields += [
+            ("tokens", pa.list_(ids)),
+            ("entropy", pa.list_(pa.float32())),
+            ("realised", pa.list_(pa.float32())),
+            ("logprobs", pa.large_list(values)),  # T x V, row-major
+        ]
+    return pa.schema(fields)

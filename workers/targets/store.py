@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,7 +15,11 @@ from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
 from workers.targets.codec import decode, encode
 from workers.targets.log import Entry, Part, TargetLog
+from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
+
+RANKS = "ranks.parquet"
+"""Key, below the store, of its table of ranks."""
 
 
 class DamagedShard(ValueError):
@@ -30,6 +35,7 @@ class TargetStore:
         self.root = f"targets/{split}"
         self.log = TargetLog(storage, self.root)
         self._header: StoreHeader | None = None
+        self._ranks: RankTable | None = None
 
     def create(self, header: StoreHeader) -> None:
         """Fix the header of a new store. Raises ValueError if the store exists with another one."""
@@ -51,7 +57,7 @@ class TargetStore:
         """Store a unit's targets under a name of their own: readers cannot see them before `log.commit`."""
         if targets.rows == 0:
             return ()
-        data = _parquet(encode(targets, self.header), full=self.header.scheme == "full")
+        data = _parquet(encode(targets, self.header, self._ranks_for(targets)), self.header)
         key = f"{self.root}/parts/{GENERATION}/{unit:08d}-{uuid.uuid4().hex[:8]}.parquet"
         self.storage.write(key, data)
         pause_point("part-written")
@@ -68,20 +74,52 @@ class TargetStore:
             raise DamagedShard(f"unit {entry.unit}: its part {part.key} is missing") from None
         if hashlib.sha256(buffer.getbuffer()).hexdigest() != part.sha256:
             raise DamagedShard(f"unit {entry.unit}: the bytes of {part.key} are not those that were committed")
-        return decode(pq.ParquetFile(buffer).read(), self.header)
+        return decode(pq.ParquetFile(buffer).read(), self.header, self.ranks)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether a writer need not make the table of ranks any more (a `full` store has none)."""
+        return not self.header.sampled or self._ranks is not None or self.storage.exists(f"{self.root}/{RANKS}")
+
+    @property
+    def ranks(self) -> RankTable:
+        """The store's table of ranks. Raises DamagedShard if it is missing or is none."""
+        if self._ranks is None:
+            if not self.header.sampled:
+                self._ranks = RankTable.identity(self.header.vocabulary)
+                return self._ranks
+            try:
+                self._ranks = RankTable.from_bytes(self.storage.read(f"{self.root}/{RANKS}"))
+            except (FileNotFoundError, ValueError) as error:
+                raise DamagedShard(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
+        return self._ranks
+
+    def create_ranks(self, expected_V: np.ndarray) -> None:
+        """Make the table of ranks from how often each id is expected; the first writer's is the store's."""
+        self.storage.create(f"{self.root}/{RANKS}", RankTable.by_frequency(expected_V).to_bytes())
+
+    def _ranks_for(self, targets: UnitTargets) -> RankTable:
+        """The store's table; where nobody made one, it is made from what these targets keep."""
+        if not self.has_ranks:
+            ids = np.concatenate([targets.ids, targets.tokens])
+            self.create_ranks(np.bincount(ids, minlength=self.header.vocabulary))
+        return self.ranks
 
 
-def _parquet(table: pa.Table, full: bool) -> bytes:
-    split = ["logprobs"] if full else ["deltas", "tokens", "entropy", "realised"]
-    dictionary = ["prompt_id"]
+def _parquet(table: pa.Table, header: StoreHeader) -> bytes:
+    """A file with no more around the columns than they need: at 5,000 tokens a unit every kilobyte counts."""
+    split = [f"{f.name}.list.element" for f in table.schema if pa.types.is_nested(f.type)]
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         sink,
+        table.schema,
         compression="zstd",
-        compression_level=3 if full else 9,
-        use_dictionary=dictionary,
-        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in split},
+        compression_level=9 if header.sampled else 3,
+        use_dictionary=["prompt_id"],
+        column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
         write_statistics=False,
-    )
+        store_schema=not header.sampled,
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"stillhouse": header.to_json()})
     return sink.getvalue().to_pybytes()

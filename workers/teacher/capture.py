@@ -12,11 +12,15 @@ import torch
 
 from workers.randomness import position_uniforms
 from workers.targets.arrays import UnitTargets
+from workers.targets.scalars import round_unbiased
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.sampling import entropy, systematic
+from workers.teacher.masses import Masses
+from workers.teacher.sampling import SparseTargets, multinomial, systematic, threshold
 
-_CHUNK = 128
-"""Positions whose distributions are dense at once (float64 sums of 49k ids: 50 MB)."""
+_CHUNK = 64
+"""Positions whose distributions are dense at once: few enough that a chunk of 49k ids stays near the processor."""
+
+_DTYPES = {"entropy": "float32", "realised": "float32", "entries": "uint16", "ids": "uint32", "counts": "uint16"}
 
 
 class CaptureBuffer:
@@ -24,44 +28,51 @@ class CaptureBuffer:
 
     def __init__(self, requests: list[TextRequest], spec: CaptureSpec) -> None:
         self._requests, self._spec = requests, spec
-        self._offsets = [position_uniforms(spec.seed, "draw", r.prompt_id, r.sample, _longest(r)) for r in requests]
+        self._uniforms = [
+            position_uniforms(spec.seed, "draw", r.prompt_id, r.sample, _longest(r), spec.uniforms) for r in requests
+        ]
         self._rows: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
-        self._arrays: dict[str, list[np.ndarray]] = {
-            n: [] for n in ("entropy", "realised", "entries", "ids", "counts", "logprobs")
-        }
+        self._arrays: dict[str, list[np.ndarray]] = {n: [] for n in (*_DTYPES, "logprobs")}
+        self._marginal_V: torch.Tensor | None = None
+
+    def masses(self, logits_nV: torch.Tensor) -> Masses:
+        """The distributions over the tokenizer's ids, from raw logits."""
+        return Masses(logits_nV[:, : self._spec.vocabulary])
 
     def add(self, rows: np.ndarray, positions: np.ndarray, logits_nV: torch.Tensor, tokens_n: torch.Tensor) -> None:
         """Capture the distributions of the tokens that stand at `positions` of texts `rows`."""
         for i in range(0, len(rows), _CHUNK):
             s = slice(i, i + _CHUNK)
-            self._add_chunk(rows[s], positions[s], self.log_probabilities(logits_nV[s]), tokens_n[s])
+            self.add_masses(rows[s], positions[s], self.masses(logits_nV[s]), tokens_n[s])
 
-    def log_probabilities(self, logits_nV: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities at temperature 1 over the tokenizer's ids, in float32."""
-        return logits_nV[:, : self._spec.vocabulary].float().log_softmax(-1)
-
-    def _add_chunk(
-        self, rows: np.ndarray, positions: np.ndarray, logp_nV: torch.Tensor, tokens_n: torch.Tensor
-    ) -> None:
-        new = {
-            "entropy": entropy(logp_nV).cpu().numpy().astype(np.float16),
-            "realised": logp_nV.gather(1, tokens_n[:, None])[:, 0].cpu().numpy().astype(np.float16),
-        }
+    def add_masses(self, rows: np.ndarray, positions: np.ndarray, masses: Masses, tokens_n: torch.Tensor) -> None:
+        """The same for distributions that are made already; spends them."""
+        uniforms_nU = np.stack([self._uniforms[r][p] for r, p in zip(rows, positions, strict=True)])
+        new = {"entropy": masses.entropy().cpu().numpy(), "realised": masses.log_probability(tokens_n).cpu().numpy()}
+        if self._spec.marginal:
+            marginal_V = masses.marginal()
+            self._marginal_V = marginal_V if self._marginal_V is None else self._marginal_V + marginal_V
         if self._spec.scheme == "full":
-            new["logprobs"] = logp_nV.cpu().numpy().astype(self._spec.precision).reshape(-1)
+            new["logprobs"] = masses.log_probabilities().cpu().numpy().astype(self._spec.precision).reshape(-1)
         else:
-            offsets = torch.tensor(
-                [self._offsets[r][p] for r, p in zip(rows, positions, strict=True)], dtype=torch.float64
-            )
-            kept = systematic(logp_nV.exp(), self._spec.draws, offsets.to(logp_nV.device))
-            new["entries"] = kept.entries_B.cpu().numpy().astype(np.uint16)
-            new["ids"] = kept.ids_E.cpu().numpy().astype(np.uint32)
-            new["counts"] = kept.counts_E.cpu().numpy().astype(np.uint16)
+            for column, name in enumerate(("entropy", "realised")):
+                new[name] = round_unbiased(new[name], name, uniforms_nU[:, column])
+            kept = self._draw(masses, torch.from_numpy(uniforms_nU[:, 2:]).to(masses.total_B.device))
+            new |= {"entries": kept.entries_B, "ids": kept.ids_E, "counts": kept.counts_E}
         self._rows.append(np.asarray(rows))
         self._positions.append(np.asarray(positions))
         for name, values in new.items():
-            self._arrays[name].append(values)
+            array = values.cpu().numpy() if isinstance(values, torch.Tensor) else values
+            self._arrays[name].append(array.astype(_DTYPES.get(name, array.dtype), copy=False))
+
+    def _draw(self, masses: Masses, uniforms_nU: torch.Tensor) -> SparseTargets:
+        draws = self._spec.draws
+        if self._spec.scheme == "multinomial":
+            return multinomial(masses, uniforms_nU)
+        if self._spec.scheme == "threshold":
+            return threshold(masses, draws, uniforms_nU[:, 0], uniforms_nU[:, 1])
+        return systematic(masses, draws, uniforms_nU[:, 0])
 
     def finish(self, sequences: list[list[int]], starts: list[int]) -> UnitTargets:
         """All targets in order of text and position; `sequences` are the complete texts. Their strings are not set."""
@@ -81,17 +92,16 @@ class CaptureBuffer:
             gather = np.repeat(firsts[order] - (np.cumsum(moved) - moved), moved) + np.arange(moved.sum())
             a["ids"], a["counts"], a["entries"] = a["ids"][gather], a["counts"][gather], a["entries"][order]
         a["entropy"], a["realised"] = a["entropy"][order], a["realised"][order]
+        marginal = self._marginal_V.cpu().numpy() if self._marginal_V is not None else np.zeros(0, np.float32)
         return UnitTargets(
             prompt_ids=[r.prompt_id for r in self._requests],
             samples=np.array([r.sample for r in self._requests], np.uint16),
             lengths=np.array([len(s) for s in sequences], np.int64),
             starts=np.array(starts, np.int64),
             tokens=np.fromiter((t for s in sequences for t in s), np.uint32),
+            marginal=marginal,
             **a,
         )
-
-
-_DTYPES = {"entropy": "float16", "realised": "float16", "entries": "uint16", "ids": "uint32", "counts": "uint16"}
 
 
 def _longest(request: TextRequest) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from workers.targets.arrays import UnitTargets
+from workers.targets.config import Scheme
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,20 @@ class TextRequest:
 class CaptureSpec:
     """What is captured at each target position."""
 
-    scheme: Literal["systematic", "full"]
+    scheme: Scheme
     draws: int
     positions: Literal["answer", "all"]
     precision: Literal["float16", "float32"]
     vocabulary: int
     """Ids of the tokenizer; distributions are renormalised over ids below this."""
     seed: int
+    marginal: bool = False
+    """Add up the distributions, for the store's table of ranks."""
+
+    @property
+    def uniforms(self) -> int:
+        """Random numbers of a position: two to round its scalars, then those of its draws."""
+        return 2 + {"multinomial": self.draws, "threshold": 2, "systematic": 1, "full": 0}[self.scheme]
 
 
 class TeacherEngine(Protocol):

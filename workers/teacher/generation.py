@@ -13,7 +13,7 @@ import torch
 from workers.randomness import position_uniforms
 from workers.teacher.capture import CaptureBuffer
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.sampling import sample_token
+from workers.teacher.next_token import next_token
 
 
 class Generation:
@@ -54,11 +54,9 @@ class Generation:
         uniform_n = torch.tensor(
             [self._uniforms[b][p] for b, p in zip(live, positions, strict=True)], dtype=torch.float64
         )
-        request = self._requests[0]
-        tokens_n = sample_token(
-            buffer.log_probabilities(logits_nV), uniform_n.to(logits_nV.device), request.temperature, request.top_p
-        )
-        buffer.add(rows[live], positions, logits_nV, tokens_n)
+        request, masses = self._requests[0], buffer.masses(logits_nV)
+        tokens_n = next_token(masses, uniform_n.to(logits_nV.device), request.temperature, request.top_p)
+        buffer.add_masses(rows[live], positions, masses, tokens_n)
         tokens_B = torch.zeros(len(logits_BV), dtype=torch.long, device=logits_BV.device)
         tokens_B[torch.as_tensor(live, device=tokens_B.device)] = tokens_n
         return tokens_B

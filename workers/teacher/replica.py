@@ -16,15 +16,19 @@ import ray
 
 from cluster.faults import pause_point
 from cluster.storage import open_storage
-from workers.manifest import Manifest
+from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
+from workers.splits import HELDOUT
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.gang import Gang
-from workers.units import Prompt
+from workers.units import Prompt, UnitPlan
+
+_CALIBRATION_TOKENS = 512
+"""Tokens of each domain behind the table of ranks."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Replica:
     def _teach(self, split: str, unit: int) -> bool:
         """Teach one unit and commit it. False if it was committed already."""
         store, manifest = self._open(split)
+        if not store.has_ranks:
+            self._calibrate(store)
         if store.log.entry(unit) is not None:
             return False
         started = time.time()
@@ -99,10 +105,23 @@ class Replica:
         )
         return won
 
-    def _ask(self, requests: list[TextRequest], store: TargetStore) -> UnitTargets:
+    def _calibrate(self, store: TargetStore) -> None:
+        """Make the store's table of ranks from the teacher's distributions on texts that it will not hold."""
+        split = HELDOUT if self._storage.exists(plan_key(HELDOUT)) else store.split
+        requests = calibration_texts(read_plan(self._storage, split), Manifest(self._storage, split))
+        if requests:
+            store.create_ranks(self._ask(requests, store, marginal=True).marginal)
+
+    def _ask(self, requests: list[TextRequest], store: TargetStore, *, marginal: bool = False) -> UnitTargets:
         header = store.header
         spec = CaptureSpec(
-            header.scheme, header.draws, header.positions, header.precision, header.vocabulary, header.seed
+            header.scheme,
+            header.draws,
+            header.positions,
+            header.precision,
+            header.vocabulary,
+            header.seed,
+            marginal=marginal,
         )
         try:
             return self._gang.run(requests, spec)
@@ -126,6 +145,21 @@ def requests_for(prompts: list[Prompt]) -> list[TextRequest]:
         for p in prompts
         for sample in range(1 if p.answer_ids is not None else p.samples)
     ]
+
+
+def calibration_texts(plan: UnitPlan, manifest: Manifest) -> list[TextRequest]:
+    """A few given texts of every domain, to be scored: prompts and, where they are given, answers."""
+    requests: list[TextRequest] = []
+    for domain in plan.domains:
+        tokens = 0
+        for prompt in (p for unit in plan.of_domain(domain) for p in manifest.prompts(unit)):
+            ids = (prompt.prompt_ids + (prompt.answer_ids or []))[:_CALIBRATION_TOKENS]
+            if len(ids) > 1:
+                requests.append(TextRequest(f"calibration/{prompt.id}", 0, ids[:1], ids[1:]))
+                tokens += len(ids)
+            if tokens >= _CALIBRATION_TOKENS:
+                break
+    return requests
 
 
 def drop_withheld(

@@ -1,6 +1,16 @@
-"""From dense distributions to sparse targets and sampled tokens. Pure; randomness comes in as numbers.
+"""From dense distributions to sparse targets. Pure; randomness comes in as numbers in [0, 1).
 
-Legend: B distributions, V vocabulary, N draws, E kept entries of all B.
+A sampled scheme writes a distribution as whole counts of a unit of mass: id i weighs count_i * unit, and
+E[count_i * unit] = t_i for every id, however small. With unit u and draws N:
+
+    multinomial   u = 1/N        N independent draws                       E|w - t|^2 = (1 - sum t^2) / N
+    systematic    u = 1/N        N equally spaced points, one offset       sum f (1 - f) / N^2,  f = frac(N t)
+    threshold     u = 1/(16 N)   ids of 1/N and more exactly (to a unit,   sum over t < 1/N of t (1/N - t)
+                                 rounded without bias), the rest with weight 1/N or nothing
+
+Sources: sparse logit sampling, arXiv 2503.16870 (multinomial); Madow 1949 (systematic).
+
+Legend: B distributions, V vocabulary, N draws, E kept entries of all B, K ids of the head.
 """
 
 from __future__ import annotations
@@ -8,6 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+from workers.targets.schema import EXACT_STEPS
+from workers.teacher.masses import Masses
 
 
 @dataclass(frozen=True)
@@ -19,52 +32,75 @@ class SparseTargets:
     ids_E: torch.Tensor
     """Kept ids, ascending within a distribution (int64)."""
     counts_E: torch.Tensor
-    """Their counts (int64)."""
+    """Their counts of the scheme's unit of mass (int64)."""
 
 
-def systematic(p_BV: torch.Tensor, draws: int, offset_B: torch.Tensor) -> SparseTargets:
-    """Systematic sample of each distribution: `draws` equally spaced points with one random offset.
+@dataclass(frozen=True)
+class TopK:
+    """The most probable ids of B distributions, and what is left to all others."""
 
-    count_i is floor or ceil of N p_i, the counts of a row sum to N, and E[count_i / N] = p_i for every id, however
-    small (Madow 1949; error analysis in the project's notes on methods, section 2). `offset_B` is uniform in [0, 1).
-    The running sum is kept in float64: in float32 the mass below 1e-7 would be lost at the end of a large vocabulary.
+    ids_BK: torch.Tensor
+    """Ascending (int64)."""
+    logprobs_BK: torch.Tensor
+    tail_B: torch.Tensor
+    """Log of the mass beyond the K."""
+
+
+def systematic(masses: Masses, draws: int, offset_B: torch.Tensor) -> SparseTargets:
+    """Counts are floor or ceil of N t_i, and those of a distribution sum to N. `offset_B` is uniform."""
+    return _counted(masses, _spaced(masses, draws, offset_B))
+
+
+def multinomial(masses: Masses, uniform_BN: torch.Tensor) -> SparseTargets:
+    """N independent draws of each distribution, one per uniform number."""
+    points_BN = uniform_BN.to(masses.total_B).sort(-1).values * masses.total_B[:, None]
+    return _counted(masses, masses.find(points_BN))
+
+
+def threshold(masses: Masses, draws: int, offset_B: torch.Tensor, coin_B: torch.Tensor) -> SparseTargets:
+    """Ids of probability 1/N and more exactly, the others by systematic sampling at weight 1/N. Spends the masses.
+
+    `offset_B` and `coin_B` are uniform and independent; the coin decides the rounding of the head. Weights sum to 1
+    only on average, so a loss has to keep the factor.
     """
-    B, V = p_BV.shape
-    cumulative_BV = p_BV.double().cumsum(-1)
-    total_B1 = cumulative_BV[:, -1:]
-    points_BN = (
-        (torch.arange(draws, dtype=torch.float64, device=p_BV.device) + offset_B.double()[:, None]) / draws * total_B1
-    )
-    # (N - 1 + offset) / N can round to 1, which lies beyond the last id that has any mass.
-    points_BN = torch.minimum(points_BN, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
-    # right=True: an id owns [sum before it, sum with it), so an id of probability 0 is never kept.
-    drawn_BN = torch.searchsorted(cumulative_BV, points_BN, right=True).clamp_(max=V - 1)
-    row_B1 = torch.arange(B, device=p_BV.device)[:, None]
+    tau_B1 = masses.total_B[:, None] / draws
+    row_H, id_H = (masses.mass_BV >= tau_B1.float()).nonzero(as_tuple=True)
+    share_H = masses.mass_BV[row_H, id_H].double() / tau_B1[row_H, 0] * EXACT_STEPS
+    # One coin a distribution, shifted along its head by the golden ratio: uniform for each id, spread over them.
+    first_B = torch.searchsorted(row_H, torch.arange(len(offset_B), device=row_H.device))
+    coin_H = (coin_B.double()[row_H] + (torch.arange(len(row_H), device=row_H.device) - first_B[row_H]) * 0.618034) % 1
+    count_H = (share_H + coin_H).floor().long()
+    masses.remove(row_H, id_H)
+    # Points tau apart from a random start; those beyond the tail's mass draw nothing.
+    points_BN = (torch.arange(draws, device=row_H.device) + offset_B.double()[:, None]) * tau_B1
+    row_T, point_T = (points_BN < masses.total_B[:, None]).nonzero(as_tuple=True)
+    id_T = masses.find(points_BN)[row_T, point_T]
+    row_E, id_E = torch.cat([row_H, row_T]), torch.cat([id_H, id_T])
+    count_E = torch.cat([count_H, torch.full_like(id_T, EXACT_STEPS)])
+    order = torch.argsort(row_E * masses.vocabulary + id_E)
+    return SparseTargets(torch.bincount(row_E, minlength=len(offset_B)), id_E[order], count_E[order])
+
+
+def top_k(masses: Masses, k: int) -> TopK:
+    """The k most probable ids with their log-probabilities, and the tail's. Biased, as any top-k is. Spends the masses.
+
+    The tail is summed for itself: 1 minus the head would be noise where the head is nearly all.
+    """
+    ids_BK = masses.mass_BV.topk(k, -1, sorted=False).indices.sort(-1).values
+    total_B1 = masses.total_B[:, None]
+    logprobs_BK = (masses.mass_BV.gather(1, ids_BK).double() / total_B1).log()
+    masses.remove(torch.arange(len(ids_BK), device=ids_BK.device).repeat_interleave(k), ids_BK.flatten())
+    return TopK(ids_BK, logprobs_BK, (masses.total_B / total_B1[:, 0]).log())
+
+
+def _spaced(masses: Masses, draws: int, offset_B: torch.Tensor) -> torch.Tensor:
+    steps_N = torch.arange(draws, dtype=torch.float64, device=offset_B.device)
+    return masses.find((steps_N + offset_B.double()[:, None]) / draws * masses.total_B[:, None])
+
+
+def _counted(masses: Masses, drawn_BN: torch.Tensor) -> SparseTargets:
+    """Ascending draws as entries with counts."""
+    B, V = len(drawn_BN), masses.vocabulary
+    row_B1 = torch.arange(B, device=drawn_BN.device)[:, None]
     keys, counts_E = torch.unique_consecutive((drawn_BN + row_B1 * V).flatten(), return_counts=True)
     return SparseTargets(torch.bincount(keys // V, minlength=B), keys % V, counts_E)
-
-
-def sample_token(logp_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """One token id per distribution by inverting its cumulative sum at a given uniform number [B].
-
-    `temperature` 0 takes the most probable. `top_p` keeps the smallest set of most probable ids that reaches it.
-    """
-    if temperature == 0:
-        return logp_BV.argmax(-1)
-    p_BV = (logp_BV / temperature).double().softmax(-1)
-    if top_p < 1:
-        sorted_BV, order_BV = p_BV.sort(-1, descending=True)
-        before_BV = sorted_BV.cumsum(-1) - sorted_BV
-        p_BV = torch.zeros_like(p_BV).scatter(1, order_BV, sorted_BV.masked_fill(before_BV >= top_p, 0))
-    cumulative_BV = p_BV.cumsum(-1)
-    total_B1 = cumulative_BV[:, -1:]
-    point_B1 = torch.minimum(
-        uniform_B.double()[:, None] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1))
-    )
-    drawn_B1 = torch.searchsorted(cumulative_BV, point_B1, right=True)
-    return drawn_B1[:, 0].clamp_(max=p_BV.shape[1] - 1)
-
-
-def entropy(logp_BV: torch.Tensor) -> torch.Tensor:
-    """Shannon entropy in nats [B]."""
-    return -(logp_BV.exp() * logp_BV.clamp_min(-1e4)).sum(-1)

@@ -11,12 +11,22 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of a store: its key, its size in bytes, and when it was written (seconds since 1970)."""
+
+    key: str
+    bytes: int
+    modified: float
 
 
 class Storage(Protocol):
@@ -25,6 +35,9 @@ class Storage(Protocol):
     uri: str
 
     def read(self, key: str) -> bytes: ...
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes of many keys, asked for at the same time; None where a key is missing."""
+
     def write(self, key: str, data: bytes) -> None:
         """Make or replace a key. Readers see the old bytes or the new ones, never a part."""
 
@@ -34,6 +47,9 @@ class Storage(Protocol):
     def exists(self, key: str) -> bool: ...
     def keys(self, prefix: str) -> list[str]:
         """Keys of the files directly below a prefix (a folder), sorted."""
+
+    def listing(self, prefix: str) -> list[Stored]:
+        """All files below a prefix, at any depth, also those that a killed writer left half done; sorted by key."""
 
     def delete(self, key: str) -> None: ...
     def upload_folder(self, folder: Path, key: str) -> list[str]:
@@ -74,6 +90,9 @@ class LocalStorage:
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [path.read_bytes() if (path := self.root / key).exists() else None for key in keys]
+
     def write(self, key: str, data: bytes) -> None:
         temporary = self._stage(key, data)
         os.replace(temporary, self.root / key)
@@ -102,6 +121,16 @@ class LocalStorage:
             return []
         names = (entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
         return sorted(posixpath.join(prefix, name) for name in names)
+
+    def listing(self, prefix: str) -> list[Stored]:
+        found = []
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    stat = path.stat()
+                    found.append(Stored(path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda f: f.key)
 
     def delete(self, key: str) -> None:
         path = self.root / key
@@ -174,6 +203,19 @@ class RemoteStorage:
         return self._fs.cat_file(self._path(key))
 
     @_client_errors()
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        if not keys:
+            return []
+        found = self._fs.cat([self._path(key) for key in keys], on_error="return")
+        results: list[bytes | None] = []
+        for key in keys:
+            data = found[self._path(key)]
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise data
+            results.append(None if isinstance(data, FileNotFoundError) else data)
+        return results
+
+    @_client_errors()
     def write(self, key: str, data: bytes) -> None:
         self._fs.pipe_file(self._path(key), data)
 
@@ -202,6 +244,14 @@ class RemoteStorage:
         except FileNotFoundError:
             return []
         return sorted(posixpath.join(prefix, posixpath.basename(e["name"])) for e in entries if e["type"] == "file")
+
+    @_client_errors()
+    def listing(self, prefix: str) -> list[Stored]:
+        found = self._fs.find(self._path(prefix), detail=True).values()
+        base = len(self._base) + 1
+        return sorted(
+            (Stored(f["name"][base:], f["size"], f["LastModified"].timestamp()) for f in found), key=lambda f: f.key
+        )
 
     @_client_errors()
     def delete(self, key: str) -> None:

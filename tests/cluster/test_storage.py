@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -357,3 +358,21 @@ def test_free_bytes_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     free = free_bytes(str(tmp_path / "not" / "yet"))
     assert free is not None and free > 0
     assert free_bytes("s3://bucket/x") is None
+
+
+def test_many_keys_at_once_with_none_for_a_missing_one(storage: Storage) -> None:
+    storage.write("log/1", b"one")
+    storage.write("log/3", b"")
+    assert storage.read_many(["log/3", "log/2", "log/1"]) == [b"", None, b"one"]
+    assert storage.read_many(["nothing"]) == [None]
+    assert storage.read_many([]) == []
+
+
+def test_a_listing_tells_sizes_and_times_at_any_depth(storage: Storage) -> None:
+    storage.write("parts/g0/b.parquet", b"12345")
+    storage.write("parts/a", b"")
+    storage.write("other", b"x")
+    found = storage.listing("parts")
+    assert [(f.key, f.bytes) for f in found] == [("parts/a", 0), ("parts/g0/b.parquet", 5)]
+    assert all(abs(f.modified - time.time()) < 60 for f in found)
+    assert storage.listing("nothing") == []

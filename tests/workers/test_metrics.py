@@ -148,7 +148,8 @@ def test_scores_of_other_positions_are_not_paired(other: tuple[list[float], list
 def target_row(tokens: list[int], start: int) -> TargetRow:
     empty, T = np.zeros(0, np.uint32), len(tokens) - start
     zeros = np.zeros(T, np.float16)
-    return TargetRow("p", np.array(tokens, np.uint32), start, np.zeros(T, np.uint16), empty, empty, 1.0, None, zeros, zeros)
+    kept = np.zeros(T, np.uint16)
+    return TargetRow("p", np.array(tokens, np.uint32), start, kept, empty, empty, 1.0, None, zeros, zeros)
 
 
 def test_kl_to_the_truth_in_closed_form_and_unknown_rows() -> None:

@@ -104,7 +104,7 @@ class UnitTargets:
         names = [n for n in UnitTargets.__dataclass_fields__ if n not in lists and n != "marginal"]
         arrays: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in parts]) for n in names}
         marginals = [p.marginal for p in parts if len(p.marginal)]
-        return UnitTargets(**lists, **arrays, marginal=sum(marginals) if marginals else _empty(np.float32))
+        return UnitTargets(**lists, **arrays, marginal=np.sum(marginals, 0) if marginals else _empty(np.float32))
 
 
 def segment_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -14,16 +14,13 @@ from cluster.storage import Storage, read_buffer
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
 from workers.targets.codec import decode, encode
+from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry, Part, TargetLog
 from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
 
 RANKS = "ranks.parquet"
 """Key, below the store, of its table of ranks."""
-
-
-class DamagedShard(ValueError):
-    """A part that is missing or does not have the bytes that the log promises."""
 
 
 class TargetStore:
@@ -71,9 +68,10 @@ class TargetStore:
         try:
             buffer = read_buffer(self.storage, part.key)
         except FileNotFoundError:
-            raise DamagedShard(f"unit {entry.unit}: its part {part.key} is missing") from None
+            raise DamagedShard(entry.unit, entry.revision, part.key, f"its part {part.key} is missing") from None
         if hashlib.sha256(buffer.getbuffer()).hexdigest() != part.sha256:
-            raise DamagedShard(f"unit {entry.unit}: the bytes of {part.key} are not those that were committed")
+            reason = f"the bytes of {part.key} are not those that were committed"
+            raise DamagedShard(entry.unit, entry.revision, part.key, reason)
         return decode(pq.ParquetFile(buffer).read(), self.header, self.ranks)
 
     @property
@@ -83,7 +81,7 @@ class TargetStore:
 
     @property
     def ranks(self) -> RankTable:
-        """The store's table of ranks. Raises DamagedShard if it is missing or is none."""
+        """The store's table of ranks. Raises DamagedStore if it is missing or is none."""
         if self._ranks is None:
             if not self.header.sampled:
                 self._ranks = RankTable.identity(self.header.vocabulary)
@@ -91,7 +89,7 @@ class TargetStore:
             try:
                 self._ranks = RankTable.from_bytes(self.storage.read(f"{self.root}/{RANKS}"))
             except (FileNotFoundError, ValueError) as error:
-                raise DamagedShard(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
+                raise DamagedStore(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
         return self._ranks
 
     def create_ranks(self, expected_V: np.ndarray) -> None:

@@ -31,6 +31,12 @@ class DamagedShard(ValueError):
     def __str__(self) -> str:
         return f"unit {self.unit}: {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
 
+    def with_remedy(self, then: str, promise: str = "") -> DamagedShard:
+        """The same, with what to do where nobody teaches: `then` is the command that goes on afterwards."""
+        remedy = f"it is marked; run `stillhouse teach CONFIG`, which teaches it again, then `{then}`"
+        remedy += f": {promise}" if promise else ""
+        return DamagedShard(self.unit, self.revision, self.part, self.reason, remedy)
+
 
 @dataclass(frozen=True)
 class Damage:

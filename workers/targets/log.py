@@ -173,8 +173,8 @@ def _parsed(key: str, data: bytes) -> Entry:
         return Entry.from_bytes(data)
     except ValueError as error:
         raise DamagedStore(
-            f"the log's entry {key} cannot be read ({error}); delete it, then run `stillhouse teach`, which teaches its "
-            "unit again"
+            f"the log's entry {key} cannot be read ({error}); delete it, then run `stillhouse teach CONFIG`, which "
+            "teaches its unit again"
         ) from None
 
 

@@ -74,6 +74,17 @@ class TargetStore:
             raise DamagedShard(entry.unit, entry.revision, part.key, reason)
         return decode(pq.ParquetFile(buffer).read(), self.header, self.ranks)
 
+    def read_or_mark(self, entry: Entry, by: str, then: str) -> UnitTargets:
+        """As `read_unit`, for a reader that cannot wait: damage is marked, and the error says how it is mended.
+
+        `by` is who reads, `then` the command to type when the unit was taught again.
+        """
+        try:
+            return self.read_unit(entry)
+        except DamagedShard as damage:
+            self.log.mark_damaged(damage.unit, damage.revision, damage.part, damage.reason, by)
+            raise damage.with_remedy(then) from None
+
     @property
     def has_ranks(self) -> bool:
         """Whether a writer need not make the table of ranks any more (a `full` store has none)."""

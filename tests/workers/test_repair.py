@@ -12,6 +12,7 @@ import pytest
 import workers.teacher.replica
 from cluster.storage import LocalStorage
 from workers.manifest import write_manifest
+from workers.targets.damage import DamagedStore
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
@@ -150,3 +151,15 @@ def test_a_repair_with_other_contents_says_so(
     assert teach((0, 1)) == [True]
     repaired = newest(store, 0)
     assert repaired.content_changed and repaired.supersedes_content_hash == other.content_hash()
+
+
+def test_a_lost_table_of_ranks_is_not_made_anew(
+    store: TargetStore, local: LocalStorage, tiny_moe: Path, teach: Callable[..., list[bool]]
+) -> None:
+    """A replica that starts after it was lost: with another table, shards that are there would say something else."""
+    teach((0, 0))
+    local.delete("targets/train/ranks.parquet")
+    again = Replica(ReplicaJob("t", TeacherConfig(model=str(tiny_moe)), "fingerprint", local.uri, {}, 1, 10.0, ""))
+    with pytest.raises(DamagedStore, match="put it back from a copy"):
+        again({"split": np.array(["train"]), "unit": np.array([1]), "repair": np.array([0])})
+    assert not local.exists("targets/train/ranks.parquet")

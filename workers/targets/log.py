@@ -22,7 +22,7 @@ from workers.targets.damage import Damage, DamagedStore, DamageMarks
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file of a unit. `role` is `targets`."""
+    """One Parquet file of a unit. `role` is `targets`, or `draw1` ... for further draws."""
 
     role: str
     key: str
@@ -58,7 +58,7 @@ class Entry:
     revision: int = 0
     """0: as it was first taught. 1 and more: taught again because the revision before was damaged."""
     supersedes: str = ""
-    """Key of the damaged part that this revision is instead of."""
+    """Key of the first part of the damaged revision that this one is instead of."""
     supersedes_content_hash: str = ""
     """What the damaged revision held. Another content hash here: students that read it had other contents."""
 

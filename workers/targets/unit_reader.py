@@ -107,7 +107,7 @@ class UnitReader(Generic[Row]):
         entry = self._store.log.entry(unit)
         if entry is None:
             return None
-        targets = self._store.read_unit(entry)
+        targets = self._store.read_unit(entry, draw=0)
         size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
         return LoadedUnit(self._rows_of(targets, self._store.header), entry.revision, size)
 

@@ -20,9 +20,9 @@ from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
 from workers.splits import HELDOUT
 from workers.targets.arrays import UnitTargets
-from workers.targets.damage import DamagedShard
+from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry
-from workers.targets.store import TargetStore
+from workers.targets.store import RANKS, TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.gang import Gang
@@ -81,7 +81,7 @@ class Replica:
             return False
         started = time.time()
         prompts = manifest.prompts(unit)
-        targets = self._ask(requests_for(prompts), store)
+        targets = self._ask(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
         targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
         entry = Entry.of(
             unit,
@@ -127,23 +127,22 @@ class Replica:
         return True
 
     def _calibrate(self, store: TargetStore) -> None:
-        """Make the store's table of ranks from the teacher's distributions on texts that it will not hold."""
+        """Make the store's table of ranks from the teacher's distributions on texts that it will not hold.
+
+        Raises DamagedStore if there was a table before: another one could give what is taught already another meaning.
+        """
+        if any(entry.parts for entry in store.log.entries()):
+            raise DamagedStore(
+                f"{store.root}/{RANKS}, which every shard of the store needs, is lost; put it back from a copy, or "
+                "start again under another run name"
+            )
         split = HELDOUT if self._storage.exists(plan_key(HELDOUT)) else store.split
         requests = calibration_texts(read_plan(self._storage, split), Manifest(self._storage, split))
         if requests:
-            store.create_ranks(self._ask(requests, store, marginal=True).marginal)
+            spec = CaptureSpec.of(store.header, (), marginal=True)
+            store.create_ranks(self._ask(requests, spec).marginal)
 
-    def _ask(self, requests: list[TextRequest], store: TargetStore, *, marginal: bool = False) -> UnitTargets:
-        header = store.header
-        spec = CaptureSpec(
-            header.scheme,
-            header.draws,
-            header.positions,
-            header.precision,
-            header.vocabulary,
-            header.seed,
-            marginal=marginal,
-        )
+    def _ask(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         try:
             return self._gang.run(requests, spec)
         except ray.exceptions.RayActorError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestrator.capture import missing_units
 from orchestrator.config import RunConfig
 from orchestrator.config_file import validate
 from orchestrator.errors import RunFailed
 from orchestrator.pipeline import _lacking
+from orchestrator.progress_view import ProgressView
 from orchestrator.repairs import repairs, rows_of_marked, units_to_repair
 from orchestrator.report_text import closing_lines, markdown
 from orchestrator.run_folder import RunFolder
@@ -186,6 +189,25 @@ def test_a_report_tells_of_repairs_in_a_line_each(run: RunFolder) -> None:
         assert "damaged and taught again: 2 units, 1 repairs with the same contents" in text
         assert "unit 2 of the train store was taught again with other contents; medical, legal had read" in text
     assert not [line for line in closing_lines(report | {"repairs": []}) if "damaged" in line]
+
+
+# What a person sees meanwhile ------------------------------------------------------------------------------
+
+
+def test_the_view_says_what_is_damaged_and_who_waits_for_it() -> None:
+    text = io.StringIO()
+    view = ProgressView(console=Console(file=text, width=200, highlight=False))
+    why = "its part targets/train/parts/g0000/00000042-ab.parquet is missing"
+    view.event({"kind": "damaged", "student": "medical", "split": "train", "unit": 42, "revision": 0, "reason": why})
+    waiting = {"kind": "student", "student": "medical", "state": "waiting", "unit": 42, "waited": 3.2}
+    view.event(waiting | {"damage": why})
+    assert f"medical: unit 42 is damaged: {why}" in text.getvalue()
+    assert f"unit 42 is damaged: {why}, waiting for it to be taught again (3 s)" in view.students["medical"].line()
+    unit = dict.fromkeys(("rows", "targets", "tokens", "bytes", "set_aside", "started", "finished"), 1)
+    view.event({"kind": "unit", "unit": 42, "split": "train", "repair": 1, "content_changed": True, **unit})
+    assert "unit 42 of the train store is taught again, with other contents than before" in text.getvalue()
+    view.event(waiting | {"damage": ""})
+    assert view.students["medical"].line() == "waiting  for unit 42 (3 s)"
 
 
 # stillhouse gc ----------------------------------------------------------------------------------------------

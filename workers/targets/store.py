@@ -88,7 +88,7 @@ class TargetStore:
         return unit.with_draw(1) if draw else unit
 
     def read_or_mark(self, entry: Entry, by: str, then: str) -> UnitTargets:
-        """A unit with its first draw, for a reader that cannot wait: damage is marked, and the error says what mends it.
+        """A unit with its first draw, for a reader that cannot wait: damage is marked, and the error says what to do.
 
         `by` is who reads, `then` the command to type when the unit was taught again.
         """

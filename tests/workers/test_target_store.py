@@ -282,6 +282,20 @@ def test_a_damaged_part_is_refused_by_name(
     assert (crossed.unit, crossed.part, str(crossed)) == (0, committed.parts[0].key, str(caught.value))
 
 
+def test_a_reader_that_cannot_wait_marks_damage_and_says_what_to_do(
+    taught: tuple[TargetStore, UnitTargets], local: LocalStorage
+) -> None:
+    store, targets = taught
+    committed = store.log.entry(0)
+    assert committed is not None
+    whole = store.read_or_mark(committed, "evaluate", "stillhouse evaluate CONFIG")
+    assert whole.content_hash() == targets.content_hash()
+    part_path(store, local).unlink()
+    with pytest.raises(DamagedShard, match=r"`stillhouse teach CONFIG`.* then `stillhouse evaluate CONFIG`"):
+        store.read_or_mark(committed, "evaluate", "stillhouse evaluate CONFIG")
+    assert [(d.unit, d.by) for d in store.log.damaged()] == [(0, "evaluate")]
+
+
 STORES: dict[str, dict[str, Any]] = {
     "systematic": {},
     "multinomial with always-kept ids": {"scheme": "multinomial", "always": (0, 90)},

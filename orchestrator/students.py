@@ -52,8 +52,10 @@ def initial_key(student: Student) -> str:
     return f"students/{student.control_of or student.name}/initial"
 
 
-def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, board: str) -> dict[str, Any]:
-    """What the student's workers are given."""
+def make_job(
+    student: Student, run: RunFolder, seed: int, tokenizer: str, board: str, *, repairs: bool
+) -> dict[str, Any]:
+    """What the student's workers are given. `repairs`: whether damaged units are taught again meanwhile."""
     return asdict(
         SpecialistJob(
             name=student.name,
@@ -65,6 +67,7 @@ def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, board:
             seed=seed,
             tokenizer=tokenizer,
             progress=board,
+            repairs=repairs,
         )
     )
 

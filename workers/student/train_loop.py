@@ -24,6 +24,7 @@ from workers.splits import TRAIN
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.engine import start_engine, whole_weights
 from workers.student.schedule import learning_rate
+from workers.targets.damage import DamagedShard
 from workers.targets.reader import Cursor, TargetRow, TargetStream
 from workers.targets.store import TargetStore
 
@@ -46,6 +47,8 @@ class SpecialistJob:
     tokenizer: str
     """Fingerprint that the targets must have been made with."""
     progress: str
+    repairs: bool = False
+    """Whether somebody teaches damaged units again while this student waits for them."""
 
     @property
     def root(self) -> str:
@@ -69,7 +72,10 @@ def train_specialist(job: SpecialistJob) -> None:
     train = TrainConfig.model_validate(job.train)
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if train.gpus_per_worker else "cpu")
     trainer = Trainer(job, train, LossConfig.model_validate(job.loss))
-    trainer.run()
+    try:
+        trainer.run()
+    finally:
+        trainer.stream.close()
     # The next student of the chain starts in this process: two engines at once would be twice the memory.
     trainer.engine.destroy()
     del trainer
@@ -94,10 +100,14 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
         self.stream = TargetStream(
-            self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor, self._waiting
+            *(self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor),
+            on_wait=self._waiting,
+            on_damage=self._damaged,
+            name=job.name,
         )
         self._reported = 0.0
         self._seconds: set[int] = set()
+        self._damages: dict[int, str] = {}
 
     def run(self) -> None:
         """Steps until the budget is spent, then the final model."""
@@ -222,9 +232,18 @@ class Trainer:
 
     def _waiting(self, unit: int, seconds: float) -> None:
         if time.time() - self._reported >= _REPORT_S:
-            self.report("student", state="waiting", unit=unit, waited=seconds, seconds=sorted(self._seconds))
+            seconds_stepped, why = sorted(self._seconds), self._damages.get(unit, "")
+            self.report("student", state="waiting", unit=unit, waited=seconds, seconds=seconds_stepped, damage=why)
             self._seconds.clear()
             self._reported = time.time()
+
+    def _damaged(self, damage: DamagedShard) -> None:
+        """Tell the run, from whichever worker found it; where nobody teaches, the student ends here."""
+        if not self.job.repairs:
+            raise damage.with_remedy("stillhouse train CONFIG", "training goes on from its last checkpoint")
+        self._damages[damage.unit] = damage.reason
+        facts = {"unit": damage.unit, "revision": damage.revision, "reason": damage.reason}
+        Reporter(self.job.progress, student=self.job.name)("damaged", split=TRAIN, **facts)
 
     def _save_batch(self, rows: list[TargetRow]) -> None:
         if self.rank == 0:

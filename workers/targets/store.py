@@ -16,6 +16,7 @@ from cluster.storage import Storage, read_buffer
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
 from workers.targets.codec import decode, decode_draw, encode, encode_draw
+from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry, Part, TargetLog
 from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
@@ -26,10 +27,6 @@ RANKS = "ranks.parquet"
 
 TARGETS = "targets"
 """Role of the part with a unit's texts and first draw; those with further ones are draw1, draw2, ..."""
-
-
-class DamagedShard(ValueError):
-    """A part that is missing or does not have the bytes that the log promises."""
 
 
 class TargetStore:
@@ -90,14 +87,26 @@ class TargetStore:
         unit.redraws = [decode_draw(self._read(entry, f"draw{n}").read(), self.header, self.ranks) for n in wanted]
         return unit.with_draw(1) if draw else unit
 
+    def read_or_mark(self, entry: Entry, by: str, then: str) -> UnitTargets:
+        """A unit with its first draw, for a reader that cannot wait: damage is marked, and the error says what to do.
+
+        `by` is who reads, `then` the command to type when the unit was taught again.
+        """
+        try:
+            return self.read_unit(entry, draw=0)
+        except DamagedShard as damage:
+            self.log.mark_damaged(damage.unit, damage.revision, damage.part, damage.reason, by)
+            raise damage.with_remedy(then) from None
+
     def _read(self, entry: Entry, role: str) -> pq.ParquetFile:
         part = next(p for p in entry.parts if p.role == role)
         try:
             buffer = read_buffer(self.storage, part.key)
         except FileNotFoundError:
-            raise DamagedShard(f"unit {entry.unit}: its part {part.key} is missing") from None
+            raise DamagedShard(entry.unit, entry.revision, part.key, f"its part {part.key} is missing") from None
         if hashlib.sha256(buffer.getbuffer()).hexdigest() != part.sha256:
-            raise DamagedShard(f"unit {entry.unit}: the bytes of {part.key} are not those that were committed")
+            reason = f"the bytes of {part.key} are not those that were committed"
+            raise DamagedShard(entry.unit, entry.revision, part.key, reason)
         return pq.ParquetFile(buffer)
 
     @property
@@ -107,7 +116,7 @@ class TargetStore:
 
     @property
     def ranks(self) -> RankTable:
-        """The store's table of ranks. Raises DamagedShard if it is missing or is none."""
+        """The store's table of ranks. Raises DamagedStore if it is missing or is none."""
         if self._ranks is None:
             if not self.header.sampled:
                 self._ranks = RankTable.identity(self.header.vocabulary)
@@ -115,7 +124,7 @@ class TargetStore:
             try:
                 self._ranks = RankTable.from_bytes(self.storage.read(f"{self.root}/{RANKS}"))
             except (FileNotFoundError, ValueError) as error:
-                raise DamagedShard(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
+                raise DamagedStore(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
         return self._ranks
 
     def create_ranks(self, expected_V: np.ndarray) -> None:

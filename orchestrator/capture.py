@@ -14,6 +14,7 @@ from workers.fingerprint import model_fingerprint
 from workers.manifest import read_plan
 from workers.model_files import model_folder
 from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.targets.contract import Contract
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
@@ -25,8 +26,9 @@ _MOST_BLOCKS = 1000
 """Ray Data blocks of a pass at most; a block lost with its replica costs only a look at the log for units committed."""
 
 
-def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: int) -> None:
-    """Fix the headers of the stores. Raises ValueError if they exist with other settings (a changed teacher, say)."""
+def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: int) -> Contract:
+    """Fix the headers of the stores; returns what specialists declare of theirs. Raises ValueError if they exist with
+    other settings (a changed teacher, say)."""
     teachers = {
         name: {
             "model": teacher.model,
@@ -44,22 +46,24 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
         "temperatures": config.targets.temperatures,
     }
     # Held-out scores and probes need the exact distributions, at the answer only.
-    for split in SPLITS:
-        train = split == TRAIN
-        TargetStore(run.storage, split).create(
-            StoreHeader(
-                scheme=config.targets.scheme if train else "full",
-                draws=config.targets.draws,
-                positions=config.targets.positions if train else "answer",
-                precision=config.targets.precision if train else config.evaluate.precision,
-                vocabulary=vocabulary,
-                tokenizer=found.tokenizer,
-                chat_template=found.chat_template,
-                seed=config.seed,
-                teachers=teachers,
-                **(drawn if train else {}),
-            )
+    headers = {
+        split: StoreHeader(
+            scheme=config.targets.scheme if split == TRAIN else "full",
+            draws=config.targets.draws,
+            positions=config.targets.positions if split == TRAIN else "answer",
+            precision=config.targets.precision if split == TRAIN else config.evaluate.precision,
+            vocabulary=vocabulary,
+            tokenizer=found.tokenizer,
+            chat_template=found.chat_template,
+            seed=config.seed,
+            teachers=teachers,
+            **(drawn if split == TRAIN else {}),
         )
+        for split in SPLITS
+    }
+    for split, header in headers.items():
+        TargetStore(run.storage, split).create(header)
+    return Contract.of(headers[TRAIN])
 
 
 def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str, list[dict[str, Any]]]:

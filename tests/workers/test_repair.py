@@ -158,8 +158,9 @@ def test_a_lost_table_of_ranks_is_not_made_anew(
 ) -> None:
     """A replica that starts after it was lost: with another table, shards that are there would say something else."""
     teach((0, 0))
-    local.delete("targets/train/ranks.parquet")
+    for key in store.rank_files.keys:
+        local.delete(key)
     again = Replica(ReplicaJob("t", TeacherConfig(model=str(tiny_moe)), "fingerprint", local.uri, {}, 1, 10.0, ""))
-    with pytest.raises(DamagedStore, match="put it back from a copy"):
+    with pytest.raises(DamagedStore, match="put one back from a backup"):
         again({"split": np.array(["train"]), "unit": np.array([1]), "repair": np.array([0])})
     assert not local.exists("targets/train/ranks.parquet")

@@ -74,9 +74,9 @@ class House:
 def build(
     local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
 ) -> Callable[..., House]:
-    def make(domains: list[tuple[str, ...]] = DOMAINS, rows: list[int] = ROWS, scheme: str = "systematic") -> House:
+    def make(domains: list[tuple[str, ...]] = DOMAINS, rows: list[int] = ROWS, **header: Any) -> House:
         store = TargetStore(local, "train")
-        store.create(make_header(scheme=scheme))
+        store.create(make_header(**header))
         rng = np.random.default_rng(0)
         contents = [
             make_targets(store.header, rng, [f"u{u}.{i}" for i in range(n)]) if n else UnitTargets()
@@ -270,6 +270,23 @@ def test_later_epochs_shuffle_units_and_rows(build: Callable[..., House]) -> Non
     assert units != [f"u{u}" for u in range(12)] and later != units
     within = {u: [name for name in second if name.split(".")[0] == u] for u in units}
     assert any(names != sorted(names) for names in within.values())
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_each_epoch_trains_on_the_next_draw(ahead: int, build: Callable[..., House]) -> None:
+    """With two draws: the first, the second, the first again; the texts stay what they are."""
+    house = build(redraws=2, always=(5,)).commit_all()
+    stream = house.stream({"c": 1}, ahead=ahead)
+    units = house.plan.of_domain("c")
+    own = {name: u for u in units for name in house.contents[u].prompt_ids}
+    for epoch in range(4):
+        for row in rows(stream, len(own)):
+            unit = house.contents[own[row.prompt_id]].with_draw(epoch % 2)
+            expected = rows_of(unit, house.store.header)[unit.prompt_ids.index(row.prompt_id)]
+            assert row.tokens.tolist() == expected.tokens.tolist()
+            for name in ("entries", "ids", "weights"):
+                np.testing.assert_array_equal(np.sort(getattr(row, name)), np.sort(getattr(expected, name)))
+    stream.close()
 
 
 def test_another_seed_is_another_order_of_later_epochs(house: House) -> None:
@@ -504,8 +521,9 @@ def test_storage_that_damages_every_repair_ends_the_reading(house: House) -> Non
 
 
 def test_a_missing_table_of_ranks_is_nothing_that_a_repair_would_mend(house: House) -> None:
-    (house.store.storage.root / house.store.root / "ranks.parquet").unlink()  # type: ignore[attr-defined]
-    with pytest.raises(DamagedStore, match="every shard of the store needs"):
+    for key in house.store.rank_files.keys:
+        house.store.storage.delete(key)
+    with pytest.raises(DamagedStore, match="no shard of the store can be read"):
         house.stream({"a": 1.0}, on_damage=lambda damage: None).next_batch(1)
     assert house.store.log.damaged() == []
 

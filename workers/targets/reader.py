@@ -21,7 +21,7 @@ from workers.targets.damage import DamagedShard
 from workers.targets.scalars import PROBABILITIES
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
-from workers.targets.unit_reader import UnitReader
+from workers.targets.unit_reader import UnitReader, Wanted
 from workers.units import UnitPlan
 
 _AHEAD = 4
@@ -177,7 +177,7 @@ class TargetStream:
         name: str = "a reader",
         ahead: int = _AHEAD,
     ) -> None:
-        self._seed, self._ahead = seed, ahead
+        self._store, self._seed, self._ahead = store, seed, ahead
         self._weights = {d: w for d, w in sorted(mix.items()) if w > 0}
         self._units = {d: plan.of_domain(d) for d in self._weights}
         for domain, units in self._units.items():
@@ -215,8 +215,8 @@ class TargetStream:
                 if not seen_in_epoch and position.served == 0:
                     raise ValueError(f"mix: every prompt of the domain {domain!r} was set aside: nothing to train on")
                 position.epoch, position.unit, position.row = position.epoch + 1, 0, 0
-            unit = self._unit_at(domain, position.epoch, position.unit)
-            rows = self._rows(unit, first=position.row == 0)
+            unit, draw = self._at(domain, position.epoch, position.unit)
+            rows = self._rows(unit, draw, first=position.row == 0)
             if position.row == 0:
                 self._reader.look_ahead(self._following(domain))
             if position.row < len(rows):
@@ -225,22 +225,23 @@ class TargetStream:
                 return rows[order[position.row - 1]]
             position.unit, position.row = position.unit + 1, 0
 
-    def _rows(self, unit: int, first: bool) -> list[TargetRow]:
+    def _rows(self, unit: int, draw: int, first: bool) -> list[TargetRow]:
         """A unit's rows. The `first` time in an epoch, its revision may be worth a note in the cursor."""
-        loaded = self._reader.get(unit)
+        loaded = self._reader.get((unit, draw))
         if first and loaded.revision and not self.cursor.has_read(unit, self._units):
             self.cursor.repaired[unit] = loaded.revision
         return loaded.rows
 
-    def _unit_at(self, domain: str, epoch: int, place: int) -> int:
-        units = self._units[domain]
-        return units[_order(self._seed, "epoch", domain, epoch, len(units))[place]]
+    def _at(self, domain: str, epoch: int, place: int) -> Wanted:
+        """The unit at a place of an epoch, and the draw that this epoch trains on."""
+        units, redraws = self._units[domain], self._store.header.redraws if epoch else 1
+        return units[_order(self._seed, "epoch", domain, epoch, len(units))[place]], epoch % redraws
 
-    def _following(self, domain: str) -> list[int]:
+    def _following(self, domain: str) -> list[Wanted]:
         """The units of a domain that come after the present one."""
         position, count = self.cursor.domains[domain], len(self._units[domain])
         places = [divmod(position.unit + 1 + i, count) for i in range(self._ahead)]
-        return [self._unit_at(domain, position.epoch + wraps, place) for wraps, place in places]
+        return [self._at(domain, position.epoch + wraps, place) for wraps, place in places]
 
 
 @lru_cache(maxsize=256)

@@ -16,14 +16,11 @@ from cluster.storage import Storage, read_buffer
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
 from workers.targets.codec import decode, decode_draw, encode, encode_draw
-from workers.targets.damage import DamagedShard, DamagedStore
+from workers.targets.damage import DamagedShard
 from workers.targets.log import Entry, Part, TargetLog
+from workers.targets.rank_files import RankFiles
 from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
-
-RANKS = "ranks.parquet"
-"""Key, below the store, of its table of ranks."""
-
 
 TARGETS = "targets"
 """Role of the part with a unit's texts and first draw; those with further ones are draw1, draw2, ..."""
@@ -110,32 +107,28 @@ class TargetStore:
         return pq.ParquetFile(buffer)
 
     @property
+    def rank_files(self) -> RankFiles:
+        """Where the table of ranks is kept (a `full` store has none)."""
+        return RankFiles(self.storage, self.root, self.header.vocabulary)
+
+    @property
     def has_ranks(self) -> bool:
-        """Whether a writer need not make the table of ranks any more (a `full` store has none)."""
-        return not self.header.sampled or self._ranks is not None or self.storage.exists(f"{self.root}/{RANKS}")
+        """Whether a writer need not make the table of ranks any more."""
+        return not self.header.sampled or self._ranks is not None or self.rank_files.exist()
 
     @property
     def ranks(self) -> RankTable:
-        """The store's table of ranks. Raises DamagedStore if it is missing or is none."""
+        """The store's table of ranks. Raises DamagedStore if it is lost."""
         if self._ranks is None:
-            if not self.header.sampled:
-                self._ranks = RankTable.identity(self.header.vocabulary)
-                return self._ranks
-            try:
-                self._ranks = RankTable.from_bytes(self.storage.read(f"{self.root}/{RANKS}"))
-            except (FileNotFoundError, ValueError) as error:
-                raise DamagedStore(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
+            full = not self.header.sampled
+            self._ranks = RankTable.identity(self.header.vocabulary) if full else self.rank_files.read()
         return self._ranks
-
-    def create_ranks(self, expected_V: np.ndarray) -> None:
-        """Make the table of ranks from how often each id is expected; the first writer's is the store's."""
-        self.storage.create(f"{self.root}/{RANKS}", RankTable.by_frequency(expected_V).to_bytes())
 
     def _ranks_for(self, targets: UnitTargets) -> RankTable:
         """The store's table; where nobody made one, it is made from what these targets keep."""
         if not self.has_ranks:
             ids = np.concatenate([targets.ids, targets.tokens])
-            self.create_ranks(np.bincount(ids, minlength=self.header.vocabulary))
+            self.rank_files.create(np.bincount(ids, minlength=self.header.vocabulary))
         return self.ranks
 
 

@@ -21,6 +21,8 @@ from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 
 Row = TypeVar("Row")
+Wanted = tuple[int, int]
+"""A unit's index, and which of its draws is wanted."""
 
 _POLL_S, _LONGEST_POLL_S = 0.2, 2.0
 _CACHE_BYTES = 256 << 20
@@ -41,7 +43,7 @@ class LoadedUnit(Generic[Row]):
 
 
 class UnitReader(Generic[Row]):
-    """Units of one store by index.
+    """Units of one store, each with one of its draws.
 
     `on_wait(unit, seconds)` is called while a unit is not there yet. `on_damage(damage)` is called when a damaged unit
     is marked: it raises, or it returns where somebody teaches the unit again; the reader then waits for that.
@@ -57,39 +59,39 @@ class UnitReader(Generic[Row]):
     ) -> None:
         self._store, self._rows_of, self._name = store, rows_of, name
         self._on_wait, self._on_damage = on_wait, on_damage
-        self._cache: OrderedDict[int, LoadedUnit[Row]] = OrderedDict()
-        self._ahead: dict[int, Future[LoadedUnit[Row] | None]] = {}
+        self._cache: OrderedDict[Wanted, LoadedUnit[Row]] = OrderedDict()
+        self._ahead: dict[Wanted, Future[LoadedUnit[Row] | None]] = {}
         self._largest = 0
         self._alarms: Counter[int] = Counter()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
 
-    def get(self, unit: int) -> LoadedUnit[Row]:
+    def get(self, wanted: Wanted) -> LoadedUnit[Row]:
         """A unit; waits until it is committed. Raises what `on_damage` raises, and DamagedStore where repairs are of
         no use."""
-        if unit in self._cache:
-            self._cache.move_to_end(unit)
-            return self._cache[unit]
-        waiting = _Waiting(unit, self._on_wait)
+        if wanted in self._cache:
+            self._cache.move_to_end(wanted)
+            return self._cache[wanted]
+        waiting = _Waiting(wanted[0], self._on_wait)
         while True:
             try:
-                loaded = self._read_ahead(unit) or self._read(unit)
+                loaded = self._read_ahead(wanted) or self._read(wanted)
             except DamagedShard as damage:
                 self._await_repair(damage)
                 continue
             if loaded is not None:
-                return self._keep(unit, loaded)
+                return self._keep(wanted, loaded)
             waiting.sleep()
 
-    def look_ahead(self, units: Iterable[int]) -> None:
+    def look_ahead(self, coming: Iterable[Wanted]) -> None:
         """Begin to read the units that will be asked for next, in that order, as far as there is room for them."""
-        for unit in units:
-            future = self._ahead.get(unit)
+        for wanted in coming:
+            future = self._ahead.get(wanted)
             asked_too_early = future is not None and future.done() and not future.exception() and not future.result()
-            if unit in self._cache or (future is not None and not asked_too_early):
+            if wanted in self._cache or (future is not None and not asked_too_early):
                 continue
             if not self._largest or (len(self._ahead) + 1) * self._largest > _CACHE_BYTES // 2:
                 return
-            self._ahead[unit] = self._pool.submit(self._read, unit)
+            self._ahead[wanted] = self._pool.submit(self._read, wanted)
             if asked_too_early:
                 return  # the teacher was not there yet: nor will it be at those after
 
@@ -97,22 +99,23 @@ class UnitReader(Generic[Row]):
         """End the background's threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read_ahead(self, unit: int) -> LoadedUnit[Row] | None:
+    def _read_ahead(self, wanted: Wanted) -> LoadedUnit[Row] | None:
         """What the background read of a unit; None if nothing. Raises what it met."""
-        future = self._ahead.pop(unit, None)
+        future = self._ahead.pop(wanted, None)
         return None if future is None or future.cancel() else future.result()
 
-    def _read(self, unit: int) -> LoadedUnit[Row] | None:
+    def _read(self, wanted: Wanted) -> LoadedUnit[Row] | None:
         """Ask once for a unit; None while it is not committed."""
+        unit, draw = wanted
         entry = self._store.log.entry(unit)
         if entry is None:
             return None
-        targets = self._store.read_unit(entry, draw=0)
+        targets = self._store.read_unit(entry, draw)
         size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
         return LoadedUnit(self._rows_of(targets, self._store.header), entry.revision, size)
 
-    def _keep(self, unit: int, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
-        self._cache[unit] = loaded
+    def _keep(self, wanted: Wanted, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
+        self._cache[wanted] = loaded
         self._largest = max(self._largest, loaded.bytes, 1)
         room = _CACHE_BYTES - len(self._ahead) * self._largest
         while len(self._cache) > 1 and sum(u.bytes for u in self._cache.values()) > room:

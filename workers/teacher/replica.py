@@ -22,7 +22,7 @@ from workers.splits import HELDOUT
 from workers.targets.arrays import UnitTargets
 from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry
-from workers.targets.store import RANKS, TargetStore
+from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.gang import Gang
@@ -133,14 +133,14 @@ class Replica:
         """
         if any(entry.parts for entry in store.log.entries()):
             raise DamagedStore(
-                f"{store.root}/{RANKS}, which every shard of the store needs, is lost; put it back from a copy, or "
-                "start again under another run name"
+                f"{' and '.join(store.rank_files.keys)}, which every shard of the store needs, are lost; put one back "
+                "from a backup, or start again under another run name"
             )
         split = HELDOUT if self._storage.exists(plan_key(HELDOUT)) else store.split
         requests = calibration_texts(read_plan(self._storage, split), Manifest(self._storage, split))
         if requests:
             spec = CaptureSpec.of(store.header, (), marginal=True)
-            store.create_ranks(self._ask(requests, spec).marginal)
+            store.rank_files.create(self._ask(requests, spec).marginal)
 
     def _ask(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         try:
@@ -154,7 +154,11 @@ class Replica:
 
     def _open(self, split: str) -> tuple[TargetStore, Manifest]:
         if split not in self._stores:
-            self._stores[split] = (TargetStore(self._storage, split), Manifest(self._storage, split))
+            store = TargetStore(self._storage, split)
+            self._stores[split] = (store, Manifest(self._storage, split))
+            if store.header.sampled and store.has_ranks:
+                for problem in store.rank_files.mend():
+                    self._report("teacher", note=f"{problem}; written anew from its copy")
         return self._stores[split]
 
 

@@ -1,0 +1,73 @@
+"""The table of ranks of a store, in two files: without it no shard could be read, so it is not left to one object."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cluster.storage import Storage
+from workers.targets.damage import DamagedStore
+from workers.targets.ranks import RankTable
+
+RANKS, COPY = "ranks.parquet", "ranks.copy.parquet"
+"""Their keys, below the store."""
+
+
+class RankFiles:
+    """The two files; either serves, and each mends the other."""
+
+    def __init__(self, storage: Storage, root: str, vocabulary: int) -> None:
+        self._storage, self._vocabulary = storage, vocabulary
+        self.keys = (f"{root}/{RANKS}", f"{root}/{COPY}")
+
+    def exist(self) -> bool:
+        return any(self._storage.exists(key) for key in self.keys)
+
+    def create(self, expected_V: np.ndarray) -> None:
+        """Make the table from how often each id is expected; the first writer's is the store's.
+
+        Raises ValueError for anything but one number for each id of the vocabulary.
+        """
+        if expected_V.shape != (self._vocabulary,):
+            raise ValueError(f"targets: {expected_V.shape} frequencies for a vocabulary of {self._vocabulary:,}")
+        first, copy = self.keys
+        self._storage.create(first, RankTable.by_frequency(expected_V).to_bytes())
+        self._storage.create(copy, self._storage.read(first))
+
+    def read(self) -> RankTable:
+        """The table. Raises DamagedStore if neither file holds one."""
+        problems = []
+        for key in self.keys:
+            table = self._read(key)
+            if isinstance(table, RankTable):
+                return table
+            problems.append(table)
+        raise DamagedStore(
+            f"{' and '.join(problems)}: without the table of ranks no shard of the store can be read. Put one of the "
+            "files back from a backup, or start again under another run name"
+        )
+
+    def problems(self) -> list[str]:
+        """What is wrong with the files, in words."""
+        return [found for key in self.keys if isinstance(found := self._read(key), str)]
+
+    def mend(self) -> list[str]:
+        """Write a file that is missing or damaged anew from the other one; returns what was wrong."""
+        found = self.problems()
+        if len(found) == 1:
+            bad, good = sorted(self.keys, key=lambda key: not isinstance(self._read(key), str))
+            self._storage.write(bad, self._storage.read(good))
+        return found
+
+    def _read(self, key: str) -> RankTable | str:
+        """A file's table, or what is wrong with it."""
+        try:
+            data = self._storage.read(key)
+        except FileNotFoundError:
+            return f"{key} is missing"
+        try:
+            table = RankTable.from_bytes(data)
+        except (ValueError, OSError) as error:  # Arrow raises either for bytes that it cannot decompress
+            return f"{key} is damaged ({error})"
+        if len(table.id_of_rank) != self._vocabulary:
+            return f"{key} ranks {len(table.id_of_rank):,} ids of a vocabulary of {self._vocabulary:,}"
+        return table

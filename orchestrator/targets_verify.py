@@ -71,6 +71,8 @@ class Verification:
     faults: list[Fault] = field(default_factory=list)
     marked: list[int] = field(default_factory=list)
     """Units that the log now counts as not taught."""
+    unmarked: str = ""
+    """Why no unit could be marked (of a run that may only be read, say)."""
     domains: dict[str, DomainSums] = field(default_factory=dict)
 
     def to_dict(self, source: OpenTargets) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class Verification:
                 {**vars(f), "domains": source.domains_of(f.unit) if f.unit is not None else ()} for f in self.faults
             ],
             "marked": self.marked,
+            "unmarked": self.unmarked,
         }
 
 
@@ -118,10 +121,18 @@ def verify(source: OpenTargets, on_unit: OnUnit = lambda units, found: None) -> 
             found.sound += 1
             _add(source, found, read)
         found.faults += faults
-        if read.entry is not None and any(f.mends for f in faults) and _mark_damaged(store, read.entry, faults[0]):
-            found.marked.append(read.unit)
+        if read.entry is not None and any(f.mends for f in faults):
+            _mark(store, read.entry, faults[0], found)
         on_unit(len(units), found)
     return found
+
+
+def _mark(store: TargetStore, entry: Entry, fault: Fault, found: Verification) -> None:
+    try:
+        if _mark_damaged(store, entry, fault):
+            found.marked.append(entry.unit)
+    except OSError as error:
+        found.unmarked = _one_line(error)
 
 
 def _mark_damaged(store: TargetStore, entry: Entry, fault: Fault) -> bool:

@@ -57,10 +57,10 @@ def show_verification(result: dict[str, Any], out: Console) -> None:
     )
     for fault in faults:
         out.print(_line(fault), style="red", markup=False)
-    if not faults:
-        return
     if result["marked"]:
         out.print("Damaged units are marked: `stillhouse teach CONFIG` teaches them again", markup=False)
+    if result["unmarked"]:
+        out.print(f"Damaged units cannot be marked, so nothing teaches them again: {result['unmarked']}", markup=False)
 
 
 def _line(fault: dict[str, Any]) -> str:

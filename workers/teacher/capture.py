@@ -76,10 +76,8 @@ class CaptureBuffer:
 
     def finish(self, sequences: list[list[int]], starts: list[int]) -> UnitTargets:
         """All targets in order of text and position; `sequences` are the complete texts. Their strings are not set."""
-        a: dict[str, Any] = {
-            n: np.concatenate(v) if v else np.zeros(0, _DTYPES.get(n, self._spec.precision))
-            for n, v in self._arrays.items()
-        }
+        empty = _DTYPES | {"logprobs": self._spec.precision if self._spec.scheme == "full" else "float32"}
+        a: dict[str, Any] = {n: np.concatenate(v) if v else np.zeros(0, empty[n]) for n, v in self._arrays.items()}
         rows = np.concatenate(self._rows) if self._rows else np.zeros(0, np.int64)
         positions = np.concatenate(self._positions) if self._positions else np.zeros(0, np.int64)
         order = np.lexsort((positions, rows))

@@ -36,6 +36,12 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
         }
         for name, teacher in config.teachers.items()
     }
+    drawn: dict[str, Any] = {
+        "top_k": config.targets.top_k if config.targets.scheme == "topk" else 0,
+        "redraws": config.targets.redraws,
+        "always": tuple(found.always_keep),
+        "temperatures": config.targets.temperatures,
+    }
     # Held-out scores and probes need the exact distributions, at the answer only.
     for split in SPLITS:
         train = split == TRAIN
@@ -50,6 +56,7 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
                 chat_template=found.chat_template,
                 seed=config.seed,
                 teachers=teachers,
+                **(drawn if train else {}),
             )
         )
 

@@ -72,12 +72,9 @@ def show_info(info: dict[str, Any], header: StoreHeader, out: Console) -> None:
 
 
 def _settings(header: StoreHeader) -> dict[str, str]:
-    kept = f"{header.scheme}, {header.draws} draws a position" if header.sampled else f"full, {header.precision}"
-    if header.capture_temperature != 1:
-        kept += f", at temperature {header.capture_temperature:g}"
     where = "at the answer" if header.positions == "answer" else "at all tokens"
     settings = {
-        "targets": f"{kept}, {where}; format {header.version}, seed {header.seed}",
+        "targets": f"{_scheme(header)}, {where}; format {header.version}, seed {header.seed}",
         "vocabulary": f"{header.vocabulary:,} ids; tokenizer {header.tokenizer[:_SHORT]}, "
         f"chat template {header.chat_template[:_SHORT]}",
     }
@@ -87,6 +84,26 @@ def _settings(header: StoreHeader) -> dict[str, str]:
             f"{teacher['model']}{ranks}; dtype {teacher['dtype']}, fingerprint {teacher['fingerprint'][:_SHORT]}"
         )
     return settings
+
+
+def _scheme(header: StoreHeader) -> str:
+    if header.scheme == "full":
+        kept = f"full, {header.precision}"
+    elif header.scheme == "topk":
+        kept = f"topk, {header.top_k} ids and their tail"
+    else:
+        kept = f"{header.scheme}, {header.draws} draws a position"
+        kept += f" {header.redraws} times" if header.redraws > 1 else ""
+    kept += f", {len(header.always)} ids always" if header.always else ""
+    return kept + _temperatures(header)
+
+
+def _temperatures(header: StoreHeader) -> str:
+    others = {d: t for d, t in header.temperatures.items() if d != "*"}
+    if not others and header.temperatures["*"] == 1:
+        return ""
+    named = [*(f"{t:g} ({d})" for d, t in others.items()), f"{header.temperatures['*']:g}"]
+    return f", at temperature {', '.join(named)}"
 
 
 def _held(info: dict[str, Any], header: StoreHeader) -> dict[str, str]:

@@ -18,7 +18,7 @@ from orchestrator.targets_source import OpenTargets
 from workers.fingerprint import model_fingerprint, tokenizer_fingerprint
 from workers.model_files import model_folder
 from workers.targets.arrays import UnitTargets
-from workers.targets.inspection import weights
+from workers.targets.reader import rows_of
 from workers.targets.schema import StoreHeader
 from workers.teacher.config import TeacherConfig
 
@@ -41,8 +41,8 @@ class Question:
 def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
     """A text and its positions as plain data. Raises ValueError for a question that has no honest answer."""
     header = source.store.header
-    _check_temperature(question, header)
     text = choose_text(source, question.unit, question.prompt, question.sample)
+    _check_temperature(question, header, text.targets.temperature)
     targets, teacher = text.targets, source.run.located_config().teachers[text.entry.teacher]
     folder = model_folder(teacher.model, teacher.revision, weights=question.exact and header.sampled)
     if tokenizer_fingerprint(folder) != header.tokenizer:
@@ -50,12 +50,12 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
     pieces = Pieces(folder)
     start, length = int(targets.starts[0]), int(targets.lengths[0])
     shown = range(start, min(length, start + question.limit))
-    temperature = question.temperature or header.capture_temperature
+    temperature = question.temperature or targets.temperature
     if header.sampled:
         stored = _sampled(targets, header, len(shown), pieces)
     else:
         logits_TV = targets.logprobs.reshape(-1, header.vocabulary)[: len(shown)]
-        stored = _dense(logits_TV, header.capture_temperature / temperature, targets, question.top, pieces)
+        stored = _dense(logits_TV, targets.temperature / temperature, targets, question.top, pieces)
     notes, exact = [], []
     if question.exact and header.sampled:
         if model_fingerprint(folder) != header.teachers[text.entry.teacher]["fingerprint"]:
@@ -79,6 +79,7 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
         "tokens": length,
         "start": start,
         "scheme": header.scheme,
+        "always": [pieces.text(i) for i in header.always],
         "sampled": header.sampled,
         "temperature": temperature,
         "positions": positions,
@@ -123,34 +124,32 @@ def teacher_logits(teacher: TeacherConfig, tokens_S: np.ndarray, start: int, voc
     return logits_SV[start - 1 : len(tokens_S) - 1, :vocabulary].float().numpy()
 
 
-def _check_temperature(question: Question, header: StoreHeader) -> None:
+def _check_temperature(question: Question, header: StoreHeader, captured: float) -> None:
     if question.temperature is None:
         return
     if question.temperature <= 0:
         raise ValueError(f"--temperature {question.temperature:g}: must be more than 0")
     if header.sampled and not question.exact:
         raise ValueError(
-            f"--temperature {question.temperature:g}: the stored weights are a sample at temperature "
-            f"{header.capture_temperature:g}, and biased at any other: a tail that was not drawn cannot be made "
-            "heavier. Add --exact to ask the teacher itself"
+            f"--temperature {question.temperature:g}: the stored weights are a sample at temperature {captured:g}, "
+            "and biased at any other: a tail that is not kept cannot be made heavier. Add --exact to ask the teacher"
         )
 
 
 def _sampled(targets: UnitTargets, header: StoreHeader, positions: int, pieces: Pieces) -> list[dict[str, Any]]:
     """Every kept id of the first positions with its weight, heaviest first."""
-    weights_E, ends_T = weights(targets, header), np.cumsum(targets.entries.astype(np.int64))
-    found = []
+    [row] = rows_of(targets, header)
+    ends_T, found = np.cumsum(row.entries.astype(np.int64)), []
     for t in range(positions):
-        span = slice(int(ends_T[t]) - int(targets.entries[t]), int(ends_T[t]))
-        ids, own = targets.ids[span], weights_E[span]
-        order = np.lexsort((ids, -own))
-        found.append(
-            {
-                "entropy": float(targets.entropy[t]),
-                "realised": float(targets.realised[t]),
-                "ids": [[int(ids[i]), pieces.text(int(ids[i])), float(own[i])] for i in order],
-            }
-        )
+        span = slice(int(ends_T[t]) - int(row.entries[t]), int(ends_T[t]))
+        ids, weights = row.ids[span], row.weights[span]
+        order = np.lexsort((ids, -weights))
+        own = {
+            "entropy": float(row.entropy[t]),
+            "realised": float(row.realised[t]),
+            "ids": [[int(ids[i]), pieces.text(int(ids[i])), float(weights[i])] for i in order],
+        }
+        found.append(own | ({"tail": float(row.tail[t])} if len(row.tail) else {}))
     return found
 
 

@@ -20,6 +20,7 @@ NOISY = (
     "Weights are a sample: noisy and unbiased, made for training and not for looking. The largest one is the most "
     "probable token only 85 % of the time"
 )
+TOP = "The most probable ids are exact, and what is left to all others is one mass: the tail"
 
 
 def print_text(found: dict[str, Any], out: Console) -> None:
@@ -45,7 +46,10 @@ def print_text(found: dict[str, Any], out: Console) -> None:
     if left:
         out.print(f"{left:,} more positions (--limit)")
     if found["sampled"]:
-        out.print(NOISY + ("" if asked else "; --exact asks the teacher"), markup=False)
+        about = TOP if found["scheme"] == "topk" else NOISY
+        out.print(about + ("" if asked else "; --exact asks the teacher"), markup=False)
+    if found["always"]:
+        out.print(f"Exact at every position: {'  '.join(found['always'])}", markup=False)
     for note in found["notes"]:
         out.print(f"note: {note}", markup=False, style="yellow")
 
@@ -73,6 +77,8 @@ def _numbers(distribution: dict[str, Any], top: int) -> list[str]:
     shown = [f"{text} {_percent(weight)}" for _, text, weight in ids[:top]]
     if len(ids) > top:
         shown.append(f"{len(ids) - top} more {_percent(sum(weight for *_, weight in ids[top:]))}")
+    if "tail" in distribution:
+        shown.append(f"tail {_percent(distribution['tail'])}")
     return [f"{distribution['entropy']:.2f}", f"{distribution['realised']:.2f}", "\n".join(shown)]
 
 

@@ -34,8 +34,8 @@ class Fault:
     part: str
     """Key of the file that is wrong."""
     reason: str
-    mends: bool = True
-    """Whether teaching the unit again makes it whole."""
+    mends: bool = False
+    """Whether the unit can be taught again: its bytes are not those that were committed."""
 
 
 @dataclass
@@ -150,12 +150,12 @@ def _ranks_fault(store: TargetStore) -> Fault | None:
     try:
         ranks: RankTable = store.ranks
     except DamagedShard as error:
-        return Fault(None, key, str(error), mends=False)
+        return Fault(None, key, str(error))
     except _NOT_DECODED as error:
-        return Fault(None, key, f"cannot be decoded: {_one_line(error)}", mends=False)
+        return Fault(None, key, f"cannot be decoded: {_one_line(error)}")
     if len(ranks.id_of_rank) != store.header.vocabulary:
         reason = f"ranks {len(ranks.id_of_rank):,} ids of a vocabulary of {store.header.vocabulary:,}"
-        return Fault(None, key, reason, mends=False)
+        return Fault(None, key, reason)
     return None
 
 
@@ -185,14 +185,15 @@ def _read(store: TargetStore, unit: int) -> _Read:
         entry = store.log.entry(unit)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"its entry cannot be read ({_one_line(error)}); delete the entry to have the unit taught again"
-        return _Read(unit, fault=Fault(unit, f"{store.root}/log", reason, mends=False))
+        return _Read(unit, fault=Fault(unit, f"{store.root}/log", reason))
     if entry is None:
         return _Read(unit)  # marked by somebody else meanwhile
     key = entry.parts[0].key if entry.parts else ""
     try:
         return _Read(unit, entry, store.read_unit(entry))
     except DamagedShard as error:
-        return _Read(unit, entry, fault=Fault(unit, key, str(error).removeprefix(f"unit {unit}: ")))
+        part = next((p.key for p in entry.parts if p.key in str(error)), key)
+        return _Read(unit, entry, fault=Fault(unit, part, str(error).removeprefix(f"unit {unit}: "), mends=True))
     except IndexError as error:
         reason = f"holds an id outside the vocabulary of {store.header.vocabulary:,}, or none ({_one_line(error)})"
         return _Read(unit, entry, fault=Fault(unit, key, reason))
@@ -200,7 +201,7 @@ def _read(store: TargetStore, unit: int) -> _Read:
         return _Read(unit, entry, fault=Fault(unit, key, f"cannot be decoded: {_one_line(error)}"))
     except OSError as error:
         # The storage may be out of reach: no reason to teach anything again.
-        return _Read(unit, entry, fault=Fault(unit, key, f"cannot be read: {_one_line(error)}", mends=False))
+        return _Read(unit, entry, fault=Fault(unit, key, f"cannot be read: {_one_line(error)}"))
 
 
 def _faults(source: OpenTargets, manifest: Manifest, read: _Read) -> list[Fault]:
@@ -208,7 +209,7 @@ def _faults(source: OpenTargets, manifest: Manifest, read: _Read) -> list[Fault]
     entry, targets = read.entry, read.targets
     if entry is None or targets is None:
         return []
-    planned = entry.unit < len(source.plan.units)
+    header, planned = source.store.header, entry.unit < len(source.plan.units)
     prompt_ids = {p.id for p in manifest.prompts(entry.unit)} if planned else set()
     reasons = [] if planned else [f"the plan has {len(source.plan.units):,} units, and not this one"]
     if entry.parts and targets.content_hash() != entry.content_hash:
@@ -221,7 +222,10 @@ def _faults(source: OpenTargets, manifest: Manifest, read: _Read) -> list[Fault]
     ):
         if getattr(entry, name) != held:
             reasons.append(f"holds {held:,} {name} where its entry promises {getattr(entry, name):,}")
-    reasons += find_problems(targets, source.store.header, prompt_ids)
+    temperature = header.temperature_of(source.domains_of(entry.unit))
+    if entry.parts and targets.temperature != temperature:
+        reasons.append(f"captured at temperature {targets.temperature:g} where the store has {temperature:g}")
+    reasons += find_problems(targets, header, prompt_ids)
     key = entry.parts[0].key if entry.parts else ""
     return [Fault(entry.unit, key, reason) for reason in reasons]
 

@@ -59,6 +59,8 @@ def show_verification(result: dict[str, Any], out: Console) -> None:
         out.print(_line(fault), style="red", markup=False)
     if result["marked"]:
         out.print("Damaged units are marked: `stillhouse teach CONFIG` teaches them again", markup=False)
+    if any(fault["unit"] is not None and not fault["mends"] for fault in faults):
+        out.print("What is not marked was wrong when it was written, or is out of reach: no repair mends it")
     if result["unmarked"]:
         out.print(f"Damaged units cannot be marked, so nothing teaches them again: {result['unmarked']}", markup=False)
 

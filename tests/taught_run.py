@@ -80,13 +80,9 @@ def teach(project: Any, *, units: dict[str, int] | None = None) -> TaughtRun:
     engine = TransformersEngine(config.teachers["teacher"])
     for split in summary["splits"]:
         store, manifest = TargetStore(run.storage, split), Manifest(run.storage, split)
-        header = store.header
-        spec = CaptureSpec(
-            header.scheme, header.draws, header.positions, header.precision, header.vocabulary, header.seed
-        )
         for unit in read_plan(run.storage, split).units[: (units or {}).get(split)]:
             prompts = manifest.prompts(unit.index)
-            targets = engine.run(requests_for(prompts), spec)
+            targets = engine.run(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
             withhold = config.targets.withhold if split == "train" else {}
             targets, aside = drop_withheld(targets, prompts, withhold)
             parts = store.write_part(unit.index, targets)

@@ -164,6 +164,12 @@ def test_a_store_of_another_format_is_refused(taught: TaughtRun, stillhouse: Com
         {"scheme": "full", "precision": "float16"},
         {"precision": "float16"},
         {"withhold": {"medical": ["the"]}},
+        {"scheme": "topk", "top_k": 4},
+        {"scheme": "topk", "top_k": 99, "always_keep": ["<eos>"], "temperature": 3},
+        {"redraws": 3, "always_keep": ["<eos>", "fever"]},
+        {"scheme": "threshold", "draws": 9, "redraws": 2, "always_keep": ["the"]},
+        {"redraws": 2, "withhold": {"medical": ["the"]}},
+        {"temperature": {"legal": 2}},
     ],
     ids=str,
 )
@@ -342,6 +348,31 @@ def test_numbers_that_no_part_could_hold(taught: TaughtRun) -> None:
     assert problem.startswith("entropy: ")
 
 
+def test_verify_reads_further_draws_too(shop: Any, stillhouse: Command) -> None:
+    shop.set("targets.redraws", 2)
+    taught = teach(shop)
+    part = taught.entries()[1].parts[1]
+    taught.run.storage.delete(part.key)
+    [fault] = found(stillhouse, "verify", RUN, code=1)["faults"]
+    assert (fault["unit"], fault["part"]) == (1, part.key) and "missing" in fault["reason"]
+
+
+def test_verify_finds_another_temperature(taught: TaughtRun, stillhouse: Command) -> None:
+    targets = dataclasses.replace(taught.targets(2), temperature=2.0)
+    taught.recommit(2, targets)
+    assert reasons(found(stillhouse, "verify", RUN, code=1))[2] == ["captured at temperature 2 where the store has 1"]
+
+
+def test_verify_finds_a_tail_that_does_not_fill_up_to_1(shop: Any, stillhouse: Command) -> None:
+    shop.set("targets", {"prompts_per_unit": 2, "scheme": "topk", "top_k": 3})
+    taught = teach(shop)
+    targets = taught.targets(2)
+    targets.tail = targets.tail.copy()
+    targets.tail[0] += 500  # a code is minus a logarithm
+    taught.recommit(2, targets)
+    assert "mass of 1 positions is not 1" in reasons(found(stillhouse, "verify", RUN, code=1))[2][0]
+
+
 def test_an_entry_that_cannot_be_read_stops_nothing(taught: TaughtRun, stillhouse: Command) -> None:
     taught.log_entry(0).write_text('{"unit": 0')
     flip(taught)
@@ -362,21 +393,23 @@ def test_without_its_table_of_ranks_no_unit_can_be_read(taught: TaughtRun, still
     assert "no unit can be read without it" in stillhouse("targets", "verify", RUN).out
 
 
-def test_damaged_units_are_marked_once_each_and_unreadable_entries_never(
+def test_units_whose_bytes_have_changed_are_marked_and_no_others(
     taught: TaughtRun, stillhouse: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The teacher looks again before it repairs: it finds no damage in what reads as it was committed."""
     marks: list[tuple[Any, ...]] = []
     monkeypatch.setattr(TargetLog, "mark_damaged", lambda log, *words: marks.append(words), raising=False)
     key = taught.entries()[1].parts[0].key
     flip(taught)
     taught.log_entry(0).write_text("{")
     targets = taught.targets(2)
-    strange_prompt(targets)
     longer_text(targets)
     taught.recommit(2, targets)
+    taught.part(3).unlink()
     said = stillhouse("targets", "verify", RUN)
     assert said.code == 1 and "`stillhouse teach CONFIG` teaches them again" in said.out
-    assert [m[0] for m in marks] == [1, 2]
+    assert "no repair mends it" in said.out
+    assert [m[0] for m in marks] == [1, 3]
     unit, revision, part, reason, by = marks[0]
     assert (unit, revision, part, by) == (1, 0, key, "stillhouse targets verify") and "committed" in reason
 
@@ -425,6 +458,18 @@ def test_show_finds_a_prompt_and_a_sample(taught: TaughtRun, stillhouse: Command
     shown = found(stillhouse, "show", RUN, "--prompt", targets.prompt_ids[row], "--sample", "1")
     assert (shown["unit"], shown["sample"], shown["text"]) == (1, 1, targets.texts[row])
     assert found(stillhouse, "show", RUN, "--unit", "1")["text"] == targets.texts[0]
+
+
+def test_show_of_topk_ends_with_the_tail_and_names_what_is_exact(shop: Any, stillhouse: Command) -> None:
+    shop.set("targets", {"prompts_per_unit": 2, "scheme": "topk", "top_k": 3, "always_keep": ["<eos>"]})
+    teach(shop)
+    shown = found(stillhouse, "show", RUN)
+    for position in shown["positions"]:
+        stored = position["stored"]
+        assert len(stored["ids"]) == 4 and "<eos>" in [text for _, text, _ in stored["ids"]]
+        assert sum(w for *_, w in stored["ids"]) + stored["tail"] == pytest.approx(1, abs=1e-3)
+    said = stillhouse("targets", "show", RUN).out
+    assert "tail " in said and "Exact at every position: <eos>" in said and "unbiased" not in said
 
 
 def test_show_stops_at_the_limit_and_says_so(taught: TaughtRun, stillhouse: Command) -> None:

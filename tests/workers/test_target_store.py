@@ -16,6 +16,7 @@ import workers.targets.store
 from cluster.storage import LocalStorage
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry, Part, TargetLog
+from workers.targets.reader import rows_of
 from workers.targets.schema import StoreHeader
 from workers.targets.store import DamagedShard, TargetStore
 
@@ -205,29 +206,71 @@ def test_a_damaged_part_is_refused_by_name(
     assert committed.parts[0].key in str(caught.value)
 
 
+STORES: dict[str, dict[str, Any]] = {
+    "systematic": {},
+    "multinomial with always-kept ids": {"scheme": "multinomial", "always": (0, 90)},
+    "threshold": {"scheme": "threshold", "draws": 5, "always": (3,)},
+    "topk": {"scheme": "topk", "top_k": 9, "always": (7, 8)},
+    "large vocabulary": {"vocabulary": 262_144},
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
 def test_the_page_on_the_format_reads_a_part_with_nothing_but_pyarrow(
-    taught: tuple[TargetStore, UnitTargets], local: LocalStorage
+    kind: str, local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
 ) -> None:
-    """The program in FORMAT.md, as it stands there."""
-    store, targets = taught
+    """The program in FORMAT.md, as it stands there, and our own reader tell the same."""
+    store = TargetStore(local, "train")
+    store.create(make_header(**STORES[kind]))
+    targets = make_targets(store.header, np.random.default_rng(0), [f"p{i}" for i in range(5)])
+    commit(store, 0, targets)
     part = part_path(store, local)
     assert json.loads(pq.ParquetFile(part).metadata.metadata[b"stillhouse"]) == json.loads(store.header.to_json())
-    if not store.header.sampled:
-        rows = pq.read_table(part).to_pylist()
-        assert [x for r in rows for x in r["logprobs"]] == targets.logprobs.tolist()
-        return
     page = (Path(workers.targets.store.__file__).parent / "FORMAT.md").read_text()
     program: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], program)
     read = list(program["read"](part, local.root / store.root / "ranks.parquet"))
     assert [r["prompt_id"] for r in read] == targets.prompt_ids and [r["text"] for r in read] == targets.texts
-    assert [r["start"] for r in read] == targets.starts.tolist()
-    assert [t for r in read for t in r["tokens"]] == targets.tokens.tolist()
-    for name in ("entropy", "realised"):
-        np.testing.assert_allclose([x for r in read for x in r[name]], getattr(targets, name), rtol=1e-5)
-    ends = np.cumsum(targets.entries)
-    expected = [
-        dict(zip(ids.tolist(), (counts * store.header.unit).tolist(), strict=True))
-        for ids, counts in zip(np.split(targets.ids, ends)[:-1], np.split(targets.counts, ends)[:-1], strict=True)
-    ]
-    assert [t for r in read for t in r["targets"]] == expected
+    for found, row in zip(read, rows_of(targets, store.header), strict=True):
+        assert found["start"] == row.start and found["tokens"] == row.tokens.tolist()
+        for name in ("entropy", "realised", "tail"):
+            np.testing.assert_allclose(found[name], getattr(row, name), rtol=1e-5)
+        ends = np.cumsum(row.entries)[:-1]
+        kept = zip(found["targets"], np.split(row.ids, ends), np.split(row.weights, ends), strict=True)
+        for weights, ids, own in kept:
+            assert sorted(weights) == sorted(ids.tolist())
+            np.testing.assert_allclose([weights[i] for i in ids.tolist()], own, rtol=1e-4, atol=1e-6)
+
+
+def test_a_full_part_is_plain_parquet(
+    local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
+) -> None:
+    store = TargetStore(local, "heldout")
+    store.create(make_header(scheme="full"))
+    targets = make_targets(store.header, np.random.default_rng(0), ["a", "b"])
+    commit(store, 0, targets)
+    rows = pq.read_table(part_path(store, local)).to_pylist()
+    assert [x for r in rows for x in r["logprobs"]] == targets.logprobs.tolist()
+
+
+# Draws ------------------------------------------------------------------------------------------------------
+
+
+def test_each_draw_is_a_part_of_its_own(
+    local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
+) -> None:
+    store = TargetStore(local, "train")
+    store.create(make_header(redraws=3, always=(4,)))
+    targets = make_targets(store.header, np.random.default_rng(0), ["a", "b", "c"])
+    targets.temperature = 1.5
+    commit(store, 0, targets)
+    committed = store.log.entry(0)
+    assert committed is not None and [p.role for p in committed.parts] == ["targets", "draw1", "draw2"]
+    assert store.read_unit(committed).content_hash() == targets.content_hash() == committed.content_hash
+    for number in range(3):
+        found = store.read_unit(committed, draw=number)
+        assert found.content_hash() == targets.with_draw(number).content_hash()
+    (local.root / committed.parts[2].key).unlink()
+    assert store.read_unit(committed, draw=1).rows == 3
+    with pytest.raises(DamagedShard, match="draw2"):
+        store.read_unit(committed, draw=2)

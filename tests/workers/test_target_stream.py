@@ -81,7 +81,7 @@ def rows(stream: TargetStream, n: int) -> list[TargetRow]:
 
 
 def content(row: TargetRow) -> tuple[object, ...]:
-    arrays = (row.tokens, row.entries, row.ids, row.counts, row.entropy, row.realised)
+    arrays = (row.tokens, row.entries, row.ids, row.weights, row.entropy, row.realised)
     return (row.prompt_id, row.start, *(a.tobytes() for a in arrays))
 
 
@@ -97,8 +97,9 @@ def test_rows_hold_their_part_of_the_unit(scheme: str, build: Callable[..., Hous
     for r, row in enumerate(found):
         alone = unit.select(np.array([r]))
         assert row.start == alone.starts[0] and row.targets == alone.target_lengths[0]
-        for name in ("tokens", "entropy", "realised", "ids", "counts"):
+        for name in ("tokens", "entropy", "realised", "ids"):
             np.testing.assert_array_equal(getattr(row, name), getattr(alone, name))
+        np.testing.assert_allclose(row.weights, alone.counts / house.store.header.draws, rtol=1e-6)
         if scheme == "full":
             assert row.logprobs is not None and row.logprobs.shape == (row.targets, V)
             np.testing.assert_array_equal(row.logprobs.reshape(-1), alone.logprobs)

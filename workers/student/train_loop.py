@@ -120,7 +120,7 @@ class Trainer:
         """One optimiser step on a global batch; returns mean loss per target token, gradient norm, learning rate."""
         import torch
 
-        from workers.student.batching import idle_batch, micro_batches
+        from workers.student.batching import entropy_floor, idle_batch, micro_batches
 
         targets = sum(r.targets for r in rows)
         mine = micro_batches(rows[self.rank :: self.world], self.loss, self.train.micro_tokens)
@@ -136,18 +136,12 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64)
         for i, batch in enumerate(work):
             self.engine.set_gradient_accumulation_boundary(i == len(work) - 1)
-            loss = self.engine(
-                batch.input_BS.to(self.device),
-                batch.mask_BS.to(self.device),
-                batch.positions_T.to(self.device),
-                batch.ids_TK.to(self.device) if batch.ids_TK is not None else None,
-                batch.weights_TK.to(self.device),
-            )
+            loss = self.engine(*(t.to(self.device) if t is not None else None for t in batch.tensors))
             # DeepSpeed averages gradients over workers; the loss is a sum, divided once by the global target tokens.
             self.engine.backward(loss * (self.world / targets))
             self.engine.step()
             total += loss.detach().double().cpu()
-        mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * _mean_entropy(rows)
+        mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * entropy_floor(rows)
         if not math.isfinite(mean):
             self._save_batch(rows)
             raise bad_loss(self.job, self.step + 1, mean)
@@ -252,10 +246,3 @@ def bad_loss(job: SpecialistJob, step: int, loss: float) -> FloatingPointError:
         f"{job.name}: the loss of step {step} is {loss}; {remedy}. The ids of its texts are in "
         f"{failed_batch_key(job, step)}"
     )
-
-
-def _mean_entropy(rows: list[TargetRow]) -> float:
-    """Mean teacher entropy over the rows' target positions: cross-entropy minus this is the KL."""
-    import numpy as np
-
-    return float(np.concatenate([r.entropy for r in rows]).astype(np.float64).mean())

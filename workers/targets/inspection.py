@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from workers.targets.arrays import UnitTargets
-from workers.targets.scalars import round_unbiased
+from workers.targets.arrays import Draw, UnitTargets
+from workers.targets.scalars import PROBABILITIES, round_unbiased
 from workers.targets.schema import EXACT_STEPS, StoreHeader
+from workers.targets.segments import segment_sums
 
 _CHUNK = 256
 """Positions whose distributions are dense at once."""
@@ -23,18 +24,20 @@ _SLACK = {"float16": 1e-3, "float32": 1e-5}
 _HALF_STEP = {"float16": 2.0**-11, "float32": 2.0**-24}
 """Largest relative error of a rounded log-probability: where all round one way, mass moves by this times entropy."""
 
-
-def weights(unit: UnitTargets, header: StoreHeader) -> np.ndarray:
-    """What each kept entry weighs [E], float64: numbers whose expectation is the teacher's probability."""
-    return unit.counts * header.unit
+_CODE_STEP = 1 / 2000
+"""Largest relative error of a probability that is stored as a code (scalars.py), a little more than 1/2048."""
 
 
 def find_problems(unit: UnitTargets, header: StoreHeader, prompt_ids: Collection[str]) -> list[str]:
     """What is wrong with a decoded unit, one reason each; `prompt_ids` are those that the plan gives it."""
+    if unit.rows == 0:
+        return []
     if (problem := _misshapen(unit, header)) is not None:
         return [problem]  # the other checks would trip over it
     problems = [*_texts(unit, prompt_ids), *_ranges(unit, header)]
-    return problems + list(_sampled(unit, header) if header.sampled else _full(unit, header))
+    if not header.sampled:
+        return [*problems, *_full(unit, header)]
+    return problems + [problem for draw in unit.draws for problem in _kept(unit, draw, header)]
 
 
 def _misshapen(unit: UnitTargets, header: StoreHeader) -> str | None:
@@ -42,13 +45,17 @@ def _misshapen(unit: UnitTargets, header: StoreHeader) -> str | None:
     outside = (unit.starts < 1) | (unit.starts > unit.lengths)
     if outside.any():
         return f"the first target position of {_first(outside, unit.prompt_ids)} lies outside the text"
-    S, T = int(unit.lengths.sum()), int(unit.target_lengths.sum())
-    E = int(unit.entries.sum()) if header.sampled else 0
-    expected = {"tokens": S, "ends": S, "entropy": T, "realised": T, "ids": E, "counts": E}
-    expected |= {"entries": T} if header.sampled else {"logprobs": T * header.vocabulary}
-    for name, length in expected.items():
-        if len(getattr(unit, name)) != length:
-            return f"{name}: {len(getattr(unit, name)):,} values where its texts need {length:,}"
+    S, T, A = int(unit.lengths.sum()), int(unit.target_lengths.sum()), len(header.always)
+    needed = {"tokens": S, "ends": S, "entropy": T, "realised": T, "always": T * A}
+    needed |= {"tail": T if header.scheme == "topk" else 0, "logprobs": 0 if header.sampled else T * header.vocabulary}
+    lengths = [(name, len(getattr(unit, name)), length) for name, length in needed.items()]
+    for draw in unit.draws if header.sampled else []:
+        E = int(draw.entries.sum())
+        lengths += [("entries", len(draw.entries), T), ("ids", len(draw.ids), E), ("counts", len(draw.counts), E)]
+    lengths.append(("draws", len(unit.draws), header.redraws))
+    for name, held, length in lengths:
+        if held != length:
+            return f"{name}: {held:,} where its texts need {length:,}"
     return None
 
 
@@ -69,14 +76,9 @@ def _texts(unit: UnitTargets, prompt_ids: Collection[str]) -> Iterator[str]:
 
 def _ranges(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
     T = unit.target_lengths
-    kept = _entries_R(unit, header)
-    for name, ids, lengths in (("a token", unit.tokens, unit.lengths), ("a kept id", unit.ids, kept)):
-        beyond = ids >= header.vocabulary
-        if beyond.any():
-            yield (
-                f"{name} of {_first(beyond, unit.prompt_ids, lengths)} is {int(ids[beyond][0])}: "
-                f"not below the vocabulary of {header.vocabulary:,}"
-            )
+    yield from _beyond("a token", unit.tokens, unit.lengths, unit, header)
+    for draw in unit.draws if header.sampled else []:
+        yield from _beyond("a kept id", draw.ids, segment_sums(draw.entries, T), unit, header)
     # Entropies on the grid may be rounded up beyond the largest possible one.
     most = np.log(header.vocabulary) * (1 + 1e-6)
     if header.sampled:
@@ -95,31 +97,54 @@ def _ranges(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
         )
 
 
-def _sampled(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
-    T = unit.target_lengths
-    none = unit.counts == 0
-    if none.any():
-        yield f"a kept id of {_first(none, unit.prompt_ids, _entries_R(unit, header))} has a count of 0"
+def _beyond(what: str, ids: np.ndarray, lengths: np.ndarray, unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
+    beyond = ids >= header.vocabulary
+    if beyond.any():
+        yield (
+            f"{what} of {_first(beyond, unit.prompt_ids, lengths)} is {int(ids[beyond][0])}: "
+            f"not below the vocabulary of {header.vocabulary:,}"
+        )
+
+
+def _kept(unit: UnitTargets, draw: Draw, header: StoreHeader) -> Iterator[str]:
+    """What is wrong with the entries of one draw."""
+    T, codes = unit.target_lengths, header.scheme == "topk"
+    none = draw.counts == 0
+    if none.any() and not codes:
+        yield f"a kept id of {_first(none, unit.prompt_ids, segment_sums(draw.entries, T))} has a count of 0"
     if header.fixed_sum:
-        sums = _sums(unit.counts.astype(np.float64), unit.entries)
+        sums = segment_sums(draw.counts, draw.entries)
         wrong = sums != header.draws
         if wrong.any():
             yield (
-                f"the counts of {_first(wrong, unit.prompt_ids, T)} sum to {sums[wrong][0]:.0f}: "
+                f"the counts of {_first(wrong, unit.prompt_ids, T)} sum to {sums[wrong][0]}: "
                 f"not to the {header.draws} draws"
             )
-    mass = _sums(weights(unit, header), unit.entries)
-    yield from _wrong_mass(mass, _weight_slack(unit, header), unit)
+    mass = position_masses(unit, draw, header)
+    yield from _wrong_mass(mass, _weight_slack(draw, header), unit)
 
 
-def _weight_slack(unit: UnitTargets, header: StoreHeader) -> np.ndarray:
-    """How far from 1 the weights of a position may sum [T].
+def position_masses(unit: UnitTargets, draw: Draw, header: StoreHeader) -> np.ndarray:
+    """What everything that is kept at a position weighs together [T]: ids of a draw, always-kept ids, tail."""
+    entries = draw.entries.astype(np.int64)
+    always_TA = unit.always.reshape(len(entries), len(header.always))
+    weights_E = header.weights(entries, draw.counts, always_TA)
+    mass = np.bincount(np.repeat(np.arange(len(entries)), entries), weights_E, minlength=len(entries))
+    mass += PROBABILITIES[always_TA].sum(-1)
+    return mass + PROBABILITIES[unit.tail] if len(unit.tail) else mass
 
-    Those of `threshold` are off by less than one draw for the tail, and a step for each id of the head.
+
+def _weight_slack(draw: Draw, header: StoreHeader) -> np.ndarray:
+    """How far from 1 the mass of a position may be [T].
+
+    That of `threshold` is off by less than one draw for the tail, and a step for each id of the head.
     """
+    slack = np.full(len(draw.entries), 1e-5)
+    if header.scheme == "topk" or header.always:
+        slack += _CODE_STEP
     if header.scheme == "threshold":
-        return (1 + unit.entries / EXACT_STEPS) / header.draws
-    return np.full(len(unit.entries), 1e-6)
+        slack += (1 + draw.entries / EXACT_STEPS) / header.draws
+    return slack
 
 
 def _full(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
@@ -138,18 +163,6 @@ def _wrong_mass(mass: np.ndarray, slack: np.ndarray, unit: UnitTargets) -> Itera
             f"the mass of {int(wrong.sum()):,} positions is not 1, first in "
             f"{_first(wrong, unit.prompt_ids, unit.target_lengths)}: {mass[wrong][0]:.6f}"
         )
-
-
-def _sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sums of consecutive segments."""
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    return np.bincount(owner, values, minlength=len(lengths))
-
-
-def _entries_R(unit: UnitTargets, header: StoreHeader) -> np.ndarray:
-    if not header.sampled:
-        return np.zeros(unit.rows, np.int64)
-    return _sums(unit.entries.astype(np.float64), unit.target_lengths).astype(np.int64)
 
 
 def _first(flags: np.ndarray, names: list[str], lengths: np.ndarray | None = None) -> str:

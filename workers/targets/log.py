@@ -16,7 +16,7 @@ from workers.targets.arrays import UnitTargets
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file of a unit. `role` is `targets`."""
+    """One Parquet file of a unit. `role` is `targets`, or `draw1` ... for further draws."""
 
     role: str
     key: str

@@ -18,6 +18,7 @@ import numpy as np
 from workers.randomness import generator
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
+from workers.targets.scalars import PROBABILITIES
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.units import UnitPlan
@@ -39,14 +40,16 @@ class TargetRow:
     entries: np.ndarray
     """[T] kept entries at each position."""
     ids: np.ndarray
-    counts: np.ndarray
-    """[E] kept ids, in no order within a position, and their counts."""
-    unit: float
-    """Mass of one count."""
+    weights: np.ndarray
+    """[E] kept ids, in no order within a position, and what they weigh (float32)."""
+    tail: np.ndarray
+    """[T] mass beyond the kept ids in a `topk` store, else empty (float32)."""
     logprobs: np.ndarray | None
     """[T, V] in a `full` store, else None."""
     entropy: np.ndarray
     realised: np.ndarray
+    temperature: float = 1.0
+    """Of the softmax that all these are of."""
 
     @property
     def targets(self) -> int:
@@ -54,11 +57,13 @@ class TargetRow:
 
 
 def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
-    """The rows of a decoded unit, without copying."""
+    """The rows of a decoded unit with its first draw; large arrays are not copied."""
     vocabulary, full = header.vocabulary, not header.sampled
+    entries, ids, weights = _weighted(unit, header)
+    tail = PROBABILITIES[unit.tail].astype(np.float32)
     token_at = np.concatenate([[0], np.cumsum(unit.lengths)])
     target_at = np.concatenate([[0], np.cumsum(unit.target_lengths)])
-    entry_at = np.concatenate([[0], np.cumsum(unit.entries.astype(np.int64))])
+    entry_at = np.concatenate([[0], np.cumsum(entries.astype(np.int64))])
     rows = []
     for r in range(unit.rows):
         t0, t1 = target_at[r], target_at[r + 1]
@@ -69,16 +74,33 @@ def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
                 prompt_id=unit.prompt_ids[r],
                 tokens=unit.tokens[token_at[r] : token_at[r + 1]],
                 start=int(unit.starts[r]),
-                entries=unit.entries[t0:t1],
-                ids=unit.ids[e],
-                counts=unit.counts[e],
-                unit=header.unit,
+                entries=entries[t0:t1],
+                ids=ids[e],
+                weights=weights[e],
+                tail=tail[t0:t1],
                 logprobs=dense,
                 entropy=unit.entropy[t0:t1],
                 realised=unit.realised[t0:t1],
+                temperature=unit.temperature,
             )
         )
     return rows
+
+
+def _weighted(unit: UnitTargets, header: StoreHeader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entries, ids and weights of the first draw, with the always-kept ids after the others of each position."""
+    A, entries = len(header.always), unit.entries.astype(np.int64)
+    always_TA = unit.always.reshape(len(entries), A)
+    weights = header.weights(entries, unit.counts, always_TA)
+    if not A:
+        return unit.entries, unit.ids, weights
+    place = np.arange(len(unit.ids)) + A * np.repeat(np.arange(len(entries)), entries)
+    total = len(unit.ids) + always_TA.size
+    exact = np.setdiff1d(np.arange(total), place, assume_unique=True)
+    ids, merged = np.empty(total, np.uint32), np.empty(total, np.float32)
+    ids[place], ids[exact] = unit.ids, np.tile(np.array(header.always, np.uint32), len(entries))
+    merged[place], merged[exact] = weights, PROBABILITIES[always_TA].reshape(-1)
+    return unit.entries + np.uint16(A), ids, merged
 
 
 @dataclass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +15,17 @@ from cluster.faults import pause_point
 from cluster.storage import Storage, read_buffer
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
-from workers.targets.codec import decode, encode
+from workers.targets.codec import decode, decode_draw, encode, encode_draw
 from workers.targets.log import Entry, Part, TargetLog
 from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
 
 RANKS = "ranks.parquet"
 """Key, below the store, of its table of ranks."""
+
+
+TARGETS = "targets"
+"""Role of the part with a unit's texts and first draw; those with further ones are draw1, draw2, ..."""
 
 
 class DamagedShard(ValueError):
@@ -57,24 +63,42 @@ class TargetStore:
         """Store a unit's targets under a name of their own: readers cannot see them before `log.commit`."""
         if targets.rows == 0:
             return ()
-        data = _parquet(encode(targets, self.header, self._ranks_for(targets)), self.header)
-        key = f"{self.root}/parts/{GENERATION}/{unit:08d}-{uuid.uuid4().hex[:8]}.parquet"
+        ranks, header = self._ranks_for(targets), self.header
+        tables = {TARGETS: encode(targets, header, ranks)}
+        for number, draw in enumerate(targets.redraws, start=1):
+            tables[f"draw{number}"] = encode_draw(draw, targets.target_lengths, header, ranks)
+        about = {"unit": unit, "temperature": targets.temperature}
+        return tuple(self._write(unit, role, to_parquet(table, header, about)) for role, table in tables.items())
+
+    def _write(self, unit: int, role: str, data: bytes) -> Part:
+        key = f"{self.root}/parts/{GENERATION}/{unit:08d}-{uuid.uuid4().hex[:8]}.{role}.parquet"
         self.storage.write(key, data)
         pause_point("part-written")
-        return (Part("targets", key, len(data), hashlib.sha256(data).hexdigest()),)
+        return Part(role, key, len(data), hashlib.sha256(data).hexdigest())
 
-    def read_unit(self, entry: Entry) -> UnitTargets:
-        """The targets of a committed unit. Raises DamagedShard naming a part whose bytes are not those committed."""
+    def read_unit(self, entry: Entry, draw: int | None = None) -> UnitTargets:
+        """The targets of a committed unit, with all draws or (from 0) with one of them alone.
+
+        Raises DamagedShard naming a part whose bytes are not those committed.
+        """
         if not entry.parts:
             return UnitTargets()
-        part = next(p for p in entry.parts if p.role == "targets")
+        file = self._read(entry, TARGETS)
+        unit = decode(file.read(), self.header, self.ranks)
+        unit.temperature = json.loads(file.metadata.metadata[b"stillhouse_unit"])["temperature"]
+        wanted = range(1, self.header.redraws) if draw is None else [draw] if draw else []
+        unit.redraws = [decode_draw(self._read(entry, f"draw{n}").read(), self.header, self.ranks) for n in wanted]
+        return unit.with_draw(1) if draw else unit
+
+    def _read(self, entry: Entry, role: str) -> pq.ParquetFile:
+        part = next(p for p in entry.parts if p.role == role)
         try:
             buffer = read_buffer(self.storage, part.key)
         except FileNotFoundError:
             raise DamagedShard(f"unit {entry.unit}: its part {part.key} is missing") from None
         if hashlib.sha256(buffer.getbuffer()).hexdigest() != part.sha256:
             raise DamagedShard(f"unit {entry.unit}: the bytes of {part.key} are not those that were committed")
-        return decode(pq.ParquetFile(buffer).read(), self.header, self.ranks)
+        return pq.ParquetFile(buffer)
 
     @property
     def has_ranks(self) -> bool:
@@ -106,8 +130,11 @@ class TargetStore:
         return self.ranks
 
 
-def _parquet(table: pa.Table, header: StoreHeader) -> bytes:
-    """A file with no more around the columns than they need: at 5,000 tokens a unit every kilobyte counts."""
+def to_parquet(table: pa.Table, header: StoreHeader, about: dict[str, Any]) -> bytes:
+    """A part's file: self-describing, with the header and what is true of this unit alone.
+
+    It has no more around the columns than they need: at 5,000 tokens a unit every kilobyte counts.
+    """
     split = [f"{f.name}.list.element" for f in table.schema if pa.types.is_nested(f.type)]
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -121,5 +148,5 @@ def _parquet(table: pa.Table, header: StoreHeader) -> bytes:
         store_schema=not header.sampled,
     ) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({"stillhouse": header.to_json()})
+        writer.add_key_value_metadata({"stillhouse": header.to_json(), "stillhouse_unit": json.dumps(about)})
     return sink.getvalue().to_pybytes()

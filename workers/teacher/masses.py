@@ -29,7 +29,8 @@ class Masses:
         torch.exp(self._z_BV, out=e_BV[:, : self.vocabulary])
         self._e_BJW = e_BV.view(B, blocks, _BLOCK)
         self._sum_up()
-        self._log_total_B1 = self.total_B.log()[:, None]
+        self.whole_B = self.total_B
+        """Mass of each distribution before anything was taken out."""
 
     def _sum_up(self) -> None:
         self._cumulative_BJ = self._e_BJW.sum(-1).double().cumsum(-1)
@@ -43,11 +44,11 @@ class Masses:
 
     def log_probabilities(self) -> torch.Tensor:
         """Log-probabilities [B, V], float32."""
-        return self._z_BV - self._log_total_B1.float()
+        return self._z_BV - self.whole_B.log().float()[:, None]
 
     def log_probability(self, ids_B: torch.Tensor) -> torch.Tensor:
         """Log-probability of one id of each distribution [B], float64."""
-        return (self._z_BV.gather(1, ids_B[:, None]).double() - self._log_total_B1)[:, 0]
+        return self._z_BV.gather(1, ids_B[:, None])[:, 0].double() - self.whole_B.log()
 
     def entropy(self) -> torch.Tensor:
         """Shannon entropy in nats [B], float64. Before anything is taken out."""
@@ -65,7 +66,7 @@ class Masses:
 
     def take_out(self, ids_A: torch.Tensor) -> torch.Tensor:
         """The exact probabilities of some ids [B, A], float64; from now on they have no mass here."""
-        taken_BA = self.mass_BV[:, ids_A].double() / self.total_B[:, None]
+        taken_BA = self.mass_BV[:, ids_A].double() / self.whole_B[:, None]
         self.mass_BV[:, ids_A] = 0
         self._sum_up()
         return taken_BA

@@ -73,7 +73,7 @@ class Replica:
             return False
         started = time.time()
         prompts = manifest.prompts(unit)
-        targets = self._ask(requests_for(prompts), store)
+        targets = self._ask(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
         targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
         entry = Entry.of(
             unit,
@@ -110,19 +110,10 @@ class Replica:
         split = HELDOUT if self._storage.exists(plan_key(HELDOUT)) else store.split
         requests = calibration_texts(read_plan(self._storage, split), Manifest(self._storage, split))
         if requests:
-            store.create_ranks(self._ask(requests, store, marginal=True).marginal)
+            spec = CaptureSpec.of(store.header, (), marginal=True)
+            store.create_ranks(self._ask(requests, spec).marginal)
 
-    def _ask(self, requests: list[TextRequest], store: TargetStore, *, marginal: bool = False) -> UnitTargets:
-        header = store.header
-        spec = CaptureSpec(
-            header.scheme,
-            header.draws,
-            header.positions,
-            header.precision,
-            header.vocabulary,
-            header.seed,
-            marginal=marginal,
-        )
+    def _ask(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         try:
             return self._gang.run(requests, spec)
         except ray.exceptions.RayActorError as error:

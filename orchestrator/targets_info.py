@@ -94,7 +94,7 @@ def _scheme(header: StoreHeader) -> str:
     else:
         kept = f"{header.scheme}, {header.draws} draws a position"
         kept += f" {header.redraws} times" if header.redraws > 1 else ""
-    kept += f", {len(header.always)} ids always" if header.always else ""
+    kept += f", always-kept ids {', '.join(map(str, header.always))}" if header.always else ""
     return kept + _temperatures(header)
 
 
@@ -102,8 +102,8 @@ def _temperatures(header: StoreHeader) -> str:
     others = {d: t for d, t in header.temperatures.items() if d != "*"}
     if not others and header.temperatures["*"] == 1:
         return ""
-    named = [*(f"{t:g} ({d})" for d, t in others.items()), f"{header.temperatures['*']:g}"]
-    return f", at temperature {', '.join(named)}"
+    rest = f"else {header.temperatures['*']:g}" if others else f"{header.temperatures['*']:g}"
+    return f", at temperature {', '.join([*(f'{t:g} ({d})' for d, t in others.items()), rest])}"
 
 
 def _held(info: dict[str, Any], header: StoreHeader) -> dict[str, str]:

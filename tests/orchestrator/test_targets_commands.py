@@ -135,6 +135,13 @@ def test_info_of_the_heldout_store(taught: TaughtRun, stillhouse: Command) -> No
     assert "full, float32" in stillhouse("targets", "info", RUN, "--split", "heldout").out
 
 
+def test_info_names_what_else_is_kept(shop: Any, stillhouse: Command) -> None:
+    shop.set("targets", {"redraws": 2, "always_keep": ["<eos>"], "temperature": {"legal": 2}})
+    teach(shop, units={"train": 0})
+    said = stillhouse("targets", "info", RUN).out
+    assert "systematic, 21 draws a position 2 times, always-kept ids 1, at temperature 2 (legal), else 1" in said
+
+
 def test_a_split_that_is_not_there(taught: TaughtRun, stillhouse: Command) -> None:
     assert "no probes targets; it has train, heldout" in stillhouse("targets", "info", RUN, "--split", "probes").error
     assert "no such split; there are train" in stillhouse("targets", "info", RUN, "--split", "test").error

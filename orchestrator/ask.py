@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.config import RunConfig
-from orchestrator.run_folder import CONFIG_KEY, RunFolder
+from orchestrator.run_folder import RunFolder, find_run
 from orchestrator.students import HARD_LABELS
 from workers.model_files import model_folder
 
@@ -41,18 +41,6 @@ def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) ->
         with torch.no_grad():
             answers[name] = _answer(model, tokenizer, prompt, tokens, top)
     return answers
-
-
-def find_run(where: str) -> RunFolder:
-    """A run by its name below runs/, its folder, its URI, or its configuration file."""
-    if where.endswith((".yaml", ".yml")):
-        from orchestrator.config_file import load_config
-
-        return RunFolder.of(load_config(Path(where), []).located())
-    candidates = [where] if "://" in where or "/" in where or Path(where, CONFIG_KEY).exists() else [f"runs/{where}"]
-    run = RunFolder(candidates[0])
-    run.config()
-    return run
 
 
 def show_answers(prompt: str, answers: dict[str, dict[str, Any]], out: Console) -> None:

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.errors import RunFailed
+from orchestrator.targets_commands import targets
 
 app = typer.Typer(
     name="stillhouse",
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil one mixture-of-experts teacher into several dense specialists, in one run, on a Ray cluster.",
 )
+
+app.add_typer(targets, name="targets")
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.")]
 Sets = Annotated[

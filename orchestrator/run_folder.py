@@ -20,7 +20,7 @@ import yaml
 
 from cluster.storage import Storage, join, open_storage
 from orchestrator.config import RunConfig
-from orchestrator.config_file import ConfigFile, dump, validate
+from orchestrator.config_file import ConfigFile, dump, load_config, validate
 
 CONFIG_KEY, ENVIRONMENT_KEY = "config.resolved.yaml", "environment.json"
 
@@ -103,6 +103,16 @@ class RunFolder:
 
     def export_key(self, name: str) -> str:
         return f"exports/{name}"
+
+
+def find_run(where: str) -> RunFolder:
+    """A run by its name below runs/, its folder, its URI, or its configuration file."""
+    if where.endswith((".yaml", ".yml")):
+        return RunFolder.of(load_config(Path(where), []).located())
+    candidates = [where] if "://" in where or "/" in where or Path(where, CONFIG_KEY).exists() else [f"runs/{where}"]
+    run = RunFolder(candidates[0])
+    run.config()
+    return run
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage, read_buffer
@@ -73,3 +74,13 @@ class Manifest:
         return [
             Prompt(**{k: v for k, v in row.items() if k != "unit"} | {"domains": tuple(row["domains"])}) for row in rows
         ]
+
+    def unit_of(self, prompt_id: str) -> int | None:
+        """The unit that holds a prompt, or None if no prompt of the split has that id."""
+        table = self._file.read(columns=["unit", "id"])
+        row = pc.index(table["id"], prompt_id).as_py()
+        return None if row < 0 else table["unit"][row].as_py()
+
+    def ids(self) -> list[str]:
+        """Ids of all prompts, in unit order."""
+        return self._file.read(columns=["id"])["id"].to_pylist()

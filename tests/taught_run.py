@@ -1,0 +1,90 @@
+"""A run whose targets are taught in this process, by the real engine on a tiny teacher: real stores in a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from orchestrator.capture import open_stores
+from orchestrator.checks import check
+from orchestrator.prompts import freeze
+from orchestrator.run_folder import RunFolder
+from workers.manifest import Manifest, read_plan
+from workers.targets.arrays import UnitTargets
+from workers.targets.log import Entry
+from workers.targets.store import TargetStore
+from workers.teacher.engine import CaptureSpec
+from workers.teacher.replica import drop_withheld, requests_for
+from workers.teacher.transformers_engine import TransformersEngine
+
+FACTS: dict[str, Any] = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
+
+
+@dataclass
+class TaughtRun:
+    """A run folder with its prompts frozen, its stores open and some units taught."""
+
+    run: RunFolder
+
+    def store(self, split: str = "train") -> TargetStore:
+        return TargetStore(self.run.storage, split)
+
+    def entries(self, split: str = "train") -> list[Entry]:
+        return self.store(split).log.entries()
+
+    def part(self, unit: int, split: str = "train") -> Path:
+        """The file of a unit's one part."""
+        entry = self.store(split).log.entry(unit)
+        assert entry is not None
+        path = self.run.storage.local_path(entry.parts[0].key)
+        assert path is not None
+        return path
+
+    def log_entry(self, unit: int, split: str = "train") -> Path:
+        """The file of a unit's entry."""
+        path = self.run.storage.local_path(f"targets/{split}/log/g0000/{unit:08d}.json")
+        assert path is not None
+        return path
+
+    def targets(self, unit: int, split: str = "train") -> UnitTargets:
+        entry = self.store(split).log.entry(unit)
+        assert entry is not None
+        return self.store(split).read_unit(entry)
+
+    def recommit(self, unit: int, targets: UnitTargets, split: str = "train", store: TargetStore | None = None) -> None:
+        """Put other targets in the place of a unit's, with checksums that are right."""
+        parts = (store or self.store(split)).write_part(unit, targets)
+        self.log_entry(unit, split).unlink()
+        assert self.store(split).log.commit(Entry.of(unit, parts, targets, **FACTS))
+
+
+def give_weights(folder: Path) -> None:
+    """Random weights for a model folder that has a configuration, wide enough that its distributions differ."""
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(folder, initializer_range=0.5)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def teach(project: Any, *, units: dict[str, int] | None = None) -> TaughtRun:
+    """Freeze the prompts of a project's configuration and teach its units in plan order: all, or so many of a split."""
+    file = project.load()
+    config = file.located()
+    run = RunFolder.of(config)
+    run.open(file)
+    summary = freeze(config, run.uri)
+    open_stores(run, config, check(file), summary["vocabulary"])
+    engine = TransformersEngine(config.teachers["teacher"])
+    for split in summary["splits"]:
+        store, manifest = TargetStore(run.storage, split), Manifest(run.storage, split)
+        for unit in read_plan(run.storage, split).units[: (units or {}).get(split)]:
+            prompts = manifest.prompts(unit.index)
+            targets = engine.run(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
+            withhold = config.targets.withhold if split == "train" else {}
+            targets, aside = drop_withheld(targets, prompts, withhold)
+            parts = store.write_part(unit.index, targets)
+            store.log.commit(Entry.of(unit.index, parts, targets, set_aside=tuple(aside), **FACTS))
+    return TaughtRun(run)

@@ -87,14 +87,15 @@ class RemoteStorage:
             entries = self._call(prefix, lambda path: self._fs.ls(path, detail=True, refresh=True))
         except FileNotFoundError:
             return []
-        return sorted(posixpath.join(prefix, posixpath.basename(e["name"])) for e in entries if e["type"] == "file")
+        folder = self._path(prefix).rstrip("/") + "/"
+        names = [e["name"] for e in entries if _is_object(e) and e["name"].startswith(folder)]
+        return sorted(posixpath.join(prefix, name.removeprefix(folder)) for name in names)
 
     def listing(self, prefix: str) -> list[Stored]:
         found = self._call(prefix, lambda path: self._fs.find(path, detail=True)).values()
         base = len(self._base) + 1
-        return sorted(
-            (Stored(f["name"][base:], f["size"], f["LastModified"].timestamp()) for f in found), key=lambda f: f.key
-        )
+        objects = [Stored(f["name"][base:], f["size"], f["LastModified"].timestamp()) for f in found if _is_object(f)]
+        return sorted(objects, key=lambda o: o.key)
 
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError):  # gone, by another's hand or by a try whose answer was lost
@@ -109,7 +110,8 @@ class RemoteStorage:
 
     def download_folder(self, key: str, folder: Path) -> None:
         base = self._path(key).rstrip("/")
-        paths = self._call(key, lambda path: self._fs.find(path.rstrip("/")))
+        found = self._call(key, lambda path: self._fs.find(path.rstrip("/"), detail=True))
+        paths = [entry["name"] for entry in found.values() if _is_object(entry)]
         if not paths:
             raise FileNotFoundError(f"{self.uri}/{key}")
         for path in paths:
@@ -173,6 +175,11 @@ class RemoteStorage:
             return None
         except OSError as unread:
             raise OSError(f"{error}; whether it was created is not known: reading it failed too: {unread}") from error
+
+
+def _is_object(entry: dict[str, Any]) -> bool:
+    """Whether a line of a listing is an object; some servers and consoles also leave marks for folders."""
+    return entry["type"] == "file" and not entry["name"].endswith("/")
 
 
 def _said(error: BaseException) -> str:

@@ -127,9 +127,11 @@ def measure_and_export(now: Attempt, *, exports: bool = True) -> dict[str, Any]:
         evaluation = evaluate(run, config, now.board_name)
     report = build_report(run, config, evaluation, now.failures, now.timing())
     if exports:
+        now.require_lease()
         for key in export(run, config, report):
             report["students"][key.removeprefix("exports/")]["export"] = key
         report["timing"] = now.timing()
+    now.require_lease()
     run.storage.write("report.json", json.dumps(report, indent=1).encode())
     run.storage.write("report.md", markdown(report).encode())
     now.view.console.print(closing_table(report))

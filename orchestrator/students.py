@@ -52,7 +52,7 @@ def initial_key(student: Student) -> str:
     return f"students/{student.control_of or student.name}/initial"
 
 
-def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, board: str) -> dict[str, Any]:
+def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, epoch: int, board: str) -> dict[str, Any]:
     """What the student's workers are given."""
     return asdict(
         SpecialistJob(
@@ -64,6 +64,7 @@ def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, board:
             train=student.config.train.model_dump(),
             seed=seed,
             tokenizer=tokenizer,
+            epoch=epoch,
             progress=board,
         )
     )

@@ -85,7 +85,8 @@ class Training:
             return
         supervisor = Supervisor.options(max_concurrency=len(chains)).remote()  # type: ignore[attr-defined]
         for chain in chains:
-            jobs = [make_job(s, now.run, now.config.seed, now.found.tokenizer, now.board_name) for s in chain]
+            facts = (now.run, now.config.seed, now.found.tokenizer, now.epoch, now.board_name)
+            jobs = [make_job(s, *facts) for s in chain]
             self._calls[supervisor.train.remote(jobs)] = chain
 
     def collect(self) -> None:
@@ -98,6 +99,7 @@ class Training:
             except ray.exceptions.RayError as lost:
                 error = first_cause(lost)
             if error is not None:
+                self._now.require_lease()
                 name = next((s.name for s in chain if self._now.run.student_done(s.name) is None), chain[0].name)
                 self._now.failures[name] = error
                 self._now.view.event({"kind": "student", "student": name, "state": "failed", "note": error})
@@ -111,9 +113,11 @@ class Training:
 def watch(now: Attempt, teaching: Teaching | None, training: Training | None) -> None:
     """Show what happens until both are over. A teacher that ends in an error ends the run with its first cause.
 
-    Replicas are placed before students start, so that the two can't hold what the other waits for.
+    Replicas are placed before students start, so that the two can't hold what the other waits for. A driver that was
+    taken over ends here, naming who took over, and writes nothing more.
     """
     while True:
+        now.require_lease(look=False)
         for event in now.drain():
             if teaching is not None:
                 teaching.note(event)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.faults import pause_point
+from cluster.lease import Fence
 from cluster.storage import Storage, open_storage
 from workers.manifest import read_plan
 from workers.progress import Reporter
@@ -45,6 +46,8 @@ class SpecialistJob:
     seed: int
     tokenizer: str
     """Fingerprint that the targets must have been made with."""
+    epoch: int
+    """The driver's lease, which must hold when a checkpoint or the final model is written."""
     progress: str
 
     @property
@@ -87,9 +90,10 @@ class Trainer:
         self.job, self.train, self.loss = job, train, loss
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.storage: Storage = open_storage(job.run_uri)
+        self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
         self.engine, self.device = start_engine(job.initial, train, self.storage)
-        self.checkpoints = Checkpoints(self.storage, job.root)
+        self.checkpoints = Checkpoints(self.storage, job.root, self.fence)
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
@@ -193,15 +197,17 @@ class Trainer:
         self.report("student", state="checkpoint", step=self.step, tokens=self.tokens)
 
     def _finish(self) -> None:
-        """The trained model as a safetensors folder, then the mark that says so."""
+        """The trained model as a safetensors folder, then the mark that says so. Raises LeaseLost."""
         import torch.distributed as dist
 
         state = whole_weights(self.engine)
         if self.rank == 0:
             with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
                 self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
+                self.fence.check()
                 self.storage.upload_folder(Path(folder), f"{self.job.root}/final")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
+            self.fence.check()
             self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
         dist.barrier()
         self.report("student", state="done", step=self.step, tokens=self.tokens)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from cluster.faults import pause_point
+from cluster.lease import Fence
 from cluster.storage import open_storage
 from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
@@ -22,6 +22,7 @@ from workers.splits import HELDOUT
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
+from workers.teacher.commit import commit_unit
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.gang import Gang
@@ -41,6 +42,7 @@ class ReplicaJob:
     run_uri: str
     withhold: dict[str, list[str]]
     epoch: int
+    """The driver's lease, which must hold when a unit is committed."""
     deadline_s: float
     progress: str
     """Name of the run's progress actor."""
@@ -52,6 +54,7 @@ class Replica:
     def __init__(self, job: ReplicaJob) -> None:
         self._job = job
         self._storage = open_storage(job.run_uri)
+        self._fence = Fence(self._storage, job.epoch)
         self._report = Reporter(job.progress)
         self._gang = Gang(
             job.name, job.teacher, deadline_s=job.deadline_s, say=lambda text: self._report("teacher", note=text)
@@ -65,7 +68,7 @@ class Replica:
         return {"unit": batch["unit"], "split": batch["split"], "taught": np.array(done)}
 
     def _teach(self, split: str, unit: int) -> bool:
-        """Teach one unit and commit it. False if it was committed already."""
+        """Teach one unit and commit it. False if it was committed already. Raises LeaseLost, which ends the pool."""
         store, manifest = self._open(split)
         if not store.has_ranks:
             self._calibrate(store)
@@ -87,9 +90,7 @@ class Replica:
             generated=_generated_tokens(targets, prompts),
             set_aside=tuple(set_aside),
         )
-        pause_point("before-entry")
-        won = store.log.commit(entry)
-        pause_point("after-entry")
+        won = commit_unit(store, entry, self._fence)
         self._report(
             "unit",
             unit=unit,

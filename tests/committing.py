@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,42 @@ def drive(uri: str, contents: list[UnitTargets], last_words: Path) -> None:
             last_words.write_text(str(lost))
 
 
-def race(
-    uri: str, mine: dict[int, UnitTargets], lanes: list[list[int]], gates: Sequence[Any], results: Any, sign: Any
-) -> None:
+def hold(uri: str, words: Path) -> None:
+    """Take the lease and hold it until it is lost; then leave what its beats and its fence say of that."""
+    with Lease.take(open_storage(uri), "run 'trial'", timing=QUICK) as lease:
+        said = [lost_by(lease.check), lost_by(lease.fence.check)]
+        words.with_suffix(".part").write_text(json.dumps(said))
+        words.with_suffix(".part").rename(words)
+
+
+def lost_by(check: Callable[[], None]) -> str:
+    """What a check says when it says that the lease is lost."""
+    while True:
+        try:
+            check()
+        except LeaseLost as lost:
+            return str(lost)
+        time.sleep(0.01)
+
+
+def take(uri: str, folder: Path, until: str) -> None:
+    """Try to take the lease, say what came of it, and keep it until a file is there."""
+    found: dict[str, Any] = {"pid": os.getpid(), "epoch": None, "refused": ""}
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(Lease.take(open_storage(uri), "run 'trial'", timing=QUICK))
+            found["epoch"] = lease.epoch
+        except LeaseHeld as held:
+            found["refused"] = str(held)
+        (folder / "part").write_text(json.dumps(found))
+        (folder / "part").rename(folder / "found")
+        while not Path(until).exists():
+            time.sleep(0.01)
+
+
+def race(uri: str, mine: dict[int, UnitTargets], lanes: list[list[int]], gates: Sequence[Any], results: Any) -> None:
     """Some of the writers, a thread for each in every lane. In a lane all commit one unit at a time, together."""
     store = TargetStore(open_storage(uri), "train")
-    store.header, store.ranks  # noqa: B018  (read once, not by each thread)
-    sign.wait()
 
     def write(writer: int, lane: int) -> None:
         for unit in lanes[lane]:

@@ -8,6 +8,7 @@ import ray
 
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
+from orchestrator.repairs import units_to_repair
 from orchestrator.run_folder import RunFolder
 from workers.fingerprint import model_fingerprint
 from workers.manifest import read_plan
@@ -36,6 +37,12 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
         }
         for name, teacher in config.teachers.items()
     }
+    drawn: dict[str, Any] = {
+        "top_k": config.targets.top_k if config.targets.scheme == "topk" else 0,
+        "redraws": config.targets.redraws,
+        "always": tuple(found.always_keep),
+        "temperatures": config.targets.temperatures,
+    }
     # Held-out scores and probes need the exact distributions, at the answer only.
     for split in SPLITS:
         train = split == TRAIN
@@ -50,22 +57,28 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
                 chat_template=found.chat_template,
                 seed=config.seed,
                 teachers=teachers,
+                **(drawn if train else {}),
             )
         )
 
 
 def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str, list[dict[str, Any]]]:
-    """Planned units that no entry commits, by teacher, in the order in which they are to be taught."""
+    """Planned units that no entry commits or that are damaged, by teacher, in the order in which they are to be taught.
+
+    Each is {split, unit, repair}: `repair` is the revision to make, 0 of a unit that is new. Raises RunFailed for a
+    unit that was repaired too often.
+    """
     missing: dict[str, list[dict[str, Any]]] = {}
     for split in splits:
         try:
             plan = read_plan(run.storage, split)
         except FileNotFoundError:
             continue
-        committed = TargetStore(run.storage, split).log.committed()
+        committed, damaged = TargetStore(run.storage, split).log.committed(), units_to_repair(run, split)
         for unit in plan.units:
-            if unit.index not in committed:
-                missing.setdefault(unit.teacher, []).append({"split": split, "unit": unit.index})
+            if unit.index not in committed or unit.index in damaged:
+                repair = damaged.get(unit.index, 0) if unit.index in committed else 0
+                missing.setdefault(unit.teacher, []).append({"split": split, "unit": unit.index, "repair": repair})
     return missing
 
 

@@ -18,6 +18,7 @@ from workers.model_files import (
     known_model_type,
     model_folder,
     read_model_config,
+    token_ids,
 )
 from workers.splits import TRAIN
 
@@ -29,6 +30,8 @@ class Checked:
     teacher_folders: dict[str, Path] = field(default_factory=dict)
     tokenizer: str = ""
     chat_template: str = ""
+    always_keep: list[int] = field(default_factory=list)
+    """Ids of `targets.always_keep`."""
     prompts: list[RawPrompt] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
 
@@ -67,6 +70,18 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
             )
         found.teacher_folders[name] = folder
         found.tokenizer, found.chat_template = tokenizer, chat_template_fingerprint(folder)
+    folder = found.teacher_folders[config.first_teacher()]
+    found.always_keep = [_token_id(folder, token) for token in config.targets.always_keep]
+
+
+def _token_id(folder: Path, token: str) -> int:
+    ids = token_ids(folder)
+    if token not in ids:
+        raise ValueError(
+            f"targets.always_keep: {token!r} is not a token of the teacher's tokenizer; write it as its "
+            "tokenizer.json does, a space for example as Ġ or ▁"
+        )
+    return ids[token]
 
 
 def _check_students(config: RunConfig, found: Checked) -> None:
@@ -125,6 +140,10 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
             raise ValueError(
                 f"targets.withhold: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
             )
+    for domain in config.targets.temperatures.keys() - {"*", *domains}:
+        raise ValueError(
+            f"targets.temperature: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
+        )
 
 
 def _check_evaluation(config: RunConfig) -> None:

@@ -221,6 +221,23 @@ def ask(
 
 
 @app.command()
+def gc(
+    where: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's name (below runs/), its folder or s3:// URI, or its YAML file."),
+    ],
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed.")] = False,
+    older_than: Annotated[str, typer.Option(help="Leave alone what is younger: 90s, 30m, 12h, 1d.")] = "1d",
+    as_json: Json = False,
+) -> None:
+    """List what no unit of a run's target stores needs: parts of lost races and killed writers, repaired parts."""
+    from orchestrator.garbage import collect_garbage, lines_of
+
+    found = collect_garbage(where, older_than=older_than, delete=delete)
+    _after(as_json, found, lines_of(found, older_than))
+
+
+@app.command()
 def submit(
     config: Config,
     sets: Sets = [],

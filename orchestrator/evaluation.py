@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import ray
 
 from orchestrator.config import RunConfig
+from orchestrator.errors import RunFailed
 from orchestrator.run_folder import RunFolder
 from orchestrator.students import GENERALIST, HARD_LABELS
 from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import paired_difference, summarise
 from workers.manifest import read_plan
 from workers.splits import HELDOUT
+from workers.targets.damage import DamagedShard
 
 ERODED = "eroded"
 
@@ -48,7 +50,10 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
 
 
 def evaluate(run: RunFolder, config: RunConfig, board: str) -> Evaluation:
-    """Score all models in one evaluator process. Raises ValueError if held-out units are not taught yet."""
+    """Score all models in one evaluator process.
+
+    Raises ValueError if held-out units are not taught yet, RunFailed if one is damaged.
+    """
     settings = config.evaluate
     job = EvaluationJob(
         run_uri=run.uri,
@@ -63,6 +68,8 @@ def evaluate(run: RunFolder, config: RunConfig, board: str) -> Evaluation:
     try:
         results = ray.get(task.remote(job))
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DamagedShard):
+            raise RunFailed(f"evaluate: {error.cause}") from None
         raise error.as_instanceof_cause() from None
     return _compare(results, config)
 

@@ -34,7 +34,7 @@ def run_all(file: ConfigFile, view: ProgressView) -> tuple[int, dict[str, Any]]:
                 vocabulary = freeze_prompts(now, preparation)
                 teaching = Teaching(now, capture.missing_units(now.run))
                 make_initial_weights(now, preparation, vocabulary)  # while the teacher loads
-            watch(now, teaching, Training(now, []))
+            watch(now, teaching, Training(now, [], repairs=True))
         report = measure_and_export(now)
     return (1 if now.failures else 0), report
 
@@ -54,13 +54,12 @@ def train_only(file: ConfigFile, view: ProgressView, only: list[str]) -> Attempt
         with Preparation(now) as preparation:
             vocabulary = freeze_prompts(now, preparation)
             if missing := capture.missing_units(now.run, (TRAIN,)):
-                count = sum(map(len, missing.values()))
                 raise ValueError(
-                    f"train: {count} units of the training store are not taught yet; run `stillhouse teach` first, or "
-                    "`stillhouse run`, which does both at once"
+                    f"train: {_lacking(missing)}; run `stillhouse teach` first, or `stillhouse run`, which does both "
+                    "at once"
                 )
             make_initial_weights(now, preparation, vocabulary)
-        watch(now, None, Training(now, only))
+        watch(now, None, Training(now, only, repairs=False))
     return now
 
 
@@ -102,6 +101,17 @@ def make_initial_weights(now: Attempt, preparation: Preparation, vocabulary: int
             dropped = f", layers dropped {fact['dropped_layers']} (KL to base {fact['kl_to_base']:.3f})"
         size = f"{fact['parameters'] / 1e6:.2f} M parameters, {fact['layers']} layers"
         now.view.say(f"student {chain[0].name}: {size}{dropped}")
+
+
+def _lacking(missing: dict[str, list[dict[str, Any]]]) -> str:
+    """What of the training store is new or damaged, in words."""
+    rows = [row for of_teacher in missing.values() for row in of_teacher]
+    damaged = [str(row["unit"]) for row in rows if row["repair"]]
+    new = len(rows) - len(damaged)
+    words = [f"{new} units of the training store are not taught yet"] if new else []
+    if damaged:
+        words.append(f"units of the training store are damaged and to be taught again: {', '.join(damaged)}")
+    return "; ".join(words)
 
 
 def limited(work: dict[str, list[dict[str, Any]]], limit: int | None) -> dict[str, list[dict[str, Any]]]:

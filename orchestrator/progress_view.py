@@ -111,6 +111,8 @@ class ProgressView:
             state = self.students.setdefault(event["student"], StudentState())
             self._student(state, event)
             self._update(event["student"], state.line(), final=event["state"] in ("done", "failed"))
+        elif kind == "damaged":
+            self.say(f"{event['student']}: unit {event['unit']} is damaged: {event['reason']}")
         elif kind == "evaluate":
             self._update("evaluate", f"{event['model']} on {event['domain']}")
         if self._live is not None:
@@ -124,10 +126,16 @@ class ProgressView:
         t.targets += event["targets"]
         t.bytes += event["bytes"] if event["split"] == "train" else 0
         t.set_aside += event["set_aside"]
+        if event.get("repair"):
+            contents = "other contents than before" if event["content_changed"] else "the same contents"
+            self.say(f"unit {event['unit']} of the {event['split']} store is taught again, with {contents}")
 
     def _student(self, state: StudentState, event: dict[str, Any]) -> None:
         if event["state"] == "waiting":
-            state.state, state.note = "waiting", f"for unit {event['unit']} ({event['waited']:.0f} s)"
+            unit, seconds = event["unit"], f"({event['waited']:.0f} s)"
+            state.state, state.note = "waiting", f"for unit {unit} {seconds}"
+            if event.get("damage"):
+                state.note = f"unit {unit} is damaged: {event['damage']}, waiting for it to be taught again {seconds}"
             return
         if event["state"] != "checkpoint":
             state.state, state.note = event["state"], event.get("note", "")

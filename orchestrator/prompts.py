@@ -17,6 +17,7 @@ from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read
 from workers.manifest import write_manifest
 from workers.model_files import model_folder, read_model_config
 from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.targets.schema import shared_temperature
 from workers.units import Prompt, build_units
 
 SET_ASIDE_KEY = "prompts/set_aside.jsonl"
@@ -85,6 +86,7 @@ def _write(
 def _tokenize(item: RawPrompt, config: RunConfig, tokenizer: Any, split: str, longest: int) -> Prompt:
     """Token ids and settings of one prompt. Raises ValueError with the reason to set it aside."""
     source = config.prompts[item.source]
+    shared_temperature(config.targets.temperatures, item.domains)
     teacher = source.teacher or config.first_teacher()
     sampling = source.sampling or config.teachers[teacher].sampling
     if item.messages is not None:

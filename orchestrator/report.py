@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.evaluation import ERODED, Evaluation
+from orchestrator.repairs import repairs
 from orchestrator.run_folder import RunFolder
 from orchestrator.students import GENERALIST, HARD_LABELS
 from workers.splits import HELDOUT, TRAIN
@@ -26,6 +27,7 @@ def build_report(
         "seed": config.seed,
         "teachers": _teachers(run, config),
         "targets": _targets(run, config),
+        "repairs": repairs(run, config),
         "prompts": prompts,
         "students": students,
         "timing": timing,

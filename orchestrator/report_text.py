@@ -42,12 +42,27 @@ def closing_lines(report: dict[str, Any]) -> list[str]:
         if student.get("probes"):
             ranks = {c: ", ".join(str(p.get(c, "-")) for p in student["probes"]) for c in ("specialist", "hard_labels")}
             lines.append(f"{name}, rank of each probe: specialist {ranks['specialist']}; labels {ranks['hard_labels']}")
+    lines += _repairs(report)
     lines += [f"FAILED {name}: {error}" for name, error in report["failures"].items()]
     t = report["timing"]
     lines.append(
         f"teacher {t['teacher_s']:.0f} s, students {t['students_s']:.0f} s, both at once {t['overlap_s']:.0f} s, "
         f"wall {t['wall_s']:.0f} s"
     )
+    return lines
+
+
+def _repairs(report: dict[str, Any]) -> list[str]:
+    """Units that were damaged and taught again: one line, and one for each that came back with other contents."""
+    repairs = report.get("repairs", [])
+    if not repairs:
+        return []
+    units = len({(r["split"], r["unit"]) for r in repairs})
+    changed = [r for r in repairs if r["changed"]]
+    lines = [f"damaged and taught again: {units} units, {len(repairs) - len(changed)} repairs with the same contents"]
+    for r in changed:
+        readers = f"{', '.join(r['readers'])} had read the earlier ones" if r["readers"] else "no student had read them"
+        lines.append(f"unit {r['unit']} of the {r['split']} store was taught again with other contents; {readers}")
     return lines
 
 
@@ -87,6 +102,7 @@ def _md_teacher(report: dict[str, Any]) -> list[str]:
     aside = {**report["prompts"].get("reasons", {}), **t["set_aside"]}
     if aside:
         lines.append("- set aside: " + "; ".join(f"{n} × {reason}" for reason, n in aside.items()))
+    lines += [f"- {line}" for line in _repairs(report)]
     return [*lines, ""]
 
 

@@ -52,8 +52,10 @@ def initial_key(student: Student) -> str:
     return f"students/{student.control_of or student.name}/initial"
 
 
-def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, epoch: int, board: str) -> dict[str, Any]:
-    """What the student's workers are given."""
+def make_job(
+    student: Student, run: RunFolder, seed: int, tokenizer: str, epoch: int, board: str, *, repairs: bool
+) -> dict[str, Any]:
+    """What the student's workers are given. `repairs`: whether damaged units are taught again meanwhile."""
     return asdict(
         SpecialistJob(
             name=student.name,
@@ -66,6 +68,7 @@ def make_job(student: Student, run: RunFolder, seed: int, tokenizer: str, epoch:
             tokenizer=tokenizer,
             epoch=epoch,
             progress=board,
+            repairs=repairs,
         )
     )
 

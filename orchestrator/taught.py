@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.errors import RunFailed
 from orchestrator.run_folder import RunFolder
 from workers.splits import TRAIN
+from workers.targets.damage import DamagedShard
 from workers.targets.store import TargetStore
 
 
 def summary_of_taught(run: RunFolder, answers: int) -> dict[str, Any]:
-    """Units, target tokens and the first texts of the training store."""
+    """Units, target tokens and the first texts of the training store. Raises RunFailed if one of these is damaged."""
     store = TargetStore(run.storage, TRAIN)
     entries = store.log.entries()
     shown: list[dict[str, Any]] = []
     for entry in entries:
         if len(shown) < answers:
-            targets = store.read_unit(entry)
+            try:
+                targets = store.read_or_mark(entry, "teach", "stillhouse train CONFIG")
+            except DamagedShard as damage:
+                raise RunFailed(str(damage)) from None
             shown += [{"prompt_id": p, "text": t} for p, t in zip(targets.prompt_ids, targets.texts, strict=True)]
     return {"units": len(entries), "tokens": sum(e.targets for e in entries), "answers": shown[:answers]}

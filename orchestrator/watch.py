@@ -10,7 +10,10 @@ import ray
 from orchestrator.attempt import Attempt
 from orchestrator.capture import TeacherPool, pool_size
 from orchestrator.errors import RunFailed, first_cause
+from orchestrator.repairs import rows_of_marked
 from orchestrator.students import Student, Supervisor, lineup, make_job
+from workers.manifest import read_plan
+from workers.splits import TRAIN
 
 _TICK_S = 0.25
 
@@ -19,24 +22,36 @@ _MOST_LOSSES = 3
 
 
 class Teaching:
-    """The passes over the missing units: one pool for each teacher, all at once."""
+    """The passes over the missing units: one pool for each teacher, all at once.
+
+    Units that students find damaged are taught in a further pass, when the teacher's present one is over: two pools of
+    one teacher could hold what the other waits for.
+    """
 
     def __init__(self, now: Attempt, work: dict[str, list[dict[str, Any]]]) -> None:
-        self._calls: list[Any] = []
+        self._now = now
+        self._calls: dict[Any, str] = {}
+        self._damaged: dict[str, set[int]] = {}
         self._losses = 0
         self._unplaced = {name for name, rows in work.items() if rows}
-        now.view.teacher.planned = sum(map(len, work.values()))
         if not self._unplaced:
             now.view.say("nothing to teach: every planned unit is committed")
         for name in sorted(self._unplaced):
-            teacher, rows = now.config.teachers[name], work[name]
-            least, most = pool_size(teacher, len(rows))
-            now.view.say(f"teacher {name}: {len(rows)} units, {least} to {most} replicas of {teacher.ep_size} ranks")
-            pool = TeacherPool.remote()  # type: ignore[attr-defined]
-            self._calls.append(pool.teach.remote(now.run.uri, now.config, name, rows, now.epoch, now.board_name))
+            self._start(name, work[name])
+
+    def _start(self, name: str, rows: list[dict[str, Any]]) -> None:
+        now, teacher = self._now, self._now.config.teachers[name]
+        least, most = pool_size(teacher, len(rows))
+        again = sum(row["repair"] > 0 for row in rows)
+        units = f"{len(rows)} units" + (f" ({again} again, as they are damaged)" if again else "")
+        now.view.say(f"teacher {name}: {units}, {least} to {most} replicas of {teacher.ep_size} ranks")
+        now.view.teacher.planned += len(rows)
+        pool = TeacherPool.remote()  # type: ignore[attr-defined]
+        self._calls[pool.teach.remote(now.run.uri, now.config, name, rows, now.epoch, now.board_name)] = name
 
     def note(self, event: dict[str, Any]) -> None:
-        """A replica that is placed makes room for students; gangs that die without teaching anything end the run."""
+        """A replica that is placed makes room for students; gangs that die without teaching anything end the run; a
+        damaged unit is taught again."""
         if event["kind"] == "unit":
             self._losses = 0
         if event.get("failed"):
@@ -47,6 +62,15 @@ class Teaching:
                 )
         if event["kind"] == "teacher" and event.get("placed"):
             self._unplaced.discard(event["placed"])
+        if event["kind"] == "damaged":
+            teacher = read_plan(self._now.run.storage, TRAIN).units[event["unit"]].teacher
+            self._damaged.setdefault(teacher, set()).add(event["unit"])
+
+    def _start_repairs(self) -> None:
+        """A pass for the units that students reported, where their teacher is idle and they are damaged still."""
+        for name in sorted(set(self._damaged) - set(self._calls.values())):
+            if rows := rows_of_marked(self._now.run, TRAIN, self._damaged.pop(name)):
+                self._start(name, rows)
 
     @property
     def placed(self) -> bool:
@@ -54,21 +78,25 @@ class Teaching:
 
     @property
     def over(self) -> bool:
-        """Whether all passes ended. Raises the first cause of one that failed."""
-        ready, self._calls = ray.wait(self._calls, num_returns=len(self._calls), timeout=0) if self._calls else ([], [])
+        """Whether all passes ended, those of repairs too. Raises the first cause of one that failed."""
+        calls = list(self._calls)
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
         for call in ready:
+            del self._calls[call]
             try:
                 ray.get(call)
             except ray.exceptions.RayError as error:
+                self._now.require_lease()
                 raise RunFailed(f"the teacher stopped: {first_cause(error)}") from error
+        self._start_repairs()
         return not self._calls
 
 
 class Training:
-    """The students' supervisor and its calls."""
+    """The students' supervisor and its calls. `repairs`: whether a teacher mends what they find damaged."""
 
-    def __init__(self, now: Attempt, only: list[str]) -> None:
-        self._now = now
+    def __init__(self, now: Attempt, only: list[str], *, repairs: bool) -> None:
+        self._now, self._repairs = now, repairs
         self._chains = [
             [s for s in chain if now.run.student_done(s.name) is None]
             for chain in lineup(now.config)
@@ -86,7 +114,7 @@ class Training:
         supervisor = Supervisor.options(max_concurrency=len(chains)).remote()  # type: ignore[attr-defined]
         for chain in chains:
             facts = (now.run, now.config.seed, now.found.tokenizer, now.epoch, now.board_name)
-            jobs = [make_job(s, *facts) for s in chain]
+            jobs = [make_job(s, *facts, repairs=self._repairs) for s in chain]
             self._calls[supervisor.train.remote(jobs)] = chain
 
     def collect(self) -> None:

@@ -84,6 +84,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return data
 
 
+def token_ids(folder: Path) -> dict[str, int]:
+    """The id of every token of a folder's fast tokenizer, by the token as tokenizer.json writes it."""
+    content = read_json_object(folder / "tokenizer.json")
+    vocabulary = (content.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # Unigram: [token, score] in order of id
+        vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}
+    return {**vocabulary, **{t["content"]: t["id"] for t in content.get("added_tokens") or []}}
+
+
 @lru_cache
 def known_model_type(model_type: str) -> bool:
     """Whether the installed transformers has an architecture of that name; reads its files, imports none of them."""

@@ -73,12 +73,15 @@ def student_size(
 def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:
     """Bytes of one target token on disk, about.
 
-    Systematic: entries grow like N^0.7 (9.2 at 20 draws, 17 at 50: measured on a 135M model, 2.5 nats a token);
-    an entry takes about 1.6 bytes, the scalars and the text about 7.
+    Of a draw, entries grow like N^0.7 (9.2 at 20 draws, 17 at 50: measured on a 135M model, 2.5 nats a token), and an
+    entry takes about 1.3 bytes; the scalars take about 4, the text about 4. An exact probability takes two.
     """
     if targets.scheme == "full":
         return vocabulary * DTYPE_BYTES[targets.precision] + 8.0
-    return 7.0 + 1.6 * 1.13 * targets.draws**0.7
+    exact = 2.0 * len(targets.always_keep)
+    if targets.scheme == "topk":
+        return 10.0 + exact + 3.3 * min(targets.top_k, vocabulary)
+    return 8.0 + exact + targets.redraws * 1.5 * 1.13 * targets.draws**0.7
 
 
 def kv_cache_bytes(config: dict[str, Any], tokens: int, width: int) -> int:

@@ -174,6 +174,43 @@ def taught_like(reference: Job, job: Job) -> Job:
     return job
 
 
+def damage(job: Job, unit: int, *, delete: bool = False) -> None:
+    """Flip one bit of a training unit's part, or lose it."""
+    path = run_folder(job) / entries(job)[unit].parts[0].key
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink() if delete else path.write_bytes(data)
+
+
+def test_a_damaged_shard_ends_training_until_it_is_taught_again(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    job = taught_like(reference, Job(tmp_path / "damaged", teacher))
+    damage(job, 2)
+    output = job.run("train", "--only", "medical", expect=1)
+    assert "medical FAILED: " in output and "unit 2: the bytes of targets/train/parts/" in output
+    assert "run `stillhouse teach CONFIG`" in output and "goes on from its last checkpoint" in output
+    output = job.run("teach")
+    assert "1 units (1 again, as they are damaged)" in output and "taught again, with the same contents" in output
+    assert {e.unit: e.revision for e in entries(job) if e.revision} == {2: 1}
+    assert contents(job) == contents(reference)
+    job.run("train", "--only", "medical")
+    assert weights_equal(job, reference, "medical")
+    assert weights_equal(job, reference, "medical.hard_labels")
+
+
+def test_a_run_teaches_again_what_its_students_find_damaged(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    """One part is missing, as the run sees at once; bytes of another changed, as only a student sees."""
+    job = taught_like(reference, Job(tmp_path / "damaged", teacher))
+    damage(job, 1, delete=True)
+    damage(job, 4)
+    output = job.run("run")
+    assert "unit 4 is damaged: the bytes of" in output
+    assert {e.unit: e.revision for e in entries(job) if e.revision} == {1: 1, 4: 1}
+    assert contents(job) == contents(reference)
+    for student in ("medical", "medical.hard_labels", "legal", "legal.hard_labels"):
+        assert weights_equal(job, reference, student)
+    assert "damaged and taught again: 2 units, 2 repairs with the same contents" in output
+
+
 @pytest.mark.long
 def test_evaluation_alone_finds_the_same_scores(reference: Job) -> None:
     before = json.loads((run_folder(reference) / "report.json").read_text())

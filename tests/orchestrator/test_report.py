@@ -23,7 +23,7 @@ from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 
 TIMES = {"teacher_s": 61.0, "students_s": 47.0, "overlap_s": 33.0, "wall_s": 92.0}
-FIELDS = {"run", "seed", "teachers", "targets", "prompts", "students", "timing", "failures", "notes"}
+FIELDS = {"run", "seed", "teachers", "targets", "prompts", "students", "timing", "failures", "notes", "repairs"}
 
 
 def config(**changes: Any) -> RunConfig:

@@ -18,7 +18,7 @@ import torch
 
 import workers
 from cluster.storage import LocalStorage
-from workers.targets.arrays import UnitTargets, segment_sums
+from workers.targets.arrays import Draw, UnitTargets
 from workers.targets.log import Entry
 from workers.targets.scalars import GRIDS
 from workers.targets.schema import StoreHeader
@@ -43,8 +43,10 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def make_header() -> MakeHeader:
-    def make(scheme: str = "systematic", vocabulary: int = 97, precision: str = "float32", draws: int = 21) -> Any:
-        return StoreHeader(scheme, draws, "answer", precision, vocabulary, "tokenizer", "template", 7)  # type: ignore[arg-type]
+    def make(
+        scheme: Any = "systematic", vocabulary: int = 97, precision: Any = "float32", draws: int = 21, **more: Any
+    ) -> StoreHeader:
+        return StoreHeader(scheme, draws, "answer", precision, vocabulary, "tokenizer", "template", 7, **more)
 
     return make
 
@@ -64,7 +66,6 @@ def make_targets() -> MakeTargets:
         lengths_R = np.array(lengths if lengths is not None else rng.integers(2, 12, R), np.int64)
         starts_R = np.array(starts if starts is not None else [rng.integers(1, n) for n in lengths_R], np.int64)
         S, T = int(lengths_R.sum()), int((lengths_R - starts_R).sum())
-        logp_TV = np.log(rng.dirichlet(np.full(min(V, 400), 0.2), T) + 1e-12)
         unit = UnitTargets(
             prompt_ids=list(names),
             samples=rng.integers(0, 4, R).astype(np.uint16),
@@ -79,18 +80,32 @@ def make_targets() -> MakeTargets:
         if header.scheme == "full":
             unit.logprobs = np.log(rng.dirichlet(np.full(V, 0.5), T) + 1e-9).astype(header.precision).reshape(-1)
             return unit
-        kept = [np.sort(rng.choice(V, rng.integers(1, min(V, header.draws) + 1), replace=False)) for _ in logp_TV]
-        if header.fixed_sum:
-            counts = [1 + rng.multinomial(header.draws - len(k), np.full(len(k), 1 / len(k))) for k in kept]
-        else:
-            counts = [header.usual_count + rng.integers(0, 2, len(k)) * rng.integers(0, 200, len(k)) for k in kept]
-        unit.entries = np.array([len(k) for k in kept], np.uint16)
-        unit.ids = np.concatenate([np.zeros(0), *kept]).astype(np.uint32)
-        unit.counts = np.concatenate([np.zeros(0), *counts]).astype(np.uint16)
-        assert len(segment_sums(unit.counts, unit.entries)) == T
+        first, *unit.redraws = (random_draw(header, rng, T) for _ in range(header.redraws))
+        unit.entries, unit.ids, unit.counts = first.entries, first.ids, first.counts
+        unit.always = rng.integers(0, 65536, T * len(header.always)).astype(np.uint16)
+        unit.tail = rng.integers(0, 65536, T if header.scheme == "topk" else 0).astype(np.uint16)
         return unit
 
     return make
+
+
+def random_draw(header: StoreHeader, rng: np.random.Generator, T: int) -> Draw:
+    """Entries such as the scheme keeps: none twice, none that is always kept, counts that sum where they do."""
+    others = np.setdiff1d(np.arange(header.vocabulary), header.always)
+    fewest, most = (1 if header.fixed_sum else 0), min(len(others), header.draws)
+    sizes = np.full(T, header.top_k) if header.scheme == "topk" else rng.integers(fewest, most + 1, T)
+    kept = [np.sort(rng.choice(others, n, replace=False)) for n in sizes]
+    if header.fixed_sum:
+        counts = [1 + rng.multinomial(header.draws - len(k), np.full(len(k), 1 / len(k))) for k in kept]
+    elif header.scheme == "topk":
+        counts = [rng.integers(0, 65536, len(k)) for k in kept]
+    else:
+        counts = [header.usual_count + rng.integers(0, 2, len(k)) * rng.integers(0, 200, len(k)) for k in kept]
+    return Draw(
+        sizes.astype(np.uint16),
+        np.concatenate([np.zeros(0), *kept]).astype(np.uint32),
+        np.concatenate([np.zeros(0), *counts]).astype(np.uint16),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,75 @@ def test_value_and_gradients_are_those_of_autograd(kind: str, bias: bool, T: int
         assert torch.allclose(fused.double(), exact, rtol=2e-5, atol=2e-5 * float(exact.abs().max()))
 
 
+def coarse_reference(h: Tensor, W: Tensor, ids: Tensor, w: Tensor, tail: Tensor, heat: Tensor) -> Tensor:
+    """K + 1 outcomes at a temperature, by whole matrices and torch's own gradient."""
+    q_TV = (h @ W.T / heat[:, None]).softmax(-1)
+    beyond_T = q_TV.scatter(1, ids, 0).sum(-1)
+    each_T = (w * q_TV.gather(1, ids).log()).sum(-1) + torch.where(tail > 0, tail * beyond_T.log(), 0)
+    return -(heat**2 * each_T).sum()
+
+
+@pytest.mark.parametrize("T", [1, 513])
+def test_tail_and_temperature_are_those_of_autograd(T: int) -> None:
+    D, V, K = 12, 41, 5
+    generator = torch.Generator().manual_seed(T)
+    ids, w = targets("sparse", T, V, generator)
+    assert ids is not None
+    w, tail = w * 0.2, torch.rand(T, generator=generator)
+    ids[:, K - 1], w[:, K - 1] = ids[:, 0], 0  # padding repeats an id
+    tail[::3] = 0  # a label: its position has no tail
+    heat = torch.tensor([1.0, 2.0, 0.5, 3.0]).repeat(T)[:T]
+    leaves = [torch.randn(T, D, generator=generator), torch.randn(V, D, generator=generator)]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        h, W = (x.clone().to(dtype).requires_grad_() for x in leaves)
+        typed = [x.to(dtype) for x in (w, tail, heat)]
+        if dtype == torch.float32:
+            loss = fused_cross_entropy(h, W, None, ids, *typed)
+        else:
+            loss = coarse_reference(h, W, ids, *typed)
+        loss.backward()
+        found.append([loss.detach(), h.grad, W.grad])
+    for fused, exact in zip(*found, strict=True):
+        assert fused is not None and exact is not None
+        assert torch.allclose(fused.double(), exact, rtol=2e-5, atol=2e-5 * float(exact.abs().max()))
+
+
+def test_a_tail_is_learned_and_naive_top_k_is_not() -> None:
+    """The gradient at the teacher itself: zero with the tail, and towards an overconfident head without it."""
+    p_V = torch.tensor([6.0, 3.5, 1.0, -1.0]).softmax(-1)
+    ids, w, tail = torch.tensor([[0, 1]]), p_V[None, :2], p_V[2:].sum()[None]
+    z_1V = p_V.log()[None].requires_grad_()
+    fused_cross_entropy(z_1V, torch.eye(4), None, ids, w, tail).backward()
+    assert z_1V.grad is not None and z_1V.grad.abs().max() < 1e-7
+    z_1V.grad = None
+    fused_cross_entropy(z_1V, torch.eye(4), None, ids, w).backward()
+    assert z_1V.grad is not None and (z_1V.grad[0, 2:] > 1e-4).all()
+
+
+def test_a_tail_of_no_ids_is_nothing() -> None:
+    """Every id is kept: nothing is beyond, and the loss is the full one."""
+    z_TV = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    w_TV = torch.rand(3, 6).softmax(-1)
+    everything = torch.arange(6).expand(3, 6)
+    loss = fused_cross_entropy(z_TV, torch.eye(6), None, everything, w_TV, torch.zeros(3))
+    loss.backward()
+    full = fused_cross_entropy(z_TV.detach(), torch.eye(6), None, everything, w_TV)
+    assert loss.item() == pytest.approx(full.item())
+    assert z_TV.grad is not None and torch.isfinite(z_TV.grad).all()
+
+
+def test_the_size_of_gradients_does_not_depend_on_the_temperature() -> None:
+    """High-temperature limit: the loss's gradient becomes that of the logits' difference over V (Hinton 2015)."""
+    V = 8
+    generator = torch.Generator().manual_seed(3)
+    teacher, z = torch.randn(1, V, generator=generator), torch.randn(1, V, generator=generator).requires_grad_()
+    teacher, heat = teacher - teacher.mean(), torch.tensor([200.0])
+    fused_cross_entropy(z, torch.eye(V), None, None, (teacher / 200).softmax(-1), None, heat).backward()
+    expected = (z.detach() - z.detach().mean() - teacher) / V
+    assert z.grad is not None and torch.allclose(z.grad, expected, atol=2e-3)
+
+
 def test_float64_inputs_keep_their_type() -> None:
     h, W = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.randn(7, 4, dtype=torch.float64)
     fused_cross_entropy(h, W, None, torch.tensor([[1], [2], [3]]), torch.ones(3, 1)).backward()

@@ -149,7 +149,7 @@ def target_row(tokens: list[int], start: int) -> TargetRow:
     empty, T = np.zeros(0, np.uint32), len(tokens) - start
     zeros = np.zeros(T, np.float16)
     kept = np.zeros(T, np.uint16)
-    return TargetRow("p", np.array(tokens, np.uint32), start, kept, empty, empty, 1.0, None, zeros, zeros)
+    return TargetRow("p", np.array(tokens, np.uint32), start, kept, empty, empty, empty, None, zeros, zeros)
 
 
 def test_kl_to_the_truth_in_closed_form_and_unknown_rows() -> None:

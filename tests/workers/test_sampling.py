@@ -10,7 +10,7 @@ import torch
 from workers.student.fused import fused_cross_entropy
 from workers.targets.schema import EXACT_STEPS
 from workers.teacher.masses import Masses
-from workers.teacher.sampling import SparseTargets, multinomial, systematic, threshold, top_k
+from workers.teacher.sampling import SparseTargets, multinomial, systematic, take_head, threshold, top_k
 
 Z_LIMIT = 4.5
 BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -74,7 +74,8 @@ def draw(scheme: str, masses: Masses, draws: int, seed: int = 1) -> tuple[Sparse
     if scheme == "multinomial":
         return multinomial(masses, uniforms(R * draws, seed).view(R, draws)), 1 / draws
     if scheme == "threshold":
-        return threshold(masses, draws, uniforms(R, seed), uniforms(R, seed + 99)), 1 / (draws * EXACT_STEPS)
+        kept = threshold(masses, take_head(masses, draws), draws, uniforms(R, seed), uniforms(R, seed + 99))
+        return kept, 1 / (draws * EXACT_STEPS)
     return systematic(masses, draws, uniforms(R, seed)), 1 / draws
 
 
@@ -121,7 +122,8 @@ def test_ids_taken_out_are_exact_and_the_others_unbiased(scheme: str) -> None:
     weights_RV = dense(kept, V) * unit
     assert (weights_RV[:, always] == 0).all()
     rest_V = p_V.index_fill(0, always, 0)
-    rest_V /= rest_V.sum()
+    if scheme != "threshold":  # whose weights are of the whole; the others' are of what is left
+        rest_V /= rest_V.sum()
     # Masses are float32: where a share of the head is nearly whole, that is all the noise there is.
     error_V = (variance(scheme, rest_V, draws) / R + (1e-6 * rest_V) ** 2).sqrt()
     z_V = (weights_RV.mean(0) - rest_V) / error_V
@@ -132,7 +134,8 @@ def test_threshold_keeps_the_head_exactly_and_the_tail_at_one_weight() -> None:
     draws, steps = 14, 14 * EXACT_STEPS
     p_BV = torch.stack([skewed(60, seed).pow(0.5) for seed in range(40)])
     p_BV /= p_BV.sum(-1, keepdim=True)
-    counts_BV = dense(threshold(of(p_BV), draws, uniforms(40), uniforms(40, 2)), 60)
+    masses = of(p_BV)
+    counts_BV = dense(threshold(masses, take_head(masses, draws), draws, uniforms(40), uniforms(40, 2)), 60)
     head_BV = p_BV >= 1 / draws
     assert ((counts_BV - p_BV * steps).abs()[head_BV] < 1).all()
     assert set(counts_BV[~head_BV].tolist()) == {0, EXACT_STEPS}
@@ -143,8 +146,8 @@ def test_top_k_tells_the_tail_from_nothing() -> None:
     p_V = torch.cat([torch.tensor([0.7, 0.3 - 3e-9], dtype=torch.float64), torch.full((30,), 1e-10).double()])
     kept = top_k(of(p_V[None]), 2)
     assert kept.ids_BK.tolist() == [[0, 1]]
-    assert torch.allclose(kept.logprobs_BK[0], p_V[:2].log(), atol=1e-6)
-    assert kept.tail_B[0].item() == pytest.approx(math.log(3e-9), abs=1e-4)
+    assert torch.allclose(kept.probability_BK[0], p_V[:2], atol=1e-6)
+    assert kept.tail_B[0].item() == pytest.approx(3e-9, rel=1e-4)
 
 
 def test_the_marginal_is_the_sum_of_the_distributions() -> None:

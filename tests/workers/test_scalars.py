@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.targets.scalars import GRIDS, from_codes, round_unbiased, to_codes
+from workers.targets.scalars import GRIDS, PROBABILITIES, from_codes, probability_codes, round_unbiased, to_codes
 
 KINDS = ["entropy", "realised"]
 
@@ -32,3 +32,18 @@ def test_the_mean_of_rounded_values_is_the_value(kind: str, size: float) -> None
 def test_what_lies_beyond_the_grid_is_its_end(kind: str) -> None:
     end = GRIDS[kind][-1]
     assert round_unbiased(np.array([end * 3, -np.inf * np.sign(-end)]), kind, np.zeros(2)).tolist() == [end, end]
+
+
+def test_probabilities_are_rounded_without_bias_over_fourteen_decades() -> None:
+    """The mean of many roundings is the probability, to the noise of a coin between two neighbours."""
+    p = np.array([1.0, 0.99999, 0.73, 0.25, 1e-3, 3e-7, 2e-12, 1.2e-14, 4e-15, 0.0])
+    n = 40_000
+    uniforms = (np.arange(n) + 0.5) / n
+    codes = np.stack([probability_codes(np.full(n, x), uniforms) for x in p])
+    found = PROBABILITIES[codes]
+    assert codes.dtype == np.uint16
+    spread = found.max(1) - found.min(1)
+    assert (np.abs(found.mean(1) - p) <= spread / n).all()
+    assert (found[0] == 1).all() and (found[-1] == 0).all()
+    usual = slice(1, 7)
+    assert (np.abs(found[usual] / p[usual, None] - 1) < 5e-4).all()

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.targets.arrays import UnitTargets, segment_sums
-from workers.targets.codec import decode, encode
+from workers.targets.arrays import UnitTargets
+from workers.targets.codec import decode, decode_draw, encode, encode_draw
 from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
+from workers.targets.segments import segment_sums
 
 MakeTargets = Callable[..., UnitTargets]
 MakeHeader = Callable[..., StoreHeader]
@@ -25,6 +27,13 @@ CASES: dict[str, dict[str, Any]] = {
     "one draw": {"draws": 1},
     "multinomial": {"scheme": "multinomial"},
     "threshold": {"scheme": "threshold", "draws": 14},
+    "topk": {"scheme": "topk", "top_k": 6},
+    "topk of every id": {"scheme": "topk", "top_k": 97},
+    "always-kept ids": {"always": (1, 96)},
+    "threshold and an always-kept id": {"scheme": "threshold", "draws": 3, "always": (40,)},
+    "topk and an always-kept id": {"scheme": "topk", "top_k": 6, "always": (0,)},
+    "three draws": {"redraws": 3},
+    "two threshold draws": {"scheme": "threshold", "redraws": 2},
     "full": {"scheme": "full", "vocabulary": 31},
     "full float16": {"scheme": "full", "vocabulary": 31, "precision": "float16"},
     "largest 16-bit vocabulary": {"vocabulary": 65_536},
@@ -44,33 +53,45 @@ def ranks_for(header: StoreHeader) -> RankTable:
     return RankTable(np.random.default_rng(7).permutation(header.vocabulary))
 
 
-def in_order(unit: UnitTargets) -> UnitTargets:
-    """The unit with the entries of each position in order of their ids."""
-    order = np.lexsort((unit.ids, np.repeat(np.arange(len(unit.entries)), unit.entries)))
-    return dataclasses.replace(unit, ids=unit.ids[order], counts=unit.counts[order])
+def arrays_of(unit: UnitTargets) -> dict[str, Any]:
+    """Every field, with the entries of each position in order of their ids."""
+    draws = {f"draw {i}": vars(draw.by_id()) for i, draw in enumerate(unit.draws)}
+    drawn = {f"{name} {field}": array for name, arrays in draws.items() for field, array in arrays.items()}
+    plain = {name: getattr(unit, name) for name in FIELDS if name not in ("entries", "ids", "counts", "redraws")}
+    return drawn | plain
 
 
 def assert_equal(one: UnitTargets, other: UnitTargets) -> None:
-    one, other = in_order(one), in_order(other)
-    for name in FIELDS:
-        a, b = getattr(one, name), getattr(other, name)
+    mine, theirs = arrays_of(one), arrays_of(other)
+    assert mine.keys() == theirs.keys()
+    for name, a in mine.items():
         if isinstance(a, np.ndarray):
-            assert a.dtype == b.dtype, name
-            np.testing.assert_array_equal(a, b, err_msg=name)
+            assert a.dtype == theirs[name].dtype, name
+            np.testing.assert_array_equal(a, theirs[name], err_msg=name)
         else:
-            assert a == b, name
+            assert a == theirs[name], name
 
 
 def through_parquet(unit: UnitTargets, header: StoreHeader) -> UnitTargets:
+    ranks = ranks_for(header)
+    found = decode(written(encode(unit, header, ranks)), header, ranks)
+    found.redraws = [
+        decode_draw(written(encode_draw(draw, unit.target_lengths, header, ranks)), header, ranks)
+        for draw in unit.redraws
+    ]
+    return found
+
+
+def written(table: pa.Table) -> pa.Table:
     file = io.BytesIO()
-    pq.write_table(encode(unit, header, ranks_for(header)), file)
-    return decode(pq.read_table(file), header, ranks_for(header))
+    pq.write_table(table, file)
+    return pq.read_table(file)
 
 
 def test_round_trip_array_for_array(header: StoreHeader, make_targets: MakeTargets) -> None:
     unit = make_targets(header, np.random.default_rng(0), [f"p{i}" for i in range(9)])
     ranks = ranks_for(header)
-    assert_equal(decode(encode(unit, header, ranks), header, ranks), unit)
+    assert_equal(decode(encode(unit, header, ranks), header, ranks), unit.with_draw(0))
     assert_equal(through_parquet(unit, header), unit)
     assert through_parquet(unit, header).content_hash() == unit.content_hash()
 
@@ -97,7 +118,7 @@ def test_round_trip_of_short_rows(header: StoreHeader, make_targets: MakeTargets
 def test_round_trip_of_nothing(header: StoreHeader) -> None:
     unit = through_parquet(UnitTargets(), header)
     assert unit.rows == 0 and unit.prompt_ids == [] and unit.texts == []
-    assert all(len(getattr(unit, name)) == 0 for name in FIELDS)
+    assert all(len(array) == 0 for name, array in arrays_of(unit).items() if name != "temperature")
 
 
 def test_texts_keep_every_character(make_header: MakeHeader, make_targets: MakeTargets) -> None:
@@ -110,12 +131,12 @@ def test_texts_keep_every_character(make_header: MakeHeader, make_targets: MakeT
 # Content hash -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["systematic", "full"])
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("scheme", ["systematic", "topk", "full"])
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("redraws", "temperature")])
 def test_the_content_hash_sees_every_array(
     scheme: str, name: str, make_header: MakeHeader, make_targets: MakeTargets
 ) -> None:
-    header = make_header(scheme=scheme)
+    header = make_header(scheme=scheme, top_k=4, always=() if scheme == "full" else (5,))
     unit = make_targets(header, np.random.default_rng(4), ["a", "b", "c"])
     if len(getattr(unit, name)) == 0:
         return  # not an array of this scheme
@@ -129,6 +150,17 @@ def test_the_content_hash_sees_every_array(
             values[1] -= 1  # their sum is that of the ids
         assert other.content_hash() != unit.content_hash()
     assert copy.deepcopy(unit).content_hash() == unit.content_hash()
+
+
+def test_the_content_hash_sees_every_draw_and_the_temperature(
+    make_header: MakeHeader, make_targets: MakeTargets
+) -> None:
+    unit = make_targets(make_header(redraws=3), np.random.default_rng(4), ["a", "b", "c"])
+    other = copy.deepcopy(unit)
+    other.redraws[1].counts[-1] += 1
+    hashes = {u.content_hash() for u in (unit, other, unit.with_draw(0), unit.with_draw(2))}
+    hashes.add(dataclasses.replace(unit, temperature=1.5).content_hash())
+    assert len(hashes) == 5
 
 
 def test_the_content_hash_sees_the_order_of_rows(make_header: MakeHeader, make_targets: MakeTargets) -> None:
@@ -164,6 +196,12 @@ def row(unit: UnitTargets, r: int, header: StoreHeader) -> dict[str, Any]:
     if header.scheme == "full":
         return found | {"logprobs": unit.logprobs.reshape(-1, header.vocabulary)[k0:k1].tolist()}
     e0, e1 = int(unit.entries[:k0].sum()), int(unit.entries[:k1].sum())
+    exact = unit.always.reshape(int((unit.lengths - unit.starts).sum()), -1)[k0:k1]
+    found |= {"tail": unit.tail[k0:k1].tolist(), "always": exact.tolist()}
+    found["redraws"] = [
+        (d.entries[k0:k1].tolist(), d.ids[int(d.entries[:k0].sum()) :][: int(d.entries[k0:k1].sum())].tolist())
+        for d in unit.redraws
+    ]
     return found | {
         "entries": unit.entries[k0:k1].tolist(),
         "ids": unit.ids[e0:e1].tolist(),

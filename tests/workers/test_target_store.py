@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import pytest
 import workers.targets.store
 from cluster.storage import LocalStorage
 from workers.targets.arrays import UnitTargets
+from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry, Part, TargetLog
+from workers.targets.reader import rows_of
 from workers.targets.schema import StoreHeader
-from workers.targets.store import DamagedShard, TargetStore
+from workers.targets.store import TargetStore
 
 MakeTargets = Callable[..., UnitTargets]
 MakeHeader = Callable[..., StoreHeader]
@@ -90,6 +94,77 @@ def test_entries_are_in_plan_order_whatever_the_order_of_commits(local: LocalSto
 def test_stores_have_logs_of_their_own(local: LocalStorage) -> None:
     TargetLog(local, "targets/train").commit(entry(0))
     assert TargetLog(local, "targets/heldout").committed() == set()
+
+
+# Repairs ----------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_revision_of_a_unit_counts(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    for unit in (0, 1, 2):
+        log.commit(entry(unit))
+    repaired = [replace(entry(1, writer=r), revision=r, supersedes="a", supersedes_content_hash="b") for r in (1, 2)]
+    assert all(log.commit(e) for e in repaired)
+    assert log.committed() == {0, 1, 2}
+    assert log.entries() == [entry(0), repaired[1], entry(2)]
+    assert log.entry(1) == repaired[1] and log.entry(1, 0) == entry(1) and log.entry(1, 3) is None
+    assert log.repairs() == repaired and len(log.all_revisions()) == 5
+
+
+def test_a_revision_is_committed_once(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    first, second = (replace(entry(1, writer=w), revision=1) for w in (1, 2))
+    assert log.commit(first) and not log.commit(second)
+    assert log.entry(1, 1) == first
+
+
+def test_a_log_that_is_open_finds_repairs_when_it_looks(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    log.commit(entry(1))
+    assert log.entry(1) == entry(1)
+    TargetLog(local, "targets/train").commit(replace(entry(1), revision=1))
+    assert log.revision(1) == 0
+    log.look_for_repairs()
+    assert log.revision(1) == 1 and log.entry(1) == replace(entry(1), revision=1)
+
+
+def test_entries_from_before_there_were_repairs_are_read(local: LocalStorage) -> None:
+    fields = json.loads(entry(4).to_bytes())
+    for name in ("revision", "supersedes", "supersedes_content_hash"):
+        del fields[name]
+    assert Entry.from_bytes(json.dumps(fields).encode()) == entry(4)
+
+
+def test_a_repair_says_whether_its_contents_are_others() -> None:
+    same, other = (replace(entry(1), revision=1, supersedes_content_hash=h) for h in ("cd" * 32, "ab" * 32))
+    assert not entry(1).content_changed and not same.content_changed and other.content_changed
+
+
+def test_marks_stand_until_a_newer_revision(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    for unit in (7, 3):
+        log.commit(entry(unit))
+        log.mark_damaged(unit, 0, "part", "its part is missing", "medical")
+    log.mark_damaged(3, 0, "part", "said by another", "legal")
+    assert [(d.unit, d.by, d.reason) for d in log.damaged()] == [
+        (3, "medical", "its part is missing"),
+        (7, "medical", "its part is missing"),
+    ]
+    log.commit(replace(entry(3), revision=1))
+    assert [d.unit for d in log.damaged()] == [7]
+    log.marks.withdraw(7, 0)
+    assert log.damaged() == []
+    log.mark_damaged(3, 1, "part", "again", "medical")
+    assert [(d.unit, d.revision) for d in log.damaged()] == [(3, 1)]
+
+
+def test_an_entry_that_cannot_be_read_is_named(local: LocalStorage) -> None:
+    log = TargetLog(local, "targets/train")
+    log.commit(entry(4))
+    key = "targets/train/log/g0000/00000004.json"
+    local.write(key, local.read(key)[:-9])
+    with pytest.raises(DamagedStore, match=f"{key}.*delete it"):
+        log.entries()
 
 
 # Header -----------------------------------------------------------------------------------------------------
@@ -203,31 +278,89 @@ def test_a_damaged_part_is_refused_by_name(
     with pytest.raises(DamagedShard, match="unit 0") as caught:
         store.read_unit(committed)
     assert committed.parts[0].key in str(caught.value)
+    crossed = pickle.loads(pickle.dumps(caught.value))  # as it does from a worker's process
+    assert (crossed.unit, crossed.part, str(crossed)) == (0, committed.parts[0].key, str(caught.value))
 
 
-def test_the_page_on_the_format_reads_a_part_with_nothing_but_pyarrow(
+def test_a_reader_that_cannot_wait_marks_damage_and_says_what_to_do(
     taught: tuple[TargetStore, UnitTargets], local: LocalStorage
 ) -> None:
-    """The program in FORMAT.md, as it stands there."""
     store, targets = taught
+    committed = store.log.entry(0)
+    assert committed is not None
+    whole = store.read_or_mark(committed, "evaluate", "stillhouse evaluate CONFIG")
+    assert whole.content_hash() == targets.content_hash()
+    part_path(store, local).unlink()
+    with pytest.raises(DamagedShard, match=r"`stillhouse teach CONFIG`.* then `stillhouse evaluate CONFIG`"):
+        store.read_or_mark(committed, "evaluate", "stillhouse evaluate CONFIG")
+    assert [(d.unit, d.by) for d in store.log.damaged()] == [(0, "evaluate")]
+
+
+STORES: dict[str, dict[str, Any]] = {
+    "systematic": {},
+    "multinomial with always-kept ids": {"scheme": "multinomial", "always": (0, 90)},
+    "threshold": {"scheme": "threshold", "draws": 5, "always": (3,)},
+    "topk": {"scheme": "topk", "top_k": 9, "always": (7, 8)},
+    "large vocabulary": {"vocabulary": 262_144},
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_the_page_on_the_format_reads_a_part_with_nothing_but_pyarrow(
+    kind: str, local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
+) -> None:
+    """The program in FORMAT.md, as it stands there, and our own reader tell the same."""
+    store = TargetStore(local, "train")
+    store.create(make_header(**STORES[kind]))
+    targets = make_targets(store.header, np.random.default_rng(0), [f"p{i}" for i in range(5)])
+    commit(store, 0, targets)
     part = part_path(store, local)
     assert json.loads(pq.ParquetFile(part).metadata.metadata[b"stillhouse"]) == json.loads(store.header.to_json())
-    if not store.header.sampled:
-        rows = pq.read_table(part).to_pylist()
-        assert [x for r in rows for x in r["logprobs"]] == targets.logprobs.tolist()
-        return
     page = (Path(workers.targets.store.__file__).parent / "FORMAT.md").read_text()
     program: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], program)
     read = list(program["read"](part, local.root / store.root / "ranks.parquet"))
     assert [r["prompt_id"] for r in read] == targets.prompt_ids and [r["text"] for r in read] == targets.texts
-    assert [r["start"] for r in read] == targets.starts.tolist()
-    assert [t for r in read for t in r["tokens"]] == targets.tokens.tolist()
-    for name in ("entropy", "realised"):
-        np.testing.assert_allclose([x for r in read for x in r[name]], getattr(targets, name), rtol=1e-5)
-    ends = np.cumsum(targets.entries)
-    expected = [
-        dict(zip(ids.tolist(), (counts * store.header.unit).tolist(), strict=True))
-        for ids, counts in zip(np.split(targets.ids, ends)[:-1], np.split(targets.counts, ends)[:-1], strict=True)
-    ]
-    assert [t for r in read for t in r["targets"]] == expected
+    for found, row in zip(read, rows_of(targets, store.header), strict=True):
+        assert found["start"] == row.start and found["tokens"] == row.tokens.tolist()
+        for name in ("entropy", "realised", "tail"):
+            np.testing.assert_allclose(found[name], getattr(row, name), rtol=1e-5)
+        ends = np.cumsum(row.entries)[:-1]
+        kept = zip(found["targets"], np.split(row.ids, ends), np.split(row.weights, ends), strict=True)
+        for weights, ids, own in kept:
+            assert sorted(weights) == sorted(ids.tolist())
+            np.testing.assert_allclose([weights[i] for i in ids.tolist()], own, rtol=1e-4, atol=1e-6)
+
+
+def test_a_full_part_is_plain_parquet(
+    local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
+) -> None:
+    store = TargetStore(local, "heldout")
+    store.create(make_header(scheme="full"))
+    targets = make_targets(store.header, np.random.default_rng(0), ["a", "b"])
+    commit(store, 0, targets)
+    rows = pq.read_table(part_path(store, local)).to_pylist()
+    assert [x for r in rows for x in r["logprobs"]] == targets.logprobs.tolist()
+
+
+# Draws ------------------------------------------------------------------------------------------------------
+
+
+def test_each_draw_is_a_part_of_its_own(
+    local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
+) -> None:
+    store = TargetStore(local, "train")
+    store.create(make_header(redraws=3, always=(4,)))
+    targets = make_targets(store.header, np.random.default_rng(0), ["a", "b", "c"])
+    targets.temperature = 1.5
+    commit(store, 0, targets)
+    committed = store.log.entry(0)
+    assert committed is not None and [p.role for p in committed.parts] == ["targets", "draw1", "draw2"]
+    assert store.read_unit(committed).content_hash() == targets.content_hash() == committed.content_hash
+    for number in range(3):
+        found = store.read_unit(committed, draw=number)
+        assert found.content_hash() == targets.with_draw(number).content_hash()
+    (local.root / committed.parts[2].key).unlink()
+    assert store.read_unit(committed, draw=1).rows == 3
+    with pytest.raises(DamagedShard, match="draw2"):
+        store.read_unit(committed, draw=2)

@@ -79,7 +79,7 @@ def plain_training(storage: LocalStorage, initial: Path, budget: int) -> tuple[l
             logp_TV = model(input_ids=ids[None, :-1]).logits[0, row.start - 1 :].log_softmax(-1)
             at = 0
             for t, n in enumerate(row.entries.tolist()):
-                w = torch.from_numpy(row.counts[at : at + n].astype(np.float32)) / 21
+                w = torch.from_numpy(row.weights[at : at + n])
                 total = total - LOSS.kl * (w * logp_TV[t, row.ids[at : at + n].astype(np.int64)]).sum()
                 total = total - LOSS.ce * logp_TV[t, int(row.tokens[row.start + t])]
                 at += n

@@ -131,7 +131,7 @@ def _rows_by_domain(storage: Storage, split: str) -> dict[str, list[TargetRow]]:
                 f"evaluate: unit {unit.index} of the {split} store is not taught yet; run `stillhouse teach` first"
             )
         domains = {p.id: p.domains for p in manifest.prompts(unit.index)}
-        for row in rows_of(store.read_unit(entry), store.header):
+        for row in rows_of(store.read_or_mark(entry, "evaluate", "stillhouse evaluate CONFIG"), store.header):
             for domain in domains[row.prompt_id]:
                 rows.setdefault(domain, []).append(row)
     return rows

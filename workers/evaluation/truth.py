@@ -50,7 +50,7 @@ def unigram_excess(storage: Storage, domain: str, rows: list[TargetRow], truth: 
     store = TargetStore(storage, TRAIN)
     for unit in read_plan(storage, TRAIN).of_domain(domain):
         if (entry := store.log.entry(unit)) is not None:
-            targets = store.read_unit(entry)
+            targets = store.read_or_mark(entry, "evaluate", "stillhouse evaluate CONFIG")
             starts, ends = np.cumsum(targets.lengths) - targets.lengths + targets.starts, np.cumsum(targets.lengths)
             for start, end in zip(starts, ends, strict=True):
                 counts_V += np.bincount(targets.tokens[start:end], minlength=vocabulary)

@@ -22,8 +22,9 @@ class LossHead(nn.Module):
         self.weight = head.weight
         self.bias = head.bias
 
-    def forward(self, h_TD: Tensor, ids_TK: Tensor | None, weights_TK: Tensor) -> Tensor:
-        return fused_cross_entropy(h_TD, self.weight, self.bias, ids_TK, weights_TK)
+    def forward(self, h_TD: Tensor, *targets: Tensor | None) -> Tensor:
+        """`targets` as `fused_cross_entropy` takes them."""
+        return fused_cross_entropy(h_TD, self.weight, self.bias, *targets)
 
 
 class DistillationModel(nn.Module):
@@ -35,13 +36,11 @@ class DistillationModel(nn.Module):
         self.causal_lm = causal_lm
         self.loss_head = LossHead(causal_lm.get_output_embeddings())
 
-    def forward(
-        self, input_BS: Tensor, mask_BS: Tensor, positions_T: Tensor, ids_TK: Tensor | None, weights_TK: Tensor
-    ) -> Tensor:
-        """Sum over target positions of the weighted cross-entropy, float32 scalar."""
+    def forward(self, input_BS: Tensor, mask_BS: Tensor, positions_T: Tensor, *targets: Tensor | None) -> Tensor:
+        """Sum over target positions of the weighted cross-entropy, float32 scalar (see `MicroBatch`)."""
         backbone = self.causal_lm.get_decoder()
         h_BSD = backbone(input_ids=input_BS, attention_mask=mask_BS, use_cache=False).last_hidden_state
-        return self.loss_head(h_BSD.flatten(0, 1)[positions_T], ids_TK, weights_TK)
+        return self.loss_head(h_BSD.flatten(0, 1)[positions_T], *targets)
 
 
 def refuse_scaled_logits(config: Any) -> None:

@@ -25,6 +25,7 @@ from workers.splits import TRAIN
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.engine import start_engine, whole_weights
 from workers.student.schedule import learning_rate
+from workers.targets.damage import DamagedShard
 from workers.targets.reader import Cursor, TargetRow, TargetStream
 from workers.targets.store import TargetStore
 
@@ -49,6 +50,8 @@ class SpecialistJob:
     epoch: int
     """The driver's lease, which must hold when a checkpoint or the final model is written."""
     progress: str
+    repairs: bool = False
+    """Whether somebody teaches damaged units again while this student waits for them."""
 
     @property
     def root(self) -> str:
@@ -72,7 +75,10 @@ def train_specialist(job: SpecialistJob) -> None:
     train = TrainConfig.model_validate(job.train)
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if train.gpus_per_worker else "cpu")
     trainer = Trainer(job, train, LossConfig.model_validate(job.loss))
-    trainer.run()
+    try:
+        trainer.run()
+    finally:
+        trainer.stream.close()
     # The next student of the chain starts in this process: two engines at once would be twice the memory.
     trainer.engine.destroy()
     del trainer
@@ -98,10 +104,14 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
         self.stream = TargetStream(
-            self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor, self._waiting
+            *(self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor),
+            on_wait=self._waiting,
+            on_damage=self._damaged,
+            name=job.name,
         )
         self._reported = 0.0
         self._seconds: set[int] = set()
+        self._damages: dict[int, str] = {}
 
     def run(self) -> None:
         """Steps until the budget is spent, then the final model."""
@@ -124,7 +134,7 @@ class Trainer:
         """One optimiser step on a global batch; returns mean loss per target token, gradient norm, learning rate."""
         import torch
 
-        from workers.student.batching import idle_batch, micro_batches
+        from workers.student.batching import entropy_floor, idle_batch, micro_batches
 
         targets = sum(r.targets for r in rows)
         mine = micro_batches(rows[self.rank :: self.world], self.loss, self.train.micro_tokens)
@@ -140,18 +150,12 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64)
         for i, batch in enumerate(work):
             self.engine.set_gradient_accumulation_boundary(i == len(work) - 1)
-            loss = self.engine(
-                batch.input_BS.to(self.device),
-                batch.mask_BS.to(self.device),
-                batch.positions_T.to(self.device),
-                batch.ids_TK.to(self.device) if batch.ids_TK is not None else None,
-                batch.weights_TK.to(self.device),
-            )
+            loss = self.engine(*(t.to(self.device) if t is not None else None for t in batch.tensors))
             # DeepSpeed averages gradients over workers; the loss is a sum, divided once by the global target tokens.
             self.engine.backward(loss * (self.world / targets))
             self.engine.step()
             total += loss.detach().double().cpu()
-        mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * _mean_entropy(rows)
+        mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * entropy_floor(rows)
         if not math.isfinite(mean):
             self._save_batch(rows)
             raise bad_loss(self.job, self.step + 1, mean)
@@ -234,9 +238,18 @@ class Trainer:
 
     def _waiting(self, unit: int, seconds: float) -> None:
         if time.time() - self._reported >= _REPORT_S:
-            self.report("student", state="waiting", unit=unit, waited=seconds, seconds=sorted(self._seconds))
+            seconds_stepped, why = sorted(self._seconds), self._damages.get(unit, "")
+            self.report("student", state="waiting", unit=unit, waited=seconds, seconds=seconds_stepped, damage=why)
             self._seconds.clear()
             self._reported = time.time()
+
+    def _damaged(self, damage: DamagedShard) -> None:
+        """Tell the run, from whichever worker found it; where nobody teaches, the student ends here."""
+        if not self.job.repairs:
+            raise damage.with_remedy("stillhouse train CONFIG", "training goes on from its last checkpoint")
+        self._damages[damage.unit] = damage.reason
+        facts = {"unit": damage.unit, "revision": damage.revision, "reason": damage.reason}
+        Reporter(self.job.progress, student=self.job.name)("damaged", split=TRAIN, **facts)
 
     def _save_batch(self, rows: list[TargetRow]) -> None:
         if self.rank == 0:
@@ -258,10 +271,3 @@ def bad_loss(job: SpecialistJob, step: int, loss: float) -> FloatingPointError:
         f"{job.name}: the loss of step {step} is {loss}; {remedy}. The ids of its texts are in "
         f"{failed_batch_key(job, step)}"
     )
-
-
-def _mean_entropy(rows: list[TargetRow]) -> float:
-    """Mean teacher entropy over the rows' target positions: cross-entropy minus this is the KL."""
-    import numpy as np
-
-    return float(np.concatenate([r.entropy for r in rows]).astype(np.float64).mean())

@@ -1,19 +1,46 @@
 """A unit's targets as flat numpy arrays.
 
-Legend (see schema.py): R rows (texts), S tokens, T target positions, E kept entries, V vocabulary.
+Legend (see schema.py): R rows (texts), S tokens, T target positions, E kept entries, A always-kept ids, V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
+
+from workers.targets.segments import segment_sums, spans
 
 
 def _empty(dtype: type) -> np.ndarray:
     return np.zeros(0, dtype)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Entries kept at every target position by one draw of the scheme."""
+
+    entries: np.ndarray
+    """How many at each position [T] (uint16)."""
+    ids: np.ndarray
+    """[E] (uint32), in no order within a position."""
+    counts: np.ndarray
+    """What they weigh [E] (uint16): a count of the header's unit of mass, or for `topk` a code of scalars.py."""
+
+    def select(self, target_lengths: np.ndarray, rows: np.ndarray) -> Draw:
+        """The entries of the given rows."""
+        kept = spans(segment_sums(self.entries, target_lengths), rows)
+        return Draw(self.entries[spans(target_lengths, rows)], self.ids[kept], self.counts[kept])
+
+    def by_id(self) -> Draw:
+        """The same with ids ascending in each position."""
+        order = np.lexsort((self.ids, np.repeat(np.arange(len(self.entries)), self.entries)))
+        return replace(self, ids=self.ids[order], counts=self.counts[order])
+
+    @staticmethod
+    def join(parts: list[Draw]) -> Draw:
+        return Draw(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Draw)))
 
 
 @dataclass
@@ -30,17 +57,25 @@ class UnitTargets:
     tokens: np.ndarray = field(default_factory=lambda: _empty(np.uint32))
     ends: np.ndarray = field(default_factory=lambda: _empty(np.uint32))
     entropy: np.ndarray = field(default_factory=lambda: _empty(np.float32))
-    """Of each distribution, in nats [T]. In a sampled store on the grid of scalars.py."""
+    """Of each distribution, in nats [T]. In a store of kept ids on the grid of scalars.py."""
     realised: np.ndarray = field(default_factory=lambda: _empty(np.float32))
     """Log-probability of the token that stands there [T]; likewise."""
     entries: np.ndarray = field(default_factory=lambda: _empty(np.uint16))
-    """Kept entries of each target position [T]; unused in a `full` store."""
+    """The first draw [T]; unused in a `full` store."""
     ids: np.ndarray = field(default_factory=lambda: _empty(np.uint32))
     counts: np.ndarray = field(default_factory=lambda: _empty(np.uint16))
+    tail: np.ndarray = field(default_factory=lambda: _empty(np.uint16))
+    """Code of the mass beyond the kept ids [T], only in a `topk` store."""
+    always: np.ndarray = field(default_factory=lambda: _empty(np.uint16))
+    """Codes of the exact probabilities of the store's always-kept ids [T * A]."""
+    redraws: list[Draw] = field(default_factory=list)
+    """Further independent draws, for later epochs."""
     logprobs: np.ndarray = field(default_factory=lambda: _empty(np.float32))
     """[T * V], only in a `full` store."""
+    temperature: float = 1.0
+    """At which all these distributions were taken."""
     marginal: np.ndarray = field(default_factory=lambda: _empty(np.float32))
-    """Sum of the T distributions [V] where it was asked for; not part of the content and not stored."""
+    """Sum of the distributions of all texts [V] where it was asked for; not part of the content and not stored."""
 
     @property
     def rows(self) -> int:
@@ -50,37 +85,32 @@ class UnitTargets:
     def target_lengths(self) -> np.ndarray:
         return self.lengths - self.starts
 
+    @property
+    def draws(self) -> list[Draw]:
+        """All draws, the first one included."""
+        return [Draw(self.entries, self.ids, self.counts), *self.redraws]
+
+    def with_draw(self, number: int) -> UnitTargets:
+        """The same texts with the entries of one draw, counted from 0, and no others."""
+        draw = self.draws[number]
+        return replace(self, entries=draw.entries, ids=draw.ids, counts=draw.counts, redraws=[])
+
     def content_hash(self) -> str:
         """sha256 over the logical content, whatever the Parquet encoding and the order of entries in a position."""
-        digest, ids, counts = hashlib.sha256(), self.ids, self.counts
-        if len(ids):
-            order = np.lexsort((ids, np.repeat(np.arange(len(self.entries)), self.entries)))
-            ids, counts = ids[order], counts[order]
+        digest = hashlib.sha256(f"{self.temperature}".encode())
         for texts in (self.prompt_ids, self.texts):
             sizes = [len(t.encode()) for t in texts]
             digest.update(f"{sizes}".encode() + "".join(texts).encode())
-        for array in (
-            self.samples,
-            self.lengths,
-            self.starts,
-            self.tokens,
-            self.ends,
-            self.entropy,
-            self.realised,
-            self.entries,
-            ids,
-            counts,
-            self.logprobs,
-        ):
+        arrays = [self.samples, self.lengths, self.starts, self.tokens, self.ends, self.entropy, self.realised]
+        arrays += [getattr(draw.by_id(), f.name) for draw in self.draws for f in fields(Draw)]
+        for array in (*arrays, self.tail, self.always, self.logprobs):
             digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def select(self, rows: np.ndarray) -> UnitTargets:
         """The given rows, in the given order."""
-        T, E = self.target_lengths, segment_sums(self.entries, self.target_lengths) if len(self.entries) else None
-        width = len(self.logprobs) // max(int(T.sum()), 1)
-        tokens, targets = _spans(self.lengths, rows), _spans(T, rows)
-        entries = _spans(E, rows) if E is not None else np.zeros(0, np.int64)
+        tokens, targets = spans(self.lengths, rows), spans(self.target_lengths, rows)
+        first, *redraws = (d.select(self.target_lengths, rows) if len(d.entries) else d for d in self.draws)
         return UnitTargets(
             prompt_ids=[self.prompt_ids[r] for r in rows],
             samples=self.samples[rows],
@@ -91,31 +121,34 @@ class UnitTargets:
             ends=self.ends[tokens],
             entropy=self.entropy[targets],
             realised=self.realised[targets],
-            entries=self.entries[targets] if E is not None else self.entries,
-            ids=self.ids[entries],
-            counts=self.counts[entries],
-            logprobs=self.logprobs.reshape(-1, width)[targets].reshape(-1) if width else self.logprobs,
+            entries=first.entries,
+            ids=first.ids,
+            counts=first.counts,
+            tail=self.tail[targets] if len(self.tail) else self.tail,
+            always=self._by_position(self.always, targets),
+            redraws=redraws,
+            logprobs=self._by_position(self.logprobs, targets),
+            temperature=self.temperature,
+            marginal=self.marginal,
         )
+
+    def _by_position(self, values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Those of the given target positions, of an array with equally many values for each."""
+        return values.reshape(len(self.entropy), -1)[targets].reshape(-1) if len(values) else values
 
     @staticmethod
     def join(parts: list[UnitTargets]) -> UnitTargets:
-        """The rows of all parts, one after another."""
-        lists: dict[str, Any] = {n: [x for p in parts for x in getattr(p, n)] for n in ("prompt_ids", "texts")}
-        names = [n for n in UnitTargets.__dataclass_fields__ if n not in lists and n != "marginal"]
-        arrays: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in parts]) for n in names}
+        """The rows of all parts, one after another; they share their temperature."""
+        first, *redraws = (Draw.join(list(same)) for same in zip(*(p.draws for p in parts), strict=True))
         marginals = [p.marginal for p in parts if len(p.marginal)]
-        return UnitTargets(**lists, **arrays, marginal=np.sum(marginals, 0) if marginals else _empty(np.float32))
-
-
-def segment_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sums of consecutive segments of the given lengths."""
-    cumulative = np.concatenate([[0], np.cumsum(values.astype(np.int64))])
-    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return cumulative[bounds[1:]] - cumulative[bounds[:-1]]
-
-
-def _spans(lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Indices into a flat array of the segments `rows`, one after another."""
-    firsts = np.cumsum(lengths) - lengths
-    chosen = lengths[rows]
-    return np.repeat(firsts[rows] - (np.cumsum(chosen) - chosen), chosen) + np.arange(int(chosen.sum()))
+        drawn = {"entries", "ids", "counts", "redraws"}
+        arrays = [f.name for f in fields(UnitTargets) if isinstance(getattr(parts[0], f.name), np.ndarray)]
+        return UnitTargets(
+            prompt_ids=[x for p in parts for x in p.prompt_ids],
+            texts=[x for p in parts for x in p.texts],
+            redraws=redraws,
+            temperature=parts[0].temperature,
+            marginal=np.sum(marginals, 0) if marginals else _empty(np.float32),
+            **vars(first),
+            **{n: np.concatenate([getattr(p, n) for p in parts]) for n in arrays if n not in drawn | {"marginal"}},
+        )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.settings import Settings
 
-Scheme = Literal["systematic", "threshold", "multinomial", "full"]
+Scheme = Literal["systematic", "threshold", "multinomial", "topk", "full"]
 
 
 class TargetsConfig(Settings):
@@ -17,10 +17,26 @@ class TargetsConfig(Settings):
     scheme: Scheme = "systematic"
     """`systematic`: an unbiased sample of each distribution, about half as many entries as draws. `threshold`: ids of
     probability 1/draws and more exactly, a sample of the others. `multinomial`: independent draws (RS-KD; noisier).
-    `full`: every log-probability (small vocabularies, controls)."""
+    `topk`: the most probable ids exactly, and the mass of all others as one (what an API gives; biased in the tail,
+    and trained as that). `full`: every log-probability (small vocabularies, controls)."""
 
     draws: int = Field(default=21, ge=1, le=65535)
     """Draws per position (N): the grain of the sample. More draws are less noise and more bytes."""
+
+    top_k: int = Field(default=64, ge=1, le=65535)
+    """Ids that `topk` keeps. The sampled schemes have `draws`."""
+
+    redraws: int = Field(default=1, ge=1, le=64)
+    """Independent draws of each position: epoch e trains on draw e modulo this. Each takes its own bytes; noise falls
+    as if there were so many times more draws, once so many epochs are over."""
+
+    always_keep: list[str] = []
+    """Tokens whose exact probability is kept at every position, beside the sample (two bytes each): the end of text,
+    the opener of a tool call. Written as the tokenizer writes them, for example `<|im_end|>`."""
+
+    temperature: float | dict[str, float] = 1.0
+    """Of the softmax that is captured and trained on: one for all domains, or by domain (1 for those not named). It
+    has nothing to do with the temperature at which the text is sampled."""
 
     positions: Literal["answer", "all"] = "answer"
     """`answer`: targets at the answer's tokens. `all`: at the prompt's own tokens too (one prefill pays for them)."""
@@ -34,3 +50,21 @@ class TargetsConfig(Settings):
     withhold: dict[str, list[str]] = {}
     """Per domain: words that no training text may contain. A text with one is set aside, so that specialists meet
     the word only as a runner-up in the distributions."""
+
+    @model_validator(mode="after")
+    def _scheme_can(self) -> TargetsConfig:
+        if self.redraws > 1 and self.scheme in ("topk", "full"):
+            raise ValueError(f"`redraws` is {self.redraws}, but `{self.scheme}` draws nothing; leave it at 1")
+        if self.always_keep and self.scheme == "full":
+            raise ValueError("`always_keep` is for schemes that drop ids; `full` keeps every one")
+        if len(set(self.always_keep)) < len(self.always_keep):
+            raise ValueError("`always_keep` names a token twice")
+        for domain, temperature in self.temperatures.items():
+            if not 0 < temperature <= 100:
+                raise ValueError(f"`temperature` of {domain} is {temperature}; give one above 0, to 100 (1: unchanged)")
+        return self
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """Capture temperatures by domain; `*` is for the domains that are not named."""
+        return {"*": 1.0, **self.temperature} if isinstance(self.temperature, dict) else {"*": self.temperature}

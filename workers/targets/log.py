@@ -1,6 +1,11 @@
 """The log of a target store: one entry per unit, made by create-if-absent. The only truth about what exists.
 
 Parts are invisible until an entry names them. Commit order means nothing; plan order is the order.
+
+    log/g0000/00000042.json              unit 42 as it was first taught: revision 0
+    log/g0000/repairs/00000042.r1.json   unit 42 taught again, because revision 0 was damaged
+
+Repairs lie in a folder of their own, so that a reader sees those of a log of 100,000 units with one small listing.
 """
 
 from __future__ import annotations
@@ -12,11 +17,12 @@ from typing import Any
 from cluster.storage import Storage
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
+from workers.targets.damage import Damage, DamagedStore, DamageMarks
 
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file of a unit. `role` is `targets`."""
+    """One Parquet file of a unit. `role` is `targets`, or `draw1` ... for further draws."""
 
     role: str
     key: str
@@ -49,6 +55,17 @@ class Entry:
     """Tokens that the teacher sampled (the others were given)."""
     set_aside: tuple[dict[str, Any], ...] = field(default_factory=tuple)
     """Prompts of the unit that have no row here: {id, reason}."""
+    revision: int = 0
+    """0: as it was first taught. 1 and more: taught again because the revision before was damaged."""
+    supersedes: str = ""
+    """Key of the first part of the damaged revision that this one is instead of."""
+    supersedes_content_hash: str = ""
+    """What the damaged revision held. Another content hash here: students that read it had other contents."""
+
+    @property
+    def content_changed(self) -> bool:
+        """Whether this is a repair whose contents are not those of the revision before."""
+        return self.revision > 0 and self.content_hash != self.supersedes_content_hash
 
     @staticmethod
     def of(unit: int, parts: tuple[Part, ...], targets: UnitTargets, **facts: Any) -> Entry:
@@ -75,30 +92,91 @@ class Entry:
 
 
 class TargetLog:
-    """The entries of one store (`targets/train` or `targets/heldout`)."""
+    """The entries of one store (`targets/train` or `targets/heldout`).
+
+    Of a unit that was repaired, the newest revision counts. Which units were is listed when it is first asked for, and
+    again by `look_for_repairs`.
+    """
 
     def __init__(self, storage: Storage, store: str) -> None:
         self._storage = storage
         self._prefix = f"{store}/log/{GENERATION}"
-
-    def _key(self, unit: int) -> str:
-        return f"{self._prefix}/{unit:08d}.json"
+        self._revisions: dict[int, int] | None = None
+        self.marks = DamageMarks(storage, store)
 
     def commit(self, entry: Entry) -> bool:
-        """Make a unit exist. False if it existed already with other content: this writer's parts are then garbage."""
-        return self._storage.create(self._key(entry.unit), entry.to_bytes())
+        """Make a revision of a unit exist. False if it existed already with other content: this writer's parts are
+        then garbage."""
+        return self._storage.create(self._key(entry.unit, entry.revision), entry.to_bytes())
 
-    def entry(self, unit: int) -> Entry | None:
-        """The entry of a unit, or None while it is not committed."""
+    def entry(self, unit: int, revision: int | None = None) -> Entry | None:
+        """A unit's newest entry (or that of a revision), or None while it is not committed. One request."""
+        key = self._key(unit, self.revision(unit) if revision is None else revision)
         try:
-            return Entry.from_bytes(self._storage.read(self._key(unit)))
+            entry = _parsed(key, self._storage.read(key))
         except FileNotFoundError:
             return None
+        if entry.revision and self._revisions is not None:
+            self._revisions[unit] = max(entry.revision, self._revisions.get(unit, 0))
+        return entry
 
     def committed(self) -> set[int]:
         """Indices of all committed units (one listing)."""
-        return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in self._storage.keys(self._prefix)}
+        return {int(_name(key)) for key in self._storage.keys(self._prefix)}
 
     def entries(self) -> list[Entry]:
-        """All entries, in plan order."""
-        return [e for unit in sorted(self.committed()) if (e := self.entry(unit)) is not None]
+        """The newest entry of every unit, in plan order."""
+        self.look_for_repairs()
+        return self._read([self._key(unit, self.revision(unit)) for unit in sorted(self.committed())])
+
+    def all_revisions(self) -> list[Entry]:
+        """Every entry of every unit, also those that a repair superseded."""
+        return self._read(self._storage.keys(self._prefix)) + self.repairs()
+
+    def repairs(self) -> list[Entry]:
+        """The entries of all repairs."""
+        return self._read(self._storage.keys(f"{self._prefix}/repairs"))
+
+    def revision(self, unit: int) -> int:
+        """The newest known revision of a unit."""
+        if self._revisions is None:
+            self.look_for_repairs()
+        return (self._revisions or {}).get(unit, 0)
+
+    def look_for_repairs(self) -> None:
+        """List the repairs anew."""
+        newest: dict[int, int] = {}
+        for key in self._storage.keys(f"{self._prefix}/repairs"):
+            unit, revision = _name(key).split(".r")
+            newest[int(unit)] = max(int(revision), newest.get(int(unit), 0))
+        self._revisions = newest
+
+    def mark_damaged(self, unit: int, revision: int, part: str, reason: str, by: str) -> None:
+        """Ask for the repair of a unit; a second reporter is no error."""
+        self.marks.add(unit, revision, part, reason, by)
+
+    def damaged(self) -> list[Damage]:
+        """The marks of units that were not repaired since, in plan order."""
+        self.look_for_repairs()
+        return sorted((d for d in self.marks.all() if d.revision >= self.revision(d.unit)), key=lambda d: d.unit)
+
+    def _key(self, unit: int, revision: int) -> str:
+        return f"{self._prefix}/repairs/{unit:08d}.r{revision}.json" if revision else f"{self._prefix}/{unit:08d}.json"
+
+    def _read(self, keys: list[str]) -> list[Entry]:
+        found = self._storage.read_many(keys)
+        return [_parsed(key, data) for key, data in zip(keys, found, strict=True) if data is not None]
+
+
+def _parsed(key: str, data: bytes) -> Entry:
+    try:
+        return Entry.from_bytes(data)
+    except ValueError as error:
+        raise DamagedStore(
+            f"the log's entry {key} cannot be read ({error}); delete it, then run `stillhouse teach CONFIG`, which "
+            "teaches its unit again"
+        ) from None
+
+
+def _name(key: str) -> str:
+    return key.rsplit("/", 1)[1].removesuffix(".json")

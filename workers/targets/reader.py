@@ -1,14 +1,13 @@
 """Following a store: an endless, deterministic, resumable sequence of rows for one specialist.
 
 The sequence is a pure function of (unit plan, unit contents, seed, mix), never of arrival: the reader waits for the
-next *planned* unit of a domain. So a live stream equals a finished store, and a resumed reader one never stopped.
+next *planned* unit of a domain, and for a damaged one to be taught again. So a live stream equals a finished store, and
+a resumed reader one never stopped. What is read when is unit_reader.py's.
 """
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,13 +17,15 @@ import numpy as np
 from workers.randomness import generator
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
+from workers.targets.damage import DamagedShard
+from workers.targets.scalars import PROBABILITIES
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
+from workers.targets.unit_reader import UnitReader
 from workers.units import UnitPlan
 
-_POLL_S = 0.2
-_CACHE_BYTES = 256 << 20
-"""Decoded units kept in memory, so that later epochs of a small store do not read it again."""
+_AHEAD = 4
+"""Units of each domain that are read in the background while one is served, as far as memory allows."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,16 @@ class TargetRow:
     entries: np.ndarray
     """[T] kept entries at each position."""
     ids: np.ndarray
-    counts: np.ndarray
-    """[E] kept ids, in no order within a position, and their counts."""
-    unit: float
-    """Mass of one count."""
+    weights: np.ndarray
+    """[E] kept ids, in no order within a position, and what they weigh (float32)."""
+    tail: np.ndarray
+    """[T] mass beyond the kept ids in a `topk` store, else empty (float32)."""
     logprobs: np.ndarray | None
     """[T, V] in a `full` store, else None."""
     entropy: np.ndarray
     realised: np.ndarray
+    temperature: float = 1.0
+    """Of the softmax that all these are of."""
 
     @property
     def targets(self) -> int:
@@ -54,11 +57,13 @@ class TargetRow:
 
 
 def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
-    """The rows of a decoded unit, without copying."""
+    """The rows of a decoded unit with its first draw; large arrays are not copied."""
     vocabulary, full = header.vocabulary, not header.sampled
+    entries, ids, weights = _weighted(unit, header)
+    tail = PROBABILITIES[unit.tail].astype(np.float32)
     token_at = np.concatenate([[0], np.cumsum(unit.lengths)])
     target_at = np.concatenate([[0], np.cumsum(unit.target_lengths)])
-    entry_at = np.concatenate([[0], np.cumsum(unit.entries.astype(np.int64))])
+    entry_at = np.concatenate([[0], np.cumsum(entries.astype(np.int64))])
     rows = []
     for r in range(unit.rows):
         t0, t1 = target_at[r], target_at[r + 1]
@@ -69,16 +74,33 @@ def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
                 prompt_id=unit.prompt_ids[r],
                 tokens=unit.tokens[token_at[r] : token_at[r + 1]],
                 start=int(unit.starts[r]),
-                entries=unit.entries[t0:t1],
-                ids=unit.ids[e],
-                counts=unit.counts[e],
-                unit=header.unit,
+                entries=entries[t0:t1],
+                ids=ids[e],
+                weights=weights[e],
+                tail=tail[t0:t1],
                 logprobs=dense,
                 entropy=unit.entropy[t0:t1],
                 realised=unit.realised[t0:t1],
+                temperature=unit.temperature,
             )
         )
     return rows
+
+
+def _weighted(unit: UnitTargets, header: StoreHeader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entries, ids and weights of the first draw, with the always-kept ids after the others of each position."""
+    A, entries = len(header.always), unit.entries.astype(np.int64)
+    always_TA = unit.always.reshape(len(entries), A)
+    weights = header.weights(entries, unit.counts, always_TA)
+    if not A:
+        return unit.entries, unit.ids, weights
+    place = np.arange(len(unit.ids)) + A * np.repeat(np.arange(len(entries)), entries)
+    total = len(unit.ids) + always_TA.size
+    exact = np.setdiff1d(np.arange(total), place, assume_unique=True)
+    ids, merged = np.empty(total, np.uint32), np.empty(total, np.float32)
+    ids[place], ids[exact] = unit.ids, np.tile(np.array(header.always, np.uint32), len(entries))
+    merged[place], merged[exact] = weights, PROBABILITIES[always_TA].reshape(-1)
+    return unit.entries + np.uint16(A), ids, merged
 
 
 @dataclass
@@ -98,19 +120,48 @@ class Cursor:
 
     domains: dict[str, DomainPosition] = field(default_factory=dict)
     generation: str = GENERATION
+    repaired: dict[int, int] = field(default_factory=dict)
+    """Units of which the first revision read was a repair, and which: no older one was seen."""
+
+    def has_read(self, unit: int, units_of: Mapping[str, Sequence[int]], below: int | None = None) -> bool:
+        """Whether a row of a unit was served (where `below` is given: one of a revision below that).
+
+        `units_of` are the units of each domain in plan order.
+        """
+        if below is not None and self.repaired.get(unit, 0) >= below:
+            return False
+        return any(
+            unit in units_of[d] and (p.epoch > 0 or units_of[d].index(unit) < p.unit + (p.row > 0))
+            for d, p in self.domains.items()
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        return {"generation": self.generation, "domains": {d: dict(vars(p)) for d, p in self.domains.items()}}
+        return {
+            "generation": self.generation,
+            "domains": {d: dict(vars(p)) for d, p in self.domains.items()},
+            "repaired": {str(unit): revision for unit, revision in self.repaired.items()},
+        }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Cursor:
-        return Cursor({d: DomainPosition(**p) for d, p in data["domains"].items()}, data["generation"])
+        return Cursor(
+            {d: DomainPosition(**p) for d, p in data["domains"].items()},
+            data["generation"],
+            {int(unit): revision for unit, revision in data.get("repaired", {}).items()},
+        )
+
+
+def _refuse(damage: DamagedShard) -> None:
+    raise damage
 
 
 class TargetStream:
     """Rows of several domains by deficit round-robin over target tokens; a domain wraps when its planned units end.
 
-    `on_wait(unit, seconds)` is called while the next planned unit is not committed yet.
+    `on_wait(unit, seconds)` is called while the next planned unit is not committed yet. `on_damage(damage)` is called
+    when a unit was found damaged and marked so, as `name`'s finding: it raises (as it does if not given), or returns
+    where somebody teaches the unit again, for which the stream then waits. `ahead` units of each domain are read in the
+    background. Close a stream that is not needed any more.
     """
 
     def __init__(
@@ -121,15 +172,23 @@ class TargetStream:
         seed: int,
         cursor: Cursor | None = None,
         on_wait: Callable[[int, float], None] = lambda unit, seconds: None,
+        on_damage: Callable[[DamagedShard], None] = _refuse,
+        *,
+        name: str = "a reader",
+        ahead: int = _AHEAD,
     ) -> None:
-        self._store, self._seed, self._on_wait = store, seed, on_wait
+        self._seed, self._ahead = seed, ahead
         self._weights = {d: w for d, w in sorted(mix.items()) if w > 0}
         self._units = {d: plan.of_domain(d) for d in self._weights}
         for domain, units in self._units.items():
             if not units:
                 raise ValueError(f"mix: no prompt belongs to the domain {domain!r}; the store has {plan.domains}")
         self.cursor = cursor or Cursor({d: DomainPosition() for d in self._weights})
-        self._cache: OrderedDict[int, tuple[list[TargetRow], int]] = OrderedDict()
+        self._reader: UnitReader[TargetRow] = UnitReader(store, rows_of, name, on_wait, on_damage)
+
+    def close(self) -> None:
+        """End the background's threads."""
+        self._reader.close()
 
     def next_batch(self, targets: int) -> list[TargetRow]:
         """The next rows of the sequence, until they hold at least `targets` target positions."""
@@ -156,29 +215,32 @@ class TargetStream:
                 if not seen_in_epoch and position.served == 0:
                     raise ValueError(f"mix: every prompt of the domain {domain!r} was set aside: nothing to train on")
                 position.epoch, position.unit, position.row = position.epoch + 1, 0, 0
-            unit = units[_order(self._seed, "epoch", domain, position.epoch, len(units))[position.unit]]
-            rows = self._rows(unit)
+            unit = self._unit_at(domain, position.epoch, position.unit)
+            rows = self._rows(unit, first=position.row == 0)
+            if position.row == 0:
+                self._reader.look_ahead(self._following(domain))
             if position.row < len(rows):
                 order = _order(self._seed, "rows", str(unit), position.epoch, len(rows))
                 position.row += 1
                 return rows[order[position.row - 1]]
             position.unit, position.row = position.unit + 1, 0
 
-    def _rows(self, unit: int) -> list[TargetRow]:
-        if unit in self._cache:
-            self._cache.move_to_end(unit)
-            return self._cache[unit][0]
-        start = time.monotonic()
-        while (entry := self._store.log.entry(unit)) is None:
-            self._on_wait(unit, time.monotonic() - start)
-            time.sleep(_POLL_S)
-        targets = self._store.read_unit(entry)
-        rows = rows_of(targets, self._store.header)
-        size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
-        self._cache[unit] = (rows, size)
-        while len(self._cache) > 1 and sum(s for _, s in self._cache.values()) > _CACHE_BYTES:
-            self._cache.popitem(last=False)
-        return rows
+    def _rows(self, unit: int, first: bool) -> list[TargetRow]:
+        """A unit's rows. The `first` time in an epoch, its revision may be worth a note in the cursor."""
+        loaded = self._reader.get(unit)
+        if first and loaded.revision and not self.cursor.has_read(unit, self._units):
+            self.cursor.repaired[unit] = loaded.revision
+        return loaded.rows
+
+    def _unit_at(self, domain: str, epoch: int, place: int) -> int:
+        units = self._units[domain]
+        return units[_order(self._seed, "epoch", domain, epoch, len(units))[place]]
+
+    def _following(self, domain: str) -> list[int]:
+        """The units of a domain that come after the present one."""
+        position, count = self.cursor.domains[domain], len(self._units[domain])
+        places = [divmod(position.unit + 1 + i, count) for i in range(self._ahead)]
+        return [self._unit_at(domain, position.epoch + wraps, place) for wraps, place in places]
 
 
 @lru_cache(maxsize=256)

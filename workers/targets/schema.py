@@ -1,19 +1,22 @@
 """The format of the target store, version 2: its header and its Arrow schema. FORMAT.md beside it explains the columns.
 
 Legend: R rows (texts), S tokens of all rows, T target positions of all rows, E kept entries of all positions,
-V vocabulary. A *target position* t holds the teacher's distribution for token t given tokens before it; a row's
-target positions are `start` ... its last token.
+A always-kept ids, V vocabulary. A *target position* t holds the teacher's distribution for token t given tokens
+before it; a row's target positions are `start` ... its last token.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from workers.targets.config import Scheme
+from workers.targets.scalars import PROBABILITIES
 
 SCHEMA_VERSION = 2
 EXACT_STEPS = 16
@@ -36,7 +39,14 @@ class StoreHeader:
     seed: int
     teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> model, fingerprint, ep_size, dispatch, dtype."""
-    capture_temperature: float = 1.0
+    top_k: int = 0
+    """Ids that `topk` keeps."""
+    redraws: int = 1
+    """Independent draws of each distribution."""
+    always: tuple[int, ...] = ()
+    """Ids whose exact probability is kept at every position; the scheme draws from the others."""
+    temperatures: dict[str, float] = field(default_factory=lambda: {"*": 1.0})
+    """Of the softmax that is captured: by domain, `*` for those that are not named."""
     version: int = SCHEMA_VERSION
 
     @property
@@ -56,8 +66,24 @@ class StoreHeader:
 
     @property
     def unit(self) -> float:
-        """Mass of one count: an entry's weight is its count times this."""
+        """Mass of one count of a drawn id, before always-kept ids are allowed for (see `weights`)."""
         return 1 / (self.draws * self.usual_count)
+
+    def weights(self, entries_T: np.ndarray, counts_E: np.ndarray, always_TA: np.ndarray) -> np.ndarray:
+        """What the kept ids weigh [E], float32: probabilities (`topk`), or numbers whose expectation they are.
+
+        Where always-kept ids have mass of their own, the draws of a fixed-sum scheme share what is left of 1.
+        """
+        if self.scheme == "topk":
+            return PROBABILITIES[counts_E].astype(np.float32)
+        weights_E = counts_E * self.unit
+        if self.always and self.fixed_sum:
+            weights_E = weights_E * np.repeat(1 - PROBABILITIES[always_TA].sum(-1), entries_T)
+        return weights_E.astype(np.float32)
+
+    def temperature_of(self, domains: Sequence[str]) -> float:
+        """The capture temperature of texts of these domains. Raises ValueError where they differ in it."""
+        return shared_temperature(self.temperatures, domains)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -69,12 +95,20 @@ class StoreHeader:
             raise ValueError(
                 f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}"
             )
-        return StoreHeader(**data)
+        return StoreHeader(**{**data, "always": tuple(data["always"])})
 
     def differences(self, other: StoreHeader) -> list[str]:
         """Names of the fields in which two headers differ."""
         mine, theirs = asdict(self), asdict(other)
         return [name for name in mine if mine[name] != theirs[name]]
+
+
+def shared_temperature(temperatures: Mapping[str, float], domains: Sequence[str]) -> float:
+    """The one capture temperature of texts of these domains. Raises ValueError where they differ in it."""
+    found = {temperatures.get(d, temperatures["*"]) for d in domains} or {temperatures["*"]}
+    if len(found) > 1:
+        raise ValueError(f"belongs to {' and '.join(domains)}, which are captured at different temperatures")
+    return found.pop()
 
 
 def id_type(vocabulary: int) -> pa.DataType:
@@ -99,11 +133,10 @@ def arrow_schema(header: StoreHeader) -> pa.Schema:
             ("misses", pa.list_(ids)),  # ranks of the tokens that are none
             ("entropy", pa.list_(pa.uint8())),  # codes of scalars.py
             ("realised", pa.list_(pa.uint8())),
-            ("entries", pa.list_(pa.uint16())),
-            ("deltas", pa.list_(ids)),  # of ranks, ascending within a position; the first is absolute, others less 1
-            ("skips", pa.list_(pa.uint16())),  # counts of the usual size before each one that is not
-            ("counts", pa.list_(pa.uint16())),  # those; where all sum to `draws`, each position's first is left out
         ]
+        fields += [("always", pa.list_(pa.uint16()))] if header.always else []  # T x A codes
+        fields += [("tail", pa.list_(pa.uint16()))] if header.scheme == "topk" else []
+        fields += [(f.name, f.type) for f in draw_schema(header)]
     else:
         values = pa.float32() if header.precision == "float32" else pa.float16()
         fields += [
@@ -111,5 +144,23 @@ def arrow_schema(header: StoreHeader) -> pa.Schema:
             ("entropy", pa.list_(pa.float32())),
             ("realised", pa.list_(pa.float32())),
             ("logprobs", pa.large_list(values)),  # T x V, row-major
+        ]
+    return pa.schema(fields)
+
+
+def draw_schema(header: StoreHeader) -> pa.Schema:
+    """Columns of a part with a further draw, and the last ones of a `targets` part."""
+    fields = [
+        ("entries", pa.list_(pa.uint16())),
+        ("heads", pa.list_(pa.uint8())),  # bucket (buckets.py) of the first rank of each position that has one
+        ("steps", pa.list_(pa.uint8())),  # of each later rank less the one before less 1
+        ("bits", pa.list_(pa.uint8())),  # the plain bits of all these, in order
+    ]
+    if header.scheme == "topk":
+        fields += [("codes", pa.list_(pa.uint16()))]
+    else:
+        fields += [
+            ("skips", pa.list_(pa.uint16())),  # counts of the usual size before each one that is not
+            ("counts", pa.list_(pa.uint16())),  # those; where all sum to `draws`, each position's first is left out
         ]
     return pa.schema(fields)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,8 @@ from cluster.faults import pause_point
 from cluster.storage import Storage, read_buffer
 from workers.splits import GENERATION
 from workers.targets.arrays import UnitTargets
-from workers.targets.codec import decode, encode
+from workers.targets.codec import decode, decode_draw, encode, encode_draw
+from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry, Part, TargetLog
 from workers.targets.ranks import RankTable
 from workers.targets.schema import StoreHeader
@@ -22,8 +25,8 @@ RANKS = "ranks.parquet"
 """Key, below the store, of its table of ranks."""
 
 
-class DamagedShard(ValueError):
-    """A part that is missing or does not have the bytes that the log promises."""
+TARGETS = "targets"
+"""Role of the part with a unit's texts and first draw; those with further ones are draw1, draw2, ..."""
 
 
 class TargetStore:
@@ -57,24 +60,54 @@ class TargetStore:
         """Store a unit's targets under a name of their own: readers cannot see them before `log.commit`."""
         if targets.rows == 0:
             return ()
-        data = _parquet(encode(targets, self.header, self._ranks_for(targets)), self.header)
-        key = f"{self.root}/parts/{GENERATION}/{unit:08d}-{uuid.uuid4().hex[:8]}.parquet"
+        ranks, header = self._ranks_for(targets), self.header
+        tables = {TARGETS: encode(targets, header, ranks)}
+        for number, draw in enumerate(targets.redraws, start=1):
+            tables[f"draw{number}"] = encode_draw(draw, targets.target_lengths, header, ranks)
+        about = {"unit": unit, "temperature": targets.temperature}
+        return tuple(self._write(unit, role, to_parquet(table, header, about)) for role, table in tables.items())
+
+    def _write(self, unit: int, role: str, data: bytes) -> Part:
+        key = f"{self.root}/parts/{GENERATION}/{unit:08d}-{uuid.uuid4().hex[:8]}.{role}.parquet"
         self.storage.write(key, data)
         pause_point("part-written")
-        return (Part("targets", key, len(data), hashlib.sha256(data).hexdigest()),)
+        return Part(role, key, len(data), hashlib.sha256(data).hexdigest())
 
-    def read_unit(self, entry: Entry) -> UnitTargets:
-        """The targets of a committed unit. Raises DamagedShard naming a part whose bytes are not those committed."""
+    def read_unit(self, entry: Entry, draw: int | None = None) -> UnitTargets:
+        """The targets of a committed unit, with all draws or (from 0) with one of them alone.
+
+        Raises DamagedShard naming a part whose bytes are not those committed.
+        """
         if not entry.parts:
             return UnitTargets()
-        part = next(p for p in entry.parts if p.role == "targets")
+        file = self._read(entry, TARGETS)
+        unit = decode(file.read(), self.header, self.ranks)
+        unit.temperature = json.loads(file.metadata.metadata[b"stillhouse_unit"])["temperature"]
+        wanted = range(1, self.header.redraws) if draw is None else [draw] if draw else []
+        unit.redraws = [decode_draw(self._read(entry, f"draw{n}").read(), self.header, self.ranks) for n in wanted]
+        return unit.with_draw(1) if draw else unit
+
+    def read_or_mark(self, entry: Entry, by: str, then: str) -> UnitTargets:
+        """A unit with its first draw, for a reader that cannot wait: damage is marked, and the error says what to do.
+
+        `by` is who reads, `then` the command to type when the unit was taught again.
+        """
+        try:
+            return self.read_unit(entry, draw=0)
+        except DamagedShard as damage:
+            self.log.mark_damaged(damage.unit, damage.revision, damage.part, damage.reason, by)
+            raise damage.with_remedy(then) from None
+
+    def _read(self, entry: Entry, role: str) -> pq.ParquetFile:
+        part = next(p for p in entry.parts if p.role == role)
         try:
             buffer = read_buffer(self.storage, part.key)
         except FileNotFoundError:
-            raise DamagedShard(f"unit {entry.unit}: its part {part.key} is missing") from None
+            raise DamagedShard(entry.unit, entry.revision, part.key, f"its part {part.key} is missing") from None
         if hashlib.sha256(buffer.getbuffer()).hexdigest() != part.sha256:
-            raise DamagedShard(f"unit {entry.unit}: the bytes of {part.key} are not those that were committed")
-        return decode(pq.ParquetFile(buffer).read(), self.header, self.ranks)
+            reason = f"the bytes of {part.key} are not those that were committed"
+            raise DamagedShard(entry.unit, entry.revision, part.key, reason)
+        return pq.ParquetFile(buffer)
 
     @property
     def has_ranks(self) -> bool:
@@ -83,7 +116,7 @@ class TargetStore:
 
     @property
     def ranks(self) -> RankTable:
-        """The store's table of ranks. Raises DamagedShard if it is missing or is none."""
+        """The store's table of ranks. Raises DamagedStore if it is missing or is none."""
         if self._ranks is None:
             if not self.header.sampled:
                 self._ranks = RankTable.identity(self.header.vocabulary)
@@ -91,7 +124,7 @@ class TargetStore:
             try:
                 self._ranks = RankTable.from_bytes(self.storage.read(f"{self.root}/{RANKS}"))
             except (FileNotFoundError, ValueError) as error:
-                raise DamagedShard(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
+                raise DamagedStore(f"{self.root}/{RANKS}, which every shard of the store needs: {error}") from None
         return self._ranks
 
     def create_ranks(self, expected_V: np.ndarray) -> None:
@@ -106,8 +139,11 @@ class TargetStore:
         return self.ranks
 
 
-def _parquet(table: pa.Table, header: StoreHeader) -> bytes:
-    """A file with no more around the columns than they need: at 5,000 tokens a unit every kilobyte counts."""
+def to_parquet(table: pa.Table, header: StoreHeader, about: dict[str, Any]) -> bytes:
+    """A part's file: self-describing, with the header and what is true of this unit alone.
+
+    It has no more around the columns than they need: at 5,000 tokens a unit every kilobyte counts.
+    """
     split = [f"{f.name}.list.element" for f in table.schema if pa.types.is_nested(f.type)]
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -121,5 +157,5 @@ def _parquet(table: pa.Table, header: StoreHeader) -> bytes:
         store_schema=not header.sampled,
     ) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({"stillhouse": header.to_json()})
+        writer.add_key_value_metadata({"stillhouse": header.to_json(), "stillhouse_unit": json.dumps(about)})
     return sink.getvalue().to_pybytes()

@@ -5,11 +5,13 @@ An engine knows one model and one place in a gang. It knows nothing of Ray, unit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
 from workers.targets.arrays import UnitTargets
 from workers.targets.config import Scheme
+from workers.targets.schema import StoreHeader
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,26 @@ class CaptureSpec:
     vocabulary: int
     """Ids of the tokenizer; distributions are renormalised over ids below this."""
     seed: int
+    top_k: int = 0
+    redraws: int = 1
+    always: tuple[int, ...] = ()
+    temperature: float = 1.0
+    """Of the softmax that is captured, whatever the text is sampled at."""
     marginal: bool = False
     """Add up the distributions, for the store's table of ranks."""
 
+    @staticmethod
+    def of(header: StoreHeader, domains: Sequence[str], *, marginal: bool = False) -> CaptureSpec:
+        """What a store captures of texts of these domains."""
+        own: dict[str, Any] = {"temperature": header.temperature_of(domains), "marginal": marginal}
+        shared = {f.name: getattr(header, f.name) for f in fields(CaptureSpec) if f.name not in own}
+        return CaptureSpec(**shared, **own)
+
     @property
     def uniforms(self) -> int:
-        """Random numbers of a position: two to round its scalars, then those of its draws."""
-        return 2 + {"multinomial": self.draws, "threshold": 2, "systematic": 1, "full": 0}[self.scheme]
+        """Random numbers of a position: three to round its scalars and its exact stratum, then those of its draws."""
+        draw = {"multinomial": self.draws, "threshold": 2, "systematic": 1, "topk": 1, "full": 0}[self.scheme]
+        return 3 + self.redraws * draw
 
 
 class TeacherEngine(Protocol):

@@ -13,6 +13,7 @@ import torch
 from workers.randomness import position_uniforms
 from workers.teacher.capture import CaptureBuffer
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.masses import Masses
 from workers.teacher.next_token import next_token
 
 
@@ -29,6 +30,7 @@ class Generation:
             position_uniforms(spec.seed, "token", r.prompt_id, r.sample, len(r.prompt_ids) + r.max_new_tokens)
             for r in requests
         ]
+        self._spec = spec
         self._mask_BS = torch.zeros(0)
         self._cache: Any = None
 
@@ -54,8 +56,10 @@ class Generation:
         uniform_n = torch.tensor(
             [self._uniforms[b][p] for b, p in zip(live, positions, strict=True)], dtype=torch.float64
         )
-        request, masses = self._requests[0], buffer.masses(logits_nV)
-        tokens_n = next_token(masses, uniform_n.to(logits_nV.device), request.temperature, request.top_p)
+        request = self._requests[0]
+        masses = buffer.masses(logits_nV)
+        raw = masses if self._spec.temperature == 1 else Masses(logits_nV[:, : self._spec.vocabulary])
+        tokens_n = next_token(raw, uniform_n.to(logits_nV.device), request.temperature, request.top_p)
         buffer.add_masses(rows[live], positions, masses, tokens_n)
         tokens_B = torch.zeros(len(logits_BV), dtype=torch.long, device=logits_BV.device)
         tokens_B[torch.as_tensor(live, device=tokens_B.device)] = tokens_n

@@ -20,16 +20,16 @@ class Masses:
     def __init__(self, logits_BV: torch.Tensor, temperature: float = 1.0) -> None:
         """From logits of any float type, which stay as they are; `temperature` divides them."""
         B, self.vocabulary = logits_BV.shape
-        highest_B1 = logits_BV.amax(-1, keepdim=True)
-        self._z_BV = torch.sub(logits_BV, highest_B1).float()
-        if temperature != 1:
-            self._z_BV /= temperature
+        self._z_BV = logits_BV.float() if temperature == 1 else logits_BV.float() / temperature
+        self._highest_B = self._z_BV.amax(-1)
         blocks = -(-self.vocabulary // _BLOCK)
-        e_BV = self._z_BV.new_zeros(B, blocks * _BLOCK)
-        torch.exp(self._z_BV, out=e_BV[:, : self.vocabulary])
+        e_BV = self._z_BV.new_empty(B, blocks * _BLOCK)
+        e_BV[:, self.vocabulary :] = 0
+        torch.sub(self._z_BV, self._highest_B[:, None], out=e_BV[:, : self.vocabulary]).exp_()
         self._e_BJW = e_BV.view(B, blocks, _BLOCK)
         self._sum_up()
-        self._log_total_B1 = self.total_B.log()[:, None]
+        self.whole_B = self.total_B
+        """Mass of each distribution before anything was taken out."""
 
     def _sum_up(self) -> None:
         self._cumulative_BJ = self._e_BJW.sum(-1).double().cumsum(-1)
@@ -43,21 +43,27 @@ class Masses:
 
     def log_probabilities(self) -> torch.Tensor:
         """Log-probabilities [B, V], float32."""
-        return self._z_BV - self._log_total_B1.float()
+        return (self._z_BV - self._highest_B[:, None]) - self.whole_B.log().float()[:, None]
 
     def log_probability(self, ids_B: torch.Tensor) -> torch.Tensor:
         """Log-probability of one id of each distribution [B], float64."""
-        return (self._z_BV.gather(1, ids_B[:, None]).double() - self._log_total_B1)[:, 0]
+        z_B = self._z_BV.gather(1, ids_B[:, None])[:, 0].double()
+        return z_B - self._highest_B.double() - self.whole_B.log()
 
     def entropy(self) -> torch.Tensor:
         """Shannon entropy in nats [B], float64. Before anything is taken out."""
         dot_B = self._dot(self._z_BV)
         if not bool(dot_B.isfinite().all()):  # an id of no mass gives 0 * -inf
             dot_B = self._dot(self._z_BV.clamp_min(-1e4))
-        return self.total_B.log() - dot_B / self.total_B
+        return (self.total_B.log() + self._highest_B.double() - dot_B / self.total_B).clamp_min(0)
 
     def _dot(self, z_BV: torch.Tensor) -> torch.Tensor:
-        return torch.bmm(self.mass_BV[:, None], z_BV[:, :, None])[:, 0, 0].double()
+        """Sum of mass times z [B], float64: summed by blocks, for one running float32 sum would be off by 1e-3."""
+        whole = self.vocabulary // _BLOCK
+        cut = whole * _BLOCK
+        blocks_BJ = torch.linalg.vecdot(self._e_BJW[:, :whole], z_BV[:, :cut].unflatten(1, (whole, _BLOCK)))
+        rest_B = (self.mass_BV[:, cut:] * z_BV[:, cut:]).sum(-1)
+        return blocks_BJ.double().sum(-1) + rest_B.double()
 
     def marginal(self) -> torch.Tensor:
         """Sum of the B distributions [V], float32: how often each id is to be expected."""
@@ -65,7 +71,7 @@ class Masses:
 
     def take_out(self, ids_A: torch.Tensor) -> torch.Tensor:
         """The exact probabilities of some ids [B, A], float64; from now on they have no mass here."""
-        taken_BA = self.mass_BV[:, ids_A].double() / self.total_B[:, None]
+        taken_BA = self.mass_BV[:, ids_A].double() / self.whole_B[:, None]
         self.mass_BV[:, ids_A] = 0
         self._sum_up()
         return taken_BA

@@ -1,7 +1,7 @@
 """A replica: the thin Ray Data actor that leads one gang. It teaches a unit and commits it.
 
 It loads no torch: the ranks do. A unit that is committed already is passed over, so a row that Ray Data runs again
-after a fault costs nothing.
+after a fault costs nothing. A damaged unit is taught again and committed as its next revision.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
 from workers.splits import HELDOUT
 from workers.targets.arrays import UnitTargets
+from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry
-from workers.targets.store import TargetStore
+from workers.targets.store import RANKS, TargetStore
 from workers.teacher.commit import commit_unit
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
@@ -49,7 +50,10 @@ class ReplicaJob:
 
 
 class Replica:
-    """A `map_batches` callable: rows {split, unit} in, one row of facts per unit out."""
+    """A `map_batches` callable: rows {split, unit, repair} in, one row of facts per unit out.
+
+    `repair` is the revision to make: 0 for a unit that is new.
+    """
 
     def __init__(self, job: ReplicaJob) -> None:
         self._job = job
@@ -64,19 +68,23 @@ class Replica:
         self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        done = [self._teach(str(s), int(u)) for s, u in zip(batch["split"], batch["unit"], strict=True)]
+        rows = zip(batch["split"], batch["unit"], batch["repair"], strict=True)
+        done = [self._teach(str(split), int(unit), int(repair)) for split, unit, repair in rows]
         return {"unit": batch["unit"], "split": batch["split"], "taught": np.array(done)}
 
-    def _teach(self, split: str, unit: int) -> bool:
-        """Teach one unit and commit it. False if it was committed already. Raises LeaseLost, which ends the pool."""
+    def _teach(self, split: str, unit: int, repair: int = 0) -> bool:
+        """Teach one unit and commit it. False if it was committed already, or needs no repair. Raises LeaseLost."""
         store, manifest = self._open(split)
         if not store.has_ranks:
             self._calibrate(store)
-        if store.log.entry(unit) is not None:
+        if store.log.entry(unit, repair) is not None:
+            return False
+        damaged = store.log.entry(unit, repair - 1) if repair else None
+        if damaged is not None and self._reads_well(store, damaged):
             return False
         started = time.time()
         prompts = manifest.prompts(unit)
-        targets = self._ask(requests_for(prompts), store)
+        targets = self._ask(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
         targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
         entry = Entry.of(
             unit,
@@ -89,6 +97,7 @@ class Replica:
             finished=time.time(),
             generated=_generated_tokens(targets, prompts),
             set_aside=tuple(set_aside),
+            **(revision_of(damaged) if damaged is not None else {}),
         )
         won = commit_unit(store, entry, self._fence)
         self._report(
@@ -103,27 +112,38 @@ class Replica:
             tokens=entry.tokens,
             bytes=sum(p.bytes for p in entry.parts),
             set_aside=len(entry.set_aside),
+            repair=repair,
+            content_changed=entry.content_changed,
         )
         return won
 
+    def _reads_well(self, store: TargetStore, entry: Entry) -> bool:
+        """Whether a unit that is thought damaged is as it was committed; its mark is then taken away."""
+        try:
+            store.read_unit(entry)
+        except DamagedShard:
+            return False
+        store.log.marks.withdraw(entry.unit, entry.revision)
+        self._report("teacher", note=f"unit {entry.unit} of the {store.split} store was marked damaged but reads fine")
+        return True
+
     def _calibrate(self, store: TargetStore) -> None:
-        """Make the store's table of ranks from the teacher's distributions on texts that it will not hold."""
+        """Make the store's table of ranks from the teacher's distributions on texts that it will not hold.
+
+        Raises DamagedStore if there was a table before: another one could give what is taught already another meaning.
+        """
+        if any(entry.parts for entry in store.log.entries()):
+            raise DamagedStore(
+                f"{store.root}/{RANKS}, which every shard of the store needs, is lost; put it back from a copy, or "
+                "start again under another run name"
+            )
         split = HELDOUT if self._storage.exists(plan_key(HELDOUT)) else store.split
         requests = calibration_texts(read_plan(self._storage, split), Manifest(self._storage, split))
         if requests:
-            store.create_ranks(self._ask(requests, store, marginal=True).marginal)
+            spec = CaptureSpec.of(store.header, (), marginal=True)
+            store.create_ranks(self._ask(requests, spec).marginal)
 
-    def _ask(self, requests: list[TextRequest], store: TargetStore, *, marginal: bool = False) -> UnitTargets:
-        header = store.header
-        spec = CaptureSpec(
-            header.scheme,
-            header.draws,
-            header.positions,
-            header.precision,
-            header.vocabulary,
-            header.seed,
-            marginal=marginal,
-        )
+    def _ask(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         try:
             return self._gang.run(requests, spec)
         except ray.exceptions.RayActorError as error:
@@ -137,6 +157,15 @@ class Replica:
         if split not in self._stores:
             self._stores[split] = (TargetStore(self._storage, split), Manifest(self._storage, split))
         return self._stores[split]
+
+
+def revision_of(damaged: Entry) -> dict[str, Any]:
+    """The fields of an entry that say which one it is instead of."""
+    return {
+        "revision": damaged.revision + 1,
+        "supersedes": damaged.parts[0].key,
+        "supersedes_content_hash": damaged.content_hash,
+    }
 
 
 def requests_for(prompts: list[Prompt]) -> list[TextRequest]:

@@ -8,6 +8,9 @@ E[count_i * unit] = t_i for every id, however small. With unit u and draws N:
     threshold     u = 1/(16 N)   ids of 1/N and more exactly (to a unit,   sum over t < 1/N of t (1/N - t)
                                  rounded without bias), the rest with weight 1/N or nothing
 
+Of ids that were taken out of the masses before, nothing is drawn: multinomial and systematic then draw from what is
+left, and their unit is a share of that.
+
 Sources: sparse logit sampling, arXiv 2503.16870 (multinomial); Madow 1949 (systematic).
 
 Legend: B distributions, V vocabulary, N draws, E kept entries of all B, K ids of the head.
@@ -41,9 +44,19 @@ class TopK:
 
     ids_BK: torch.Tensor
     """Ascending (int64)."""
-    logprobs_BK: torch.Tensor
+    probability_BK: torch.Tensor
     tail_B: torch.Tensor
-    """Log of the mass beyond the K."""
+    """Mass beyond the K (float64)."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The ids of each distribution that `threshold` keeps exactly."""
+
+    row_H: torch.Tensor
+    id_H: torch.Tensor
+    share_H: torch.Tensor
+    """Their probabilities in units of mass (float64)."""
 
 
 def systematic(masses: Masses, draws: int, offset_B: torch.Tensor) -> SparseTargets:
@@ -57,40 +70,45 @@ def multinomial(masses: Masses, uniform_BN: torch.Tensor) -> SparseTargets:
     return _counted(masses, masses.find(points_BN))
 
 
-def threshold(masses: Masses, draws: int, offset_B: torch.Tensor, coin_B: torch.Tensor) -> SparseTargets:
-    """Ids of probability 1/N and more exactly, the others by systematic sampling at weight 1/N. Spends the masses.
+def take_head(masses: Masses, draws: int) -> Head:
+    """Take the ids of probability 1/N and more out of the masses, for `threshold`."""
+    tau_B1 = masses.whole_B[:, None] / draws
+    row_H, id_H = (masses.mass_BV >= tau_B1.float()).nonzero(as_tuple=True)
+    share_H = masses.mass_BV[row_H, id_H].double() / tau_B1[row_H, 0] * EXACT_STEPS
+    masses.remove(row_H, id_H)
+    return Head(row_H, id_H, share_H)
+
+
+def threshold(masses: Masses, head: Head, draws: int, offset_B: torch.Tensor, coin_B: torch.Tensor) -> SparseTargets:
+    """The head exactly, the other ids by systematic sampling at weight 1/N.
 
     `offset_B` and `coin_B` are uniform and independent; the coin decides the rounding of the head. Weights sum to 1
     only on average, so a loss has to keep the factor.
     """
-    tau_B1 = masses.total_B[:, None] / draws
-    row_H, id_H = (masses.mass_BV >= tau_B1.float()).nonzero(as_tuple=True)
-    share_H = masses.mass_BV[row_H, id_H].double() / tau_B1[row_H, 0] * EXACT_STEPS
+    row_H, device = head.row_H, head.row_H.device
     # One coin a distribution, shifted along its head by the golden ratio: uniform for each id, spread over them.
-    first_B = torch.searchsorted(row_H, torch.arange(len(offset_B), device=row_H.device))
-    coin_H = (coin_B.double()[row_H] + (torch.arange(len(row_H), device=row_H.device) - first_B[row_H]) * 0.618034) % 1
-    count_H = (share_H + coin_H).floor().long()
-    masses.remove(row_H, id_H)
-    # Points tau apart from a random start; those beyond the tail's mass draw nothing.
-    points_BN = (torch.arange(draws, device=row_H.device) + offset_B.double()[:, None]) * tau_B1
+    first_B = torch.searchsorted(row_H, torch.arange(len(offset_B), device=device))
+    shift_H = (torch.arange(len(row_H), device=device) - first_B[row_H]) * 0.618034
+    count_H = (head.share_H + (coin_B.double()[row_H] + shift_H) % 1).floor().long()
+    # Points 1/N apart from a random start; those beyond the tail's mass draw nothing.
+    points_BN = (torch.arange(draws, device=device) + offset_B.double()[:, None]) * (masses.whole_B[:, None] / draws)
     row_T, point_T = (points_BN < masses.total_B[:, None]).nonzero(as_tuple=True)
     id_T = masses.find(points_BN)[row_T, point_T]
-    row_E, id_E = torch.cat([row_H, row_T]), torch.cat([id_H, id_T])
+    row_E, id_E = torch.cat([row_H, row_T]), torch.cat([head.id_H, id_T])
     count_E = torch.cat([count_H, torch.full_like(id_T, EXACT_STEPS)])
     order = torch.argsort(row_E * masses.vocabulary + id_E)
     return SparseTargets(torch.bincount(row_E, minlength=len(offset_B)), id_E[order], count_E[order])
 
 
 def top_k(masses: Masses, k: int) -> TopK:
-    """The k most probable ids with their log-probabilities, and the tail's. Biased, as any top-k is. Spends the masses.
+    """The k most probable ids with their probabilities, and the tail's. Biased, as any top-k is. Spends the masses.
 
     The tail is summed for itself: 1 minus the head would be noise where the head is nearly all.
     """
-    ids_BK = masses.mass_BV.topk(k, -1, sorted=False).indices.sort(-1).values
-    total_B1 = masses.total_B[:, None]
-    logprobs_BK = (masses.mass_BV.gather(1, ids_BK).double() / total_B1).log()
-    masses.remove(torch.arange(len(ids_BK), device=ids_BK.device).repeat_interleave(k), ids_BK.flatten())
-    return TopK(ids_BK, logprobs_BK, (masses.total_B / total_B1[:, 0]).log())
+    ids_BK = masses.mass_BV.topk(min(k, masses.vocabulary), -1, sorted=False).indices.sort(-1).values
+    probability_BK = masses.mass_BV.gather(1, ids_BK).double() / masses.whole_B[:, None]
+    masses.remove(torch.arange(len(ids_BK), device=ids_BK.device)[:, None].expand_as(ids_BK), ids_BK)
+    return TopK(ids_BK, probability_BK, masses.total_B / masses.whole_B)
 
 
 def _spaced(masses: Masses, draws: int, offset_B: torch.Tensor) -> torch.Tensor:

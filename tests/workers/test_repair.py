@@ -1,0 +1,165 @@
+"""A damaged unit taught again by a replica: the same unit, as the next revision. The engine is real, in-process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import workers.teacher.replica
+from cluster.storage import LocalStorage
+from workers.manifest import write_manifest
+from workers.targets.damage import DamagedStore
+from workers.targets.log import Entry
+from workers.targets.schema import StoreHeader
+from workers.targets.store import TargetStore
+from workers.teacher.config import TeacherConfig
+from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.replica import Replica, ReplicaJob
+from workers.teacher.transformers_engine import TransformersEngine
+from workers.units import Prompt, Unit, UnitPlan
+
+V = 300
+
+
+class OneProcess:
+    """A gang of one rank that needs no process of its own."""
+
+    def __init__(self, name: str, config: TeacherConfig, **_: Any) -> None:
+        self._engine = TransformersEngine(config)
+
+    def start(self) -> list[dict[str, Any]]:
+        return [self._engine.describe()]
+
+    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> Any:
+        return self._engine.run(requests, spec)
+
+
+@pytest.fixture
+def store(local: LocalStorage) -> TargetStore:
+    """The empty store of a run with three units, two of them generated."""
+    rng = np.random.default_rng(0)
+    blocks = [
+        [
+            Prompt(f"u{u}.{i}", ("a",), "t", 2, 1.0, 1.0, 6, rng.integers(3, V, 4).tolist(), [5, 6] if u == 1 else None)
+            for i in range(3)
+        ]
+        for u in range(3)
+    ]
+    plan = UnitPlan("train", tuple(Unit(u, ("a",), "t", 3, 36, u != 1) for u in range(3)))
+    write_manifest(local, plan, blocks)
+    store = TargetStore(local, "train")
+    store.create(StoreHeader("systematic", 21, "answer", "float32", V, "tokenizer", "template", 7))
+    return store
+
+
+@pytest.fixture
+def teach(
+    store: TargetStore, local: LocalStorage, tiny_moe: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[bool]]:
+    """A replica's call on rows (unit, repair)."""
+    monkeypatch.setattr(workers.teacher.replica, "Gang", OneProcess)
+    teacher = TeacherConfig(model=str(tiny_moe))
+    replica = Replica(ReplicaJob("t", teacher, "fingerprint", local.uri, {}, 1, 10.0, ""))
+
+    def run(*rows: tuple[int, int]) -> list[bool]:
+        units, repairs = zip(*rows, strict=True)
+        batch = {"split": np.array(["train"] * len(rows)), "unit": np.array(units), "repair": np.array(repairs)}
+        return replica(batch)["taught"].tolist()
+
+    return run
+
+
+def part(store: TargetStore, local: LocalStorage, unit: int) -> Path:
+    return local.root / newest(store, unit).parts[0].key
+
+
+def newest(store: TargetStore, unit: int) -> Entry:
+    store.log.look_for_repairs()
+    entry = store.log.entry(unit)
+    assert entry is not None
+    return entry
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_unit_is_taught_again_with_the_same_contents(
+    store: TargetStore, local: LocalStorage, teach: Callable[..., list[bool]]
+) -> None:
+    assert teach((0, 0), (1, 0), (2, 0)) == [True] * 3
+    before = store.log.entries()
+    flip(part(store, local, 0))
+    part(store, local, 1).unlink()
+    assert teach((0, 1), (1, 1)) == [True, True]
+    after = store.log.entries()
+    assert [e.revision for e in after] == [1, 1, 0] and after[2] == before[2]
+    for old, new in zip(before[:2], after[:2], strict=True):
+        assert new.supersedes == old.parts[0].key != new.parts[0].key
+        assert new.content_hash == new.supersedes_content_hash == old.content_hash and not new.content_changed
+        assert store.read_unit(new).content_hash() == old.content_hash
+    assert [store.log.entry(u, 0) for u in range(3)] == before  # what was committed stays as it was
+
+
+def test_a_repair_that_was_made_is_not_made_twice(
+    store: TargetStore, local: LocalStorage, teach: Callable[..., list[bool]]
+) -> None:
+    teach((0, 0))
+    flip(part(store, local, 0))
+    assert teach((0, 1)) == [True]
+    first = newest(store, 0)
+    assert teach((0, 1), (0, 0)) == [False, False]
+    assert newest(store, 0) == first and len(store.log.all_revisions()) == 2
+
+
+def test_a_repair_that_is_damaged_too_is_repaired(
+    store: TargetStore, local: LocalStorage, teach: Callable[..., list[bool]]
+) -> None:
+    teach((2, 0))
+    for revision in (1, 2):
+        flip(part(store, local, 2))
+        assert teach((2, revision)) == [True]
+    assert newest(store, 2).revision == 2 and newest(store, 2).supersedes_content_hash == newest(store, 2).content_hash
+
+
+def test_a_marked_unit_that_reads_fine_is_left_alone(
+    store: TargetStore, local: LocalStorage, teach: Callable[..., list[bool]]
+) -> None:
+    teach((0, 0))
+    entry = newest(store, 0)
+    store.log.mark_damaged(0, 0, entry.parts[0].key, "seen on another machine", "medical")
+    assert teach((0, 1)) == [False]
+    assert newest(store, 0) == entry and store.log.damaged() == []
+
+
+def test_a_repair_with_other_contents_says_so(
+    store: TargetStore, local: LocalStorage, teach: Callable[..., list[bool]]
+) -> None:
+    """As where the hardware changed and a last bit flipped: here the unit was first taught with other prompts."""
+    teach((0, 0), (1, 0))
+    other = store.read_unit(newest(store, 1))
+    store.storage.delete("targets/train/log/g0000/00000000.json")
+    facts = {"teacher": "t", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
+    store.log.commit(Entry.of(0, store.write_part(0, other), other, **facts))
+    part(store, local, 0).unlink()
+    assert teach((0, 1)) == [True]
+    repaired = newest(store, 0)
+    assert repaired.content_changed and repaired.supersedes_content_hash == other.content_hash()
+
+
+def test_a_lost_table_of_ranks_is_not_made_anew(
+    store: TargetStore, local: LocalStorage, tiny_moe: Path, teach: Callable[..., list[bool]]
+) -> None:
+    """A replica that starts after it was lost: with another table, shards that are there would say something else."""
+    teach((0, 0))
+    local.delete("targets/train/ranks.parquet")
+    again = Replica(ReplicaJob("t", TeacherConfig(model=str(tiny_moe)), "fingerprint", local.uri, {}, 1, 10.0, ""))
+    with pytest.raises(DamagedStore, match="put it back from a copy"):
+        again({"split": np.array(["train"]), "unit": np.array([1]), "repair": np.array([0])})
+    assert not local.exists("targets/train/ranks.parquet")

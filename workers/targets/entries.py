@@ -1,0 +1,104 @@
+"""Kept entries of one draw, between flat arrays and the small numbers that are stored.
+
+Ids become ranks, ascending in each position; ranks become gaps; gaps become buckets and plain bits (buckets.py). Counts
+that are the usual one are left out, and so is the first of each position where all are known to sum to the draws.
+
+Legend (see schema.py): R rows, T target positions, E kept entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workers.targets.arrays import Draw
+from workers.targets.buckets import WIDTHS, from_buckets, pack, to_buckets, unpack
+from workers.targets.ranks import RankTable
+from workers.targets.schema import StoreHeader
+from workers.targets.segments import differences, firsts, is_first, running, segment_sums, within
+
+Column = tuple[np.ndarray, np.ndarray]
+"""Values of a column, flat, and how many each row has."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A draw in order of ranks."""
+
+    entries: np.ndarray
+    """[T] (int64)."""
+    ranks: np.ndarray
+    """[E] (int64)."""
+    counts: np.ndarray
+
+    @staticmethod
+    def of(draw: Draw, table: RankTable) -> Ranked:
+        entries = draw.entries.astype(np.int64)
+        position_E = np.repeat(np.arange(len(entries)), entries)
+        rank_E = table.rank_of_id[draw.ids].astype(np.int64)
+        order = np.argsort(position_E * len(table.rank_of_id) + rank_E, kind="stable")
+        return Ranked(entries, rank_E[order], draw.counts[order])
+
+    def draw(self, table: RankTable) -> Draw:
+        return Draw(self.entries.astype(np.uint16), table.id_of_rank[self.ranks], self.counts)
+
+
+def draw_columns(draw: Ranked, lengths_R: np.ndarray, header: StoreHeader) -> dict[str, Column]:
+    """The columns of a draw; `lengths_R` are the target positions of each row."""
+    entries_R = segment_sums(draw.entries, lengths_R)
+    first_E = is_first(draw.entries)
+    gap_E = differences(draw.ranks, draw.entries) - ~first_E
+    bucket_E, rest_E = to_buckets(gap_E)
+    data, byte_R = pack(rest_E, WIDTHS[bucket_E], entries_R)
+    columns = {
+        "entries": (draw.entries, lengths_R),
+        "heads": (bucket_E[first_E], segment_sums(draw.entries > 0, lengths_R)),
+        "steps": (bucket_E[~first_E], segment_sums(~first_E, entries_R)),
+        "bits": (data, byte_R),
+    }
+    if header.scheme == "topk":
+        return columns | {"codes": (draw.counts, entries_R)}
+    written_E = ~first_E if header.fixed_sum else np.ones(len(first_E), bool)
+    skips, counts, lengths = _unusual(draw.counts[written_E], segment_sums(written_E, entries_R), header.usual_count)
+    return columns | {"skips": (skips, lengths), "counts": (counts, lengths)}
+
+
+def read_draw(columns: dict[str, Column], lengths_R: np.ndarray, header: StoreHeader) -> Ranked:
+    """The inverse of `draw_columns`."""
+    entries = columns["entries"][0].astype(np.int64)
+    entries_R = segment_sums(entries, lengths_R)
+    first_E = is_first(entries)
+    bucket_E = np.empty(len(first_E), np.uint8)
+    bucket_E[first_E], bucket_E[~first_E] = columns["heads"][0], columns["steps"][0]
+    gap_E = from_buckets(bucket_E, unpack(columns["bits"][0], WIDTHS[bucket_E], entries_R))
+    rank_E = running(gap_E + ~first_E, entries)
+    if header.scheme == "topk":
+        return Ranked(entries, rank_E, columns["codes"][0])
+    written_E = ~first_E if header.fixed_sum else np.ones(len(first_E), bool)
+    counts_E = np.zeros(len(first_E), np.uint16)
+    counts_E[written_E] = _all_counts(
+        columns["skips"][0], columns["counts"], segment_sums(written_E, entries_R), header.usual_count
+    )
+    if header.fixed_sum:
+        counts_E[first_E] = header.draws - segment_sums(counts_E, entries)
+    return Ranked(entries, rank_E, counts_E)
+
+
+def _unusual(counts: np.ndarray, lengths: np.ndarray, usual: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many usual counts stand before each that is not, in its row; those counts; and how many each row has.
+
+    Most counts are 1, which costs a whole bit where it stands for itself.
+    """
+    unusual = counts != usual
+    unusual_R = segment_sums(unusual, lengths)
+    place = within(lengths)[unusual]
+    return differences(place + 1, unusual_R) - 1, counts[unusual], unusual_R
+
+
+def _all_counts(skips: np.ndarray, unusual: Column, lengths: np.ndarray, usual: int) -> np.ndarray:
+    """The inverse of `_unusual`."""
+    counts = np.full(int(lengths.sum()), usual, np.uint16)
+    values, unusual_R = unusual
+    counts[running(skips.astype(np.int64) + 1, unusual_R) - 1 + np.repeat(firsts(lengths), unusual_R)] = values
+    return counts

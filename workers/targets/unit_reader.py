@@ -1,0 +1,153 @@
+"""Whole units for a stream: kept in memory, read ahead in the background, waited for, and waited for again if damaged.
+
+The background asks once for a unit and never waits. A unit that is not committed yet, or is damaged, is the business of
+the thread that needs it: errors are raised there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from workers.targets.arrays import UnitTargets
+from workers.targets.damage import MOST_REVISIONS, DamagedShard, DamagedStore, given_up
+from workers.targets.schema import StoreHeader
+from workers.targets.store import TargetStore
+
+Row = TypeVar("Row")
+
+_POLL_S, _LONGEST_POLL_S = 0.2, 2.0
+_CACHE_BYTES = 256 << 20
+"""Decoded units kept in memory, so that later epochs of a small store do not read it again; half of it at most is for
+units read ahead."""
+_THREADS = 2
+_MOST_FALSE_ALARMS = 3
+"""Times that a unit may be damaged for this reader and fine for the repairer."""
+
+
+@dataclass(frozen=True)
+class LoadedUnit(Generic[Row]):
+    """A decoded unit: its rows, which revision they are, and the bytes of its arrays."""
+
+    rows: list[Row]
+    revision: int
+    bytes: int
+
+
+class UnitReader(Generic[Row]):
+    """Units of one store by index.
+
+    `on_wait(unit, seconds)` is called while a unit is not there yet. `on_damage(damage)` is called when a damaged unit
+    is marked: it raises, or it returns where somebody teaches the unit again; the reader then waits for that.
+    """
+
+    def __init__(
+        self,
+        store: TargetStore,
+        rows_of: Callable[[UnitTargets, StoreHeader], list[Row]],
+        name: str,
+        on_wait: Callable[[int, float], None],
+        on_damage: Callable[[DamagedShard], None],
+    ) -> None:
+        self._store, self._rows_of, self._name = store, rows_of, name
+        self._on_wait, self._on_damage = on_wait, on_damage
+        self._cache: OrderedDict[int, LoadedUnit[Row]] = OrderedDict()
+        self._ahead: dict[int, Future[LoadedUnit[Row] | None]] = {}
+        self._largest = 0
+        self._alarms: Counter[int] = Counter()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
+
+    def get(self, unit: int) -> LoadedUnit[Row]:
+        """A unit; waits until it is committed. Raises what `on_damage` raises, and DamagedStore where repairs are of
+        no use."""
+        if unit in self._cache:
+            self._cache.move_to_end(unit)
+            return self._cache[unit]
+        waiting = _Waiting(unit, self._on_wait)
+        while True:
+            try:
+                loaded = self._read_ahead(unit) or self._read(unit)
+            except DamagedShard as damage:
+                self._await_repair(damage)
+                continue
+            if loaded is not None:
+                return self._keep(unit, loaded)
+            waiting.sleep()
+
+    def look_ahead(self, units: Iterable[int]) -> None:
+        """Begin to read the units that will be asked for next, in that order, as far as there is room for them."""
+        for unit in units:
+            future = self._ahead.get(unit)
+            asked_too_early = future is not None and future.done() and not future.exception() and not future.result()
+            if unit in self._cache or (future is not None and not asked_too_early):
+                continue
+            if not self._largest or (len(self._ahead) + 1) * self._largest > _CACHE_BYTES // 2:
+                return
+            self._ahead[unit] = self._pool.submit(self._read, unit)
+            if asked_too_early:
+                return  # the teacher was not there yet: nor will it be at those after
+
+    def close(self) -> None:
+        """End the background's threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_ahead(self, unit: int) -> LoadedUnit[Row] | None:
+        """What the background read of a unit; None if nothing. Raises what it met."""
+        future = self._ahead.pop(unit, None)
+        return None if future is None or future.cancel() else future.result()
+
+    def _read(self, unit: int) -> LoadedUnit[Row] | None:
+        """Ask once for a unit; None while it is not committed."""
+        entry = self._store.log.entry(unit)
+        if entry is None:
+            return None
+        targets = self._store.read_unit(entry, draw=0)
+        size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
+        return LoadedUnit(self._rows_of(targets, self._store.header), entry.revision, size)
+
+    def _keep(self, unit: int, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
+        self._cache[unit] = loaded
+        self._largest = max(self._largest, loaded.bytes, 1)
+        room = _CACHE_BYTES - len(self._ahead) * self._largest
+        while len(self._cache) > 1 and sum(u.bytes for u in self._cache.values()) > room:
+            self._cache.popitem(last=False)
+        return loaded
+
+    def _await_repair(self, damage: DamagedShard) -> None:
+        """Mark the damage, and wait until the unit has its next revision or the mark was taken away."""
+        log, unit, revision = self._store.log, damage.unit, damage.revision
+        log.look_for_repairs()
+        if log.revision(unit) > revision:
+            return
+        log.mark_damaged(unit, revision, damage.part, damage.reason, self._name)
+        if revision >= MOST_REVISIONS:
+            raise DamagedStore(given_up(self._store.split, unit, revision, self._store.storage.uri, damage.reason))
+        self._alarms[unit] += 1
+        if self._alarms[unit] > _MOST_FALSE_ALARMS:
+            raise DamagedStore(
+                f"unit {unit} is damaged here ({damage.reason}), but whoever teaches reads it well, for the "
+                f"{_MOST_FALSE_ALARMS}rd time: check the memory, the disk and the network of this machine"
+            )
+        self._on_damage(damage)
+        waiting = _Waiting(unit, self._on_wait)
+        while log.entry(unit, revision + 1) is None and log.marks.exists(unit, revision):
+            waiting.sleep()
+
+
+class _Waiting:
+    """Says how long a unit was waited for, and sleeps, longer each time."""
+
+    def __init__(self, unit: int, tell: Callable[[int, float], None]) -> None:
+        self._unit, self._tell = unit, tell
+        self._start, self._pause = time.monotonic(), _POLL_S
+
+    def sleep(self) -> None:
+        self._tell(self._unit, time.monotonic() - self._start)
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_POLL_S)

@@ -1,0 +1,90 @@
+"""What is kept of a chunk of distributions, by the store's scheme: scalars, exact stratum, draws.
+
+Legend: n positions, V tokenizer ids, U random numbers of a position, A always-kept ids, K ids of `topk`, E entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from workers.targets.arrays import Draw
+from workers.targets.scalars import probability_codes, round_unbiased
+from workers.teacher.engine import CaptureSpec
+from workers.teacher.masses import Masses
+from workers.teacher.sampling import SparseTargets, multinomial, systematic, take_head, threshold, top_k
+
+_GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of n positions, in the order in which they came; see UnitTargets for the fields."""
+
+    entropy: np.ndarray
+    realised: np.ndarray
+    draws: list[Draw] = field(default_factory=list)
+    tail: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
+    always: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
+    logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+def keep(masses: Masses, tokens_n: torch.Tensor, spec: CaptureSpec, uniforms_nU: np.ndarray) -> Kept:
+    """What the scheme keeps of the distributions and of the tokens that stand there. Spends the masses."""
+    entropy_n, realised_n = _array(masses.entropy()), _array(masses.log_probability(tokens_n))
+    if spec.scheme == "full":
+        logprobs = _array(masses.log_probabilities()).astype(spec.precision).reshape(-1)
+        return Kept(entropy_n.astype(np.float32), realised_n.astype(np.float32), logprobs=logprobs)
+    entropy = round_unbiased(entropy_n, "entropy", uniforms_nU[:, 0])
+    realised = round_unbiased(realised_n, "realised", uniforms_nU[:, 1])
+    coin_n, drawn_nU = uniforms_nU[:, 2], uniforms_nU[:, 3:]
+    always = np.zeros(0, np.uint16)
+    if spec.always:
+        taken_nA = _array(masses.take_out(torch.tensor(spec.always, device=tokens_n.device)))
+        always = probability_codes(taken_nA, _spread(coin_n, len(spec.always))).reshape(-1)
+    if spec.scheme == "topk":
+        draw, tail = _top_k(masses, spec.top_k, drawn_nU[:, 0])
+        return Kept(entropy, realised, draws=[draw], tail=tail, always=always)
+    return Kept(entropy, realised, draws=_draws(masses, spec, drawn_nU), always=always)
+
+
+def _draws(masses: Masses, spec: CaptureSpec, uniforms_nU: np.ndarray) -> list[Draw]:
+    """The independent draws of a sampled scheme, each with random numbers of its own."""
+    u_nU = torch.from_numpy(uniforms_nU).to(masses.total_B.device)
+    each = u_nU.shape[1] // spec.redraws
+    shares = [u_nU[:, i * each : (i + 1) * each] for i in range(spec.redraws)]
+    if spec.scheme == "threshold":
+        head = take_head(masses, spec.draws)
+        return [_draw(threshold(masses, head, spec.draws, u[:, 0], u[:, 1])) for u in shares]
+    if spec.scheme == "multinomial":
+        return [_draw(multinomial(masses, u)) for u in shares]
+    return [_draw(systematic(masses, spec.draws, u[:, 0])) for u in shares]
+
+
+def _top_k(masses: Masses, k: int, coin_n: np.ndarray) -> tuple[Draw, np.ndarray]:
+    kept = top_k(masses, k)
+    n, K = kept.ids_BK.shape
+    uniforms_nK = _spread(coin_n, K + 1)
+    codes_nK = probability_codes(_array(kept.probability_BK), uniforms_nK[:, :K])
+    tail_n = probability_codes(_array(kept.tail_B), uniforms_nK[:, K])
+    ids_nK = _array(kept.ids_BK).astype(np.uint32)
+    return Draw(np.full(n, K, np.uint16), ids_nK.reshape(-1), codes_nK.reshape(-1)), tail_n
+
+
+def _spread(coin_n: np.ndarray, count: int) -> np.ndarray:
+    """Each uniform number as several [n, count], every one uniform, by shifts of the golden ratio."""
+    return (coin_n[:, None] + np.arange(count) * _GOLDEN) % 1
+
+
+def _draw(kept: SparseTargets) -> Draw:
+    return Draw(
+        _array(kept.entries_B).astype(np.uint16),
+        _array(kept.ids_E).astype(np.uint32),
+        _array(kept.counts_E).astype(np.uint16),
+    )
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.lease import Lease, LeaseLost
 from cluster.session import ray_session
 from orchestrator.checks import Checked, check
 from orchestrator.config import RunConfig
 from orchestrator.config_file import ConfigFile
+from orchestrator.errors import RunFailed
 from orchestrator.progress_view import ProgressView
 from orchestrator.run_folder import RunFolder
 from orchestrator.timing import timing
@@ -30,13 +32,27 @@ class Attempt:
     found: Checked
     run: RunFolder
     view: ProgressView
-    epoch: int
+    lease: Lease
     board: Any
     board_name: str
     started: float = field(default_factory=time.time)
     events: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     _saved: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        return self.lease.epoch
+
+    def require_lease(self, *, look: bool = True) -> None:
+        """Raise RunFailed if another driver took the run over. Without `look`, only if a beat has found that out."""
+        try:
+            if look:
+                self.lease.fence.check()
+            else:
+                self.lease.check()
+        except LeaseLost as lost:
+            raise RunFailed(str(lost)) from None
 
     def drain(self) -> list[dict[str, Any]]:
         """Take in, show and keep what the workers reported since the last call."""
@@ -51,7 +67,8 @@ class Attempt:
         return news
 
     def save_events(self) -> None:
-        """Keep the events of this attempt in the run folder."""
+        """Keep the events of this attempt in the run folder. Raises RunFailed if it was taken over."""
+        self.require_lease()
         lines = "".join(json.dumps(e, default=str) + "\n" for e in self.events)
         self.run.storage.write(f"events/{self.epoch:04d}.jsonl", lines.encode())
         wall = json.dumps({"started": self.started, "wall_s": time.time() - self.started}).encode()
@@ -71,16 +88,20 @@ class Attempt:
 
 @contextmanager
 def attempt(file: ConfigFile, view: ProgressView) -> Iterator[Attempt]:
-    """Check everything, open the run folder, connect to Ray; then the block."""
+    """Check everything, take the run's lease, open its folder, connect to Ray; then the block.
+
+    Raises ValueError while another driver holds the run.
+    """
     found = check(file)
     config = file.located()
     run = RunFolder.of(config)
-    run.open(file)
-    epoch = run.new_attempt()
-    view.say(f"run {config.name} at {run.uri}, attempt {epoch}")
-    with ray_session(config.cluster, f"stillhouse-{config.name}", CODE):
-        from workers.progress import ProgressBoard
+    run.refuse_other(file.config)
+    with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", view.say) as lease:
+        run.open(file)
+        view.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
+        with ray_session(config.cluster, f"stillhouse-{config.name}", CODE):
+            from workers.progress import ProgressBoard
 
-        board_name = f"board-{config.name}-{epoch}"
-        board = ProgressBoard.options(name=board_name).remote()  # type: ignore[attr-defined]
-        yield Attempt(config, found, run, view, epoch, board, board_name)
+            board_name = f"board-{config.name}-{lease.epoch}"
+            board = ProgressBoard.options(name=board_name).remote()  # type: ignore[attr-defined]
+            yield Attempt(config, found, run, view, lease, board, board_name)

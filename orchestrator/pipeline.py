@@ -24,6 +24,7 @@ from orchestrator.students import lineup
 from orchestrator.timing import timing
 from orchestrator.watch import Teaching, Training, watch
 from workers.splits import TRAIN
+from workers.targets.contract import Contract
 
 
 def run_all(file: ConfigFile, view: ProgressView) -> tuple[int, dict[str, Any]]:
@@ -31,10 +32,10 @@ def run_all(file: ConfigFile, view: ProgressView) -> tuple[int, dict[str, Any]]:
     with attempt(file, view) as now:
         with view:
             with Preparation(now) as preparation:
-                vocabulary = freeze_prompts(now, preparation)
+                declared = freeze_prompts(now, preparation)
                 teaching = Teaching(now, capture.missing_units(now.run))
-                make_initial_weights(now, preparation, vocabulary)  # while the teacher loads
-            watch(now, teaching, Training(now, [], repairs=True))
+                make_initial_weights(now, preparation, declared.vocabulary)  # while the teacher loads
+            watch(now, teaching, Training(now, [], declared, repairs=True))
         report = measure_and_export(now)
     return (1 if now.failures else 0), report
 
@@ -52,14 +53,14 @@ def train_only(file: ConfigFile, view: ProgressView, only: list[str]) -> Attempt
     """The students' part alone, from units that are taught already."""
     with attempt(file, view) as now, view:
         with Preparation(now) as preparation:
-            vocabulary = freeze_prompts(now, preparation)
+            declared = freeze_prompts(now, preparation)
             if missing := capture.missing_units(now.run, (TRAIN,)):
                 raise ValueError(
                     f"train: {_lacking(missing)}; run `stillhouse teach` first, or `stillhouse run`, which does both "
                     "at once"
                 )
-            make_initial_weights(now, preparation, vocabulary)
-        watch(now, None, Training(now, only, repairs=False))
+            make_initial_weights(now, preparation, declared.vocabulary)
+        watch(now, None, Training(now, only, declared, repairs=False))
     return now
 
 
@@ -81,15 +82,14 @@ def export_only(file: ConfigFile, view: ProgressView) -> list[str]:
     return export(run, config, report)
 
 
-def freeze_prompts(now: Attempt, preparation: Preparation) -> int:
-    """Prompts frozen and stores opened; returns the tokenizer's vocabulary. What is there already is only read."""
+def freeze_prompts(now: Attempt, preparation: Preparation) -> Contract:
+    """Prompts frozen and stores opened; returns what students expect of theirs. What is there already is only read."""
     summary = preparation.prompts()
     splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
     now.view.say(f"prompts frozen: {splits}; {summary['set_aside']} rows set aside")
     for reason, count in summary["reasons"].items():
         now.view.say(f"  set aside: {count} × {reason}")
-    capture.open_stores(now.run, now.config, now.found, summary["vocabulary"])
-    return summary["vocabulary"]
+    return capture.open_stores(now.run, now.config, now.found, summary["vocabulary"])
 
 
 def make_initial_weights(now: Attempt, preparation: Preparation, vocabulary: int) -> None:
@@ -137,9 +137,11 @@ def measure_and_export(now: Attempt, *, exports: bool = True) -> dict[str, Any]:
         evaluation = evaluate(run, config, now.board_name)
     report = build_report(run, config, evaluation, now.failures, now.timing())
     if exports:
+        now.require_lease()
         for key in export(run, config, report):
             report["students"][key.removeprefix("exports/")]["export"] = key
         report["timing"] = now.timing()
+    now.require_lease()
     run.storage.write("report.json", json.dumps(report, indent=1).encode())
     run.storage.write("report.md", markdown(report).encode())
     now.view.console.print(closing_table(report))

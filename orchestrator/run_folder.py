@@ -1,6 +1,6 @@
-"""The folder of one run: its identity, its attempts, and what is done in it.
+"""The folder of one run: its identity, and what is done in it.
 
-config.resolved.yaml environment.json prompts/ targets/ students/ exports/ events/ report.json report.md
+attempts/ config.resolved.yaml environment.json prompts/ targets/ students/ exports/ events/ report.json report.md
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
 import sys
-import time
-import uuid
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -77,18 +74,6 @@ class RunFolder:
 
     def environment(self) -> dict[str, Any]:
         return json.loads(self.storage.read(ENVIRONMENT_KEY))
-
-    def new_attempt(self) -> int:
-        """The number of this attempt at the run: one more than the last. Two drivers never get the same one."""
-        number = 1 + max(
-            (int(k.rsplit("/", 1)[1].removesuffix(".json")) for k in self.storage.keys("attempts")), default=0
-        )
-        who = json.dumps(
-            {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "id": uuid.uuid4().hex}
-        ).encode()
-        while not self.storage.create(f"attempts/{number:04d}.json", who):
-            number += 1
-        return number
 
     def read_json(self, key: str) -> Any:
         """A JSON value, or None where there is none yet."""

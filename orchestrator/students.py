@@ -12,10 +12,11 @@ from typing import Any
 import ray
 
 from cluster.storage import open_storage
+from orchestrator.attempt import Attempt
 from orchestrator.config import RunConfig
-from orchestrator.run_folder import RunFolder
 from workers.student.config import SpecialistConfig
 from workers.student.train_loop import SpecialistJob, train_chain
+from workers.targets.contract import Contract
 
 HARD_LABELS, GENERALIST = "hard_labels", "generalist"
 
@@ -52,21 +53,20 @@ def initial_key(student: Student) -> str:
     return f"students/{student.control_of or student.name}/initial"
 
 
-def make_job(
-    student: Student, run: RunFolder, seed: int, tokenizer: str, board: str, *, repairs: bool
-) -> dict[str, Any]:
+def make_job(student: Student, now: Attempt, declared: Contract, *, repairs: bool) -> dict[str, Any]:
     """What the student's workers are given. `repairs`: whether damaged units are taught again meanwhile."""
     return asdict(
         SpecialistJob(
             name=student.name,
-            run_uri=run.uri,
+            run_uri=now.run.uri,
             initial=initial_key(student),
             mix=student.mix,
             loss=student.config.loss.model_dump(),
             train=student.config.train.model_dump(),
-            seed=seed,
-            tokenizer=tokenizer,
-            progress=board,
+            seed=now.config.seed,
+            declared=declared,
+            epoch=now.epoch,
+            progress=now.board_name,
             repairs=repairs,
         )
     )

@@ -15,10 +15,10 @@ import pyarrow as pa
 from orchestrator.targets_source import OpenTargets, entries_of, part_bytes, per_token
 from workers.manifest import Manifest
 from workers.targets.arrays import UnitTargets
+from workers.targets.damage import DamagedShard
 from workers.targets.inspection import find_problems
 from workers.targets.log import Entry
-from workers.targets.ranks import RankTable
-from workers.targets.store import RANKS, DamagedShard, TargetStore
+from workers.targets.store import TargetStore
 
 MARKED_BY = "stillhouse targets verify"
 
@@ -111,8 +111,8 @@ def verify(source: OpenTargets, on_unit: OnUnit = lambda units, found: None) -> 
     store, found = source.store, Verification(domains={d: DomainSums() for d in source.plan.domains})
     units = sorted(store.log.committed())
     found.committed = len(units)
-    if (fault := _ranks_fault(store)) is not None:
-        found.faults.append(fault)
+    found.faults += _ranks_faults(store)
+    if len(found.faults) == len(store.rank_files.keys):
         return found
     manifest = _manifest(source)
     for read in _read_ahead(store, units):
@@ -128,35 +128,19 @@ def verify(source: OpenTargets, on_unit: OnUnit = lambda units, found: None) -> 
 
 
 def _mark(store: TargetStore, entry: Entry, fault: Fault, found: Verification) -> None:
+    """Say in the log that a unit is damaged, so that it is taught again."""
     try:
-        if _mark_damaged(store, entry, fault):
-            found.marked.append(entry.unit)
+        store.log.mark_damaged(entry.unit, entry.revision, fault.part, fault.reason, MARKED_BY)
+        found.marked.append(entry.unit)
     except OSError as error:
         found.unmarked = _one_line(error)
 
 
-def _mark_damaged(store: TargetStore, entry: Entry, fault: Fault) -> bool:
-    """Say in the log that a unit is damaged, so that it is taught again. False where the log has no such word."""
-    mark = getattr(store.log, "mark_damaged", None)
-    if mark is None:
-        return False
-    mark(entry.unit, getattr(entry, "revision", 0), fault.part, fault.reason, MARKED_BY)
-    return True
-
-
-def _ranks_fault(store: TargetStore) -> Fault | None:
-    """What is wrong with the table of ranks, without which nothing can be read."""
-    key = f"{store.root}/{RANKS}"
-    try:
-        ranks: RankTable = store.ranks
-    except DamagedShard as error:
-        return Fault(None, key, str(error))
-    except _NOT_DECODED as error:
-        return Fault(None, key, f"cannot be decoded: {_one_line(error)}")
-    if len(ranks.id_of_rank) != store.header.vocabulary:
-        reason = f"ranks {len(ranks.id_of_rank):,} ids of a vocabulary of {store.header.vocabulary:,}"
-        return Fault(None, key, reason)
-    return None
+def _ranks_faults(store: TargetStore) -> list[Fault]:
+    """What is wrong with the two files of the table of ranks, one of which is needed to read anything."""
+    if not store.header.sampled:
+        return []
+    return [Fault(None, problem.split()[0], " ".join(problem.split()[1:])) for problem in store.rank_files.problems()]
 
 
 def _manifest(source: OpenTargets) -> Manifest:

@@ -51,12 +51,13 @@ def show_verification(result: dict[str, Any], out: Console) -> None:
     heads = ["domain", "units", "targets", "entropy", "log p", "entries/token", "bytes/token"]
     print_columns(out, heads, rows, ["domain"])
     units, faults = result["units"], result["faults"]
+    ranks_lost = sum(fault["unit"] is None for fault in faults) == 2
     out.print(
         f"{units['sound']:,} of {units['committed']:,} committed units are sound ({units['planned']:,} planned)",
         style="" if faults else "green",
     )
     for fault in faults:
-        out.print(_line(fault), style="red", markup=False)
+        out.print(_line(fault, ranks_lost), style="red", markup=False)
     if result["marked"]:
         out.print("Damaged units are marked: `stillhouse teach CONFIG` teaches them again", markup=False)
     if any(fault["unit"] is not None and not fault["mends"] for fault in faults):
@@ -65,9 +66,12 @@ def show_verification(result: dict[str, Any], out: Console) -> None:
         out.print(f"Damaged units cannot be marked, so nothing teaches them again: {result['unmarked']}", markup=False)
 
 
-def _line(fault: dict[str, Any]) -> str:
+def _line(fault: dict[str, Any], ranks_lost: bool) -> str:
     if fault["unit"] is None:
-        return f"{fault['part']}: {fault['reason']}; no unit can be read without it, and no teaching mends it"
+        mending = "its copy serves, and `stillhouse teach CONFIG` writes it anew"
+        if ranks_lost:
+            mending = "nor is its copy there: no unit can be read without one, and no teaching mends it"
+        return f"{fault['part']} {fault['reason']}; {mending}"
     domains = f" ({', '.join(fault['domains'])})" if fault["domains"] else ""
     part = "" if fault["part"] in fault["reason"] else f"; {fault['part']}"
     return f"unit {fault['unit']}{domains}: {fault['reason']}{part}"

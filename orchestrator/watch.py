@@ -14,6 +14,7 @@ from orchestrator.repairs import rows_of_marked
 from orchestrator.students import Student, Supervisor, lineup, make_job
 from workers.manifest import read_plan
 from workers.splits import TRAIN
+from workers.targets.contract import Contract
 
 _TICK_S = 0.25
 
@@ -86,16 +87,20 @@ class Teaching:
             try:
                 ray.get(call)
             except ray.exceptions.RayError as error:
+                self._now.require_lease()
                 raise RunFailed(f"the teacher stopped: {first_cause(error)}") from error
         self._start_repairs()
         return not self._calls
 
 
 class Training:
-    """The students' supervisor and its calls. `repairs`: whether a teacher mends what they find damaged."""
+    """The students' supervisor and its calls.
 
-    def __init__(self, now: Attempt, only: list[str], *, repairs: bool) -> None:
-        self._now, self._repairs = now, repairs
+    `declared` is what they expect of their targets. `repairs`: whether a teacher mends what they find damaged.
+    """
+
+    def __init__(self, now: Attempt, only: list[str], declared: Contract, *, repairs: bool) -> None:
+        self._now, self._declared, self._repairs = now, declared, repairs
         self._chains = [
             [s for s in chain if now.run.student_done(s.name) is None]
             for chain in lineup(now.config)
@@ -112,8 +117,7 @@ class Training:
             return
         supervisor = Supervisor.options(max_concurrency=len(chains)).remote()  # type: ignore[attr-defined]
         for chain in chains:
-            facts = (now.run, now.config.seed, now.found.tokenizer, now.board_name)
-            jobs = [make_job(s, *facts, repairs=self._repairs) for s in chain]
+            jobs = [make_job(s, now, self._declared, repairs=self._repairs) for s in chain]
             self._calls[supervisor.train.remote(jobs)] = chain
 
     def collect(self) -> None:
@@ -126,6 +130,7 @@ class Training:
             except ray.exceptions.RayError as lost:
                 error = first_cause(lost)
             if error is not None:
+                self._now.require_lease()
                 name = next((s.name for s in chain if self._now.run.student_done(s.name) is None), chain[0].name)
                 self._now.failures[name] = error
                 self._now.view.event({"kind": "student", "student": name, "state": "failed", "note": error})
@@ -139,9 +144,11 @@ class Training:
 def watch(now: Attempt, teaching: Teaching | None, training: Training | None) -> None:
     """Show what happens until both are over. A teacher that ends in an error ends the run with its first cause.
 
-    Replicas are placed before students start, so that the two can't hold what the other waits for.
+    Replicas are placed before students start, so that the two can't hold what the other waits for. A driver that was
+    taken over ends here, naming who took over, and writes nothing more.
     """
     while True:
+        now.require_lease(look=False)
         for event in now.drain():
             if teaching is not None:
                 teaching.note(event)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -21,3 +24,21 @@ os.environ.update(
 )
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """Where an S3 server in this process answers."""
+    from s3_servers import moto
+
+    with moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def seaweed_endpoint() -> Iterator[str]:
+    """Where a real S3 server, a child of this process, answers."""
+    from s3_servers import seaweed
+
+    with seaweed() as endpoint:
+        yield endpoint

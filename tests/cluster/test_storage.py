@@ -1,4 +1,4 @@
-"""One contract for both stores: a local folder, and S3 (moto's server on this machine)."""
+"""One contract for all stores: a local folder, and S3 at two servers on this machine (moto, SeaweedFS)."""
 
 from __future__ import annotations
 
@@ -11,45 +11,28 @@ from typing import Any
 
 import fsspec
 import pytest
+from s3_servers import reached_at
 
 from cluster.storage import LocalStorage, RemoteStorage, Storage, check_writable, free_bytes, join, open_storage
 
 WRITERS = 16
 
 
-@pytest.fixture(scope="module")
-def s3_bucket() -> Iterator[str]:
-    """The `s3://` URI of a bucket on an S3 server that runs as long as this file's tests."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    filesystem = fsspec.get_filesystem_class("s3")
-    filesystem.clear_instance_cache()  # an instance keeps the endpoint that it was made with
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.filesystem("s3", use_listings_cache=False).mkdir("shelf")
-        yield "s3://shelf"
-    filesystem.clear_instance_cache()
-    server.stop()
-
-
 @pytest.fixture
-def s3(s3_bucket: str) -> str:
+def s3(moto_endpoint: str) -> Iterator[str]:
     """A prefix of its own, empty."""
-    return join(s3_bucket, uuid.uuid4().hex)
+    with reached_at(moto_endpoint) as bucket:
+        yield join(bucket, uuid.uuid4().hex)
 
 
-@pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """Both kinds of store, empty."""
+@pytest.fixture(params=["local", "moto", "seaweed"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    """Every kind of store, empty."""
     if request.param == "local":
-        return open_storage(str(tmp_path / "store"))
-    return open_storage(join(request.getfixturevalue("s3"), "runs", "one"))
+        yield open_storage(str(tmp_path / "store"))
+        return
+    with reached_at(request.getfixturevalue(f"{request.param}_endpoint")) as bucket:
+        yield open_storage(join(bucket, uuid.uuid4().hex, "runs", "one"))
 
 
 def at_once(writers: int, work: Callable[[int], Any]) -> list[Any]:
@@ -301,25 +284,20 @@ def test_check_writable_explains_missing_credentials(s3: str, monkeypatch: pytes
 
 def test_an_endpoint_that_does_not_answer_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the client calls it: callers handle OSError, and FileNotFoundError means that there is no such key."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    options = {
-        "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"},
-        "config_kwargs": {"retries": {"max_attempts": 0}},
-    }
-    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
-    nowhere = RemoteStorage("s3://shelf")
-    nowhere._fs = fsspec.filesystem("s3", skip_instance_cache=True, **options)
-    calls: list[Callable[[], Any]] = [
-        lambda: nowhere.read("a"),
-        lambda: nowhere.write("a", b""),
-        lambda: nowhere.create("a", b""),
-        lambda: nowhere.keys("a"),
-    ]
-    for call in calls:
-        with pytest.raises(OSError) as caught:
-            call()
-        assert not isinstance(caught.value, FileNotFoundError)
+    monkeypatch.setattr("cluster.s3_storage.ATTEMPTS", 1)
+    with reached_at("http://127.0.0.1:9"):
+        nowhere = RemoteStorage("s3://shelf/run")
+        calls: list[Callable[[], Any]] = [
+            lambda: nowhere.read("log/a"),
+            lambda: nowhere.write("log/a", b""),
+            lambda: nowhere.create("log/a", b""),
+            lambda: nowhere.keys("log/a"),
+        ]
+        for call in calls:
+            with pytest.raises(OSError) as caught:
+                call()
+            assert not isinstance(caught.value, FileNotFoundError)
+            assert "s3://shelf/run/log/a" in str(caught.value) and "http://127.0.0.1:9" in str(caught.value)
 
 
 def test_pyarrow_writes_below_a_key(storage: Storage) -> None:

@@ -89,11 +89,20 @@ class Job:
 
     def kill_rank_at(self, point: str, verb: str, *arguments: str) -> str:
         """Start a command and SIGKILL a gang's rank while its leader stands at a point; the command's whole output."""
+        driver = self.start_until(point, 2, verb, *arguments)
+        ranks = [p for p in psutil.Process(driver.pid).children(recursive=True) if "GangRank" in " ".join(p.cmdline())]
+        ranks[0].kill()
+        output, _ = driver.communicate(timeout=400)
+        assert driver.returncode == 0, output[-3000:]
+        return output
+
+    def start_until(self, point: str, seconds: float, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command, and return when some process of it stands at a point, for so many seconds."""
         marks = self._marks()
         environment = os.environ | {
             "STILLHOUSE_PAUSE_AT": point,
             "STILLHOUSE_PAUSE_DIR": str(marks),
-            "STILLHOUSE_PAUSE_S": "2",
+            "STILLHOUSE_PAUSE_S": str(seconds),
         }
         driver = subprocess.Popen(
             self.command(verb, *arguments),
@@ -104,11 +113,7 @@ class Job:
             text=True,
         )
         self._wait_for(marks, driver)
-        ranks = [p for p in psutil.Process(driver.pid).children(recursive=True) if "GangRank" in " ".join(p.cmdline())]
-        ranks[0].kill()
-        output, _ = driver.communicate(timeout=400)
-        assert driver.returncode == 0, output[-3000:]
-        return output
+        return driver
 
     def kill_at(self, point: str, verb: str, *arguments: str) -> None:
         """Start a command, wait until some process of it stands at a point, and SIGKILL the driver there."""

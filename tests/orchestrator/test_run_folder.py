@@ -1,21 +1,29 @@
-"""The run folder: whose it is, what may differ between attempts, and who gets which number."""
+"""The run folder: whose it is, what may differ between attempts, and what a driver that lost it must not write."""
 
 from __future__ import annotations
 
 import json
-import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cluster.holder import Holder
+from cluster.lease import Lease
 from orchestrator.attempt import Attempt
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
 from orchestrator.config_file import ConfigFile, validate
+from orchestrator.errors import RunFailed
+from orchestrator.pipeline import measure_and_export
 from orchestrator.progress_view import ProgressView
 from orchestrator.run_folder import CONFIG_KEY, RunFolder, differences
+from orchestrator.watch import watch
 
 
 def config(**changes: Any) -> RunConfig:
@@ -147,41 +155,9 @@ def test_no_secret_of_the_environment_is_written(project: Any, monkeypatch: pyte
     file: ConfigFile = project.load()
     run = RunFolder.of(file.located())
     run.open(file)
-    run.new_attempt()
+    with Lease.take(run.storage, "the run"):
+        pass
     assert not [p for p in Path(run.uri).rglob("*") if p.is_file() and b"precious" in p.read_bytes()]
-
-
-# Attempts -----------------------------------------------------------------------------------------------------
-
-
-def test_attempts_are_numbered_from_one(tmp_path: Path) -> None:
-    assert [RunFolder(str(tmp_path)).new_attempt() for _ in range(12)] == list(range(1, 13))
-
-
-def test_racing_attempts_never_share_a_number(tmp_path: Path) -> None:
-    """Eight drivers at once, five times each: every number once, none left out."""
-    numbers: list[int] = []
-    gate = threading.Barrier(8)
-
-    def drive() -> None:
-        run = RunFolder(str(tmp_path))
-        for _ in range(5):
-            gate.wait()
-            numbers.append(run.new_attempt())
-
-    threads = [threading.Thread(target=drive) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(numbers) == list(range(1, 41))
-    assert len(list((tmp_path / "attempts").iterdir())) == 40
-
-
-def test_an_attempt_says_who_it_is(tmp_path: Path) -> None:
-    run = RunFolder(str(tmp_path))
-    number = run.new_attempt()
-    assert {"host", "pid", "since"} <= run.read_json(f"attempts/{number:04d}.json").keys()
 
 
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:
@@ -194,20 +170,68 @@ def test_what_is_not_there_is_none(tmp_path: Path) -> None:
 # Events -------------------------------------------------------------------------------------------------------
 
 
-def attempt(run: RunFolder, number: int, events: list[dict[str, Any]]) -> Attempt:
-    made = Attempt(config(), Checked(), run, ProgressView(), number, board=None, board_name="")
-    made.events += events
-    return made
+@contextmanager
+def attempt(run: RunFolder, events: list[dict[str, Any]] = []) -> Iterator[Attempt]:
+    with Lease.take(run.storage, "the run") as lease:
+        made = Attempt(config(), Checked(), run, ProgressView(), lease, board=None, board_name="")
+        made.events += events
+        yield made
 
 
 def test_timing_adds_up_over_attempts(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
     units = [{"kind": "unit", "taught": True, "started": s, "finished": s + 10.0} for s in (100.0, 200.0)]
-    attempt(run, 1, units[:1]).timing()
-    second = attempt(run, 2, units[1:])
-    assert second.timing()["teacher_s"] == 20
-    assert second.timing()["teacher_s"] == 20, "asked twice is the same"
-    walls = [run.read_json(f"events/{n:04d}.wall.json")["wall_s"] for n in (1, 2)]
-    assert second.timing()["wall_s"] >= round(sum(walls), 2)
+    with attempt(run, units[:1]) as first:
+        first.timing()
+    with attempt(run, units[1:]) as second:
+        assert second.timing()["teacher_s"] == 20
+        assert second.timing()["teacher_s"] == 20, "asked twice is the same"
+        walls = [run.read_json(f"events/{n:04d}.wall.json")["wall_s"] for n in (1, 2)]
+        assert second.timing()["wall_s"] >= round(sum(walls), 2)
     kept = [json.loads(line) for line in run.storage.read("events/0001.jsonl").splitlines()]
     assert kept == units[:1]
+
+
+# Taken over ---------------------------------------------------------------------------------------------------
+
+
+def take_over(run: RunFolder) -> str:
+    """Another driver has the run now; returns who."""
+    holder = replace(Holder.this_process(), host="elsewhere", pid=7)
+    assert run.storage.create("attempts/0002.json", holder.to_bytes())
+    return f"attempt 1 was taken over by attempt 2 ({holder})"
+
+
+def files(run: RunFolder) -> dict[str, float]:
+    return {f.key: f.modified for f in run.storage.listing("") if not f.key.startswith("attempts/")}
+
+
+def test_a_driver_that_was_taken_over_writes_no_events_and_no_report(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    with attempt(run) as now:
+        now.save_events()
+        before, who = files(run), take_over(run)
+        for write in (now.save_events, now.timing, lambda: measure_and_export(now)):
+            with pytest.raises(RunFailed) as caught:
+                write()
+            assert who in str(caught.value)
+        assert files(run) == before
+
+
+def test_a_driver_that_learns_of_it_by_its_beats_stops_watching(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    with attempt(run) as now:
+        now.require_lease(look=False)
+        who = take_over(run)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                now.require_lease(look=False)
+            except RunFailed:
+                break
+            time.sleep(0.05)
+        with pytest.raises(RunFailed) as caught:
+            watch(now, None, None)
+        assert who in str(caught.value)
+        assert files(run) == {}
+    assert not run.storage.exists("attempts/0001.end.json")

@@ -396,8 +396,12 @@ def test_a_unit_that_the_plan_does_not_have(taught: TaughtRun, stillhouse: Comma
 def test_without_its_table_of_ranks_no_unit_can_be_read(taught: TaughtRun, stillhouse: Command) -> None:
     taught.run.storage.delete("targets/train/ranks.parquet")
     result = found(stillhouse, "verify", RUN, code=1)
-    assert list(reasons(result)) == [None] and result["marked"] == []
-    assert "no unit can be read without it" in stillhouse("targets", "verify", RUN).out
+    assert list(reasons(result)) == [None] and result["units"]["sound"] == result["units"]["committed"] > 0
+    assert "its copy serves" in stillhouse("targets", "verify", RUN).out
+    taught.run.storage.write("targets/train/ranks.copy.parquet", b"x")
+    result = found(stillhouse, "verify", RUN, code=1)
+    assert list(reasons(result)) == [None] and len(result["faults"]) == 2 and result["marked"] == []
+    assert "no unit can be read without one" in stillhouse("targets", "verify", RUN).out
 
 
 def test_units_whose_bytes_have_changed_are_marked_and_no_others(

@@ -7,11 +7,13 @@ import math
 import pytest
 
 from workers.student.train_loop import SpecialistJob, bad_loss
+from workers.targets.contract import Contract
 
 
 @pytest.mark.parametrize(("step", "remedy"), [(1, "weights it starts from"), (7, "train.lr")])
 def test_a_loss_that_is_no_number_names_the_remedy(step: int, remedy: str) -> None:
-    job = SpecialistJob("legal", "runs/job", "students/legal/initial", {"legal": 1.0}, {}, {}, 0, "tokenizer", "")
+    declared = Contract("tokenizer", "template", "systematic", 97, {})
+    job = SpecialistJob("legal", "runs/job", "students/legal/initial", {"legal": 1.0}, {}, {}, 0, declared, 1, "")
     message = str(bad_loss(job, step, math.nan))
     assert message.startswith(f"legal: the loss of step {step} is nan; ") and remedy in message
     assert message.endswith(f"students/legal/failed-step-{step}.json")

@@ -13,6 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from cluster.holder import Holder
+from cluster.lease import Fence
 from cluster.storage import LocalStorage, open_storage
 from workers.manifest import read_plan, write_manifest
 from workers.student.checkpoint import Checkpoints
@@ -20,6 +22,7 @@ from workers.student.config import LossConfig, ModelConfig, TrainConfig
 from workers.student.initial import make_initial
 from workers.student.schedule import learning_rate
 from workers.targets.arrays import UnitTargets
+from workers.targets.contract import Contract
 from workers.targets.reader import TargetStream
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
@@ -102,7 +105,7 @@ def trained(
     make_targets: MakeTargets,
     commit: CommitUnit,
 ) -> Trained:
-    """One pair of processes trains with ZeRO 1, 2 and 3, and goes on from a checkpoint of the last."""
+    """One pair of processes trains with ZeRO 1, 2 and 3, goes on from checkpoints, and works for a late driver."""
     root = tmp_path_factory.mktemp("run")
     storage = LocalStorage(root)
     fill_store(storage, make_header(vocabulary=V), make_targets, commit)
@@ -129,13 +132,16 @@ def trained(
             "loss": LOSS.model_dump(),
             "train": {**TRAIN, "tokens": budget, "zero": zero},
             "seed": 0,
-            "tokenizer": "tokenizer",
+            "declared": vars(Contract.of(TargetStore(storage, "train").header)),
+            "epoch": 1,
             "progress": "",
             **extra,
         }
 
     jobs = [job(f"zero-{zero}", zero) for zero in (1, 2, 3)]
     jobs += [job(f"resumed-{zero}", zero, killed={"source": f"zero-{zero}", "step": 2}) for zero in (1, 3)]
+    jobs += [job("late", 1, epoch=5)]
+    storage.create("attempts/0006.json", Holder.this_process().to_bytes())
     (root / "jobs.json").write_text(json.dumps(jobs))
     run_ranks("zero_rank.py", 2, root / "jobs.json")
     return Trained(root, losses, norms, {k: v.detach() for k, v in model.state_dict().items()})
@@ -190,7 +196,7 @@ def test_a_resumed_training_is_one_never_stopped(zero: int, trained: Trained) ->
 
 
 def test_a_checkpoint_of_another_number_of_workers_is_refused(trained: Trained, tmp_path: Path) -> None:
-    checkpoints = Checkpoints(open_storage(str(trained.root)), "students/zero-1")
+    checkpoints = Checkpoints(open_storage(str(trained.root)), "students/zero-1", Fence(LocalStorage(trained.root), 1))
     pointer = checkpoints.latest()
     assert pointer is not None and pointer.world == 2 and pointer.step == STEPS
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
@@ -204,3 +210,10 @@ def test_a_checkpoint_of_another_number_of_workers_is_refused(trained: Trained, 
 def test_old_checkpoints_are_deleted_and_the_last_two_kept(trained: Trained) -> None:
     storage = LocalStorage(trained.root)
     assert storage.keys("students/zero-1/log") == [f"students/zero-1/log/{s:08d}.json" for s in (2, 4)]
+
+
+def test_students_of_a_driver_that_was_taken_over_leave_no_checkpoint_and_no_model(trained: Trained) -> None:
+    storage = LocalStorage(trained.root)
+    assert storage.keys("students/late") == ["students/late/lost-0", "students/late/lost-1"]
+    assert b"attempt 5 was taken over by attempt 6" in storage.read("students/late/lost-0")
+    assert [f.key for f in storage.listing("students/late")] == storage.keys("students/late")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from cluster.lease import LeaseLost
+from cluster.storage import open_storage
 from workers.student.train_loop import SpecialistJob, train_specialist
 from workers.teacher.loading import join_process_group
 
@@ -31,7 +33,11 @@ def main() -> None:
         if killed and rank == 0:
             leave_as_killed(Path(fields["run_uri"]), killed["source"], fields["name"], killed["step"])
         dist.barrier()
-        train_specialist(SpecialistJob(**fields))
+        job = SpecialistJob.from_fields(fields)
+        try:
+            train_specialist(job)
+        except LeaseLost as lost:
+            open_storage(job.run_uri).write(f"{job.root}/lost-{rank}", str(lost).encode())
     dist.barrier()
     dist.destroy_process_group()
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from cluster.faults import pause_point
+from cluster.lease import Fence
 from cluster.storage import Storage
 
 
@@ -36,8 +37,8 @@ class CheckpointPointer:
 class Checkpoints:
     """The checkpoints of one specialist."""
 
-    def __init__(self, storage: Storage, root: str) -> None:
-        self._storage, self._root = storage, root
+    def __init__(self, storage: Storage, root: str, fence: Fence) -> None:
+        self._storage, self._root, self._fence = storage, root, fence
 
     def latest(self) -> CheckpointPointer | None:
         """The newest complete checkpoint."""
@@ -45,13 +46,18 @@ class Checkpoints:
         return CheckpointPointer(**json.loads(self._storage.read(keys[-1]))) if keys else None
 
     def save(self, engine: Any, pointer: CheckpointPointer) -> None:
-        """Write all ranks' files, then the pointer; older checkpoints but the last two are deleted. A collective."""
+        """Write all ranks' files, then the pointer; older checkpoints but the last two are deleted. A collective.
+
+        Raises LeaseLost if another driver took the run over: the files and pointers are that one's now.
+        """
+        self._fence.check()
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
             engine.save_checkpoint(folder, tag="state", client_state={})
             self._storage.upload_folder(Path(folder), pointer.key)
         pause_point("checkpoint-files")
         dist.barrier()
         if dist.get_rank() == 0:
+            self._fence.check()
             self._storage.create(f"{self._root}/log/{pointer.step:08d}.json", json.dumps(asdict(pointer)).encode())
             self._prune()
         dist.barrier()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.faults import pause_point
+from cluster.lease import Fence
 from cluster.storage import Storage, open_storage
 from workers.manifest import read_plan
 from workers.progress import Reporter
@@ -24,6 +25,7 @@ from workers.splits import TRAIN
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.engine import start_engine, whole_weights
 from workers.student.schedule import learning_rate
+from workers.targets.contract import Contract
 from workers.targets.damage import DamagedShard
 from workers.targets.reader import Cursor, TargetRow, TargetStream
 from workers.targets.store import TargetStore
@@ -44,11 +46,18 @@ class SpecialistJob:
     loss: dict[str, Any]
     train: dict[str, Any]
     seed: int
-    tokenizer: str
-    """Fingerprint that the targets must have been made with."""
+    declared: Contract
+    """What the targets must be."""
+    epoch: int
+    """The driver's lease, which must hold when a checkpoint or the final model is written."""
     progress: str
     repairs: bool = False
     """Whether somebody teaches damaged units again while this student waits for them."""
+
+    @staticmethod
+    def from_fields(fields: dict[str, Any]) -> SpecialistJob:
+        """The inverse of `asdict`."""
+        return SpecialistJob(**{**fields, "declared": Contract(**fields["declared"])})
 
     @property
     def root(self) -> str:
@@ -62,7 +71,7 @@ def train_chain(config: dict[str, Any]) -> None:
     that a restart goes on in the middle of the chain.
     """
     for fields in config["jobs"]:
-        job = SpecialistJob(**fields)
+        job = SpecialistJob.from_fields(fields)
         if not open_storage(job.run_uri).exists(f"{job.root}/done.json"):
             train_specialist(job)
 
@@ -93,9 +102,10 @@ class Trainer:
         self.job, self.train, self.loss = job, train, loss
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.storage: Storage = open_storage(job.run_uri)
+        self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
         self.engine, self.device = start_engine(job.initial, train, self.storage)
-        self.checkpoints = Checkpoints(self.storage, job.root)
+        self.checkpoints = Checkpoints(self.storage, job.root, self.fence)
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
@@ -167,11 +177,7 @@ class Trainer:
 
     def _open_store(self) -> TargetStore:
         store = TargetStore(self.storage, TRAIN)
-        if store.header.tokenizer != self.job.tokenizer:
-            raise ValueError(
-                f"{self.job.name}: the targets were made with another tokenizer ({store.header.tokenizer[:12]}) "
-                f"than this specialist's ({self.job.tokenizer[:12]})"
-            )
+        self.job.declared.check(store.header, self.job.name)
         return store
 
     def _resume(self) -> Cursor | None:
@@ -197,15 +203,17 @@ class Trainer:
         self.report("student", state="checkpoint", step=self.step, tokens=self.tokens)
 
     def _finish(self) -> None:
-        """The trained model as a safetensors folder, then the mark that says so."""
+        """The trained model as a safetensors folder, then the mark that says so. Raises LeaseLost."""
         import torch.distributed as dist
 
         state = whole_weights(self.engine)
         if self.rank == 0:
             with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
                 self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
+                self.fence.check()
                 self.storage.upload_folder(Path(folder), f"{self.job.root}/final")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
+            self.fence.check()
             self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
         dist.barrier()
         self.report("student", state="done", step=self.step, tokens=self.tokens)

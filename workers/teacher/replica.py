@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from cluster.faults import pause_point
+from cluster.lease import Fence
 from cluster.storage import open_storage
 from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
@@ -23,6 +23,7 @@ from workers.targets.arrays import UnitTargets
 from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
+from workers.teacher.commit import commit_unit
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.gang import Gang
@@ -42,6 +43,7 @@ class ReplicaJob:
     run_uri: str
     withhold: dict[str, list[str]]
     epoch: int
+    """The driver's lease, which must hold when a unit is committed."""
     deadline_s: float
     progress: str
     """Name of the run's progress actor."""
@@ -56,6 +58,7 @@ class Replica:
     def __init__(self, job: ReplicaJob) -> None:
         self._job = job
         self._storage = open_storage(job.run_uri)
+        self._fence = Fence(self._storage, job.epoch)
         self._report = Reporter(job.progress)
         self._gang = Gang(
             job.name, job.teacher, deadline_s=job.deadline_s, say=lambda text: self._report("teacher", note=text)
@@ -70,7 +73,7 @@ class Replica:
         return {"unit": batch["unit"], "split": batch["split"], "taught": np.array(done)}
 
     def _teach(self, split: str, unit: int, repair: int = 0) -> bool:
-        """Teach one unit and commit it. False if it was committed already, or needs no repair."""
+        """Teach one unit and commit it. False if it was committed already, or needs no repair. Raises LeaseLost."""
         store, manifest = self._open(split)
         if not store.has_ranks:
             self._calibrate(store)
@@ -96,9 +99,7 @@ class Replica:
             set_aside=tuple(set_aside),
             **(revision_of(damaged) if damaged is not None else {}),
         )
-        pause_point("before-entry")
-        won = store.log.commit(entry)
-        pause_point("after-entry")
+        won = commit_unit(store, entry, self._fence)
         self._report(
             "unit",
             unit=unit,

@@ -50,7 +50,7 @@ def open_store(make_header: Callable[..., StoreHeader]) -> Callable[[str], Targe
     def opened(uri: str) -> TargetStore:
         store = TargetStore(open_storage(uri), "train")
         store.create(make_header())
-        store.create_ranks(np.arange(store.header.vocabulary, dtype=float))
+        store.rank_files.create(np.arange(store.header.vocabulary, dtype=float))
         return store
 
     return opened

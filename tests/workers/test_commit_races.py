@@ -36,7 +36,7 @@ def assert_one_winner(make_header: Callable[..., StoreHeader], contents: list[Un
     def raced(uri: str, units: int, lanes: int) -> None:
         store = TargetStore(open_storage(uri), "train")
         store.create(make_header())
-        store.create_ranks(np.arange(store.header.vocabulary, dtype=float))
+        store.rank_files.create(np.arange(store.header.vocabulary, dtype=float))
         found = run_race(uri, contents, [list(range(units))[lane::lanes] for lane in range(lanes)])
         for unit in range(units):
             winners = [(writer, entry) for u, writer, won, entry in found if u == unit and won]

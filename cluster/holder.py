@@ -47,6 +47,8 @@ class Holder:
             started, status = _started(self.pid), psutil.Process(self.pid).status()
         except psutil.NoSuchProcess:
             return False
+        except psutil.AccessDenied:  # of another user, and there
+            return True
         return status != psutil.STATUS_ZOMBIE and abs(started - self.process_started) < _START_TOLERANCE_S
 
     def __str__(self) -> str:

@@ -1,0 +1,1 @@
+"""Parts of the benchmark of targets (tests/benchmarks/targets.py): one question a module."""

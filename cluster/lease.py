@@ -140,6 +140,15 @@ class Lease:
                 return
 
 
+def living_holder(storage: Storage, timing: Timing = Timing()) -> Holder | None:
+    """The holder of the last lease, unless it has ended or been silent for `stale_s` by this machine's clock."""
+    epoch = newest_epoch(storage)
+    if not epoch or _is_over(storage, epoch, holder := _holder(storage, epoch)):
+        return None
+    silent = time.time() - _last_beat(storage, epoch, holder).time >= timing.stale_s
+    return None if silent else holder
+
+
 def newest_epoch(storage: Storage) -> int:
     """The highest number of a lease that was ever taken; 0 if there is none."""
     names = (key.rsplit("/", 1)[-1] for key in storage.keys(FOLDER))

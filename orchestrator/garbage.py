@@ -7,8 +7,12 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.ask import find_run
+from cluster.lease import living_holder
+from orchestrator.run_folder import find_run
 from workers.targets.garbage import Garbage, delete_garbage, find_garbage
+
+_SAFE_AGE_S = 3600.0
+"""A part that was written so long ago is not about to be committed."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -16,10 +20,15 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def collect_garbage(where: str, *, older_than: str, delete: bool) -> dict[str, Any]:
     """What can go, or with `delete` what went: {run, deleted, files, bytes, splits, garbage}.
 
-    Raises ValueError if there is no such run, or the age is none.
+    Raises ValueError if there is no such run, the age is none, or young files would be deleted under a living driver.
     """
-    before = time.time() - seconds_of(older_than)
-    run = find_run(where)
+    age = seconds_of(older_than)
+    before, run = time.time() - age, find_run(where)
+    if delete and age < _SAFE_AGE_S and (holder := living_holder(run.storage)) is not None:
+        raise ValueError(
+            f"--older-than {older_than}: the run at {run.uri} is driven now ({holder}), and a part so young may be "
+            "about to be committed; wait until that ends, or leave alone what is younger than an hour"
+        )
     garbage = find_garbage(run.storage, before)
     if delete:
         garbage = delete_garbage(run.storage, garbage)

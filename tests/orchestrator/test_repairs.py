@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cluster.lease import Lease
 from orchestrator.capture import missing_units
 from orchestrator.config import RunConfig
 from orchestrator.config_file import validate
@@ -242,6 +243,19 @@ def test_gc_lists_and_then_deletes(littered: RunFolder, stillhouse: Callable[...
     assert "deleted 1 files, 1,234 bytes" in stillhouse("gc", littered.uri, "--delete").out
     assert parts(littered) == ["0.parquet", "young.parquet"]
     assert "nothing to delete" in stillhouse("gc", littered.uri).out
+    stillhouse("gc", littered.uri, "--delete", "--older-than", "0s")
+    assert parts(littered) == ["0.parquet"]
+
+
+def test_gc_deletes_nothing_young_under_a_living_driver(littered: RunFolder, stillhouse: Callable[..., Any]) -> None:
+    """What is old can go at any time; what is young may be about to be committed."""
+    with Lease.take(littered.storage, "the run"):
+        said = stillhouse("gc", littered.uri, "--delete", "--older-than", "30m")
+        assert said.code == 2 and "is driven now (host " in said.error
+        assert len(parts(littered)) == 3
+        assert stillhouse("gc", littered.uri, "--older-than", "0s").code == 0
+        assert stillhouse("gc", littered.uri, "--delete").code == 0
+        assert parts(littered) == ["0.parquet", "young.parquet"]
     stillhouse("gc", littered.uri, "--delete", "--older-than", "0s")
     assert parts(littered) == ["0.parquet"]
 

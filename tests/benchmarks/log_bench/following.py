@@ -19,10 +19,10 @@ from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.units import Unit, UnitPlan
 
-FOLLOWED_UNITS = 8
+FOLLOWED_UNITS = 12
 _TOKENS = 4_000
-_PAUSE_S = 0.73
-"""Between commits, so that they fall anywhere in the reader's rhythm."""
+_PAUSE_S = (0.4, 0.8)
+"""Between commits: of any length, so that they fall anywhere in the reader's rhythm."""
 
 
 def follow(storage: Storage, first: int, requests: Counter[str]) -> dict[str, float]:
@@ -47,9 +47,9 @@ def follow(storage: Storage, first: int, requests: Counter[str]) -> dict[str, fl
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     commits, delays, waits = [], [], []
-    for i in range(FOLLOWED_UNITS):
+    for i, pause in enumerate(np.random.default_rng(0).uniform(*_PAUSE_S, FOLLOWED_UNITS)):
         before, started = requests.total(), time.monotonic()
-        time.sleep(_PAUSE_S)
+        time.sleep(pause)
         waits.append((requests.total() - before) / (time.monotonic() - started))
         entry = replace(synthetic(first + i), parts=parts[i])
         started = time.monotonic()

@@ -59,7 +59,11 @@ class Holder:
 
     @staticmethod
     def from_bytes(data: bytes) -> Holder:
-        return Holder(**json.loads(data))
+        """The inverse of `to_bytes`. Raises ValueError for what another version of this program wrote."""
+        try:
+            return Holder(**json.loads(data))
+        except TypeError as error:
+            raise ValueError(f"lease: made by another version of stillhouse ({error}); use another run name") from None
 
 
 def local_time(seconds: float) -> str:

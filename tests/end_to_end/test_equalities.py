@@ -182,6 +182,7 @@ def damage(job: Job, unit: int, *, delete: bool = False) -> None:
     path.unlink() if delete else path.write_bytes(data)
 
 
+@pytest.mark.long
 def test_a_damaged_shard_ends_training_until_it_is_taught_again(reference: Job, teacher: Path, tmp_path: Path) -> None:
     job = taught_like(reference, Job(tmp_path / "damaged", teacher))
     damage(job, 2)
@@ -197,6 +198,7 @@ def test_a_damaged_shard_ends_training_until_it_is_taught_again(reference: Job, 
     assert weights_equal(job, reference, "medical.hard_labels")
 
 
+@pytest.mark.long
 def test_a_run_teaches_again_what_its_students_find_damaged(reference: Job, teacher: Path, tmp_path: Path) -> None:
     """One part is missing, as the run sees at once; bytes of another changed, as only a student sees."""
     job = taught_like(reference, Job(tmp_path / "damaged", teacher))

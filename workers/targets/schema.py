@@ -93,7 +93,8 @@ class StoreHeader:
         data = json.loads(text)
         if data.get("version") != SCHEMA_VERSION:
             raise ValueError(
-                f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}"
+                f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}; read it "
+                "with the version of stillhouse that wrote it, or teach it again under another run name"
             )
         return StoreHeader(**{**data, "always": tuple(data["always"])})
 

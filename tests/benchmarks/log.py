@@ -15,6 +15,7 @@ import math
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from log_bench.compaction import compactions
 from log_bench.entries import fill_bucket, fill_folder, synthetic
@@ -31,8 +32,10 @@ MILLION = 1_000_000
 LISTED = 1000
 """Keys in one answer of S3 to a listing."""
 
+Figures = dict[str, Any]
+
 OPENED = ["units", "committed_s", "entries_s", "entries_mb", "committed_requests", "entries_requests"]
-FOLLOWED = ["commit_s", "follow_s", "follow_worst_s", "waiting_requests_per_s"]
+FOLLOWED = ["commit_s", "follow_s", "follow_worst_s", "follow_after_idling_s", "idle_requests_per_s"]
 
 
 def main() -> None:
@@ -64,7 +67,8 @@ def on_disk(units: int, million: bool, requests: Counter[str]) -> dict[str, obje
             held = size + FOLLOWED_UNITS
     scaled = [] if million else [_scaled(rows[-2], rows[-1], MILLION)]
     show("local folder: opening the log", OPENED, _rows(rows + scaled, OPENED))
-    print("  the last row is extrapolated; --million measures it" if scaled else "")
+    if scaled:
+        print("  the last row is extrapolated; --million measures it")
     columns = ["units", *FOLLOWED]
     show("local folder: one more unit, with a student's stream waiting", columns, _rows(followed, columns))
     return {"opening": [_rounded(r) for r in rows + scaled], "following": [_rounded(f) for f in followed]}
@@ -79,7 +83,8 @@ def on_s3(units: int, wanted: int, requests: Counter[str]) -> dict[str, object]:
             rows.append(opened(uri))
             held = size
         followed = follow(storage, held, requests)
-    scaled = [_scaled(*rows, n) for n in sorted({wanted, MILLION}) if n > units]
+    # Memory at such sizes is the client's, which has no slope.
+    scaled = [_scaled(*rows, n) | {"entries_mb": None} for n in sorted({wanted, MILLION}) if n > units]
     show(f"S3 ({name}): opening the log", OPENED, _rows(rows + scaled, OPENED))
     print(f"  the rows beyond {units:,} units are extrapolated; requests of the largest: {rows[-1]['operations']}")
     show(f"S3 ({name}): one more unit, with a student's stream waiting", FOLLOWED, _rows([followed], FOLLOWED))
@@ -94,7 +99,7 @@ def compacted(units: int) -> dict[str, dict[str, float]]:
     return {name: _rounded(f) for name, f in found.items()}
 
 
-def _scaled(small: dict[str, float], large: dict[str, float], units: int) -> dict[str, float]:
+def _scaled(small: Figures, large: Figures, units: int) -> Figures:
     """A row as it would be with more units: on the line through two measured ones, with a listing's pages by count."""
     beyond = (units - large["units"]) / (large["units"] - small["units"])
     scaled = {name: large[name] + (large[name] - small[name]) * beyond for name in OPENED}
@@ -105,12 +110,12 @@ def _scaled(small: dict[str, float], large: dict[str, float], units: int) -> dic
     return {name: round(v) if name.endswith(("units", "requests")) else v for name, v in scaled.items()}
 
 
-def _rows(found: list[dict[str, float]], columns: list[str]) -> list[list[float]]:
+def _rows(found: list[Figures], columns: list[str]) -> list[list[float | None]]:
     return [[f[c] for c in columns] for f in found]
 
 
-def _rounded(figures: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in figures.items() if name != "operations"}
+def _rounded(figures: Figures) -> Figures:
+    return {n: round(v, 4) if v is not None else None for n, v in figures.items() if n != "operations"}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from workers.splits import TRAIN
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
-from workers.targets.store import RANKS, TargetStore
+from workers.targets.store import TargetStore
 from workers.teacher.engine import CaptureSpec
 
 RAW_TEXT = ("text", "bytes", "prompt_id")
@@ -50,7 +50,7 @@ def bytes_per_token(units: list[UnitTargets], header: StoreHeader, marginal_V: n
         storage = LocalStorage(Path(folder))
         store = TargetStore(storage, TRAIN)
         store.create(header)
-        store.create_ranks(marginal_V)
+        store.rank_files.create(marginal_V)
         parts["table of ranks"] = 0
         for number, unit in enumerate(units):
             (part,) = store.write_part(number, unit)
@@ -61,7 +61,8 @@ def bytes_per_token(units: list[UnitTargets], header: StoreHeader, marginal_V: n
             entry = Entry.of(number, (part,), unit, started=1.8e9 + 0.123456, finished=1.8e9 + 9.654321, **facts)
             parts["log entry"] += len(entry.to_bytes())
             tokens += entry.targets
-        ranks = len(storage.read(f"{store.root}/{RANKS}")) / _RANKED_TOKENS
+        own = {f"{store.root}/store.json", *(f.key for f in storage.listing(f"{store.root}/parts"))}
+        ranks = sum(f.bytes for f in storage.listing(store.root) if f.key not in own) / _RANKED_TOKENS
     figures = {name: size / tokens for name, size in parts.items()} | {"table of ranks": ranks}
     raw = sum(figures[name] for name in RAW_TEXT)
     return figures | {"raw text": raw, "targets": sum(figures.values()) - raw}

@@ -29,6 +29,9 @@ CALLS = 3
 PART_BYTES = 16 * 2**20
 """Objects of twice this and more go up in parts of it, each repeated alone. S3 takes 10,000 parts at most."""
 
+_AS_ONE = 1
+"""A read is one request. s3fs else asks for the size first, so as to read large objects in pieces at once."""
+
 T = TypeVar("T")
 
 
@@ -52,12 +55,12 @@ class RemoteStorage:
         self._fs.retries = 1
 
     def read(self, key: str) -> bytes:
-        return self._call(key, lambda path: self._fs.cat_file(path))
+        return self._call(key, lambda path: self._fs.cat_file(path, max_concurrency=_AS_ONE))
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         if not keys:
             return []
-        found = self._fs.cat([self._path(key) for key in keys], on_error="return")
+        found = self._fs.cat([self._path(key) for key in keys], on_error="return", max_concurrency=_AS_ONE)
         return [self._read_again(key, found[self._path(key)]) for key in keys]
 
     def write(self, key: str, data: bytes) -> None:
@@ -80,7 +83,15 @@ class RemoteStorage:
         raise AssertionError("the last attempt returns or raises")
 
     def exists(self, key: str) -> bool:
-        return bool(self._call(key, lambda path: self._fs.exists(path)))
+        def head(path: str) -> bool:
+            bucket, name, _ = self._fs.split_path(path)
+            self._fs.call_s3("head_object", Bucket=bucket, Key=name)
+            return True
+
+        try:
+            return self._call(key, head)
+        except FileNotFoundError:
+            return False
 
     def keys(self, prefix: str) -> list[str]:
         try:

@@ -103,7 +103,7 @@ def test_a_create_that_cannot_look_says_that_it_does_not_know(ill: Ill, impatien
     storage = open_storage(faulty_storage.uri)
     storage.write("log/1", b"theirs")
     for _ in range(8):  # the HTTP client has a try of its own
-        faults.once("HEAD", "lost")
+        faults.once("GET", "lost")
     with pytest.raises(OSError, match="not known") as caught:
         storage.create("log/1", b"mine")
     assert f"{storage.uri}/log/1" in str(caught.value)

@@ -93,8 +93,8 @@ class StoreHeader:
         data = json.loads(text)
         if data.get("version") != SCHEMA_VERSION:
             raise ValueError(
-                f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}; read it "
-                "with the version of stillhouse that wrote it, or teach it again under another run name"
+                f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}; teach "
+                "it again under another run name, or use the version of stillhouse that wrote it"
             )
         return StoreHeader(**{**data, "always": tuple(data["always"])})
 

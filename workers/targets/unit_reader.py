@@ -25,6 +25,8 @@ Wanted = tuple[int, int]
 """A unit's index, and which of its draws is wanted."""
 
 _POLL_S, _LONGEST_POLL_S = 0.2, 2.0
+_PATIENCE = 0.15
+"""Part of the time already waited that passes until a unit is asked for again."""
 _CACHE_BYTES = 256 << 20
 """Decoded units kept in memory, so that later epochs of a small store do not read it again; half of it at most is for
 units read ahead."""
@@ -148,9 +150,9 @@ class _Waiting:
 
     def __init__(self, unit: int, tell: Callable[[int, float], None]) -> None:
         self._unit, self._tell = unit, tell
-        self._start, self._pause = time.monotonic(), _POLL_S
+        self._start = time.monotonic()
 
     def sleep(self) -> None:
-        self._tell(self._unit, time.monotonic() - self._start)
-        time.sleep(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_POLL_S)
+        waited = time.monotonic() - self._start
+        self._tell(self._unit, waited)
+        time.sleep(min(max(_POLL_S, _PATIENCE * waited), _LONGEST_POLL_S))

@@ -15,8 +15,8 @@ from workers.teacher.drawing import Kept, keep
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.masses import Masses
 
-_CHUNK = 64
-"""Positions whose distributions are dense at once: few enough that a chunk of 49k ids stays near the processor."""
+_CHUNK_NUMBERS = 2_000_000
+"""Probabilities that are dense at once, in whole positions: few enough to stay near the processor."""
 
 
 class CaptureBuffer:
@@ -31,16 +31,20 @@ class CaptureBuffer:
         self._positions: list[np.ndarray] = [np.zeros(0, np.int64)]
         self._kept: list[Kept] = []
         self._marginal_V: torch.Tensor | None = None
+        self._masses: Masses | None = None
 
     def add(self, rows: np.ndarray, positions: np.ndarray, logits_nV: torch.Tensor, tokens_n: torch.Tensor) -> None:
         """Capture the distributions of the tokens that stand at `positions` of texts `rows`."""
-        for i in range(0, len(rows), _CHUNK):
-            s = slice(i, i + _CHUNK)
+        chunk = max(1, _CHUNK_NUMBERS // self._spec.vocabulary)
+        for i in range(0, len(rows), chunk):
+            s = slice(i, i + chunk)
             self.add_masses(rows[s], positions[s], self.masses(logits_nV[s]), tokens_n[s])
 
     def masses(self, logits_nV: torch.Tensor) -> Masses:
-        """The distributions over the tokenizer's ids at the capture temperature, from raw logits."""
-        return Masses(logits_nV[:, : self._spec.vocabulary], self._spec.temperature)
+        """The distributions over the tokenizer's ids at the capture temperature, from raw logits. Spends the last ones
+        that were made here."""
+        self._masses = Masses(logits_nV[:, : self._spec.vocabulary], self._spec.temperature, self._masses)
+        return self._masses
 
     def add_masses(self, rows: np.ndarray, positions: np.ndarray, masses: Masses, tokens_n: torch.Tensor) -> None:
         """The same as `add` for distributions that are made already; spends them."""

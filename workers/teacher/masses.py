@@ -9,31 +9,47 @@ Legend: B distributions, V vocabulary, J blocks, W ids in a block, N points, A i
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 _BLOCK = 128
+
+_SMALLEST = -87.0
+"""Log of the least mass beside the largest one: below it float32 has no normal numbers."""
 
 
 class Masses:
     """B distributions up to a factor. An id of minus infinity has no mass and is never found."""
 
-    def __init__(self, logits_BV: torch.Tensor, temperature: float = 1.0) -> None:
-        """From logits of any float type, which stay as they are; `temperature` divides them."""
+    def __init__(self, logits_BV: torch.Tensor, temperature: float = 1.0, spent: Masses | None = None) -> None:
+        """From logits of any float type, which stay as they are; `temperature` divides them.
+
+        The memory of `spent`, which is not needed any more, is used again: fresh memory costs as much as the softmax.
+        """
         B, self.vocabulary = logits_BV.shape
         self._z_BV = logits_BV.float() if temperature == 1 else logits_BV.float() / temperature
-        self._highest_B = self._z_BV.amax(-1)
+        lowest_B, self._highest_B = self._z_BV.amin(-1), self._z_BV.amax(-1)
         blocks = -(-self.vocabulary // _BLOCK)
-        e_BV = self._z_BV.new_empty(B, blocks * _BLOCK)
+        old: torch.Tensor | None = spent._memory if spent is not None else None
+        fits = old is not None and old.numel() >= B * blocks * _BLOCK and old.device == self._z_BV.device
+        self._memory: torch.Tensor = old if old is not None and fits else self._z_BV.new_empty(B * blocks * _BLOCK)
+        e_BV = self._memory[: B * blocks * _BLOCK].view(B, blocks * _BLOCK)
         e_BV[:, self.vocabulary :] = 0
-        torch.sub(self._z_BV, self._highest_B[:, None], out=e_BV[:, : self.vocabulary]).exp_()
+        own_BV = torch.sub(self._z_BV, self._highest_B[:, None], out=e_BV[:, : self.vocabulary])
+        if bool((lowest_B - self._highest_B < _SMALLEST).any()):
+            # An exp that underflows takes ten times as long; and what has no mass must have exactly none.
+            torch.threshold_(own_BV.clamp_(min=_SMALLEST).exp_(), math.exp(_SMALLEST) * 1.001, 0.0)
+        else:
+            own_BV.exp_()
         self._e_BJW = e_BV.view(B, blocks, _BLOCK)
         self._sum_up()
-        self.whole_B = self.total_B
+        self.whole_B: torch.Tensor = self.total_B
         """Mass of each distribution before anything was taken out."""
 
     def _sum_up(self) -> None:
         self._cumulative_BJ = self._e_BJW.sum(-1).double().cumsum(-1)
-        self.total_B = self._cumulative_BJ[:, -1]
+        self.total_B: torch.Tensor = self._cumulative_BJ[:, -1]
         """Mass of each distribution, float64."""
 
     @property

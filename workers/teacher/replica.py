@@ -29,7 +29,7 @@ from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.gang import Gang
 from workers.units import Prompt, UnitPlan
 
-_CALIBRATION_TOKENS = 512
+CALIBRATION_TOKENS = 2048
 """Tokens of each domain behind the table of ranks."""
 
 
@@ -187,11 +187,11 @@ def calibration_texts(plan: UnitPlan, manifest: Manifest) -> list[TextRequest]:
     for domain in plan.domains:
         tokens = 0
         for prompt in (p for unit in plan.of_domain(domain) for p in manifest.prompts(unit)):
-            ids = (prompt.prompt_ids + (prompt.answer_ids or []))[:_CALIBRATION_TOKENS]
+            ids = (prompt.prompt_ids + (prompt.answer_ids or []))[:CALIBRATION_TOKENS]
             if len(ids) > 1:
                 requests.append(TextRequest(f"calibration/{prompt.id}", 0, ids[:1], ids[1:]))
                 tokens += len(ids)
-            if tokens >= _CALIBRATION_TOKENS:
+            if tokens >= CALIBRATION_TOKENS:
                 break
     return requests
 

@@ -9,25 +9,23 @@ from typing import Any
 from orchestrator.config import PromptSource
 from orchestrator.prompt_sources import RawPrompt, screen
 from workers.teacher.engine import TextRequest
+from workers.teacher.replica import CALIBRATION_TOKENS
 
 _LONGEST = 1024
 """Tokens of a text; what is beyond is cut off."""
-
-_CALIBRATION_TOKENS = 512
-"""Tokens of each file behind the table of ranks, as a replica takes of each domain."""
 
 
 def read_texts(tokenizer: Any, files: list[Path], tokens: int) -> tuple[list[TextRequest], list[TextRequest]]:
     """Texts for the table of ranks, and others with at least `tokens` target positions (or all there are).
 
-    Rows are read as a run reads them; broken ones are passed over. The files take turns.
+    The former have as many tokens of each file as a replica takes of a domain. Rows are read as a run reads them; broken ones are passed over. The files take turns.
     """
     calibration: list[TextRequest] = []
     rest: list[list[TextRequest]] = []
     for file in files:
         rows, _ = screen(file.stem, PromptSource(path=str(file)))
         texts, read = [t for row in rows if len((t := _request(tokenizer, row)).prompt_ids) > 1], 0
-        while texts and read < _CALIBRATION_TOKENS:
+        while texts and read < CALIBRATION_TOKENS:
             calibration.append(texts.pop(0))
             read += len(calibration[-1].prompt_ids)
         rest.append(texts)

@@ -19,8 +19,8 @@ prompts:                            # .jsonl, .parquet or a Hugging Face dataset
   code: data/code.jsonl
 
 targets:
-  scheme: systematic                # unbiased sample of each distribution; `full` keeps everything
-  draws: 21
+  scheme: systematic                # unbiased sample | threshold | multinomial | topk (with its tail) | full
+  draws: 21                         # more draws are less noise and more bytes; 21 is about 17 bytes a token
   positions: all                    # answer | all: the prompt's own tokens too, for one prefill
 
 defaults:                           # merged into each specialist

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workers.targets.segments import firsts, running
+from workers.targets.segments import firsts
 
 _BUCKETS = 4 * 32
 
@@ -46,19 +46,17 @@ def pack(rest: np.ndarray, widths: np.ndarray, lengths: np.ndarray) -> tuple[np.
 
     Returns bytes, and how many each segment takes: it begins at a whole byte.
     """
-    bit_R, byte_R = _sizes(widths, lengths)
-    total = int(widths.sum())
-    owner = np.repeat(np.arange(len(widths)), widths)
-    bits = (rest[owner] >> (np.arange(total) - np.repeat(firsts(widths), widths))) & 1
-    padded = np.zeros(8 * int(byte_R.sum()), np.uint8)
-    padded[np.arange(total) + np.repeat(8 * firsts(byte_R) - firsts(bit_R), bit_R)] = bits
-    return np.packbits(padded, bitorder="little"), byte_R
+    start, byte_R = _places(widths, lengths)
+    size = int(byte_R.sum())
+    word, shifted = start >> 5, rest << (start & 31)
+    # Bits of a word do not overlap, so that their sum is the word; float64 holds it exactly.
+    words = np.bincount(word, shifted & 0xFFFFFFFF, size // 4 + 2) + np.bincount(word + 1, shifted >> 32, size // 4 + 2)
+    return words.astype("<u4").view(np.uint8)[:size], byte_R
 
 
 def unpack(data: np.ndarray, widths: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The inverse of `pack`: the numbers (int64)."""
-    _, byte_R = _sizes(widths, lengths)
-    start = running(widths, lengths) - widths + np.repeat(8 * firsts(byte_R), lengths)
+    start, _ = _places(widths, lengths)
     at = start >> 3
     padded = np.concatenate([data, np.zeros(4, np.uint8)]).astype(np.uint32)
     # Thirty-two bits from the byte in which a number begins hold it: none is wider than 25.
@@ -66,9 +64,9 @@ def unpack(data: np.ndarray, widths: np.ndarray, lengths: np.ndarray) -> np.ndar
     return ((window >> (start & 7).astype(np.uint32)) & ((1 << widths) - 1)).astype(np.int64)
 
 
-def _sizes(widths: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bits and whole bytes of each segment."""
+def _places(widths: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bit at which each number begins, and the whole bytes of each segment."""
     ends = np.concatenate([[0], np.cumsum(widths)])
     bounds = np.concatenate([[0], np.cumsum(lengths)])
-    bit_R = ends[bounds[1:]] - ends[bounds[:-1]]
-    return bit_R, (bit_R + 7) // 8
+    byte_R = (ends[bounds[1:]] - ends[bounds[:-1]] + 7) // 8
+    return ends[:-1] + np.repeat(8 * firsts(byte_R) - ends[bounds[:-1]], lengths), byte_R

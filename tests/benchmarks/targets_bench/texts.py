@@ -18,7 +18,8 @@ _LONGEST = 1024
 def read_texts(tokenizer: Any, files: list[Path], tokens: int) -> tuple[list[TextRequest], list[TextRequest]]:
     """Texts for the table of ranks, and others with at least `tokens` target positions (or all there are).
 
-    The former have as many tokens of each file as a replica takes of a domain. Rows are read as a run reads them; broken ones are passed over. The files take turns.
+    The former have as many tokens of each file as a replica takes of a domain. Rows are read as a run reads them;
+    broken ones are passed over. The files take turns.
     """
     calibration: list[TextRequest] = []
     rest: list[list[TextRequest]] = []

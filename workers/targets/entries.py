@@ -51,16 +51,19 @@ def draw_columns(draw: Ranked, lengths_R: np.ndarray, header: StoreHeader) -> di
     gap_E = differences(draw.ranks, draw.entries) - ~first_E
     bucket_E, rest_E = to_buckets(gap_E)
     data, byte_R = pack(rest_E, WIDTHS[bucket_E], entries_R)
+    heads_R = segment_sums(draw.entries > 0, lengths_R)
     columns = {
         "entries": (draw.entries, lengths_R),
-        "heads": (bucket_E[first_E], segment_sums(draw.entries > 0, lengths_R)),
-        "steps": (bucket_E[~first_E], segment_sums(~first_E, entries_R)),
+        "heads": (bucket_E[first_E], heads_R),
+        "steps": (bucket_E[~first_E], entries_R - heads_R),
         "bits": (data, byte_R),
     }
     if header.scheme == "topk":
         return columns | {"codes": (draw.counts, entries_R)}
-    written_E = ~first_E if header.fixed_sum else np.ones(len(first_E), bool)
-    skips, counts, lengths = _unusual(draw.counts[written_E], segment_sums(written_E, entries_R), header.usual_count)
+    written, written_R = draw.counts, entries_R
+    if header.fixed_sum:
+        written, written_R = written[~first_E], entries_R - heads_R
+    skips, counts, lengths = _unusual(written, written_R, header.usual_count)
     return columns | {"skips": (skips, lengths), "counts": (counts, lengths)}
 
 
@@ -69,19 +72,20 @@ def read_draw(columns: dict[str, Column], lengths_R: np.ndarray, header: StoreHe
     entries = columns["entries"][0].astype(np.int64)
     entries_R = segment_sums(entries, lengths_R)
     first_E = is_first(entries)
+    later_E = ~first_E
     bucket_E = np.empty(len(first_E), np.uint8)
-    bucket_E[first_E], bucket_E[~first_E] = columns["heads"][0], columns["steps"][0]
+    bucket_E[first_E], bucket_E[later_E] = columns["heads"][0], columns["steps"][0]
     gap_E = from_buckets(bucket_E, unpack(columns["bits"][0], WIDTHS[bucket_E], entries_R))
-    rank_E = running(gap_E + ~first_E, entries)
+    rank_E = running(gap_E + later_E, entries)
     if header.scheme == "topk":
         return Ranked(entries, rank_E, columns["codes"][0])
-    written_E = ~first_E if header.fixed_sum else np.ones(len(first_E), bool)
+    written_R = entries_R - columns["heads"][1] if header.fixed_sum else entries_R
+    written = _all_counts(columns["skips"][0], columns["counts"], written_R, header.usual_count)
+    if not header.fixed_sum:
+        return Ranked(entries, rank_E, written)
     counts_E = np.zeros(len(first_E), np.uint16)
-    counts_E[written_E] = _all_counts(
-        columns["skips"][0], columns["counts"], segment_sums(written_E, entries_R), header.usual_count
-    )
-    if header.fixed_sum:
-        counts_E[first_E] = header.draws - segment_sums(counts_E, entries)
+    counts_E[later_E] = written
+    counts_E[first_E] = header.draws - segment_sums(counts_E, entries)
     return Ranked(entries, rank_E, counts_E)
 
 

@@ -143,6 +143,7 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
     assert weights_equal(job, reference, "medical.hard_labels")
 
 
+@pytest.mark.long
 def test_one_failed_specialist_is_reported_and_the_others_finish(reference: Job, teacher: Path, tmp_path: Path) -> None:
     job = taught_like(reference, Job(tmp_path / "failing", teacher))
     broken = student_of_no_numbers(teacher, tmp_path / "broken")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from end_to_end.small_job import Job
 
 from cluster.holder import Holder
@@ -12,6 +13,7 @@ from cluster.storage import open_storage
 from workers.targets.store import TargetStore
 
 
+@pytest.mark.long
 def test_a_second_driver_is_refused_and_one_that_was_taken_over_commits_nothing_more(
     teacher: Path, tmp_path: Path
 ) -> None:

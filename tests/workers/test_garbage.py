@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
+from s3_servers import reached_at
 
 from cluster.storage import Storage, join, open_storage
 from workers.targets.arrays import UnitTargets
@@ -21,24 +21,10 @@ from workers.targets.store import TargetStore
 FACTS = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    filesystem = fsspec.get_filesystem_class("s3")
-    filesystem.clear_instance_cache()  # an instance keeps the endpoint that it was made with
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.filesystem("s3", use_listings_cache=False).mkdir("shelf")
-        yield "s3://shelf"
-    filesystem.clear_instance_cache()
-    server.stop()
+@pytest.fixture
+def bucket(moto_endpoint: str) -> Iterator[str]:
+    with reached_at(moto_endpoint) as uri:
+        yield uri
 
 
 @pytest.fixture(params=["local", "s3"])

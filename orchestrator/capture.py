@@ -13,14 +13,12 @@ from orchestrator.run_folder import RunFolder
 from workers.fingerprint import model_fingerprint
 from workers.manifest import read_plan
 from workers.model_files import model_folder
-from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.splits import SPLITS, TRAIN
 from workers.targets.contract import Contract
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.replica import Replica, ReplicaJob
-
-SPLITS = (TRAIN, HELDOUT, PROBES)
 
 _MOST_BLOCKS = 1000
 """Ray Data blocks of a pass at most; a block lost with its replica costs only a look at the log for units committed."""
@@ -78,7 +76,8 @@ def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str,
             plan = read_plan(run.storage, split)
         except FileNotFoundError:
             continue
-        committed, damaged = TargetStore(run.storage, split).log.committed(), units_to_repair(run, split)
+        entries = TargetStore(run.storage, split).log.entries()
+        committed, damaged = {e.unit for e in entries}, units_to_repair(run, split, entries)
         for unit in plan.units:
             if unit.index not in committed or unit.index in damaged:
                 repair = damaged.get(unit.index, 0) if unit.index in committed else 0

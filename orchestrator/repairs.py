@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.config import RunConfig
@@ -10,7 +11,7 @@ from orchestrator.errors import RunFailed
 from orchestrator.run_folder import RunFolder
 from orchestrator.students import Student, lineup
 from workers.manifest import read_plan
-from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.splits import SPLITS, TRAIN
 from workers.targets.damage import MOST_REVISIONS, given_up
 from workers.targets.log import Entry, TargetLog
 from workers.targets.reader import Cursor
@@ -18,16 +19,16 @@ from workers.targets.store import TargetStore
 from workers.units import UnitPlan
 
 
-def units_to_repair(run: RunFolder, split: str) -> dict[int, int]:
+def units_to_repair(run: RunFolder, split: str, entries: Iterable[Entry]) -> dict[int, int]:
     """Units that are marked damaged, or whose part is missing or of another size, and the revision to make of each.
 
-    Bytes that changed in place are found by whoever reads them. Raises RunFailed for a unit that was repaired
-    `MOST_REVISIONS` times.
+    `entries` are the newest ones of the split's log. Bytes that changed in place are found by whoever reads them.
+    Raises RunFailed for a unit that was repaired `MOST_REVISIONS` times.
     """
-    log = TargetStore(run.storage, split).log
     sizes = {f.key: f.bytes for f in run.storage.listing(f"targets/{split}/parts")}
-    found = {d.unit: (d.revision, d.reason) for d in log.damaged()}
-    for entry in log.entries():
+    marks = TargetLog(run.storage, f"targets/{split}").damaged()
+    found = {d.unit: (d.revision, d.reason) for d in marks}
+    for entry in entries:
         for part in entry.parts:
             if sizes.get(part.key) != part.bytes:
                 size = f"has {sizes[part.key]} bytes instead of {part.bytes}" if part.key in sizes else "is missing"
@@ -54,7 +55,7 @@ def _next_revision(run: RunFolder, split: str, unit: int, revision: int, reason:
 def repairs(run: RunFolder, config: RunConfig) -> list[dict[str, Any]]:
     """The repairs of all splits, each with the students that were trained on contents which it did not bring back."""
     found = []
-    for split in (TRAIN, HELDOUT, PROBES):
+    for split in SPLITS:
         entries = TargetLog(run.storage, f"targets/{split}").repairs()
         readers = _Readers(run, config) if split == TRAIN and any(e.content_changed for e in entries) else None
         for entry in entries:

@@ -74,7 +74,7 @@ def _teachers(run: RunFolder, config: RunConfig) -> dict[str, Any]:
 def _targets(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     entries = _entries(run, TRAIN)
     tokens = max(sum(e.targets for e in entries), 1)
-    size = sum(p.bytes for e in entries for p in e.parts)
+    size = sum(e.size for e in entries)
     try:
         settings: StoreHeader | TargetsConfig = TargetStore(run.storage, TRAIN).header
     except FileNotFoundError:

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from orchestrator.targets_source import SPLITS, OpenTargets
+from orchestrator.targets_source import OpenTargets
 from workers.manifest import Manifest, manifest_key
+from workers.splits import SPLITS
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry
 

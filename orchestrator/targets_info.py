@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.columns import print_columns, print_facts
 from orchestrator.plan import size_text
-from orchestrator.targets_source import OpenTargets, entries_of, part_bytes, per_token
+from orchestrator.targets_source import OpenTargets, entries_of, per_token
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 
@@ -136,5 +136,5 @@ def _amounts(source: OpenTargets, entries: list[Entry]) -> tuple[list[int], list
     return (
         [e.targets for e in entries],
         [entries_of(source, e) for e in entries],
-        [part_bytes(e) for e in entries],
+        [e.size for e in entries],
     )

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from orchestrator.run_folder import RunFolder, find_run
 from workers.manifest import read_plan
-from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.splits import SPLITS
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
 from workers.units import UnitPlan
-
-SPLITS = (TRAIN, HELDOUT, PROBES)
-TEACHES_AGAIN = "`stillhouse teach CONFIG` teaches"
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,6 @@ def entries_of(source: OpenTargets, entry: Entry) -> int:
     """Kept entries of a unit; a `full` store keeps one for every id."""
     header = source.store.header
     return entry.entries if header.sampled else entry.targets * header.vocabulary
-
-
-def part_bytes(entry: Entry) -> int:
-    """Bytes of a unit's parts."""
-    return sum(part.bytes for part in entry.parts)
 
 
 def _exists(run: RunFolder, split: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.targets_source import OpenTargets, entries_of, part_bytes, per_token
+from orchestrator.targets_source import OpenTargets, entries_of, per_token
 from workers.manifest import Manifest
 from workers.targets.arrays import UnitTargets
 from workers.targets.damage import DamagedShard
@@ -224,7 +224,7 @@ def _add(source: OpenTargets, found: Verification, read: _Read) -> None:
         sums.entropy += float(targets.entropy.sum(dtype="float64"))
         sums.realised += float(targets.realised.sum(dtype="float64"))
         sums.entries += entries_of(source, entry)
-        sums.bytes += part_bytes(entry)
+        sums.bytes += entry.size
 
 
 def _one_line(error: Exception) -> str:

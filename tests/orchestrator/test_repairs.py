@@ -51,6 +51,10 @@ def entry(unit: int, revision: int = 0, **more: Any) -> Entry:
     return Entry(unit, **(fields | ({"supersedes_content_hash": "same"} if revision else {}) | more))
 
 
+def to_repair(run: RunFolder) -> dict[int, int]:
+    return units_to_repair(run, "train", TargetStore(run.storage, "train").log.entries())
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     """Five planned units, of which the first four are committed."""
@@ -83,7 +87,7 @@ def mark(run: RunFolder, unit: int, revision: int = 0) -> None:
 
 
 def test_a_whole_store_lacks_only_what_is_new(run: RunFolder) -> None:
-    assert units_to_repair(run, "train") == {}
+    assert to_repair(run) == {}
     assert missing_units(run) == {"teacher": [{"split": "train", "unit": 4, "repair": 0}]}
 
 
@@ -94,7 +98,7 @@ def test_marked_missing_and_truncated_units_are_taught_again(run: RunFolder) -> 
     mark(run, 1)
     commit(run, entry(2, revision=1))
     mark(run, 2)  # repaired since
-    assert units_to_repair(run, "train") == {0: 1, 1: 1, 3: 1}
+    assert to_repair(run) == {0: 1, 1: 1, 3: 1}
     rows = [{"split": "train", "unit": u, "repair": r} for u, r in ((0, 1), (1, 1), (3, 1), (4, 0))]
     assert missing_units(run) == {"teacher": rows}
     words = _lacking(missing_units(run))
@@ -104,7 +108,7 @@ def test_marked_missing_and_truncated_units_are_taught_again(run: RunFolder) -> 
 def test_a_damaged_repair_is_repaired(run: RunFolder) -> None:
     commit(run, entry(1, revision=1))
     run.storage.delete(entry(1, revision=1).parts[0].key)
-    assert units_to_repair(run, "train") == {1: 2}
+    assert to_repair(run) == {1: 2}
 
 
 def test_a_unit_whose_entry_is_gone_is_new(run: RunFolder) -> None:
@@ -117,7 +121,7 @@ def test_a_unit_whose_entry_is_gone_is_new(run: RunFolder) -> None:
 def test_repairs_come_to_an_end(seen: str, run: RunFolder) -> None:
     for revision in (1, 2, 3):
         commit(run, entry(1, revision=revision))
-    assert units_to_repair(run, "train") == {}
+    assert to_repair(run) == {}
     if seen == "mark":
         mark(run, 1, 3)
     else:

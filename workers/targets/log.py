@@ -63,6 +63,11 @@ class Entry:
     """What the damaged revision held. Another content hash here: students that read it had other contents."""
 
     @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
     def content_changed(self) -> bool:
         """Whether this is a repair whose contents are not those of the revision before."""
         return self.revision > 0 and self.content_hash != self.supersedes_content_hash

@@ -52,11 +52,12 @@ class RankFiles:
 
     def mend(self) -> list[str]:
         """Write a file that is missing or damaged anew from the other one; returns what was wrong."""
-        found = self.problems()
-        if len(found) == 1:
-            bad, good = sorted(self.keys, key=lambda key: not isinstance(self._read(key), str))
-            self._storage.write(bad, self._storage.read(good))
-        return found
+        found = {key: self._read(key) for key in self.keys}
+        bad = [key for key, table in found.items() if isinstance(table, str)]
+        good = [key for key in self.keys if key not in bad]
+        if bad and good:
+            self._storage.write(bad[0], self._storage.read(good[0]))
+        return [str(found[key]) for key in bad]
 
     def _read(self, key: str) -> RankTable | str:
         """A file's table, or what is wrong with it."""

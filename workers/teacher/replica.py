@@ -110,7 +110,7 @@ class Replica:
             rows=entry.rows,
             targets=entry.targets,
             tokens=entry.tokens,
-            bytes=sum(p.bytes for p in entry.parts),
+            bytes=entry.size,
             set_aside=len(entry.set_aside),
             repair=repair,
             content_changed=entry.content_changed,

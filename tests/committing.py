@@ -21,6 +21,8 @@ from workers.targets.log import Entry
 from workers.targets.store import TargetStore
 from workers.teacher.commit import commit_unit
 
+FACTS: dict[str, Any] = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
+"""What an entry says of who wrote it, and when."""
 QUICK = Timing(beat_s=0.1, stale_s=3.0, watch_s=2.0)
 """For tests; a beat may come late on a busy machine."""
 processes = multiprocessing.get_context("forkserver")
@@ -99,10 +101,9 @@ def race(uri: str, mine: dict[int, UnitTargets], lanes: list[list[int]], gates: 
         thread.join()
 
 
-def entry_of(store: TargetStore, unit: int, targets: UnitTargets, epoch: int) -> Entry:
+def entry_of(store: TargetStore, unit: int, targets: UnitTargets, epoch: int = 1, **more: Any) -> Entry:
     """Write a unit's part; its entry, not yet committed."""
-    facts = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": epoch, "started": 0.0, "finished": 1.0}
-    return Entry.of(unit, store.write_part(unit, targets), targets, **facts)
+    return Entry.of(unit, store.write_part(unit, targets), targets, **FACTS | {"epoch": epoch} | more)
 
 
 # In the test ------------------------------------------------------------------------------------------------

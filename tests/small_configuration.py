@@ -1,4 +1,4 @@
-"""The smallest configuration, and changes to it."""
+"""The smallest configuration, one of two specialists, and changes to them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config import RunConfig
 from orchestrator.config_file import validate
 
 SMALL: dict[str, Any] = {
@@ -38,3 +39,17 @@ def refused(data: dict[str, Any]) -> str:
     with pytest.raises(ValueError) as caught:
         validate(data)
     return str(caught.value)
+
+
+def clinic(**changes: Any) -> RunConfig:
+    """A run of two specialists, one with a mix, and changes at its top level."""
+    return validate(
+        {
+            "name": "clinic",
+            "teacher": {"model": "acme/teacher", "ep_size": 2},
+            "prompts": {"medical": "m.jsonl", "legal": "l.jsonl"},
+            "defaults": {"model": "acme/student"},
+            "specialists": {"medical": {"mix": {"medical": 3, "legal": 1}}, "legal": {}},
+        }
+        | changes
+    )

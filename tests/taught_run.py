@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from committing import entry_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator.capture import open_stores
@@ -20,8 +21,6 @@ from workers.targets.store import TargetStore
 from workers.teacher.engine import CaptureSpec
 from workers.teacher.replica import drop_withheld, requests_for
 from workers.teacher.transformers_engine import TransformersEngine
-
-FACTS: dict[str, Any] = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
 
 
 @dataclass
@@ -57,9 +56,9 @@ class TaughtRun:
 
     def recommit(self, unit: int, targets: UnitTargets, split: str = "train", store: TargetStore | None = None) -> None:
         """Put other targets in the place of a unit's, with checksums that are right."""
-        parts = (store or self.store(split)).write_part(unit, targets)
+        entry = entry_of(store or self.store(split), unit, targets)
         self.log_entry(unit, split).unlink()
-        assert self.store(split).log.commit(Entry.of(unit, parts, targets, **FACTS))
+        assert self.store(split).log.commit(entry)
 
 
 def give_weights(folder: Path) -> None:
@@ -85,6 +84,5 @@ def teach(project: Any, *, units: dict[str, int] | None = None) -> TaughtRun:
             targets = engine.run(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
             withhold = config.targets.withhold if split == "train" else {}
             targets, aside = drop_withheld(targets, prompts, withhold)
-            parts = store.write_part(unit.index, targets)
-            store.log.commit(Entry.of(unit.index, parts, targets, set_aside=tuple(aside), **FACTS))
+            store.log.commit(entry_of(store, unit.index, targets, set_aside=tuple(aside)))
     return TaughtRun(run)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from end_to_end.small_job import make_teacher
-from moto.server import ThreadedMotoServer
+from s3_servers import reached_at
+
+from cluster.storage import join
 
 
 @pytest.fixture(scope="module")
@@ -16,17 +19,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server with one bucket; every process started meanwhile finds it by its environment."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testtest")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    import s3fs
-
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("stillhouse-test")
-    yield "s3://stillhouse-test"
-    server.stop()
+def bucket(moto_endpoint: str) -> Iterator[str]:
+    """An empty place on an S3 server; every process started meanwhile finds it by its environment."""
+    with reached_at(moto_endpoint) as shelf:
+        yield join(shelf, uuid.uuid4().hex)

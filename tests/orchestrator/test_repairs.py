@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from small_configuration import clinic
 
 from cluster.lease import Lease
 from orchestrator.capture import missing_units
-from orchestrator.config import RunConfig
-from orchestrator.config_file import validate
 from orchestrator.errors import RunFailed
 from orchestrator.pipeline import _lacking
 from orchestrator.progress_view import ProgressView
@@ -29,18 +28,6 @@ from workers.targets.reader import Cursor, DomainPosition
 from workers.targets.store import TargetStore
 
 DOMAINS = ["medical", "legal", "medical", "legal", "medical"]
-
-
-def config() -> RunConfig:
-    return validate(
-        {
-            "name": "clinic",
-            "teacher": {"model": "acme/teacher", "ep_size": 2},
-            "prompts": {"medical": "m.jsonl", "legal": "l.jsonl"},
-            "defaults": {"model": "acme/student"},
-            "specialists": {"medical": {"mix": {"medical": 3, "legal": 1}}, "legal": {}},
-        }
-    )
 
 
 def entry(unit: int, revision: int = 0, **more: Any) -> Entry:
@@ -157,7 +144,7 @@ def test_students_that_had_read_other_contents_are_named(run: RunFolder) -> None
     reached(run, "legal", legal=(3, 0, 0))
     commit(run, entry(2, revision=1, content_hash="other"))
     commit(run, entry(1, revision=1))
-    found = {r["unit"]: r for r in repairs(run, config())}
+    found = {r["unit"]: r for r in repairs(run, clinic())}
     assert found[2] == {
         "split": "train",
         "unit": 2,
@@ -173,10 +160,10 @@ def test_a_student_that_read_only_the_repair_is_not_named(run: RunFolder) -> Non
     reached(run, "medical", medical=(1, 0, 0))
     key = "students/medical/log/00000007.json"
     pointer = json.loads(run.storage.read(key))
-    assert [r["readers"] for r in repairs(run, config())] == [["medical"]]
+    assert [r["readers"] for r in repairs(run, clinic())] == [["medical"]]
     pointer["cursor"]["repaired"] = {"2": 1}
     run.storage.write(key, json.dumps(pointer).encode())
-    assert [r["readers"] for r in repairs(run, config())] == [[]]
+    assert [r["readers"] for r in repairs(run, clinic())] == [[]]
 
 
 def test_a_report_tells_of_repairs_in_a_line_each(run: RunFolder) -> None:

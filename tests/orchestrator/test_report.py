@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from small_configuration import clinic
 
-from orchestrator.config import RunConfig
-from orchestrator.config_file import validate
 from orchestrator.evaluation import Evaluation
 from orchestrator.report import build_report
 from orchestrator.report_text import closing_lines, closing_table, markdown, model_card
@@ -24,19 +23,6 @@ from workers.targets.store import TargetStore
 
 TIMES = {"teacher_s": 61.0, "students_s": 47.0, "overlap_s": 33.0, "wall_s": 92.0}
 FIELDS = {"run", "seed", "teachers", "targets", "prompts", "students", "timing", "failures", "notes", "repairs"}
-
-
-def config(**changes: Any) -> RunConfig:
-    return validate(
-        {
-            "name": "clinic",
-            "teacher": {"model": "acme/teacher", "ep_size": 2},
-            "prompts": {"medical": "m.jsonl", "legal": "l.jsonl"},
-            "defaults": {"model": "acme/student"},
-            "specialists": {"medical": {"mix": {"medical": 3, "legal": 1}}, "legal": {}},
-        }
-        | changes
-    )
 
 
 def score(kl: float, **more: float) -> dict[str, float]:
@@ -115,7 +101,7 @@ def evaluation() -> Evaluation:
 @pytest.fixture
 def report(run: RunFolder) -> dict[str, Any]:
     """Everything at once: medical is measured, legal failed."""
-    return build_report(run, config(), evaluation(), {"legal": "ValueError: loss is NaN at step 88"}, TIMES)
+    return build_report(run, clinic(), evaluation(), {"legal": "ValueError: loss is NaN at step 88"}, TIMES)
 
 
 # Fields -------------------------------------------------------------------------------------------------------
@@ -167,7 +153,7 @@ def test_the_table_has_specialists_and_the_generalist_only(report: dict[str, Any
 
 
 def test_before_evaluation_there_are_no_scores(run: RunFolder) -> None:
-    report = build_report(run, config(), None, {}, timing([], 0))
+    report = build_report(run, clinic(), None, {}, timing([], 0))
     assert report.keys() == FIELDS
     assert "heldout" not in report["students"]["medical"]
     assert markdown(report) and closing_lines(report) and shown(report)
@@ -176,20 +162,20 @@ def test_before_evaluation_there_are_no_scores(run: RunFolder) -> None:
 def test_a_store_of_nothing(tmp_path: Path) -> None:
     empty = RunFolder(str(tmp_path))
     TargetStore(empty.storage, "train").create(StoreHeader("full", 1, "answer", "float32", 500, "", "", 0))
-    report = build_report(empty, config(), None, {}, timing([], 0))
+    report = build_report(empty, clinic(), None, {}, timing([], 0))
     assert (report["targets"]["tokens"], report["targets"]["bytes_per_token"]) == (0, 0)
     assert report["targets"]["entries_per_token"] == 500, "full keeps the whole vocabulary"
     assert report["teachers"]["teacher"]["tokens_per_s"] == 0 and markdown(report)
 
 
 def test_a_run_in_which_nothing_was_taught(tmp_path: Path) -> None:
-    report = build_report(RunFolder(str(tmp_path)), config(), None, {}, timing([], 0))
+    report = build_report(RunFolder(str(tmp_path)), clinic(), None, {}, timing([], 0))
     assert report["targets"]["tokens"] == 0
 
 
 @pytest.mark.parametrize(("sampling", "noted"), [({}, 0), ({"temperature": 0.7}, 1), ({"top_p": 0.9}, 1)])
 def test_a_note_where_text_is_no_sample_of_the_targets(run: RunFolder, sampling: dict[str, float], noted: int) -> None:
-    changed = config(teacher={"model": "acme/teacher", "sampling": sampling})
+    changed = clinic(teacher={"model": "acme/teacher", "sampling": sampling})
     notes = build_report(run, changed, None, {}, timing([], 0))["notes"]
     assert len(notes) == noted and all("not a sample of the targets" in n for n in notes)
 
@@ -244,7 +230,7 @@ def test_tables_of_the_markdown_are_rectangular(report: dict[str, Any]) -> None:
 
 def test_the_markdown_names_a_control_that_failed(run: RunFolder) -> None:
     failures = {"medical.hard_labels": "OSError: no space left", "generalist": "RuntimeError: lost a worker"}
-    text = markdown(build_report(run, config(), evaluation(), failures, TIMES))
+    text = markdown(build_report(run, clinic(), evaluation(), failures, TIMES))
     assert "no space left" in text and "lost a worker" in text
 
 
@@ -256,7 +242,7 @@ def test_the_card_of_a_model(report: dict[str, Any]) -> None:
 
 
 def test_the_card_of_a_model_that_was_not_measured(run: RunFolder) -> None:
-    card = model_card(build_report(run, config(), None, {}, timing([], 0)), "medical")
+    card = model_card(build_report(run, clinic(), None, {}, timing([], 0)), "medical")
     assert "# medical" in card and "Held-out" not in card
 
 
@@ -264,7 +250,7 @@ def test_the_card_of_a_model_that_was_not_measured(run: RunFolder) -> None:
 
 
 def test_each_specialist_is_followed_by_its_control() -> None:
-    chains = lineup(config(defaults={"model": "acme/student", "loss": {"kl": 0.75, "ce": 0.5}}))
+    chains = lineup(clinic(defaults={"model": "acme/student", "loss": {"kl": 0.75, "ce": 0.5}}))
     assert [[s.name for s in chain] for chain in chains] == [
         ["medical", "medical.hard_labels"],
         ["legal", "legal.hard_labels"],
@@ -276,13 +262,13 @@ def test_each_specialist_is_followed_by_its_control() -> None:
 
 
 def test_the_generalist_trains_on_all_domains_equally() -> None:
-    chains = lineup(config(evaluate={"against": ["generalist"]}))
+    chains = lineup(clinic(evaluate={"against": ["generalist"]}))
     assert [[s.name for s in chain] for chain in chains] == [["medical"], ["legal"], ["generalist"]]
     assert chains[-1][0].mix == {"legal": 0.5, "medical": 0.5}
 
 
 def test_without_controls_only_specialists_train() -> None:
-    assert [[s.name for s in c] for c in lineup(config(evaluate={"against": ["initial", "eroded"]}))] == [
+    assert [[s.name for s in c] for c in lineup(clinic(evaluate={"against": ["initial", "eroded"]}))] == [
         ["medical"],
         ["legal"],
     ]

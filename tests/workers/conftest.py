@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committing import entry_of
 
 import workers
 from cluster.storage import LocalStorage
 from workers.targets.arrays import Draw, UnitTargets
-from workers.targets.log import Entry
 from workers.targets.scalars import GRIDS
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
@@ -113,9 +113,7 @@ def commit() -> CommitUnit:
     """Write a unit's part and its entry."""
 
     def commit_unit(store: TargetStore, unit: int, targets: UnitTargets) -> bool:
-        parts = store.write_part(unit, targets)
-        facts = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
-        return store.log.commit(Entry.of(unit, parts, targets, **facts))
+        return store.log.commit(entry_of(store, unit, targets))
 
     return commit_unit
 

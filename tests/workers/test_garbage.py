@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from committing import FACTS
 from s3_servers import reached_at
 
 from cluster.storage import Storage, join, open_storage
@@ -17,8 +18,6 @@ from workers.targets.garbage import LOST, REPAIRED, TEMPORARY, delete_garbage, f
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
-
-FACTS = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
 
 
 @pytest.fixture

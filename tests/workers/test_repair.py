@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committing import entry_of
 
 import workers.teacher.replica
 from cluster.storage import LocalStorage
@@ -145,8 +146,7 @@ def test_a_repair_with_other_contents_says_so(
     teach((0, 0), (1, 0))
     other = store.read_unit(newest(store, 1))
     store.storage.delete("targets/train/log/g0000/00000000.json")
-    facts = {"teacher": "t", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
-    store.log.commit(Entry.of(0, store.write_part(0, other), other, **facts))
+    store.log.commit(entry_of(store, 0, other))
     part(store, local, 0).unlink()
     assert teach((0, 1)) == [True]
     repaired = newest(store, 0)

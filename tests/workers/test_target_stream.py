@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committing import entry_of
 
 from cluster.storage import LocalStorage
 from workers.targets import unit_reader
 from workers.targets.arrays import UnitTargets
 from workers.targets.damage import DamagedShard, DamagedStore
-from workers.targets.log import Entry
 from workers.targets.reader import Cursor, TargetRow, TargetStream, rows_of
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
@@ -61,9 +61,7 @@ class House:
     def repair(self, unit: int, revision: int = 1, targets: UnitTargets | None = None) -> None:
         """Commit a revision of a unit, with its contents or with others."""
         targets = targets or self.contents[unit]
-        parts = self.store.write_part(unit, targets)
-        facts = {"teacher": "teacher", "teacher_fingerprint": "f", "epoch": 1, "started": 0.0, "finished": 1.0}
-        assert self.store.log.commit(Entry.of(unit, parts, targets, **facts, revision=revision))
+        assert self.store.log.commit(entry_of(self.store, unit, targets, revision=revision))
 
     def names_of(self, domain: str) -> list[str]:
         """Prompt ids of a domain in plan order."""

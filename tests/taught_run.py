@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ from workers.targets.store import TargetStore
 from workers.teacher.engine import CaptureSpec
 from workers.teacher.replica import drop_withheld, requests_for
 from workers.teacher.transformers_engine import TransformersEngine
+
+Command = Callable[..., Any]
+RUN = "trial"
+"""The name of a run that `teach` makes."""
 
 
 @dataclass
@@ -86,3 +92,11 @@ def teach(project: Any, *, units: dict[str, int] | None = None) -> TaughtRun:
             targets, aside = drop_withheld(targets, prompts, withhold)
             store.log.commit(entry_of(store, unit.index, targets, set_aside=tuple(aside)))
     return TaughtRun(run)
+
+
+def found(stillhouse: Command, *words: str, code: int = 0) -> dict[str, Any]:
+    """What a command prints with --json."""
+    outcome = stillhouse("targets", *words, "--json")
+    assert outcome.code == code, outcome.err
+    result: dict[str, Any] = json.loads(outcome.out)
+    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from orchestrator import cli
 from orchestrator.config_file import ConfigFile, load_config
+from orchestrator.run_folder import RunFolder
 
 WORDS = ["the", "fever", "is", "high", "a", "contract", "binds", "rest", "pay", "rule"]
 SPECIAL = ["<unk>", "<eos>"]
@@ -141,3 +143,46 @@ def stillhouse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
         return Outcome(code, out, err + trace)
 
     return run
+
+
+@pytest.fixture
+def shop(project: Any) -> Any:
+    """A project whose teacher has weights; two domains of eight prompts, two of them held out, some answers given."""
+    import torch
+    from taught_run import give_weights
+
+    torch.set_num_threads(1)
+    project.model("dense", experts=0, head_dim=16, num_key_value_heads=2)
+    project.set("teacher.model", "dense")
+    give_weights(project.folder / "dense")
+    for domain in ("medical", "legal"):
+        rows: list[dict[str, Any]] = [{"id": str(i), "prompt": f"the {domain} fever is {i}"} for i in range(8)]
+        rows[3]["answer"] = "rest is the rule"
+        project.rows(f"{domain}.jsonl", *rows)
+    project.set("teacher.sampling", {"max_new_tokens": 6, "samples": 2})
+    project.set("targets", {"prompts_per_unit": 2})
+    project.set("evaluate", {"heldout": 0.25})
+    return project
+
+
+@pytest.fixture(scope="session")
+def taught_once() -> list[Path]:
+    """The project whose run was taught first: later ones are copies of it."""
+    return []
+
+
+@pytest.fixture
+def taught(shop: Any, taught_once: list[Path]) -> Any:
+    """The shop's run, whole: a TaughtRun."""
+    from taught_run import TaughtRun, teach
+
+    if not taught_once:
+        run = teach(shop)
+        shutil.copytree(shop.folder / "runs", shop.folder / "untouched")
+        taught_once.append(shop.folder)
+        return run
+    shutil.copytree(taught_once[0] / "untouched", shop.folder / "runs")
+    file = shop.load()
+    run = RunFolder.of(file.located())
+    run.open(file)
+    return TaughtRun(run)

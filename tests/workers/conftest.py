@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from committing import entry_of
+from streams import DOMAINS, ROWS, House
 
 import workers
 from cluster.storage import LocalStorage
@@ -23,6 +24,7 @@ from workers.targets.arrays import Draw, UnitTargets
 from workers.targets.scalars import GRIDS
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
+from workers.units import Unit, UnitPlan
 
 MakeHeader = Callable[..., StoreHeader]
 MakeTargets = Callable[..., UnitTargets]
@@ -121,6 +123,29 @@ def commit() -> CommitUnit:
 @pytest.fixture
 def local(tmp_path: Path) -> LocalStorage:
     return LocalStorage(tmp_path / "run")
+
+
+@pytest.fixture
+def build(
+    local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
+) -> Callable[..., House]:
+    def make(domains: list[tuple[str, ...]] = DOMAINS, rows: list[int] = ROWS, **header: Any) -> House:
+        store = TargetStore(local, "train")
+        store.create(make_header(**header))
+        rng = np.random.default_rng(0)
+        contents = [
+            make_targets(store.header, rng, [f"u{u}.{i}" for i in range(n)]) if n else UnitTargets()
+            for u, n in enumerate(rows)
+        ]
+        units = tuple(Unit(u, d, "teacher", n, 100, True) for u, (d, n) in enumerate(zip(domains, rows, strict=True)))
+        return House(store, UnitPlan("train", units), contents, commit)
+
+    return make
+
+
+@pytest.fixture
+def house(build: Callable[..., House]) -> House:
+    return build().commit_all()
 
 
 # Models -----------------------------------------------------------------------------------------------------

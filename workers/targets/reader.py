@@ -234,8 +234,8 @@ class TargetStream:
 
     def _at(self, domain: str, epoch: int, place: int) -> Wanted:
         """The unit at a place of an epoch, and the draw that this epoch trains on."""
-        units, redraws = self._units[domain], self._store.header.redraws if epoch else 1
-        return units[_order(self._seed, "epoch", domain, epoch, len(units))[place]], epoch % redraws
+        units, draw = self._units[domain], epoch % self._store.header.redraws
+        return units[_order(self._seed, "epoch", domain, epoch, len(units))[place]], draw
 
     def _following(self, domain: str) -> list[Wanted]:
         """The units of a domain that come after the present one."""

@@ -109,5 +109,9 @@ def free_bytes(uri: str) -> int | None:
 
 
 def read_buffer(storage: Storage, key: str) -> io.BytesIO:
-    """A key's bytes as a seekable file."""
+    """A key's bytes as a seekable file.
+
+    Parquet in it is read with `use_threads=False`: a thread of Arrow's pool may let go of these bytes, which are
+    Python's, a moment after the read, and if the process ends meanwhile it aborts.
+    """
     return io.BytesIO(storage.read(key))

@@ -42,7 +42,7 @@ class SetAside:
 def _parquet_rows(file: BinaryIO) -> Iterator[Any]:
     import pyarrow.parquet as pq  # half a second that a JSONL run need not spend
 
-    for batch in pq.ParquetFile(file).iter_batches(1024):
+    for batch in pq.ParquetFile(file).iter_batches(1024, use_threads=False):
         yield from batch.to_pylist()
 
 

@@ -70,17 +70,17 @@ class Manifest:
         self._file = pq.ParquetFile(local if local is not None else read_buffer(storage, manifest_key(split)))
 
     def prompts(self, unit: int) -> list[Prompt]:
-        rows = self._file.read_row_group(unit).to_pylist()
+        rows = self._file.read_row_group(unit, use_threads=False).to_pylist()
         return [
             Prompt(**{k: v for k, v in row.items() if k != "unit"} | {"domains": tuple(row["domains"])}) for row in rows
         ]
 
     def unit_of(self, prompt_id: str) -> int | None:
         """The unit that holds a prompt, or None if no prompt of the split has that id."""
-        table = self._file.read(columns=["unit", "id"])
+        table = self._file.read(columns=["unit", "id"], use_threads=False)
         row = pc.index(table["id"], prompt_id).as_py()
         return None if row < 0 else table["unit"][row].as_py()
 
     def ids(self) -> list[str]:
         """Ids of all prompts, in unit order."""
-        return self._file.read(columns=["id"])["id"].to_pylist()
+        return self._file.read(columns=["id"], use_threads=False)["id"].to_pylist()

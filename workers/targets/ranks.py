@@ -54,4 +54,4 @@ class RankTable:
 
     @staticmethod
     def from_bytes(data: bytes) -> RankTable:
-        return RankTable(pq.ParquetFile(io.BytesIO(data)).read()["id"].to_numpy())
+        return RankTable(pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)["id"].to_numpy())

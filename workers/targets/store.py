@@ -78,10 +78,11 @@ class TargetStore:
         if not entry.parts:
             return UnitTargets()
         file = self._read(entry, TARGETS)
-        unit = decode(file.read(), self.header, self.ranks)
+        unit = decode(file.read(use_threads=False), self.header, self.ranks)
         unit.temperature = json.loads(file.metadata.metadata[b"stillhouse_unit"])["temperature"]
         wanted = range(1, self.header.redraws) if draw is None else [draw] if draw else []
-        unit.redraws = [decode_draw(self._read(entry, f"draw{n}").read(), self.header, self.ranks) for n in wanted]
+        tables = [self._read(entry, f"draw{n}").read(use_threads=False) for n in wanted]
+        unit.redraws = [decode_draw(table, self.header, self.ranks) for table in tables]
         return unit.with_draw(1) if draw else unit
 
     def read_or_mark(self, entry: Entry, by: str, then: str) -> UnitTargets:

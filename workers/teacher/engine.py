@@ -25,6 +25,10 @@ class TextRequest:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 0
+    min_new_tokens: int = 0
+    """Tokens before which nothing ends an answer."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer with the token that completes one."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,22 @@ class CaptureSpec:
         return 3 + self.redraws * draw
 
 
+class OutOfMemory(Exception):
+    """A batch did not fit into a rank's memory; with a smaller budget it may."""
+
+
 class TeacherEngine(Protocol):
     """One rank's part of a model."""
+
+    steps: int
+    """Forward passes so far. A rank whose number stands still for long is hung."""
 
     def describe(self) -> dict[str, Any]:
         """Facts for the record: weights held, dtype, ranks."""
 
-    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
-        """Make or score texts, with their targets; one row a request, in order.
+    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, budget: float = 1.0) -> UnitTargets:
+        """Make or score texts, with their targets; one row a request, in order. `budget` is the share of the
+        configured batch sizes to use, above 0. Raises OutOfMemory.
 
         Every rank of a gang calls it at the same time, with texts of its own or (all_reduce) the same ones.
         """

@@ -48,6 +48,7 @@ class TransformersEngine:
         from transformers import AutoTokenizer
 
         self.config, self.rank, self.ranks, self.device = config, rank, ranks, device
+        self.steps = 0
         self.model = load_teacher(config, ranks=ranks, device=device)
         folder = model_folder(config.model, config.revision)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
@@ -67,7 +68,7 @@ class TransformersEngine:
         }
 
     @torch.no_grad()
-    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
+    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, budget: float = 1.0) -> UnitTargets:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
         texts = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
         given = [i for i, r in enumerate(requests) if r.answer_ids is not None]

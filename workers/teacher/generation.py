@@ -1,90 +1,134 @@
-"""Answering a batch of prompts: the forward passes with their cache, and which token stands where.
+"""Answers as they grow: prompts wait for a slot, live in it token by token, and leave it to the next.
 
-Legend: B texts of the batch, S tokens, V model vocabulary, n live texts.
+Each step runs one token of every live text. A text that ends leaves its slot at once; when an eighth of the slots are
+free, waiting prompts are prefilled together and join. What is computed of a text does not depend on its neighbours but
+for the last bits of a sum, and which texts are neighbours depends on the requests alone.
+
+Legend: n texts at work, P tokens of a prompt, H hidden size, V tokenizer ids.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from workers.randomness import position_uniforms
-from workers.teacher.capture import CaptureBuffer
-from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.masses import Masses
-from workers.teacher.next_token import next_token
+from workers.teacher.batches import waiting_order
+from workers.teacher.engine import TextRequest
+from workers.teacher.forward import TwoPartModel
+from workers.teacher.slots import SlotCache
+
+Choose = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
+"""From texts [n] and their last hidden states [n, H] to their next tokens [n]; captures what they are drawn from."""
+
+Prefilled = Callable[[int, torch.Tensor], None]
+"""Takes a text and the hidden states of its prompt [P, H]."""
+
+
+@dataclass
+class Ends:
+    """What ends an answer: ids, strings, lengths."""
+
+    stop_ids: set[int]
+    decode: Callable[[list[int]], str]
+
+    def reached(self, request: TextRequest, answer: list[int]) -> bool:
+        """Whether an answer is complete with its last token."""
+        if len(answer) >= request.max_new_tokens:
+            return True
+        if len(answer) < request.min_new_tokens:
+            return False
+        return answer[-1] in self.stop_ids or any(self._holds(s, answer) for s in request.stop)
+
+    def _holds(self, stop: str, answer: list[int]) -> bool:
+        # A string has at most as many tokens as bytes, and the first characters of a window may be broken.
+        return stop in self.decode(answer[-len(stop.encode()) - 4 :])
 
 
 class Generation:
-    """The texts of one batch as they grow. All prompts of a batch share their sampling settings."""
+    """The answers of some requests in the slots of one rank. `texts` holds prompt and answer so far."""
 
     def __init__(
-        self, model: Any, device: str, requests: list[TextRequest], spec: CaptureSpec, stop_ids: set[int]
+        self, model: TwoPartModel, requests: list[TextRequest], asked: Sequence[int], ends: Ends, *, slots: int
     ) -> None:
-        self._model, self._device, self._requests, self._stop_ids = model, device, requests, stop_ids
-        self.texts = [list(r.prompt_ids) for r in requests]
-        self.live = np.array([r.max_new_tokens > 0 for r in requests], bool)
-        self._uniforms = [
-            position_uniforms(spec.seed, "token", r.prompt_id, r.sample, len(r.prompt_ids) + r.max_new_tokens)
-            for r in requests
-        ]
-        self._spec = spec
-        self._mask_BS = torch.zeros(0)
-        self._cache: Any = None
+        self._model, self._requests, self._ends = model, requests, ends
+        self._waiting = deque(waiting_order(asked, requests))
+        self._slots = min(slots, max(len(asked), 1))
+        self._cache = SlotCache(self._slots, 1)
+        self._live: list[int] = []
+        self.texts = {i: list(requests[i].prompt_ids) for i in asked}
 
-    def prefill(self, *, all_positions: bool) -> torch.Tensor:
-        """Run the prompts; logits of every prompt position [B, S, V] (left-padded), or of the last one only."""
-        ids_BS, mask_BS = pad(self.texts, left=True)
-        self._mask_BS = mask_BS.to(self._device)
-        return self._forward(ids_BS.to(self._device), keep=0 if all_positions else 1)
+    @property
+    def live(self) -> bool:
+        """Whether a step has anything to run."""
+        return bool(self._live)
 
-    def step(self, tokens_B: torch.Tensor) -> torch.Tensor:
-        """Run one more token of every text; logits of the next [B, V]."""
-        self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(tokens_B), 1)], 1)
-        return self._forward(tokens_B[:, None].to(self._device), keep=1)[:, -1]
+    @property
+    def wants_to_join(self) -> bool:
+        """Whether waiting prompts should be prefilled now."""
+        free = self._slots - len(self._live)
+        return bool(self._waiting) and free >= max(1, self._slots // 8)
 
-    def choose(self, logits_BV: torch.Tensor, buffer: CaptureBuffer, rows: np.ndarray) -> torch.Tensor:
-        """Sample the next token of every live text and capture the distribution it came from; 0 elsewhere [B].
+    def join(self, choose: Choose, prefilled: Prefilled, *, tokens: int) -> None:
+        """Prefill waiting prompts, as many as there are free slots and fit `tokens`; their answers begin."""
+        prompts, texts, row_of_text = self._next_prompts(tokens)
+        ids_BP, mask_BP = pad(prompts, left=True)
+        cache = SlotCache(len(prompts), ids_BP.shape[1] + 1)
+        cache.first = [ids_BP.shape[1] - len(p) for p in prompts]
+        hidden_BPH = self._model.body(ids_BP, mask_BP, cache, (mask_BP.cumsum(-1) - 1).clamp_min(0))
+        cache.advance(ids_BP.shape[1])
+        for text, row in zip(texts, row_of_text, strict=True):
+            prefilled(text, hidden_BPH[row, ids_BP.shape[1] - len(prompts[row]) :])
+        grows = self._append(texts, choose(np.array(texts), hidden_BPH[row_of_text, -1]))
+        if any(grows):
+            self._cache.join(cache, [row for row, more in zip(row_of_text, grows, strict=True) if more])
+            self._live += [text for text, more in zip(texts, grows, strict=True) if more]
 
-        `rows` names the texts of the batch in the buffer.
-        """
-        live = np.flatnonzero(self.live)
-        logits_nV = logits_BV[torch.as_tensor(live, device=logits_BV.device)]
-        positions = np.array([len(self.texts[b]) for b in live])
-        uniform_n = torch.tensor(
-            [self._uniforms[b][p] for b, p in zip(live, positions, strict=True)], dtype=torch.float64
-        )
-        request = self._requests[0]
-        masses = buffer.masses(logits_nV)
-        raw = masses if self._spec.temperature == 1 else Masses(logits_nV[:, : self._spec.vocabulary])
-        tokens_n = next_token(raw, uniform_n.to(logits_nV.device), request.temperature, request.top_p)
-        buffer.add_masses(rows[live], positions, masses, tokens_n)
-        tokens_B = torch.zeros(len(logits_BV), dtype=torch.long, device=logits_BV.device)
-        tokens_B[torch.as_tensor(live, device=tokens_B.device)] = tokens_n
-        return tokens_B
+    def step(self, choose: Choose) -> None:
+        """One more token of every live text."""
+        last = [self.texts[t][-1] for t in self._live]
+        positions = [len(self.texts[t]) - 1 for t in self._live]
+        mask = self._cache.mask(1)
+        hidden_n1H = self._model.body(torch.tensor(last)[:, None], mask, self._cache, torch.tensor(positions)[:, None])
+        self._cache.advance(1)
+        grows = self._append(self._live, choose(np.array(self._live), hidden_n1H[:, -1]))
+        for row in reversed(range(len(grows))):
+            if not grows[row]:
+                self._cache.leave(row)
+                self._live[row] = self._live[-1]
+                self._live.pop()
 
-    def append(self, tokens_B: torch.Tensor) -> None:
-        """Put the chosen tokens at the end of the live texts, and end those that are complete."""
-        for b, token in enumerate(tokens_B.tolist()):
-            if self.live[b]:
-                self.texts[b].append(token)
-                made = len(self.texts[b]) - len(self._requests[b].prompt_ids)
-                self.live[b] = token not in self._stop_ids and made < self._requests[b].max_new_tokens
+    def idle_step(self) -> None:
+        """A pass of one token that nobody wants, so that peers' collectives are answered."""
+        self._model.body(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))
 
-    def _forward(self, ids_BS: torch.Tensor, keep: int) -> torch.Tensor:
-        positions_BS = (self._mask_BS.cumsum(-1) - 1).clamp_min(0)[:, -ids_BS.shape[1] :]
-        out = self._model(
-            input_ids=ids_BS,
-            attention_mask=self._mask_BS,
-            position_ids=positions_BS,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-        self._cache = out.past_key_values
-        return out.logits
+    def _next_prompts(self, tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
+        """Distinct prompts to prefill, the texts they begin, and of each text the row of its prompt."""
+        prompts: list[list[int]] = []
+        texts: list[int] = []
+        row_of_text: list[int] = []
+        while self._waiting and len(self._live) + len(texts) < self._slots:
+            prompt = self._requests[self._waiting[0]].prompt_ids
+            if not prompts or prompt != prompts[-1]:
+                longest = max(len(prompt), *map(len, prompts)) if prompts else len(prompt)
+                if prompts and longest * (len(prompts) + 1) > tokens:
+                    break
+                prompts.append(prompt)
+            texts.append(self._waiting.popleft())
+            row_of_text.append(len(prompts) - 1)
+        return prompts, texts, row_of_text
+
+    def _append(self, texts: Sequence[int], tokens_n: torch.Tensor) -> list[bool]:
+        """Put the chosen tokens at the end of texts; whether each goes on."""
+        grows = []
+        for text, token in zip(texts, tokens_n.tolist(), strict=True):
+            self.texts[text].append(token)
+            request = self._requests[text]
+            grows.append(not self._ends.reached(request, self.texts[text][len(request.prompt_ids) :]))
+        return grows
 
 
 def pad(sequences: list[list[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

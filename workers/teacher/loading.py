@@ -12,27 +12,32 @@ from workers.teacher.config import TeacherConfig
 def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") -> Any:
     """The teacher in evaluation mode, its experts over `ranks` processes of the default process group.
 
-    `all_to_all` shards dense weights as well (gathered once, then kept), so each rank can run texts of its own;
-    `all_reduce` shards as tensor parallelism does, for texts that all ranks share.
+    `all_to_all` keeps whole dense weights on every rank, so that each runs texts of its own and nothing but tokens
+    travels; `all_reduce` shards them as tensor parallelism does, for texts that all ranks share.
     """
     from transformers import AutoModelForCausalLM
     from transformers.distributed import DistributedConfig
 
+    from workers.teacher.own_texts import own_texts_layout
+
+    folder = model_folder(config.model, config.revision)
     layout: dict[str, Any] = {}
     if ranks > 1:
         if config.dispatch == "all_to_all":
-            layout["distributed_config"] = DistributedConfig(fsdp_size=ranks, fsdp_plan={}, ep_size=ranks)
+            layout["distributed_config"] = own_texts_layout(folder, ranks, trust_remote_code=config.trust_remote_code)
         else:
             layout["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto", ep_size=ranks)
-    folder = model_folder(config.model, config.revision)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch_dtype(config.dtype, device), trust_remote_code=config.trust_remote_code, **layout
     )
     if ranks == 1:
         model = model.to(device)
-    elif hasattr(model, "set_reshard_after_forward"):
-        model.set_reshard_after_forward(False)
     return model.eval()
+
+
+def weights_held(model: Any) -> int:
+    """Weights of a model that are in this process."""
+    return sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in model.parameters())
 
 
 def join_process_group(rank: int, ranks: int, address: str, port: int, device: str) -> None:

@@ -1,8 +1,10 @@
 """The transformers engine: generates and captures in one pass, or scores given text, on one rank of a gang.
 
 In `all_to_all` every rank has texts of its own, and all ranks must take the same number of forward passes: batch
-counts are agreed on first, and in the decode loop a rank without work feeds dummies until no rank is live.
+counts are agreed on first, and while texts grow a rank without work runs a dummy until no rank has any.
 In `all_reduce` all ranks run the same texts; rank 0 samples, captures and broadcasts.
+
+Legend: B texts, S tokens, n positions, H hidden size, V model vocabulary.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ import torch.distributed as dist
 
 from workers.model_files import model_folder
 from workers.targets.arrays import UnitTargets
+from workers.teacher.batches import by_tokens
 from workers.teacher.capture import CaptureBuffer
+from workers.teacher.choice import TokenChoice
 from workers.teacher.config import TeacherConfig
 from workers.teacher.detokenize import texts_and_ends
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.generation import Generation, pad
-from workers.teacher.loading import load_teacher
+from workers.teacher.forward import TwoPartModel
+from workers.teacher.generation import Ends, Generation, pad
+from workers.teacher.loading import load_teacher, weights_held
 
 _DUMMY = [TextRequest("dummy", 0, [0, 0], None)]
 """What a rank without work runs, so that its peers' collectives are answered."""
@@ -48,8 +53,8 @@ class TransformersEngine:
         from transformers import AutoTokenizer
 
         self.config, self.rank, self.ranks, self.device = config, rank, ranks, device
-        self.steps = 0
         self.model = load_teacher(config, ranks=ranks, device=device)
+        self._parts = TwoPartModel(self.model, device)
         folder = model_folder(config.model, config.revision)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
         self.stop_ids = stop_ids(self.tokenizer, self.model.config)
@@ -57,13 +62,18 @@ class TransformersEngine:
         self._shared_texts = ranks > 1 and not self._own_texts
         self._captures = rank == 0 or self._own_texts
 
+    @property
+    def steps(self) -> int:
+        """Forward passes so far (TeacherEngine.steps)."""
+        return self._parts.steps
+
     def describe(self) -> dict[str, Any]:
         """Facts for the record: weights that this rank holds, their type, where they are, what ends an answer."""
-        held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in self.model.parameters())
         return {
-            "weights_held": held,
+            "weights_held": weights_held(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.device,
+            "head_apart": self._parts.parted,
             "stop_ids": sorted(self.stop_ids),
         }
 
@@ -71,12 +81,12 @@ class TransformersEngine:
     def run(self, requests: list[TextRequest], spec: CaptureSpec, *, budget: float = 1.0) -> UnitTargets:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
         texts = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
-        given = [i for i, r in enumerate(requests) if r.answer_ids is not None]
-        asked = [i for i, r in enumerate(requests) if r.answer_ids is None]
-        for batch in self._agreed(_by_tokens(given, requests, self.config.score_tokens)):
+        asked = [i for i, r in enumerate(requests) if r.answer_ids is None and r.max_new_tokens > 0]
+        given = sorted(set(range(len(requests))) - set(asked))
+        tokens = max(1, int(self.config.score_tokens * budget))
+        for batch in self._agreed(by_tokens(given, requests, tokens)):
             self._score(batch, texts)
-        for batch in self._agreed(_by_count(asked, requests, self.config.batch)):
-            self._generate(batch, texts)
+        self._generate(asked, texts, slots=max(1, int(self.config.batch * budget)), tokens=tokens)
         targets = texts.buffer.finish(texts.ids, [texts.start(i) for i in range(len(requests))])
         targets.texts, targets.ends = texts_and_ends(self.tokenizer, texts.ids)
         return targets
@@ -86,37 +96,65 @@ class TransformersEngine:
         items = [texts.requests[i] for i in batch] or _DUMMY
         sequences = [r.prompt_ids + (r.answer_ids or []) for r in items]
         ids_BS, mask_BS = pad(sequences, left=False)
-        logits_BSV = self.model(
-            input_ids=ids_BS.to(self.device), attention_mask=mask_BS.to(self.device), use_cache=False
-        ).logits
+        hidden_BSH = self._parts.body(ids_BS, mask_BS)
+        if not batch:
+            return
+        rows, positions, tokens, before = [], [], [], []
         for b, i in enumerate(batch):
             texts.ids[i] = sequences[b]
-            if self._captures:
-                _capture_span(texts.buffer, i, sequences[b], texts.start(i), logits_BSV[b])
+            span = np.arange(texts.start(i), len(sequences[b]))
+            rows.append(np.full(len(span), i))
+            positions.append(span)
+            tokens += sequences[b][texts.start(i) :]
+            before.append(hidden_BSH[b, span - 1])
+        self._capture(texts, np.concatenate(rows), np.concatenate(positions), torch.cat(before), torch.tensor(tokens))
 
-    def _generate(self, batch: list[int], texts: _Texts) -> None:
-        """Answer a batch of prompts, token by token, capturing as it goes."""
-        rows = np.array(batch, dtype=np.int64)
-        items = [texts.requests[i] for i in batch] or _DUMMY
-        work = Generation(self.model, self.device, items, texts.spec, self.stop_ids)
-        logits_BSV = work.prefill(all_positions=texts.spec.positions == "all")
-        if texts.spec.positions == "all" and self._captures:
-            for b, i in enumerate(batch):
-                prompt = items[b].prompt_ids
-                _capture_span(texts.buffer, i, prompt, 1, logits_BSV[b, logits_BSV.shape[1] - len(prompt) :])
-        logits_BV = logits_BSV[:, -1]
-        while self._any_rank_live(work):
-            tokens_B = torch.zeros(len(logits_BV), dtype=torch.long, device=logits_BV.device)
-            if self._captures and work.live.any():
-                tokens_B = work.choose(logits_BV, texts.buffer, rows)
+    def _generate(self, asked: list[int], texts: _Texts, *, slots: int, tokens: int) -> None:
+        """Answer prompts, capturing as it goes."""
+        ends = Ends(self.stop_ids, self._decode)
+        work = Generation(self._parts, texts.requests, asked, ends, slots=slots)
+        choice = TokenChoice(texts.requests, texts.spec, self.stop_ids)
+
+        def choose(texts_n: np.ndarray, hidden_nH: torch.Tensor) -> torch.Tensor:
+            positions_n = np.array([len(work.texts[i]) for i in texts_n])
+            tokens_n = torch.zeros(len(texts_n), dtype=torch.long, device=hidden_nH.device)
+            for place, logits_nV in self._parts.logits_by_chunk(hidden_nH):
+                if self._captures:
+                    masses = texts.buffer.masses(logits_nV)
+                    tokens_n[place] = choice(texts_n[place], positions_n[place], logits_nV, masses)
+                    texts.buffer.add_masses(texts_n[place], positions_n[place], masses, tokens_n[place])
             if self._shared_texts:
-                dist.broadcast(tokens_B, 0)
-            work.append(tokens_B)
-            if not self._any_rank_live(work):
-                break
-            logits_BV = work.step(tokens_B)
-        for b, i in enumerate(batch):
-            texts.ids[i] = work.texts[b]
+                dist.broadcast(tokens_n, 0)
+            return tokens_n
+
+        def prefilled(text: int, hidden_PH: torch.Tensor) -> None:
+            prompt = texts.requests[text].prompt_ids
+            if texts.spec.positions == "all" and len(prompt) > 1:
+                positions = np.arange(1, len(prompt))
+                rows = np.full(len(positions), text)
+                self._capture(texts, rows, positions, hidden_PH[:-1], torch.tensor(prompt[1:]))
+
+        while self._any_rank(work.wants_to_join or work.live):
+            if work.wants_to_join:
+                work.join(choose, prefilled, tokens=tokens)
+            elif work.live:
+                work.step(choose)
+            else:
+                work.idle_step()
+        for i in asked:
+            texts.ids[i] = work.texts[i]
+
+    def _capture(
+        self, texts: _Texts, rows: np.ndarray, positions: np.ndarray, before_nH: torch.Tensor, tokens_n: torch.Tensor
+    ) -> None:
+        """Capture the distributions at positions of texts, from the hidden states of the tokens before them."""
+        tokens_n = tokens_n.to(self.device)
+        for place, logits_nV in self._parts.logits_by_chunk(before_nH):
+            if self._captures:
+                texts.buffer.add(rows[place], positions[place], logits_nV, tokens_n[place])
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _agreed(self, batches: list[list[int]]) -> list[list[int]]:
         """The batches, with empty ones at the end so that all ranks run equally many."""
@@ -126,10 +164,10 @@ class TransformersEngine:
         dist.all_reduce(count, dist.ReduceOp.MAX)
         return batches + [[] for _ in range(int(count) - len(batches))]
 
-    def _any_rank_live(self, work: Generation) -> bool:
+    def _any_rank(self, works: bool) -> bool:
         if not self._own_texts:
-            return bool(work.live.any())
-        flag = torch.tensor(int(work.live.any()), device=self.device)
+            return works
+        flag = torch.tensor(int(works), device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
@@ -139,31 +177,3 @@ def stop_ids(tokenizer: Any, model_config: Any) -> set[int]:
     configured = getattr(model_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return {i for i in [tokenizer.eos_token_id, *ids] if i is not None}
-
-
-def _capture_span(buffer: CaptureBuffer, row: int, sequence: list[int], start: int, logits_SV: torch.Tensor) -> None:
-    """Capture positions start ... end of a sequence from the logits at its tokens."""
-    positions = np.arange(start, len(sequence))
-    tokens = torch.tensor(sequence, device=logits_SV.device)[start:]
-    buffer.add(np.full(len(positions), row), positions, logits_SV[start - 1 : len(sequence) - 1], tokens)
-
-
-def _by_count(chosen: list[int], requests: list[TextRequest], most: int) -> list[list[int]]:
-    """Batches of prompts of similar length."""
-    ordered = sorted(chosen, key=lambda i: (len(requests[i].prompt_ids), i))
-    return [ordered[i : i + most] for i in range(0, len(ordered), most)]
-
-
-def _by_tokens(chosen: list[int], requests: list[TextRequest], most: int) -> list[list[int]]:
-    """Batches of texts of similar length, at most `most` tokens each with padding (or one text)."""
-    batches: list[list[int]] = []
-    for i in sorted(chosen, key=lambda i: (-_length(requests[i]), i)):
-        longest = _length(requests[batches[-1][0]]) if batches else 0
-        if not batches or longest * (len(batches[-1]) + 1) > most:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
-def _length(request: TextRequest) -> int:
-    return len(request.prompt_ids) + len(request.answer_ids or ())

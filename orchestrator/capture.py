@@ -124,7 +124,7 @@ class TeacherPool:
             Replica,
             fn_constructor_args=[job, ray.get_runtime_context().current_actor],
             batch_size=1,
-            num_cpus=0.01,
+            num_cpus=0,  # a gang may want all of a node
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
         )
         taught.set_name(f"teach-{name}")

@@ -81,8 +81,9 @@ class Replica:
         except NotNeeded:
             return
         except CannotTeach as error:
+            # Raised here it would be raised again by every replica that Ray Data starts instead of this one.
             self._report.at_last("teacher", stopped=str(error))
-            raise
+            return
         self._report("teacher", ready=True, facts=facts, name=job.name)
         self._pool.rest.remote(self._me)
 

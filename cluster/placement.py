@@ -54,6 +54,15 @@ def no_place(gang: Wanted, what: str, waited_s: float) -> str:
     return f"{what} wants {gang} and found no place in {waited_s:.0f} s: {reason}. The cluster: {table(nodes)}"
 
 
+def beside_driver() -> Any:
+    """A scheduling strategy for an actor that a run cannot lose: on the node of the process that makes it, which is
+    where the driver is, and not on one that may be taken away."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def state_of(group: Any) -> str:
     """PENDING, CREATED, RESCHEDULING (a node was lost) or REMOVED."""
     from ray.util.placement_group import placement_group_table

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from cluster.placement import beside_driver
 from orchestrator.attempt import Attempt
 from orchestrator.capture import TeacherPool, pool_size
 from orchestrator.errors import RunFailed, first_cause
@@ -54,7 +55,8 @@ class Teaching:
         units = f"{len(rows)} units" + (f" ({again} again, as they are damaged)" if again else "")
         now.view.say(f"teacher {name}: {units}, {least} to {most} replicas of {teacher.ep_size} ranks")
         now.view.teacher.planned += len(rows)
-        pool = self._pools[name] = TeacherPool.remote(len(rows), least)  # type: ignore[attr-defined]
+        pool = TeacherPool.options(scheduling_strategy=beside_driver()).remote(len(rows), least)  # type: ignore[attr-defined]
+        self._pools[name] = pool
         self._calls[pool.teach.remote(now.run.uri, now.config, name, rows, now.epoch, now.board_name)] = name
         self._tell()
 

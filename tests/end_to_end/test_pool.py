@@ -100,6 +100,28 @@ def test_the_pool_grows_with_the_cluster_and_frees_idle_places_while_others_work
     assert whole(job).keys() == {("train", i) for i in range(10)} | {("heldout", i) for i in range(5)}
 
 
+def test_a_lost_node_costs_its_gangs_another_place(
+    cluster: Cluster, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gang is on a node of its own, which is taken away and later replaced."""
+    monkeypatch.delenv("STILLHOUSE_PAUSE_AT")
+    doomed = cluster.add_node(num_cpus=1, labels={"role": "teacher"})
+    job = changed(
+        Job(tmp_path / "lost", teacher),
+        teacher={"model": str(teacher), **ONE_CPU, "label_selector": {"role": "teacher"}},
+        cluster={"address": cluster.address, "placement_deadline_s": 120},
+    )
+    command = job.command("teach")
+    driver = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: len(entries(job)) > 2 or driver.poll() is not None, "some units are taught")
+    cluster.remove_node(doomed, allow_graceful=False)
+    time.sleep(3)
+    cluster.add_node(num_cpus=1, labels={"role": "teacher"})
+    output, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, output[-3000:]
+    whole(job)
+
+
 def test_teachers_that_find_room_only_one_after_the_other_both_teach(teacher: Path, tmp_path: Path) -> None:
     sampling = {"max_new_tokens": 12}
     apart = changed(
@@ -152,9 +174,10 @@ def test_a_rank_killed_at_any_moment_loses_and_doubles_nothing(
     assert {e.epoch for e in entries(job)} == {1}
 
 
-def test_a_killed_leader_is_started_again(undisturbed: Job, teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("point", ["rank-start", "rank-forward:6", "part-written:2"])
+def test_a_killed_leader_is_started_again(undisturbed: Job, point: str, teacher: Path, tmp_path: Path) -> None:
     job = changed(Job(tmp_path / "leader", teacher), teacher=undisturbed.config["teacher"])
-    output = job.kill_rank_at("part-written:2", "teach", process="MapWorker")
+    output = job.kill_rank_at(point, "teach", process="MapWorker")
     assert "the process that leads a replica of teacher teacher died and was started again" in output
     assert whole(job) == whole(undisturbed)
 

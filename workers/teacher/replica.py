@@ -15,7 +15,6 @@ import ray
 
 from cluster.lease import Fence
 from cluster.placement import place_gang, state_of
-from cluster.room import gang_wants
 from cluster.storage import open_storage
 from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
@@ -28,6 +27,7 @@ from workers.teacher.commit import commit_unit
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.leader import Leader
+from workers.teacher.place import wanted_place
 from workers.teacher.recovery import CannotTeach
 from workers.units import Prompt, UnitPlan
 
@@ -109,20 +109,11 @@ class Replica:
 
     def _find_place(self) -> Any:
         """The group to make the gang in: the one that there is, or a new one. Raises NotNeeded, or CannotTeach."""
-        teacher = self._job.teacher
-        wanted = gang_wants(
-            teacher.ep_size,
-            teacher.cpus_per_rank,
-            teacher.gpus_per_rank,
-            teacher.placement,
-            teacher.label_selector,
-            teacher.accelerator_type,
-        )
         while True:
             self._be_admitted()
             try:
                 self._group = place_gang(
-                    wanted,
+                    wanted_place(self._job.teacher),
                     what=f"a replica of teacher {self._job.name}",
                     deadline_s=self._job.deadline_s,
                     patience=lambda: ray.get(self._pool.patience.remote(self._me)),

@@ -79,12 +79,16 @@ class Gang:
         faults: dict[int, GangFault | RankError] = {}
         look_s = min(_LOOK_S, self.config.hang_deadline_s / 4)
         while running := [c for c in calls if rank_of[c] not in results and rank_of[c] not in faults]:
-            done, _ = ray.wait(running, num_returns=len(running), timeout=_OTHERS_S if faults else look_s)
+            failed = bool(faults)
+            wanted, wait_s = (len(running), _OTHERS_S) if failed else (1, look_s)
+            done, _ = ray.wait(running, num_returns=wanted, timeout=wait_s)
             for call in done:
                 self._take(call, rank_of[call], results, faults)
             left = [rank_of[c] for c in running if c not in done]
-            if faults and (left or len(results) + len(faults) == len(calls)):
+            if faults and (failed or not left):
                 raise self._first(faults, left)
+            if faults:
+                continue  # the others' errors may be on their way
             if deadline is None and left:
                 self._look(pulse, left, look_s)
             elif left and deadline is not None and time.monotonic() > deadline:
@@ -101,6 +105,8 @@ class Gang:
             faults[rank] = error.cause
         except ray.exceptions.RayActorError as error:
             faults[rank] = self._death(rank, str(error))
+        except ray.exceptions.ObjectLostError:
+            faults[rank] = GangFault("dead", f"what {self._names([rank])} made was lost with its node")
 
     def _look(self, pulse: Pulse, running: list[int], timeout_s: float) -> None:
         """Ask the ranks that run for their steps. Raises GangFault if they count as hung."""

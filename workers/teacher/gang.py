@@ -80,7 +80,8 @@ class Gang:
         look_s = min(_LOOK_S, self.config.hang_deadline_s / 4)
         while running := [c for c in calls if rank_of[c] not in results and rank_of[c] not in faults]:
             failed = bool(faults)
-            wanted, wait_s = (len(running), _OTHERS_S) if failed else (1, look_s)
+            patience = look_s if deadline is None else min(look_s, max(deadline - time.monotonic(), 0))
+            wanted, wait_s = (len(running), _OTHERS_S) if failed else (1, patience)
             done, _ = ray.wait(running, num_returns=wanted, timeout=wait_s)
             for call in done:
                 self._take(call, rank_of[call], results, faults)
@@ -91,7 +92,7 @@ class Gang:
                 continue  # the others' errors may be on their way
             if deadline is None and left:
                 self._look(pulse, left, look_s)
-            elif left and deadline is not None and time.monotonic() > deadline:
+            elif left and deadline is not None and time.monotonic() >= deadline:
                 late = self.config.start_deadline_s
                 raise GangFault("hung", f"{self._names(left)} did not start in {late:g} s (teacher.start_deadline_s)")
         return [results[r] for r in range(len(calls))]

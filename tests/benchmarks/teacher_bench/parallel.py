@@ -25,7 +25,9 @@ def parallel_figures(model: Path, folder: Path, *, rounds: int, units: int) -> d
         one = run_ranks("score", model, texts, ranks=1, threads=2)
         speed = {name: f["tokens"] / f["wall_s"] for name, f in (("pair", pair), ("one", one))}
         per_cpu = {name: f["tokens"] / f["cpu_s"] for name, f in (("pair", pair), ("one", one))}
-        rows.append([number, speed["pair"], speed["one"], speed["pair"] / speed["one"], per_cpu["pair"], per_cpu["one"]])
+        rows.append(
+            [number, speed["pair"], speed["one"], speed["pair"] / speed["one"], per_cpu["pair"], per_cpu["one"]]
+        )
         ratios.append(speed["pair"] / speed["one"])
         cpu_ratios.append(per_cpu["pair"] / per_cpu["one"])
     columns = ["round", "2 ranks tokens/s", "1 process tokens/s", "ratio", "2 ranks /CPU-s", "1 process /CPU-s"]
@@ -38,10 +40,15 @@ def parallel_figures(model: Path, folder: Path, *, rounds: int, units: int) -> d
         "expert_share": round(experts / whole, 4),
         "weights_share_per_rank": round(loaded["weights_held"] / whole, 4),
         "load_peak_share": round(loaded["load_peak"] / (whole * 4), 4),
+        "load_peak_own_share": round(loaded["load_peak_own"] / (whole * 4), 4),
     }
-    limit = 1 - experts / whole / 2
-    print(f"  a rank holds {figures['weights_share_per_rank']:.1%} of the weights ((1 - e) + e/2 is {limit:.1%}); while")
-    print(f"  loading it takes {figures['load_peak_share']:.1%} of the whole at most")
+    limit, peak, own = 1 - experts / whole / 2, figures["load_peak_share"], figures["load_peak_own_share"]
+    print(
+        f"  a rank holds {figures['weights_share_per_rank']:.1%} of the weights ((1 - e) + e/2 is {limit:.1%}); loading"
+    )
+    print(
+        f"  takes {peak:.1%} of them at most, {own:.1%} without the pages of the model's files"
+    )
     return figures
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from workers.teacher.batches import by_tokens
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.generation import pad
-from workers.teacher.loading import join_process_group, weights_held
+from workers.teacher.loading import join_process_group, load_teacher, weights_held
 from workers.teacher.transformers_engine import TransformersEngine
 
 
@@ -31,23 +32,42 @@ def main() -> None:
     torch.set_num_threads(threads)
     if ranks > 1:
         join_process_group(rank, ranks, "127.0.0.1", port, "cpu")
-    before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM from now on
-    engine = TransformersEngine(TeacherConfig(model=model, ep_size=ranks), rank=rank, ranks=ranks)
-    found: dict[str, Any] = {"load_peak": memory("VmHWM") - before, "weights_held": weights_held(engine.model)}
-    found["weight_bytes"] = found["weights_held"] * engine.model.dtype.itemsize
-    if kind != "load":
+    config = TeacherConfig(model=model, ep_size=ranks)
+    if kind == "load":
+        found = load(config, ranks)
+    else:
+        engine = TransformersEngine(config, rank=rank, ranks=ranks)
         units = [requests(unit, rank, ranks) for unit in json.loads(Path(texts).read_text())]
         run = {"score": score, "bare": bare}[kind]
         run(engine, units[:1])
         wall, cpu = time.perf_counter(), time.process_time()
         run(engine, units[1:])
-        found |= {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        found = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         found["tokens"] = sum(len(r.prompt_ids) + len(r.answer_ids or ()) for unit in units[1:] for r in unit)
     print(json.dumps(found))
     if ranks > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def load(config: TeacherConfig, ranks: int) -> dict[str, Any]:
+    """What a rank holds, and the most memory that loading it took: of its own, and with the pages of the files."""
+    before, own_before = memory("VmRSS"), memory("RssAnon")
+    own: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            own.append(memory("RssAnon") - own_before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM from now on
+    model = load_teacher(config, ranks=ranks)
+    peak = memory("VmHWM") - before
+    over.set()
+    watcher.join()
+    return {"load_peak": peak, "load_peak_own": max(own), "weights_held": weights_held(model)}
 
 
 def requests(unit: list[list[int]], rank: int, ranks: int) -> list[TextRequest]:
@@ -73,7 +93,7 @@ def bare(engine: TransformersEngine, units: list[list[TextRequest]]) -> None:
 
 
 def memory(name: str) -> int:
-    """Bytes of this process: VmRSS (now) or VmHWM (most)."""
+    """Bytes of this process: VmRSS (now), VmHWM (most), RssAnon (now, without the pages of files)."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
     return int(line.split()[1]) * 1024
 

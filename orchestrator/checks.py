@@ -13,7 +13,6 @@ from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read
 from orchestrator.run_folder import RunFolder
 from workers.fingerprint import chat_template_fingerprint, tokenizer_fingerprint
 from workers.model_files import (
-    check_expert_parallel,
     expert_count,
     known_model_type,
     model_folder,
@@ -21,6 +20,7 @@ from workers.model_files import (
     token_ids,
 )
 from workers.splits import TRAIN
+from workers.teacher.families import check_teacher_family, why_not_generate
 
 
 @dataclass
@@ -62,7 +62,13 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
             tokenizer = tokenizer_fingerprint(folder)
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from None
-        check_expert_parallel(key, teacher.ep_size, teacher.model, read_model_config(folder))
+        check_teacher_family(
+            key,
+            teacher.model,
+            read_model_config(folder),
+            ep_size=teacher.ep_size,
+            gpus=teacher.gpus_per_rank,
+        )
         if found.tokenizer and tokenizer != found.tokenizer:
             raise ValueError(
                 f"{key}.model: {teacher.model!r} has another tokenizer than the first teacher; "
@@ -135,6 +141,7 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
                     f"{sorted(domains)}. "
                     "Add a prompt source of that name, or mend the mix"
                 )
+    _check_answers(config, found)
     for domain in config.targets.withhold:
         if domain not in domains:
             raise ValueError(
@@ -144,6 +151,20 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
         raise ValueError(
             f"targets.temperature: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
         )
+
+
+def _check_answers(config: RunConfig, found: Checked) -> None:
+    """Teachers that cannot answer are given nothing to answer."""
+    for name, folder in found.teacher_folders.items():
+        if (reason := why_not_generate(read_model_config(folder))) is None:
+            continue
+        for prompt in found.prompts:
+            mine = (config.prompts[prompt.source].teacher or config.first_teacher()) == name
+            if mine and (prompt.answer is None or config.evaluate.text != "given"):
+                raise ValueError(
+                    f"{config.teacher_key(name)}.model: {reason}. Give every prompt its answer and set evaluate.text "
+                    "to given, so that text is scored, or take another model"
+                )
 
 
 def _check_evaluation(config: RunConfig) -> None:

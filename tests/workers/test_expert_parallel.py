@@ -26,9 +26,11 @@ Outcome = dict[str, np.ndarray]
 
 
 def requests() -> list[TextRequest]:
-    """Prompts to answer at several lengths, and given answers."""
+    """Prompts to answer at several lengths, at temperature 0 and 1 in turn, and given answers."""
     rng = np.random.default_rng(1)
-    asked = [TextRequest(f"p{i}", 0, rng.integers(3, V, 2 + i % 5).tolist(), None, max_new_tokens=8) for i in range(7)]
+    asked = [
+        TextRequest(f"p{i}", 0, rng.integers(3, V, 2 + i % 5).tolist(), None, i % 2, max_new_tokens=8) for i in range(7)
+    ]
     answers = [rng.integers(3, V, 1 + 3 * i).tolist() for i in range(3)]
     return asked + [TextRequest(f"g{i}", 0, [4, 5, 6 + i], answer) for i, answer in enumerate(answers)]
 

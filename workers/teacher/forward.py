@@ -18,6 +18,9 @@ import torch
 _HEAD_NUMBERS = 16_000_000
 """Logits that one pass of the head makes: enough rows to be worth reading its weights for, 64 MB in float32."""
 
+_SAME = 0.05
+"""Of the logits' spread: what parts may differ from the whole, as bfloat16 may round otherwise."""
+
 _PROBE = [[5, 3, 8], [2, 7, 1]]
 
 
@@ -96,7 +99,5 @@ class TwoPartModel:
         hidden_BSH = self.body(ids_BS, torch.ones_like(ids_BS))
         with torch.no_grad():
             whole_BSV = self.model(input_ids=ids_BS.to(self.device), use_cache=False).logits
-        parts = self.head(hidden_BSH.flatten(0, 1))
-        return parts.shape == whole_BSV.flatten(0, 1).shape and torch.allclose(
-            parts.float(), whole_BSV.flatten(0, 1).float(), rtol=0.02, atol=0.02
-        )
+        parts, whole = self.head(hidden_BSH.flatten(0, 1)).float(), whole_BSV.flatten(0, 1).float()
+        return parts.shape == whole.shape and bool((parts - whole).abs().max() <= _SAME * whole.std())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
+
+from cluster.room import Node
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class Inventory:
     gpus: float
     memory: int
     memory_free: int
+    members: tuple[Node, ...] = ()
+    """The nodes one by one, where they are known."""
 
 
 def local_inventory(cpus: int | None = None) -> Inventory:
@@ -33,12 +38,22 @@ def local_inventory(cpus: int | None = None) -> Inventory:
 
 def cluster_inventory() -> Inventory:
     """The Ray cluster this process is connected to."""
+    members = cluster_nodes()
+
+    def total(name: str) -> float:
+        return sum(n.total.get(name, 0) for n in members)
+
+    memory = int(total("memory"))
+    return Inventory("the Ray cluster", len(members), total("CPU"), total("GPU"), memory, memory, tuple(members))
+
+
+def cluster_nodes() -> list[Node]:
+    """The living nodes of the Ray cluster this process is connected to, with what is free on each now."""
     import ray
 
-    nodes = [n for n in ray.nodes() if n["Alive"]]
-    total: dict[str, float] = {}
-    for node in nodes:
-        for name, amount in node["Resources"].items():
-            total[name] = total.get(name, 0) + amount
-    memory = int(total.get("memory", 0))
-    return Inventory("the Ray cluster", len(nodes), total.get("CPU", 0), total.get("GPU", 0), memory, memory)
+    free: dict[str, Any] = ray._private.state.available_resources_per_node()
+    return [
+        Node(n["NodeManagerAddress"], n["Resources"], free.get(n["NodeID"], {}), n.get("Labels") or {})
+        for n in ray.nodes()
+        if n["Alive"]
+    ]

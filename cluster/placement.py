@@ -4,67 +4,111 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+from cluster.inventory import cluster_nodes
+from cluster.room import Wanted, lack, table
 
-def gang_bundles(ranks: int, cpus: float, gpus: float) -> list[dict[str, float]]:
-    """One resource bundle per rank. Pure."""
-    bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-    return [dict(bundle) for _ in range(ranks)]
+Patience = Literal["deadline", "others", "forever"]
+"""How long a gang may wait: to its deadline, while `others` of the same run hold places that they will free (then to
+its deadline), or for as long as it is wanted at all."""
+
+_SAY_S = 30.0
+_LOOK_S = 1.0
 
 
 def place_gang(
-    bundles: list[dict[str, float]],
-    *,
-    strategy: str,
-    labels: dict[str, str],
-    deadline_s: float,
-    say: Callable[[str], None],
-    what: str,
-) -> Any:
-    """A placement group that holds all bundles, ready. The pending group is the demand that an autoscaler sees.
+    gang: Wanted, *, what: str, deadline_s: float, patience: Callable[[], Patience], say: Callable[[str], None]
+) -> Any | None:
+    """A placement group that holds all of a gang, ready; None if the group was removed meanwhile, as nobody needs it
+    any more. The pending group is the demand that an autoscaler sees.
 
-    Called in an actor, it first frees the group of that actor's life before a restart: Ray keeps a group for as long
-    as the actor that made it can come back, so the old gang's place would be lost to the new one.
+    Called in an actor that was restarted, it takes over the group of that actor's earlier life: Ray keeps a group for
+    as long as its actor can come back, and the processes that were in it are dead.
 
-    Says every 30 s what it waits for; raises TimeoutError, naming what it wants and what there is, at the deadline.
+    Says every 30 s what it waits for (one that waits for ever says it once). Raises TimeoutError, naming what it wants
+    and what there is, at the deadline.
     """
+    group = _group_of_this_actor(gang)
+    began = start = said = time.monotonic()
+    pause, quiet = 0.05, False
+    while (state := state_of(group)) not in ("CREATED", "REMOVED"):
+        time.sleep(pause)
+        pause = min(pause * 2, _LOOK_S)
+        now, allowed = time.monotonic(), patience()
+        if allowed == "forever" or (allowed == "others" and not lack(gang, cluster_nodes())):
+            start = now
+        elif now - start >= deadline_s:
+            free_group(group)
+            raise TimeoutError(no_place(gang, what, now - start))
+        if now - said >= _SAY_S and not quiet:
+            said, quiet = now, allowed == "forever"
+            say(f"{what} waits for {gang} since {now - began:.0f} s; {table(cluster_nodes())}")
+    return group if state == "CREATED" else None
+
+
+def no_place(gang: Wanted, what: str, waited_s: float) -> str:
+    """What a gang wanted, what it lacked and what the cluster has."""
+    nodes = cluster_nodes()
+    reason = lack(gang, nodes) or "it is in use"
+    return f"{what} wants {gang} and found no place in {waited_s:.0f} s: {reason}. The cluster: {table(nodes)}"
+
+
+def beside_driver() -> Any:
+    """A scheduling strategy for an actor that a run cannot lose: on the node of the process that makes it, which is
+    where the driver is, and not on one that may be taken away."""
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    owner = ray.get_runtime_context().get_actor_id() or ""
-    if owner:
-        free_group(f"gang-{owner}")
-    group = placement_group(
-        bundles,
-        strategy=strategy,
-        name=f"gang-{owner}" if owner else "",
-        bundle_label_selector=[labels] * len(bundles) if labels else None,
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def state_of(group: Any) -> str:
+    """PENDING, CREATED, RESCHEDULING (a node was lost) or REMOVED."""
+    from ray.util.placement_group import placement_group_table
+
+    return str(placement_group_table(group).get("state", "REMOVED"))
+
+
+def group_name(actor: str) -> str:
+    """What the group of an actor is called; it has one at a time."""
+    return f"gang-{actor}"
+
+
+def free_group_of(actor: str) -> None:
+    """Free an actor's group from elsewhere, with the processes in it, if there is one."""
+    if (group := _find(group_name(actor))) is not None:
+        free_group(group)
+
+
+def free_group(group: Any) -> None:
+    """Remove a group, with the processes in it, and wait until it is gone."""
+    from ray.util.placement_group import remove_placement_group
+
+    remove_placement_group(group)
+    while state_of(group) != "REMOVED":
+        time.sleep(0.05)
+
+
+def _group_of_this_actor(gang: Wanted) -> Any:
+    import ray
+    from ray.util.placement_group import placement_group
+
+    actor = ray.get_runtime_context().get_actor_id() or ""
+    if actor and (group := _find(group_name(actor))) is not None:
+        return group
+    return placement_group(
+        [dict(b) for b in gang.bundles],
+        strategy=gang.strategy,
+        name=group_name(actor) if actor else "",
+        bundle_label_selector=[dict(gang.labels)] * len(gang.bundles) if gang.labels else None,
     )
-    start = time.monotonic()
-    while True:
-        ready, _ = ray.wait([group.ready()], timeout=min(30.0, deadline_s))
-        if ready:
-            return group
-        waited = time.monotonic() - start
-        have = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-        if waited >= deadline_s:
-            remove_placement_group(group)
-            raise TimeoutError(
-                f"{what} wants {bundles} {labels or ''} ({strategy}) and found no place in {waited:.0f} s; "
-                f"free now: {have}"
-            )
-        say(f"{what} waits for {bundles} ({strategy}) since {waited:.0f} s; free now: {have}")
 
 
-def free_group(name: str) -> None:
-    """Remove the placement group of that name, with the actors in it, and wait until it is gone; none is fine."""
-    from ray.util.placement_group import get_placement_group, placement_group_table, remove_placement_group
+def _find(name: str) -> Any | None:
+    from ray.util.placement_group import get_placement_group
 
     try:
-        group = get_placement_group(name)
+        return get_placement_group(name)
     except ValueError:
-        return
-    remove_placement_group(group)
-    while placement_group_table(group).get("state") != "REMOVED":
-        time.sleep(0.1)
+        return None

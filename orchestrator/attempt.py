@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.lease import Lease, LeaseLost
+from cluster.placement import beside_driver
 from cluster.session import ray_session
 from orchestrator.checks import Checked, check
 from orchestrator.config import RunConfig
@@ -103,5 +104,6 @@ def attempt(file: ConfigFile, view: ProgressView) -> Iterator[Attempt]:
             from workers.progress import ProgressBoard
 
             board_name = f"board-{config.name}-{lease.epoch}"
-            board = ProgressBoard.options(name=board_name).remote()  # type: ignore[attr-defined]
+            where = beside_driver()
+            board = ProgressBoard.options(name=board_name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
             yield Attempt(config, found, run, view, lease, board, board_name)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import ray
 
+from cluster.placement import free_group_of
+from orchestrator.admission import IDLE_S, Admission
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
 from orchestrator.repairs import units_to_repair
@@ -85,9 +89,18 @@ def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str,
     return missing
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
+@ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"admission": 1})
 class TeacherPool:
-    """Runs a pool of replicas over missing units. An actor, so that the driver need not load Ray Data."""
+    """Runs a pool of replicas over missing units. An actor, so that the driver need not load Ray Data.
+
+    Ray Data starts replicas while units are queued, each of them a process that reserves nothing, and knows nothing of
+    gangs. So every replica asks here whether to look for a place, and its place is freed from here when no unit is
+    left for it: Ray Data would keep idle ones until the pass is over.
+    """
+
+    def __init__(self, units: int, least: int) -> None:
+        self._admission = Admission(units, least)
+        self._lock = threading.Lock()
 
     def teach(
         self, run_uri: str, config: RunConfig, name: str, rows: list[dict[str, Any]], epoch: int, board: str
@@ -101,20 +114,69 @@ class TeacherPool:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.issue_detectors_config.detectors = []
-        context.max_consecutive_actor_init_deaths = 3
         context.wait_for_min_actors_s = -1  # the gang has a deadline of its own, and says what it waits for
+        # As long as every replica has a second unit queued, their number is doubled.
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         job = replica_job(run_uri, config, name, epoch, board)
         least, most = pool_size(job.teacher, len(rows))
         units = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
         taught = units.map_batches(
             Replica,
-            fn_constructor_args=[job],
+            fn_constructor_args=[job, ray.get_runtime_context().current_actor],
             batch_size=1,
-            num_cpus=0.01,
+            num_cpus=0,  # a gang may want all of a node
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
         )
         taught.set_name(f"teach-{name}")
-        return sum(bool(row["taught"]) for row in taught.iter_rows())
+        done = sum(bool(row["taught"]) for row in taught.iter_rows())
+        self._free()
+        return done
+
+    @ray.method(concurrency_group="admission")
+    def tell(self, growing: bool, others: int) -> None:
+        """Whether replicas beyond the least may look for a place, and how many other teachers are at work."""
+        self._admission.growing, self._admission.others = growing, others
+
+    @ray.method(concurrency_group="admission")
+    def admit(self, replica: str) -> str:
+        """`place`, `wait` or `nothing` (Admission.admit)."""
+        with self._lock:
+            return self._admission.admit(replica, time.monotonic())
+
+    @ray.method(concurrency_group="admission")
+    def patience(self, replica: str) -> str:
+        """How long a replica may wait for its place (Admission.patience)."""
+        return self._admission.patience(replica)
+
+    @ray.method(concurrency_group="admission")
+    def placed(self, replica: str) -> int:
+        """A replica has a place; returns how many have."""
+        with self._lock:
+            self._admission.placed.add(replica)
+            return len(self._admission.placed)
+
+    @ray.method(concurrency_group="admission")
+    def begin(self, replica: str, unit: tuple[str, int, int]) -> None:
+        """A replica begins a unit."""
+        with self._lock:
+            self._admission.begin(replica, unit)
+        self._free()
+
+    @ray.method(concurrency_group="admission")
+    def rest(self, replica: str) -> None:
+        """A replica is ready for a unit, or for another one. Frees the places of those that will have none."""
+        with self._lock:
+            self._admission.rest(replica, time.monotonic())
+        self._free()
+        timer = threading.Timer(IDLE_S + 0.1, self._free)
+        timer.daemon = True
+        timer.start()
+
+    def _free(self) -> None:
+        with self._lock:
+            idle = self._admission.free(time.monotonic())
+        for replica in idle:
+            free_group_of(replica)
 
 
 def replica_job(run_uri: str, config: RunConfig, name: str, epoch: int, board: str) -> ReplicaJob:

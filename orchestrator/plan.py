@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.inventory import Inventory, local_inventory
+from cluster.room import lack
 from cluster.storage import free_bytes
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
@@ -15,6 +16,7 @@ from workers.model_files import expert_count, model_folder, read_model_config
 from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, model_size, student_size, target_bytes
 from workers.splits import HELDOUT
 from workers.student.config import SpecialistConfig
+from workers.teacher.place import wanted_place
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
@@ -162,6 +164,8 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
                 least=least * teacher.ep_size,
             )
         )
+        if plan.inventory.members and (lacking := lack(wanted_place(teacher), plan.inventory.members)):
+            plan.problems.append(f"{config.teacher_key(name)}: a replica finds no place on this cluster: {lacking}")
         if teacher.score_tokens * vocabulary * 12 > 8 << 30:
             plan.notes.append(
                 f"{config.teacher_key(name)}.score_tokens: {teacher.score_tokens} makes logits of {size_text(logits)}; "

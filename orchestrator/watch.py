@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from cluster.placement import beside_driver
 from orchestrator.attempt import Attempt
 from orchestrator.capture import TeacherPool, pool_size
 from orchestrator.errors import RunFailed, first_cause
@@ -19,7 +20,10 @@ from workers.targets.contract import Contract
 _TICK_S = 0.25
 
 _MOST_LOSSES = 3
-"""Gangs lost in a row, with no unit taught between, before the run stops: it would not get better by itself."""
+"""Leaders lost in a row, with no unit taught between, before the run stops: it would not get better by itself."""
+
+_STUDENTS_S = 60.0
+"""Seconds in which students take their places before more teacher replicas may take what is left."""
 
 
 class Teaching:
@@ -32,12 +36,16 @@ class Teaching:
     def __init__(self, now: Attempt, work: dict[str, list[dict[str, Any]]]) -> None:
         self._now = now
         self._calls: dict[Any, str] = {}
+        self._pools: dict[str, Any] = {}
         self._damaged: dict[str, set[int]] = {}
-        self._losses = 0
-        self._unplaced = {name for name, rows in work.items() if rows}
-        if not self._unplaced:
+        self._losses: list[str] = []
+        self._growing = False
+        self._unplaced: dict[str, int] = {}
+        names = sorted(name for name, rows in work.items() if rows)
+        if not names:
             now.view.say("nothing to teach: every planned unit is committed")
-        for name in sorted(self._unplaced):
+        for name in names:
+            self._unplaced[name] = pool_size(now.config.teachers[name], len(work[name]))[0]
             self._start(name, work[name])
 
     def _start(self, name: str, rows: list[dict[str, Any]]) -> None:
@@ -47,22 +55,35 @@ class Teaching:
         units = f"{len(rows)} units" + (f" ({again} again, as they are damaged)" if again else "")
         now.view.say(f"teacher {name}: {units}, {least} to {most} replicas of {teacher.ep_size} ranks")
         now.view.teacher.planned += len(rows)
-        pool = TeacherPool.remote()  # type: ignore[attr-defined]
+        pool = TeacherPool.options(scheduling_strategy=beside_driver()).remote(len(rows), least)  # type: ignore[attr-defined]
+        self._pools[name] = pool
         self._calls[pool.teach.remote(now.run.uri, now.config, name, rows, now.epoch, now.board_name)] = name
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let every pool know what the others do."""
+        for pool in self._pools.values():
+            pool.tell.remote(self._growing, len(self._pools) - 1)
+
+    def grow(self) -> None:
+        """Let replicas beyond the least look for a place."""
+        if not self._growing:
+            self._growing = True
+            self._tell()
 
     def note(self, event: dict[str, Any]) -> None:
-        """A replica that is placed makes room for students; gangs that die without teaching anything end the run; a
-        damaged unit is taught again."""
+        """Replicas that are placed make room for students; what stops a replica stops the run, and so do leaders that
+        die without a unit taught between; a damaged unit is taught again."""
+        if event.get("stopped"):
+            raise RunFailed(f"the teacher stopped: {event['stopped']}")
         if event["kind"] == "unit":
-            self._losses = 0
+            self._losses = []
         if event.get("failed"):
-            self._losses += 1
-            if self._losses >= _MOST_LOSSES:
-                raise RunFailed(
-                    f"the teacher lost {self._losses} gangs without teaching a unit between: {event['note']}"
-                )
-        if event["kind"] == "teacher" and event.get("placed"):
-            self._unplaced.discard(event["placed"])
+            self._losses.append(event["note"])
+            if len(self._losses) >= _MOST_LOSSES:
+                raise RunFailed(f"the teacher stopped: {len(self._losses)} times in a row {self._losses[0]}")
+        if event.get("placed") in self._unplaced and event["count"] >= self._unplaced[event["placed"]]:
+            del self._unplaced[event["placed"]]
         if event["kind"] == "damaged":
             teacher = read_plan(self._now.run.storage, TRAIN).units[event["unit"]].teacher
             self._damaged.setdefault(teacher, set()).add(event["unit"])
@@ -83,12 +104,17 @@ class Teaching:
         calls = list(self._calls)
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
         for call in ready:
-            del self._calls[call]
+            name = self._calls.pop(call)
             try:
                 ray.get(call)
             except ray.exceptions.RayError as error:
                 self._now.require_lease()
+                for event in self._now.drain():
+                    self.note(event)
                 raise RunFailed(f"the teacher stopped: {first_cause(error)}") from error
+            del self._pools[name]
+            self._unplaced.pop(name, None)
+            self._tell()
         self._start_repairs()
         return not self._calls
 
@@ -107,11 +133,12 @@ class Training:
             if not only or chain[0].name in only
         ]
         self._calls: dict[Any, list[Student]] = {}
-        self.started = False
+        self._heard: set[str] = set()
+        self.started = 0.0
 
     def start(self) -> None:
         """Send every chain of students to the supervisor."""
-        now, self.started = self._now, True
+        now, self.started = self._now, time.monotonic()
         chains = [c for c in self._chains if c]
         if not chains:
             return
@@ -138,25 +165,43 @@ class Training:
 
     @property
     def over(self) -> bool:
-        return self.started and not self._calls
+        return bool(self.started) and not self._calls
+
+    def note(self, event: dict[str, Any]) -> None:
+        """A student that reports has its place."""
+        if event["kind"] == "student":
+            self._heard.add(event["student"])
+
+    @property
+    def settled(self) -> bool:
+        """Whether all students have their places, or had a while to take them."""
+        if not self.started:
+            return False
+        heard = all(any(s.name in self._heard for s in chain) for chain in self._calls.values())
+        return heard or time.monotonic() - self.started > _STUDENTS_S
 
 
 def watch(now: Attempt, teaching: Teaching | None, training: Training | None) -> None:
     """Show what happens until both are over. A teacher that ends in an error ends the run with its first cause.
 
-    Replicas are placed before students start, so that the two can't hold what the other waits for. A driver that was
-    taken over ends here, naming who took over, and writes nothing more.
+    The least replicas are placed before students start, so that the two can't hold what the other waits for; more
+    replicas take what students leave. A driver that was taken over ends here, naming who took over, and writes nothing
+    more.
     """
     while True:
         now.require_lease(look=False)
         for event in now.drain():
             if teaching is not None:
                 teaching.note(event)
+            if training is not None:
+                training.note(event)
         taught = teaching is None or teaching.over
         if training is not None:
             if not training.started and (teaching is None or teaching.placed):
                 training.start()
             training.collect()
+        if teaching is not None and teaching.placed and (training is None or training.settled):
+            teaching.grow()
         if taught and (training is None or training.over):
             now.drain()
             now.save_events()

@@ -43,3 +43,9 @@ class Reporter:
     def __call__(self, kind: str, **fields: Any) -> None:
         if self._board is not None:
             self._board.push.remote([{"kind": kind, "time": time.time(), **self._always, **fields}])
+
+    def at_last(self, kind: str, **fields: Any) -> None:
+        """Send an event and wait until it has arrived: the last one of a process that is about to end."""
+        if self._board is not None:
+            event = {"kind": kind, "time": time.time(), **self._always, **fields}
+            ray.get(self._board.push.remote([event]))

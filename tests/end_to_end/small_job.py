@@ -81,17 +81,25 @@ class Job:
     def command(self, verb: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "orchestrator", verb, str(self.folder / "job.yaml"), *arguments]
 
-    def run(self, verb: str, *arguments: str, expect: int = 0) -> str:
+    def run(self, verb: str, *arguments: str, expect: int = 0, **environment: str) -> str:
         """Type a command and wait for it; its whole output."""
-        done = subprocess.run(self.command(verb, *arguments), cwd=CHECKOUT, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            self.command(verb, *arguments),
+            cwd=CHECKOUT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
         assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout + done.stderr
 
-    def kill_rank_at(self, point: str, verb: str, *arguments: str) -> str:
-        """Start a command and SIGKILL a gang's rank while its leader stands at a point; the command's whole output."""
+    def kill_rank_at(self, point: str, verb: str, *arguments: str, process: str = "GangRank") -> str:
+        """Start a command and SIGKILL a gang's rank (or its leader) while one of them stands at a point; the command's
+        whole output."""
         driver = self.start_until(point, 2, verb, *arguments)
-        ranks = [p for p in psutil.Process(driver.pid).children(recursive=True) if "GangRank" in " ".join(p.cmdline())]
-        ranks[0].kill()
+        family = psutil.Process(driver.pid).children(recursive=True)
+        next(p for p in family if process in " ".join(p.cmdline())).kill()
         output, _ = driver.communicate(timeout=400)
         assert driver.returncode == 0, output[-3000:]
         return output

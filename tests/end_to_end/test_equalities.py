@@ -122,9 +122,13 @@ def test_killed_teacher_goes_on_and_nothing_is_taught_twice(reference: Job, teac
 
 
 def test_a_killed_rank_costs_its_gang_a_restart_and_nothing_else(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    """And a second replica, for which there is no room, waits and does not stop the run."""
     job = Job(tmp_path / "rank", teacher)
-    output = job.kill_rank_at("after-entry:2", "teach", "--limit", "5")
-    assert "lost a rank" in output
+    room = {"cluster.cpus": 1, "teacher.cpus_per_rank": 0.5, "teacher.replicas": [1, 2]}
+    settings = [part for k, v in room.items() for part in ("--set", f"{k}={v}")]
+    settings += ["--set", "cluster.placement_deadline_s=3"]
+    output = job.kill_rank_at("after-entry:2", "teach", "--limit", "5", *settings)
+    assert "died (killed" in output and "run again" in output
     taught = {e.unit: e.content_hash for e in entries(job)}
     assert len(taught) == 5
     assert taught.items() <= {e.unit: e.content_hash for e in entries(reference)}.items()

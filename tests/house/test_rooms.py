@@ -31,6 +31,7 @@ IMPORTERS = {
         "cluster/submit.py",
         "workers/progress.py",
         "workers/teacher/gang.py",
+        "workers/teacher/rank.py",
         "workers/teacher/replica.py",
         "orchestrator/attempt.py",
         "orchestrator/capture.py",

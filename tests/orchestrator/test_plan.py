@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.inventory import Inventory
+from cluster.room import Node
 from orchestrator import plan as plan_module
 from orchestrator.checks import check
 from orchestrator.config_file import ConfigFile
@@ -267,3 +268,24 @@ def test_a_plan_for_a_person(project: Any, stillhouse: Command) -> None:
 )
 def test_sizes_for_a_person(count: float, text: str) -> None:
     assert size_text(count) == text
+
+
+# Shape ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "lacking"),
+    [
+        ("cpus_per_rank", 2, "one process wants 2 CPU, the largest node has 1"),
+        ("label_selector", {"role": "teacher"}, "no node has the label role=teacher; there are none of that name"),
+        ("accelerator_type", "H100", "no node has accelerators of type H100; there are ['A100']"),
+    ],
+)
+def test_a_replica_that_fits_no_node_is_a_problem_of_a_known_cluster(
+    project: Any, setting: str, value: Any, lacking: str
+) -> None:
+    node = Node("10.0.0.1", {"CPU": 1.0, "accelerator_type:A100": 1.0}, {}, {})
+    project.set(f"teacher.{setting}", value)
+    problem = f"teacher: a replica finds no place on this cluster: {lacking}"
+    assert problem in planned(project, members=(node, node)).problems
+    assert problem not in planned(project).problems, "its nodes are not known yet"

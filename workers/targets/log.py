@@ -55,6 +55,8 @@ class Entry:
     """Tokens that the teacher sampled (the others were given)."""
     set_aside: tuple[dict[str, Any], ...] = field(default_factory=tuple)
     """Prompts of the unit that have no row here: {id, reason}."""
+    budget: float = 1.0
+    """Share of the configured batch sizes that the teacher's memory allowed; less than 1 can change last bits."""
     revision: int = 0
     """0: as it was first taught. 1 and more: taught again because the revision before was damaged."""
     supersedes: str = ""

@@ -45,7 +45,8 @@ class TeacherConfig(Settings):
     each text and add up their experts' outputs."""
 
     replicas: Range = (1, 1)
-    """Least and most replicas, each a full copy of the model over `ep_size` ranks."""
+    """Least and most replicas, each a full copy of the model over `ep_size` ranks. The least must find a place; more
+    are added while units are queued and the cluster has room."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and computation. `auto` is bfloat16 on a GPU and float32 on a CPU."""
@@ -70,6 +71,16 @@ class TeacherConfig(Settings):
 
     label_selector: dict[str, str] = {}
     """Ray labels that a rank's node must have, for example {stillhouse-role: teacher}. Empty: any node."""
+
+    accelerator_type: str | None = None
+    """Ray's name of the accelerator that a rank's node must have, for example A100 or H100. Null: any."""
+
+    start_deadline_s: float = Field(default=3600, gt=0)
+    """Seconds in which a replica's ranks must have loaded the model."""
+
+    hang_deadline_s: float = Field(default=900, gt=0)
+    """Seconds without a forward pass or an answer after which a rank at work counts as hung. More than the longest
+    forward pass takes (`score_tokens` of text, on a CPU perhaps minutes)."""
 
     sampling: SamplingConfig = SamplingConfig()
     """How prompts without a given answer are answered."""

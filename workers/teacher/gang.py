@@ -1,101 +1,157 @@
 """A gang: rank actors in one placement group that form one process group and act as one model.
 
-It runs texts and knows nothing of Ray Data, units or stores; the on-policy service to come leads gangs too.
+It runs texts, finds ranks that die, hang or raise, and says which of several errors was the first. It knows nothing of
+Ray Data, units or stores, and decides nothing about faults (leader.py); the on-policy service to come leads gangs too.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable
+import time
 from typing import Any
 
 import numpy as np
 import ray
-from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement import gang_bundles, place_gang
 from workers.targets.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
+from workers.teacher.dealing import deal
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.pulse import Pulse
+from workers.teacher.rank import GangRank
+from workers.teacher.rank_error import RankError
+from workers.teacher.recovery import GangFault, Kind
 
+_LOOK_S = 5.0
+"""Seconds between two looks at ranks that run, at most."""
 
-@ray.remote(max_restarts=0)
-class GangRank:
-    """One process of a gang. Torch is loaded here and nowhere above."""
-
-    def __init__(self, rank: int, device: str) -> None:
-        self._rank = rank
-        # transformers loads DeepSpeed where it is installed, which else looks for an accelerator and says so.
-        os.environ.setdefault("DS_ACCELERATOR", device)
-
-    def address(self) -> tuple[str, int]:
-        """This node's address and a free port, for the rendezvous at rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
-
-    def start(self, config: TeacherConfig, ranks: int, address: str, port: int) -> dict[str, Any]:
-        """Join the process group and load this rank's part of the model; returns what the engine says of itself."""
-        import torch
-
-        from workers.teacher.loading import join_process_group
-        from workers.teacher.transformers_engine import TransformersEngine
-
-        device = "cuda" if config.gpus_per_rank > 0 else "cpu"
-        torch.set_num_threads(config.threads_per_rank)
-        if ranks > 1:
-            join_process_group(self._rank, ranks, address, port, device)
-        self._engine = TransformersEngine(config, rank=self._rank, ranks=ranks, device=device)
-        return self._engine.describe()
-
-    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
-        """This rank's share of `Gang.run`."""
-        return self._engine.run(requests, spec)
+_OTHERS_S = 5.0
+"""Seconds in which the other ranks' errors come in after the first; what came first is not always what was first."""
 
 
 class Gang:
-    """`ep_size` ranks as one model. Made (and so placed) in the actor that leads it, and freed with it."""
+    """`ep_size` ranks as one model, in a placement group that is ready. After a fault it is closed and made anew."""
 
-    def __init__(self, name: str, config: TeacherConfig, *, deadline_s: float, say: Callable[[str], None]) -> None:
+    def __init__(self, config: TeacherConfig, group: Any) -> None:
         self.config, self.ranks = config, config.ep_size
-        bundles = gang_bundles(self.ranks, config.cpus_per_rank, config.gpus_per_rank)
-        self._group = place_gang(
-            bundles,
-            strategy=config.placement,
-            labels=config.label_selector,
-            deadline_s=deadline_s,
-            say=say,
-            what=f"teacher {name}",
-        )
-        self._ranks: list[Any] = []
+        self._facts: list[dict[str, Any]] = []
+        device = "cuda" if config.gpus_per_rank else "cpu"
+        self._ranks = [
+            GangRank.options(  # type: ignore[attr-defined]
+                num_cpus=config.cpus_per_rank,
+                num_gpus=config.gpus_per_rank,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
+            ).remote(i, device)
+            for i in range(self.ranks)
+        ]
 
     def start(self) -> list[dict[str, Any]]:
-        """Load the model on all ranks; returns what each rank's engine says of itself."""
-        self._ranks = [self._rank_actor(i) for i in range(self.ranks)]
-        address, port = ray.get(self._ranks[0].address.remote())
-        return ray.get([r.start.remote(self.config, self.ranks, address, port) for r in self._ranks])
-
-    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
-        """Make or score texts on all ranks; rows in the order of the requests. A dead rank raises RayActorError."""
-        if self.config.dispatch == "all_reduce" or self.ranks == 1:
-            return ray.get([r.run.remote(requests, spec) for r in self._ranks])[0]
-        shares = [list(range(rank, len(requests), self.ranks)) for rank in range(self.ranks)]
-        results = ray.get(
-            [r.run.remote([requests[i] for i in s], spec) for r, s in zip(self._ranks, shares, strict=True)]
+        """Load the model on all ranks; returns what each rank's engine says of itself. Raises GangFault."""
+        deadline = time.monotonic() + self.config.start_deadline_s
+        (where,) = self._gather([self._ranks[0].address.remote()], deadline=deadline)
+        self._facts = self._gather(
+            [r.start.remote(self.config, self.ranks, *where) for r in self._ranks], deadline=deadline
         )
+        return self._facts
+
+    def run(self, requests: list[TextRequest], spec: CaptureSpec, budget: float = 1.0) -> UnitTargets:
+        """Make or score texts on all ranks; rows in the order of the requests. Raises GangFault."""
+        if self.config.dispatch == "all_reduce" or self.ranks == 1:
+            return self._gather([r.run.remote(requests, spec, budget) for r in self._ranks])[0]
+        shares = deal(requests, self.ranks)
+        calls = [r.run.remote([requests[i] for i in s], spec, budget) for r, s in zip(self._ranks, shares, strict=True)]
         place = np.array([i for share in shares for i in share])
-        return UnitTargets.join(results).select(np.argsort(place))
+        return UnitTargets.join(self._gather(calls)).select(np.argsort(place))
 
     def close(self) -> None:
-        """End the ranks and free their place."""
+        """End the ranks, stopped ones too. Their place is kept."""
         for rank in self._ranks:
             ray.kill(rank)
-        remove_placement_group(self._group)
 
-    def _rank_actor(self, index: int) -> Any:
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-        return GangRank.options(  # type: ignore[attr-defined]
-            num_cpus=self.config.cpus_per_rank, num_gpus=self.config.gpus_per_rank, scheduling_strategy=strategy
-        ).remote(index, "cuda" if self.config.gpus_per_rank else "cpu")
+    def _gather(self, calls: list[Any], *, deadline: float | None = None) -> list[Any]:
+        """The results of one call on each rank. Raises GangFault with the cause behind what goes wrong.
+
+        A call with no `deadline` must show steps.
+        """
+        rank_of = {call: rank for rank, call in enumerate(calls)}
+        pulse = Pulse(len(calls), self.config.hang_deadline_s, time.monotonic())
+        results: dict[int, Any] = {}
+        faults: dict[int, GangFault | RankError] = {}
+        look_s = min(_LOOK_S, self.config.hang_deadline_s / 4)
+        while running := [c for c in calls if rank_of[c] not in results and rank_of[c] not in faults]:
+            failed = bool(faults)
+            wanted, wait_s = (len(running), _OTHERS_S) if failed else (1, look_s)
+            done, _ = ray.wait(running, num_returns=wanted, timeout=wait_s)
+            for call in done:
+                self._take(call, rank_of[call], results, faults)
+            left = [rank_of[c] for c in running if c not in done]
+            if faults and (failed or not left):
+                raise self._first(faults, left)
+            if faults:
+                continue  # the others' errors may be on their way
+            if deadline is None and left:
+                self._look(pulse, left, look_s)
+            elif left and deadline is not None and time.monotonic() > deadline:
+                late = self.config.start_deadline_s
+                raise GangFault("hung", f"{self._names(left)} did not start in {late:g} s (teacher.start_deadline_s)")
+        return [results[r] for r in range(len(calls))]
+
+    def _take(self, call: Any, rank: int, results: dict[int, Any], faults: dict[int, GangFault | RankError]) -> None:
+        try:
+            results[rank] = ray.get(call)
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, RankError):
+                raise
+            faults[rank] = error.cause
+        except ray.exceptions.RayActorError as error:
+            faults[rank] = self._death(rank, str(error))
+        except ray.exceptions.ObjectLostError:
+            faults[rank] = GangFault("dead", f"what {self._names([rank])} made was lost with its node")
+
+    def _look(self, pulse: Pulse, running: list[int], timeout_s: float) -> None:
+        """Ask the ranks that run for their steps. Raises GangFault if they count as hung."""
+        asked = {self._ranks[r].steps.remote(): r for r in running}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+        now = time.monotonic()
+        for call in done:
+            try:
+                pulse.heard(asked[call], ray.get(call), now)
+            except ray.exceptions.RayActorError:
+                return  # its call says so too
+        late = f"for {self.config.hang_deadline_s:g} s (teacher.hang_deadline_s)"
+        if silent := pulse.silent(running, now):
+            raise GangFault("hung", f"{self._names(silent)} did not answer {late}")
+        if pulse.stands_still(now):
+            raise GangFault("hung", f"{self._names(running)} made no forward pass {late}")
+
+    def _first(self, faults: dict[int, GangFault | RankError], running: list[int]) -> GangFault:
+        """The fault behind the others: what a rank ran into itself, before what it saw of its peers."""
+        order = ["memory", "error", "dead", "hung", "peer"]
+        rank, fault = min(faults.items(), key=lambda item: (order.index(item[1].kind), item[0]))
+        if isinstance(fault, GangFault):
+            return fault
+        if fault.kind != "peer":
+            # Peers of a rank that raised wait for it in a collective; a single rank is as good as before.
+            return GangFault(fault.kind, f"{fault.text}, in {self._names([rank])}", usable=self.ranks == 1)
+        # Ranks that lost a peer, and the peer neither died nor raised.
+        if running:
+            return GangFault("hung", f"{self._names(running)} kept the others waiting: {fault.text}")
+        return GangFault("dead", f"{self._names([rank])} lost its peers: {fault.text}")
+
+    def _death(self, rank: int, report: str) -> GangFault:
+        kind: Kind = "dead"
+        if "low on memory" in report or "OutOfMemory" in report:
+            kind, how = "memory", "was ended as its node ran low on memory"
+        elif "node has died" in report or "node died" in report:
+            how = "was lost with its node"
+        else:
+            how = "died (killed, crashed, or ended by the kernel for its memory)"
+        return GangFault(kind, f"{self._names([rank])} {how}")
+
+    def _names(self, ranks: list[int]) -> str:
+        """Ranks as a person finds them: by number, process and node."""
+        names = []
+        for rank in ranks:
+            fact = self._facts[rank] if self._facts else {}
+            names.append(f"rank {rank}" + (f" (process {fact['pid']} on {fact['node']})" if fact else ""))
+        return ", ".join(names)

@@ -40,8 +40,10 @@ def weights_held(model: Any) -> int:
     return sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in model.parameters())
 
 
-def join_process_group(rank: int, ranks: int, address: str, port: int, device: str) -> None:
-    """Make this process rank `rank` of a gang (gloo on CPUs, nccl on GPUs)."""
+def join_process_group(rank: int, ranks: int, address: str, port: int, device: str, deadline_s: float = 1800) -> None:
+    """Make this process rank `rank` of a gang (gloo on CPUs, nccl on GPUs). Collectives fail after `deadline_s`."""
+    from datetime import timedelta
+
     import torch.distributed as dist
 
     os.environ.update(
@@ -51,4 +53,16 @@ def join_process_group(rank: int, ranks: int, address: str, port: int, device: s
         WORLD_SIZE=str(ranks),
         LOCAL_RANK="0" if device == "cuda" else str(rank),
     )
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=ranks)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=deadline_s)
+    )
+
+
+def limit_collectives(deadline_s: float) -> None:
+    """Let the collectives of every process group fail after `deadline_s` from now on: loading may take longer."""
+    from datetime import timedelta
+
+    from torch.distributed import distributed_c10d as c10d
+
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timedelta(seconds=deadline_s), group)

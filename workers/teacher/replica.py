@@ -6,7 +6,6 @@ after a fault costs nothing. A damaged unit is taught again and committed as its
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import ray
 
 from cluster.lease import Fence
+from cluster.placement import place_gang, state_of
 from cluster.storage import open_storage
 from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
@@ -26,7 +26,9 @@ from workers.targets.store import TargetStore
 from workers.teacher.commit import commit_unit
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.gang import Gang
+from workers.teacher.leader import Leader
+from workers.teacher.place import wanted_place
+from workers.teacher.recovery import CannotTeach
 from workers.units import Prompt, UnitPlan
 
 CALIBRATION_TOKENS = 2048
@@ -49,43 +51,105 @@ class ReplicaJob:
     """Name of the run's progress actor."""
 
 
+class NotNeeded(Exception):
+    """No unit is left for this replica."""
+
+
 class Replica:
     """A `map_batches` callable: rows {split, unit, repair} in, one row of facts per unit out.
 
-    `repair` is the revision to make: 0 for a unit that is new.
+    `repair` is the revision to make: 0 for a unit that is new. `pool` is the actor that admits replicas to places
+    (orchestrator/capture.py).
     """
 
-    def __init__(self, job: ReplicaJob) -> None:
-        self._job = job
+    def __init__(self, job: ReplicaJob, pool: Any) -> None:
+        self._job, self._pool = job, pool
+        self._me = ray.get_runtime_context().get_actor_id()
         self._storage = open_storage(job.run_uri)
         self._fence = Fence(self._storage, job.epoch)
         self._report = Reporter(job.progress)
-        self._gang = Gang(
-            job.name, job.teacher, deadline_s=job.deadline_s, say=lambda text: self._report("teacher", note=text)
-        )
-        self._report("teacher", placed=job.name)
-        self._report("teacher", ready=True, facts=self._gang.start(), name=job.name)
         self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
+        self._at_work = False
+        self._group: Any = None
+        self._leader = Leader(job.teacher, f"teacher {job.name}", place=self._find_place, say=self._say)
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            where = ray.util.get_node_ip_address()
+            note = f"the process that leads a replica of teacher {job.name} died and was started again on {where}"
+            self._report("teacher", note=note, failed=True)
+        try:
+            facts = self._leader.start()
+        except NotNeeded:
+            return
+        except CannotTeach as error:
+            # Raised here it would be raised again by every replica that Ray Data starts instead of this one.
+            self._report.at_last("teacher", stopped=str(error))
+            return
+        self._report("teacher", ready=True, facts=facts, name=job.name)
+        self._pool.rest.remote(self._me)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         rows = zip(batch["split"], batch["unit"], batch["repair"], strict=True)
-        done = [self._teach(str(split), int(unit), int(repair)) for split, unit, repair in rows]
+        done = [self._take(str(split), int(unit), int(repair)) for split, unit, repair in rows]
         return {"unit": batch["unit"], "split": batch["split"], "taught": np.array(done)}
+
+    def _take(self, split: str, unit: int, repair: int) -> bool:
+        """Teach a unit, as one that the pool knows to be taken."""
+        ray.get(self._pool.begin.remote(self._me, (split, unit, repair)))
+        self._at_work = True
+        try:
+            if self._group is not None and state_of(self._group) == "REMOVED":
+                self._leader.close()  # the pool thought that it was done here
+            return self._teach(split, unit, repair)
+        except CannotTeach as error:
+            self._report.at_last("teacher", stopped=str(error))
+            raise
+        finally:
+            self._at_work = False
+            self._pool.rest.remote(self._me)
+
+    def _find_place(self) -> Any:
+        """The group to make the gang in: the one that there is, or a new one. Raises NotNeeded, or CannotTeach."""
+        while True:
+            self._be_admitted()
+            try:
+                self._group = place_gang(
+                    wanted_place(self._job.teacher),
+                    what=f"a replica of teacher {self._job.name}",
+                    deadline_s=self._job.deadline_s,
+                    patience=lambda: ray.get(self._pool.patience.remote(self._me)),
+                    say=self._say,
+                )
+            except TimeoutError as error:
+                raise CannotTeach(str(error)) from None
+            if self._group is not None:
+                self._report("teacher", placed=self._job.name, count=ray.get(self._pool.placed.remote(self._me)))
+                return self._group
+
+    def _be_admitted(self) -> None:
+        """Wait until this replica may look for a place. Raises NotNeeded."""
+        while not self._at_work and (answer := ray.get(self._pool.admit.remote(self._me))) != "place":
+            if answer == "nothing":
+                raise NotNeeded
+            time.sleep(1)
+
+    def _say(self, text: str) -> None:
+        self._report("teacher", note=text)
 
     def _teach(self, split: str, unit: int, repair: int = 0) -> bool:
         """Teach one unit and commit it. False if it was committed already, or needs no repair. Raises LeaseLost."""
         store, manifest = self._open(split)
-        if not store.has_ranks:
-            self._calibrate(store)
         if store.log.entry(unit, repair) is not None:
             return False
+        if not store.has_ranks:
+            self._calibrate(store)
         damaged = store.log.entry(unit, repair - 1) if repair else None
         if damaged is not None and self._reads_well(store, damaged):
             return False
         started = time.time()
         prompts = manifest.prompts(unit)
-        targets = self._ask(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
-        targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
+        spec = CaptureSpec.of(store.header, prompts[0].domains)
+        answer = self._leader.teach(f"unit {unit} of the {split} store", requests_for(prompts), spec)
+        targets, withheld = drop_withheld(answer.targets, prompts, self._job.withhold if split == "train" else {})
         entry = Entry.of(
             unit,
             store.write_part(unit, targets),
@@ -96,7 +160,8 @@ class Replica:
             started=started,
             finished=time.time(),
             generated=_generated_tokens(targets, prompts),
-            set_aside=tuple(set_aside),
+            set_aside=(*answer.set_aside, *withheld),
+            budget=answer.budget,
             **(revision_of(damaged) if damaged is not None else {}),
         )
         won = commit_unit(store, entry, self._fence)
@@ -141,17 +206,7 @@ class Replica:
         requests = calibration_texts(read_plan(self._storage, split), Manifest(self._storage, split))
         if requests:
             spec = CaptureSpec.of(store.header, (), marginal=True)
-            store.rank_files.create(self._ask(requests, spec).marginal)
-
-    def _ask(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
-        try:
-            return self._gang.run(requests, spec)
-        except ray.exceptions.RayActorError as error:
-            # The gang cannot go on without a rank. Leaving makes Ray Data start this leader anew, which frees the old
-            # gang's place and takes another; raising would keep the broken gang and retry on it.
-            self._report("teacher", note=f"{self._job.name} lost a rank: {error}".splitlines()[0], failed=True)
-            time.sleep(1)
-            os._exit(1)
+            store.rank_files.create(self._leader.run(requests, spec).marginal)
 
     def _open(self, split: str) -> tuple[TargetStore, Manifest]:
         if split not in self._stores:

@@ -1,0 +1,79 @@
+"""A leader and its gang, with real ranks: killed, stopped, out of memory, and failing on a prompt."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from leading import SPEC, Lead, asked, fault_ray, given, leading, meanwhile, ranks, texts
+
+from workers.teacher.recovery import CannotTeach
+
+GOOD = ["a", "bb", "ccc", "dddd", "ee"]
+
+
+@pytest.fixture(scope="module")
+def one_rank(tiny_moe: Path) -> Iterator[Lead]:
+    with fault_ray(), leading(tiny_moe, score_tokens=256, hang_deadline_s=6) as lead:
+        lead.start()
+        yield lead
+
+
+@pytest.fixture
+def lead(one_rank: Lead) -> Lead:
+    """The module's leader, which has taught something."""
+    one_rank.leader.teach("unit 0", given("first"), SPEC)
+    one_rank.said.clear()
+    return one_rank
+
+
+def test_an_undisturbed_unit_is_one_run(lead: Lead) -> None:
+    answer = lead.leader.teach("unit 1", asked(*GOOD, samples=2), SPEC)
+    assert answer.targets.rows == 10 and not answer.set_aside and answer.budget == 1 and not lead.said
+
+
+def test_a_poison_prompt_is_set_aside_and_the_others_are_as_they_would_be(lead: Lead) -> None:
+    whole = lead.leader.teach("unit 1", asked(*GOOD, samples=2), SPEC).targets
+    answer = lead.leader.teach("unit 1", asked("a", "bb", "poison", "ccc", "dddd", "ee", samples=2), SPEC)
+    assert texts(answer.targets) == texts(whole) and answer.targets.prompt_ids == whole.prompt_ids
+    np.testing.assert_allclose(answer.targets.realised, whole.realised, atol=0.05)
+    (aside,) = answer.set_aside
+    assert aside["id"] == "poison" and "RuntimeError: 'poison' fails" in aside["reason"]
+    assert "unit 1: RuntimeError: 'poison' fails" in lead.said[0] and "set aside" in lead.said[-1]
+
+
+def test_a_unit_of_nothing_but_poison_is_empty_and_three_in_a_row_stop(lead: Lead) -> None:
+    for unit in ("unit 1", "unit 2"):
+        answer = lead.leader.teach(unit, asked("poison", "poison2"), SPEC)
+        assert answer.targets.rows == 0 and [s["id"] for s in answer.set_aside] == ["poison", "poison2"]
+    with pytest.raises(CannotTeach, match=r"unit 3: all prompts of 3 units in a row failed.*'poison' fails"):
+        lead.leader.teach("unit 3", asked("poison3"), SPEC)
+    assert lead.leader.teach("unit 4", asked("a"), SPEC).targets.rows == 1
+
+
+def test_out_of_memory_halves_the_budget_of_that_unit(lead: Lead) -> None:
+    requests = given(*(f"p{i}" for i in range(20)), length=20)  # batches of 253 and of 115 tokens
+    answer = lead.leader.teach("unit 1", requests, SPEC)
+    assert answer.budget == 0.5 and answer.targets.rows == 20 and not answer.set_aside
+    assert len(lead.said) == 1 and "MemoryError" in lead.said[0] and "0.5 of the batch sizes" in lead.said[0]
+    small = lead.leader.teach("unit 2", given("p3", length=20), SPEC)
+    assert small.budget == 1
+    row = answer.targets.select(np.array([3]))
+    assert texts(row) == texts(small.targets)
+    np.testing.assert_allclose(row.realised, small.targets.realised, atol=0.05)
+
+
+def test_a_killed_and_a_stopped_rank_cost_a_start_and_nothing_else(lead: Lead) -> None:
+    requests = asked(*GOOD, new_tokens=400)
+    whole = lead.leader.teach("unit 1", requests, SPEC).targets
+    for number, message in ((signal.SIGKILL, "died (killed"), (signal.SIGSTOP, "did not answer for 6 s")):
+        (pid,) = ranks()
+        with meanwhile(0.5, lambda pid=pid, number=number: os.kill(pid, number)):  # type: ignore[misc]
+            answer = lead.leader.teach("unit 1", requests, SPEC)
+        assert answer.targets.content_hash() == whole.content_hash() and answer.budget == 1
+        assert f"rank 0 (process {pid} on " in lead.said[-1] and message in lead.said[-1]
+        assert lead.said[-1].endswith("run again")

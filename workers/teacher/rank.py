@@ -1,0 +1,76 @@
+"""One process of a gang. Torch is loaded here and nowhere above."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import ray
+
+from cluster.faults import fail_point, memory_point, pause_point
+from workers.targets.arrays import UnitTargets
+from workers.teacher.config import TeacherConfig
+from workers.teacher.engine import CaptureSpec, TeacherEngine, TextRequest
+from workers.teacher.rank_error import Told
+
+
+@ray.remote(max_restarts=0, concurrency_groups={"pulse": 1})
+class GangRank:
+    """A rank: starts once, then answers calls. What goes wrong in it is raised as RankError."""
+
+    def __init__(self, rank: int, device: str) -> None:
+        self._rank, self._device = rank, device
+        self._engine: TeacherEngine | None = None
+        # transformers loads DeepSpeed where it is installed, which else looks for an accelerator and says so.
+        os.environ.setdefault("DS_ACCELERATOR", device)
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a free port, for the rendezvous at rank 0."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(self, config: TeacherConfig, ranks: int, address: str, port: int) -> dict[str, Any]:
+        """Join the process group and load this rank's part of the model; returns what the engine says of itself, and
+        where the rank is."""
+        with Told():
+            import torch
+
+            from workers.teacher.loading import join_process_group, limit_collectives
+
+            pause_point("rank-start")
+            torch.set_num_threads(config.threads_per_rank)
+            if ranks > 1:
+                join_process_group(self._rank, ranks, address, port, self._device, config.start_deadline_s)
+            self._engine = make_engine(config, self._rank, ranks, self._device)
+            if ranks > 1:
+                limit_collectives(config.hang_deadline_s)
+            return self._engine.describe() | {"node": ray.util.get_node_ip_address(), "pid": os.getpid()}
+
+    def run(self, requests: list[TextRequest], spec: CaptureSpec, budget: float = 1.0) -> UnitTargets:
+        """This rank's share of `Gang.run`."""
+        with Told():
+            assert self._engine is not None, "a rank runs after it has started"
+            fail_point(r.prompt_id for r in requests)
+            return self._engine.run(requests, spec, budget=budget)
+
+    @ray.method(concurrency_group="pulse")
+    def steps(self) -> int:
+        """Forward passes so far; answered while `run` runs, as long as the process does anything at all."""
+        return self._engine.steps if self._engine is not None else 0
+
+
+def make_engine(config: TeacherConfig, rank: int, ranks: int, device: str) -> TeacherEngine:
+    """The configured engine, loaded."""
+    from workers.teacher.transformers_engine import TransformersEngine
+
+    engine = TransformersEngine(config, rank=rank, ranks=ranks, device=device)
+    engine.model.get_input_embeddings().register_forward_pre_hook(_fault_points)
+    return engine
+
+
+def _fault_points(module: Any, inputs: tuple[Any, ...]) -> None:
+    """Points of fault tests in every forward pass."""
+    pause_point("rank-forward")
+    memory_point(inputs[0].numel())

@@ -123,7 +123,7 @@ class TeacherPool:
         taught = units.map_batches(
             Replica,
             fn_constructor_args=[job, ray.get_runtime_context().current_actor],
-            batch_size=1,
+            batch_size=job.teacher.units_at_once,
             num_cpus=0,  # a gang may want all of a node
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
         )

@@ -21,8 +21,8 @@ from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
 from workers.teacher.engine import CaptureSpec
-from workers.teacher.replica import drop_withheld, requests_for
 from workers.teacher.transformers_engine import TransformersEngine
+from workers.teacher.unit_teacher import drop_withheld, requests_for
 
 Command = Callable[..., Any]
 RUN = "trial"

@@ -9,7 +9,7 @@ import numpy as np
 
 from workers.targets.arrays import UnitTargets
 from workers.targets.schema import StoreHeader
-from workers.teacher.replica import drop_withheld, requests_for
+from workers.teacher.unit_teacher import drop_withheld, requests_for
 from workers.units import Prompt
 
 

@@ -54,6 +54,11 @@ class TeacherConfig(Settings):
     batch: int = Field(default=32, ge=1)
     """Texts that one rank runs at once."""
 
+    units_at_once: int = Field(default=1, ge=1)
+    """Units that a replica takes at once, so that texts of one fill the slots that those of another leave: worth it
+    where a unit has hardly more texts than `batch` and answers differ in length. Above 1 the last bits of a text depend
+    on the units it was made with, so one taught again may differ in them; and a fault costs more."""
+
     score_tokens: int = Field(default=4096, ge=1)
     """Tokens in one forward pass of given text, padding included, on one rank. It bounds the logits in memory."""
 

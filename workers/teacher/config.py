@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,20 @@ class SamplingConfig(Settings):
     """Answers per prompt."""
 
 
+class VllmConfig(Settings):
+    """How vLLM runs the model, with `engine: vllm`. A rank is one of its data-parallel ranks, so `ep_size` is its
+    data-parallel size."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one rank, over which vLLM cuts each layer; `gpus_per_rank` must be the same. They are on one node."""
+
+    enable_expert_parallel: bool = True
+    """Of a mixture of experts over several GPUs: each holds whole experts. False cuts every expert instead."""
+
+    engine_kwargs: dict[str, Any] = {}
+    """Further arguments of vLLM's engine by its own names, for example {max_model_len: 8192, quantization: fp8}."""
+
+
 class TeacherConfig(Settings):
     """One teacher pool."""
 
@@ -34,8 +48,12 @@ class TeacherConfig(Settings):
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id. Null is its default branch."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model. `vllm` (from 0.32, in the environment of the ranks) is for answers that it makes; it walks
+    through given text token by token unless `targets.scheme` is `topk`, which it can read off a prompt."""
+
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM runs it; only with `engine: vllm`."""
 
     ep_size: int = Field(default=1, ge=1)
     """Ranks that share one replica's experts. Must divide the number of experts; a dense teacher takes 1."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from workers.model_files import (
     token_ids,
 )
 from workers.splits import TRAIN
+from workers.teacher.vllm_settings import check_vllm
 
 
 @dataclass
@@ -63,6 +66,9 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from None
         check_expert_parallel(key, teacher.ep_size, teacher.model, read_model_config(folder))
+        check_vllm(key, teacher, expert_count(read_model_config(folder)))
+        if teacher.engine == "vllm":
+            _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
         if found.tokenizer and tokenizer != found.tokenizer:
             raise ValueError(
                 f"{key}.model: {teacher.model!r} has another tokenizer than the first teacher; "
@@ -72,6 +78,21 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
         found.tokenizer, found.chat_template = tokenizer, chat_template_fingerprint(folder)
     folder = found.teacher_folders[config.first_teacher()]
     found.always_keep = [_token_id(folder, token) for token in config.targets.always_keep]
+
+
+def _check_vllm_is_there(key: str, python: str | None, address: str | None) -> None:
+    """Where the ranks run on this machine. What a cluster's nodes have shows when a rank starts."""
+    if address is not None or "RAY_ADDRESS" in os.environ:
+        return
+    if python is not None and not os.access(python, os.X_OK):
+        raise ValueError(
+            f"{key}.vllm.python: {python!r} is not a program on this machine; name an environment's Python"
+        )
+    if python is None and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            f"{key}.engine: vllm, but the package vllm is not installed; install it in an environment of its own and "
+            f"name its Python in {key}.vllm.python, or set engine transformers"
+        )
 
 
 def _token_id(folder: Path, token: str) -> int:

@@ -35,6 +35,10 @@ class VllmConfig(Settings):
     enable_expert_parallel: bool = True
     """Of a mixture of experts over several GPUs: each holds whole experts. False cuts every expert instead."""
 
+    python: str | None = None
+    """Python of an environment that has vLLM (from 0.32, tested with 0.32), this package and the same Ray, on every
+    node of the ranks: vLLM wants another torch than the rest. Null is the Python of the run."""
+
     engine_kwargs: dict[str, Any] = {}
     """Further arguments of vLLM's engine by its own names, for example {max_model_len: 8192, quantization: fp8}."""
 
@@ -49,8 +53,8 @@ class TeacherConfig(Settings):
     """Branch, tag or commit of a Hugging Face id. Null is its default branch."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What runs the model. `vllm` (from 0.32, in the environment of the ranks) is for answers that it makes; it walks
-    through given text token by token unless `targets.scheme` is `topk`, which it can read off a prompt."""
+    """What runs the model. `vllm` is for answers that it makes: through given text it walks token by token, unless
+    `targets.scheme` is `topk`, which it reads off a whole text."""
 
     vllm: VllmConfig = VllmConfig()
     """How vLLM runs it; only with `engine: vllm`."""

@@ -71,8 +71,9 @@ class OutOfMemory(Exception):
 class TeacherEngine(Protocol):
     """One rank's part of a model."""
 
-    steps: int
-    """Forward passes so far. A rank whose number stands still for long is hung."""
+    @property
+    def steps(self) -> int:
+        """Forward passes so far. A rank whose number stands still for long is hung."""
 
     def describe(self) -> dict[str, Any]:
         """Facts for the record: weights held, dtype, ranks."""

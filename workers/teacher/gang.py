@@ -19,6 +19,7 @@ from cluster.placement import gang_bundles, place_gang
 from workers.targets.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.engines import load_engine, rank_environment
 
 
 @ray.remote(max_restarts=0)
@@ -40,14 +41,9 @@ class GangRank:
         """Join the process group and load this rank's part of the model; returns what the engine says of itself."""
         import torch
 
-        from workers.teacher.loading import join_process_group
-        from workers.teacher.transformers_engine import TransformersEngine
-
         device = "cuda" if config.gpus_per_rank > 0 else "cpu"
         torch.set_num_threads(config.threads_per_rank)
-        if ranks > 1:
-            join_process_group(self._rank, ranks, address, port, device)
-        self._engine = TransformersEngine(config, rank=self._rank, ranks=ranks, device=device)
+        self._engine = load_engine(config, rank=self._rank, ranks=ranks, device=device, address=address, port=port)
         return self._engine.describe()
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
@@ -97,5 +93,8 @@ class Gang:
     def _rank_actor(self, index: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
         return GangRank.options(  # type: ignore[attr-defined]
-            num_cpus=self.config.cpus_per_rank, num_gpus=self.config.gpus_per_rank, scheduling_strategy=strategy
+            num_cpus=self.config.cpus_per_rank,
+            num_gpus=self.config.gpus_per_rank,
+            scheduling_strategy=strategy,
+            runtime_env=rank_environment(self.config),
         ).remote(index, "cuda" if self.config.gpus_per_rank else "cpu")

@@ -2,8 +2,8 @@
 
 Answers are made token by token by vLLM, whose every step shows its logits to `vllm_capture` in the worker; any scheme
 is exact there. Given text is the same walk with the tokens forced, unless the k most probable ids say it all: those
-vLLM gives of a whole prompt in one pass. Each rank of a gang is one of vLLM's data-parallel ranks, with the engine in its
-own process and, for tensor parallelism, workers beside it.
+vLLM gives of a whole text in one pass. Each rank of a gang is one of vLLM's data-parallel ranks, with the engine in
+its own process and, for tensor parallelism, workers beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from workers.model_files import model_folder
+from workers.model_files import expert_count, model_folder, read_model_config
+from workers.sizes import ModelSize, model_size
 from workers.targets.arrays import UnitTargets
 from workers.teacher import vllm_scores
 from workers.teacher.capture import CaptureBuffer
@@ -89,16 +90,19 @@ class VllmEngine:
         model_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
         self.stop_ids = stop_ids(self.tokenizer, model_config)
         self._vocabulary = int(model_config.get_text_config().vocab_size)
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config, str(folder), device, ranks)))
+        size, experts = model_size(folder) or ModelSize(0), expert_count(read_model_config(folder))
+        self._weights = size.dense + size.experts // ranks
+        arguments = engine_arguments(config, str(folder), device=device, ranks=ranks, experts=experts)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._instance = self._engine.vllm_config.instance_id
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the record: weights that this rank's workers hold, their type, where they are, what ends an
-        answer."""
+        """Facts for the record: weights of this rank (of the checkpoint: vLLM packs them), their type, where they are,
+        what ends an answer."""
         model = self._engine.vllm_config.model_config
         return {
             "engine": "vllm",
-            "weights_held": sum(self._engine.apply_model(_weights_held)),
+            "weights_held": self._weights,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": self._engine.vllm_config.device_config.device_type,
             "stop_ids": sorted(self.stop_ids),
@@ -190,7 +194,3 @@ def _add_scores(
     buffer.add_kept(rows, positions, vllm_scores.kept_of_scores(ids_nK1, logp_nK1, buffer.uniforms(rows, positions)))
     if spec.marginal:
         buffer.add_marginal(vllm_scores.expected(ids_nK1, logp_nK1, spec.vocabulary))
-
-
-def _weights_held(model: Any) -> int:
-    return sum(p.numel() for p in model.parameters())

@@ -38,12 +38,13 @@ _IMPOSSIBLE = {
 }
 
 
-def check_vllm(key: str, config: TeacherConfig) -> None:
-    """Raise ValueError if vLLM cannot run a teacher as its configuration says; `key` is how messages name it."""
+def check_vllm(key: str, config: TeacherConfig, experts: int) -> None:
+    """Raise ValueError if vLLM cannot run a teacher of so many experts (0: dense) as its configuration says; `key` is
+    how messages name it."""
     if config.engine != "vllm":
         if config.vllm != VllmConfig():
             raise ValueError(
-                f"{key}.vllm: given, but {key}.engine is {config.engine!r}; set it to vllm, or leave it out"
+                f"{key}.vllm: given, but {key}.engine is {config.engine!r}; set it to vllm, or leave this out"
             )
         return
     for name in config.vllm.engine_kwargs:
@@ -51,22 +52,41 @@ def check_vllm(key: str, config: TeacherConfig) -> None:
             setting = _SET_ELSEWHERE[name].replace("teacher", key, 1)
             raise ValueError(f"{key}.vllm.engine_kwargs: {name} is what {setting} says; set that")
         if name in _IMPOSSIBLE:
-            raise ValueError(f"{key}.vllm.engine_kwargs: {name} cannot be set here: {_IMPOSSIBLE[name]}")
-    if config.ep_size > 1 and config.dispatch == "all_reduce":
+            raise ValueError(f"{key}.vllm.engine_kwargs: {name} cannot be set: {_IMPOSSIBLE[name]}")
+    if config.dispatch == "all_reduce":
         raise ValueError(
             f"{key}.dispatch: all_reduce, but vLLM's ranks have texts of their own; leave it at all_to_all"
         )
-    wanted = config.vllm.tensor_parallel
-    if config.gpus_per_rank and config.gpus_per_rank != wanted:
+    if config.gpus_per_rank:
+        _check_gpus(key, config)
+    else:
+        _check_cpus(key, config, experts)
+
+
+def _check_gpus(key: str, config: TeacherConfig) -> None:
+    if config.gpus_per_rank != config.vllm.tensor_parallel:
         raise ValueError(
-            f"{key}.vllm.tensor_parallel: {wanted}, but {key}.gpus_per_rank is {config.gpus_per_rank:g}; they must be "
-            "the same, for a rank's GPUs are those that vLLM cuts its layers over"
+            f"{key}.vllm.tensor_parallel: {config.vllm.tensor_parallel}, but {key}.gpus_per_rank is "
+            f"{config.gpus_per_rank:g}; they must be the same: a rank's GPUs are those that each layer is cut over"
         )
 
 
-def engine_arguments(config: TeacherConfig, folder: str, device: str, ranks: int) -> dict[str, Any]:
+def _check_cpus(key: str, config: TeacherConfig, experts: int) -> None:
+    if config.ep_size > 1:
+        raise ValueError(
+            f"{key}.ep_size: {config.ep_size}, but vLLM's ranks cannot exchange tokens on CPUs; use GPUs "
+            f"({key}.gpus_per_rank), engine transformers, or ep_size 1"
+        )
+    if experts and config.vllm.tensor_parallel > 1 and config.vllm.enable_expert_parallel:
+        raise ValueError(
+            f"{key}.vllm.enable_expert_parallel: true, but vLLM's kernels for CPUs crash on a part of the experts; set "
+            "it to false, which cuts every expert"
+        )
+
+
+def engine_arguments(config: TeacherConfig, folder: str, *, device: str, ranks: int, experts: int) -> dict[str, Any]:
     """Arguments of vLLM's engine."""
-    several = ranks * config.vllm.tensor_parallel > 1
+    shared = experts > 0 and ranks * config.vllm.tensor_parallel > 1
     own: dict[str, Any] = {
         "model": folder,
         "skip_tokenizer_init": True,
@@ -75,7 +95,7 @@ def engine_arguments(config: TeacherConfig, folder: str, device: str, ranks: int
         "max_num_seqs": config.batch,
         "max_num_batched_tokens": max(config.score_tokens, config.batch),
         "tensor_parallel_size": config.vllm.tensor_parallel,
-        "enable_expert_parallel": several and config.vllm.enable_expert_parallel,
+        "enable_expert_parallel": shared and config.vllm.enable_expert_parallel,
         "distributed_executor_backend": "mp" if config.vllm.tensor_parallel > 1 else "uni",
         "generation_config": "vllm",
         "logprobs_mode": "raw_logprobs",

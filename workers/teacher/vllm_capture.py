@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.model_executor.layers.logits_processor import LogitsProcessor as Logits
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 from workers.teacher.capture import CaptureBuffer
@@ -55,6 +56,16 @@ def _text_of(params: Any, prompt: list[int] | None, output: list[int]) -> tuple[
     """A new request's text and its tokens so far, a list that vLLM lets grow."""
     text = (params.extra_args or {}).get(TEXT)
     return None if text is None else (text, output)
+
+
+def trim(worker: Any, vocabulary: int) -> bool:
+    """Make ids from `vocabulary` on a part of the padding that vLLM cuts off its logits, so that what it says of a
+    prompt is renormalised over the tokenizer's ids. False if the model has no place for that."""
+    layers = [m for m in worker.get_model().modules() if isinstance(m, Logits)]
+    if len(layers) != 1 or layers[0].org_vocab_size < vocabulary:
+        return False
+    layers[0].org_vocab_size = vocabulary
+    return True
 
 
 def begin(worker: Any, instance: str, capture: RowCapture) -> None:

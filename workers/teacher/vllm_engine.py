@@ -44,11 +44,11 @@ class _Text:
     ids: list[int] = field(default_factory=list)
 
     @staticmethod
-    def of(request: TextRequest, spec: CaptureSpec, model_vocabulary: int) -> _Text:
+    def of(request: TextRequest, spec: CaptureSpec, vocabulary: int) -> _Text:
         known = len(request.prompt_ids) + len(request.answer_ids or ())
         start = 1 if spec.positions == "all" else len(request.prompt_ids)
         made = 0 if request.answer_ids is not None else request.max_new_tokens
-        scored = known > start and vllm_scores.scores_suffice(spec, model_vocabulary)
+        scored = known > start and vllm_scores.scores_suffice(spec, vocabulary)
         fed = known if scored else min(start, known)
         ids = request.prompt_ids + (request.answer_ids or [])
         return _Text(request, start, fed, known - fed + made, scored, ids[:fed])
@@ -112,7 +112,8 @@ class VllmEngine:
         """Make or score texts (TeacherEngine.run). `budget` is the share of `batch` that is in flight at once."""
         from workers.teacher.vllm_capture import begin, finish
 
-        texts = [_Text.of(r, spec, self._vocabulary) for r in requests]
+        vocabulary = self._trimmed(spec.vocabulary)
+        texts = [_Text.of(r, spec, vocabulary) for r in requests]
         capture = RowCapture(requests, spec, self.stop_ids, [t.fed for t in texts])
         self._engine.collective_rpc(begin, args=(self._instance, capture))
         scores = self._walk(texts, spec, most=max(1, int(self.config.batch * budget)))
@@ -122,6 +123,14 @@ class VllmEngine:
         targets = buffer.finish([t.ids for t in texts], [t.start for t in texts])
         targets.texts, targets.ends = texts_and_ends(self.tokenizer, [t.ids for t in texts])
         return targets
+
+    def _trimmed(self, vocabulary: int) -> int:
+        """Ids that are in vLLM's logits, after its cutting off those beyond the tokenizer where it can."""
+        from workers.teacher.vllm_capture import trim
+
+        if vocabulary < self._vocabulary and all(self._engine.collective_rpc(trim, args=(vocabulary,))):
+            self._vocabulary = vocabulary
+        return self._vocabulary
 
     def _walk(self, texts: list[_Text], spec: CaptureSpec, *, most: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Step until all texts are complete, `most` of them at once; returns the scores that were asked for."""

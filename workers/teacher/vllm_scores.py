@@ -17,9 +17,9 @@ from workers.teacher.drawing import Kept, head_and_tail
 from workers.teacher.engine import CaptureSpec
 
 
-def scores_suffice(spec: CaptureSpec, model_vocabulary: int) -> bool:
-    """Whether the k most probable ids at temperature 1 over all the model's ids are what the spec captures."""
-    return spec.scheme == "topk" and spec.temperature == 1 and not spec.always and spec.vocabulary >= model_vocabulary
+def scores_suffice(spec: CaptureSpec, vocabulary: int) -> bool:
+    """Whether the k most probable ids at temperature 1 over `vocabulary` ids are what the spec captures."""
+    return spec.scheme == "topk" and spec.temperature == 1 and not spec.always and spec.vocabulary >= vocabulary
 
 
 def kept_ids(spec: CaptureSpec) -> int:

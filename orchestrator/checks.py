@@ -84,9 +84,10 @@ def _check_vllm_is_there(key: str, python: str | None, address: str | None) -> N
     """Where the ranks run on this machine. What a cluster's nodes have shows when a rank starts."""
     if address is not None or "RAY_ADDRESS" in os.environ:
         return
-    if python is not None and not os.access(python, os.X_OK):
+    if python is not None and not (os.path.isabs(python) and os.access(python, os.X_OK)):
         raise ValueError(
-            f"{key}.vllm.python: {python!r} is not a program on this machine; name an environment's Python"
+            f"{key}.vllm.python: {python!r} is not the absolute path of a program on this machine; name the Python of "
+            "an environment that has vLLM"
         )
     if python is None and importlib.util.find_spec("vllm") is None:
         raise ValueError(

@@ -174,15 +174,13 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
 
 def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) -> None:
     """Given text takes vLLM a pass for each token, unless it can read it off."""
-    given = [
-        p
-        for p in found.prompts
-        if p.answer is not None and (config.prompts[p.source].teacher or config.first_teacher()) == teacher
-    ]
-    if given and config.targets.scheme != "topk":
+    own = [p for p in found.prompts if (config.prompts[p.source].teacher or config.first_teacher()) == teacher]
+    walked = ["given answers"] if any(p.answer is not None for p in own) else []
+    walked += ["prompts (targets.positions: all)"] if config.targets.positions == "all" else []
+    if walked and config.targets.scheme != "topk":
         plan.notes.append(
-            f"{config.teacher_key(teacher)}.engine: vllm takes a pass for each token of the {len(given)} given answers "
-            f"at targets.scheme {config.targets.scheme}; topk, or engine transformers, takes one for a whole text"
+            f"{config.teacher_key(teacher)}.engine: vllm takes a pass for each token of {' and '.join(walked)} at "
+            f"targets.scheme {config.targets.scheme}; topk, or engine transformers, takes one for a whole text"
         )
 
 

@@ -38,6 +38,7 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
             "ep_size": teacher.ep_size,
             "dispatch": teacher.dispatch,
             "dtype": teacher.dtype,
+            **({"engine": teacher.engine} if teacher.engine != "transformers" else {}),
         }
         for name, teacher in config.teachers.items()
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from workers.model_files import (
 )
 from workers.splits import TRAIN
 from workers.teacher.families import check_teacher_family, why_not_generate
+from workers.teacher.vllm_settings import check_vllm
 
 
 @dataclass
@@ -62,13 +65,12 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
             tokenizer = tokenizer_fingerprint(folder)
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from None
-        check_teacher_family(
-            key,
-            teacher.model,
-            read_model_config(folder),
-            ep_size=teacher.ep_size,
-            gpus=teacher.gpus_per_rank,
-        )
+        model_config = read_model_config(folder)
+        check_vllm(key, teacher, expert_count(model_config))
+        if teacher.engine == "transformers":
+            check_teacher_family(key, teacher.model, model_config, ep_size=teacher.ep_size, gpus=teacher.gpus_per_rank)
+        else:
+            _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
         if found.tokenizer and tokenizer != found.tokenizer:
             raise ValueError(
                 f"{key}.model: {teacher.model!r} has another tokenizer than the first teacher; "
@@ -78,6 +80,22 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
         found.tokenizer, found.chat_template = tokenizer, chat_template_fingerprint(folder)
     folder = found.teacher_folders[config.first_teacher()]
     found.always_keep = [_token_id(folder, token) for token in config.targets.always_keep]
+
+
+def _check_vllm_is_there(key: str, python: str | None, address: str | None) -> None:
+    """Where the ranks run on this machine. What a cluster's nodes have shows when a rank starts."""
+    if address is not None or "RAY_ADDRESS" in os.environ:
+        return
+    if python is not None and not (os.path.isabs(python) and os.access(python, os.X_OK)):
+        raise ValueError(
+            f"{key}.vllm.python: {python!r} is not the absolute path of a program on this machine; name the Python of "
+            "an environment that has vLLM"
+        )
+    if python is None and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            f"{key}.engine: vllm, but the package vllm is not installed; install it in an environment of its own and "
+            f"name its Python in {key}.vllm.python, or set engine transformers"
+        )
 
 
 def _token_id(folder: Path, token: str) -> int:
@@ -156,7 +174,8 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
 def _check_answers(config: RunConfig, found: Checked) -> None:
     """Teachers that cannot answer are given nothing to answer."""
     for name, folder in found.teacher_folders.items():
-        if (reason := why_not_generate(read_model_config(folder))) is None:
+        reason = why_not_generate(read_model_config(folder))
+        if reason is None or config.teachers[name].engine == "vllm":
             continue
         for prompt in found.prompts:
             mine = (config.prompts[prompt.source].teacher or config.first_teacher()) == name

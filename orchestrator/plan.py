@@ -152,6 +152,9 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
         least, most = teacher.replicas
         experts = expert_count(model)
         kind = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"
+        if teacher.engine == "vllm":
+            kind += ", vLLM"
+            _note_walks(plan, config, found, name)
         plan.parts.append(
             Part(
                 f"teacher {name}",
@@ -171,6 +174,18 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
                 f"{config.teacher_key(name)}.score_tokens: {teacher.score_tokens} makes logits of {size_text(logits)}; "
                 "a smaller one takes less"
             )
+
+
+def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) -> None:
+    """Given text takes vLLM a pass for each token, unless it can read it off."""
+    own = [p for p in found.prompts if (config.prompts[p.source].teacher or config.first_teacher()) == teacher]
+    walked = ["given answers"] if any(p.answer is not None for p in own) else []
+    walked += ["prompts (targets.positions: all)"] if config.targets.positions == "all" else []
+    if walked and config.targets.scheme != "topk":
+        plan.notes.append(
+            f"{config.teacher_key(teacher)}.engine: vllm takes a pass for each token of {' and '.join(walked)} at "
+            f"targets.scheme {config.targets.scheme}; topk, or engine transformers, takes one for a whole text"
+        )
 
 
 def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:

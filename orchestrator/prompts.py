@@ -34,6 +34,7 @@ def freeze(config: RunConfig, run_uri: str) -> dict[str, Any]:
     folder = model_folder(first.model, first.revision)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=first.trust_remote_code)
     longest = int(read_model_config(folder).get("max_position_embeddings") or 1 << 30)
+    longest = min(longest, int(first.vllm.engine_kwargs.get("max_model_len") or longest))
     prompts: dict[str, list[Prompt]] = {TRAIN: [], HELDOUT: []}
     for item, split in zip(raw, assign_splits(raw, config.evaluate.heldout), strict=True):
         try:

@@ -38,7 +38,7 @@ class StoreHeader:
     chat_template: str
     seed: int
     teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Name -> model, fingerprint, ep_size, dispatch, dtype."""
+    """Name -> model, fingerprint, ep_size, dispatch, dtype, and engine where it is not transformers."""
     top_k: int = 0
     """Ids that `topk` keeps."""
     redraws: int = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,24 @@ class SamplingConfig(Settings):
     """Answers per prompt."""
 
 
+class VllmConfig(Settings):
+    """How vLLM runs the model, with `engine: vllm`. A rank is one of its data-parallel ranks, so `ep_size` is its
+    data-parallel size."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one rank, over which vLLM cuts each layer; `gpus_per_rank` must be the same. They are on one node."""
+
+    enable_expert_parallel: bool = True
+    """Of a mixture of experts over several GPUs: each holds whole experts. False cuts every expert instead."""
+
+    python: str | None = None
+    """Python of an environment that has vLLM (from 0.32, tested with 0.32), this package and the same Ray, on every
+    node of the ranks: vLLM wants another torch than the rest. Null is the Python of the run."""
+
+    engine_kwargs: dict[str, Any] = {}
+    """Further arguments of vLLM's engine by its own names, for example {max_model_len: 8192, quantization: fp8}."""
+
+
 class TeacherConfig(Settings):
     """One teacher pool."""
 
@@ -34,8 +52,12 @@ class TeacherConfig(Settings):
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id. Null is its default branch."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model. `vllm` is for answers that it makes: through given text it walks token by token, unless
+    `targets.scheme` is `topk`, which it reads off a whole text."""
+
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM runs it; only with `engine: vllm`."""
 
     ep_size: int = Field(default=1, ge=1)
     """Ranks that share one replica's experts. Must divide the number of experts; a dense teacher takes 1."""

@@ -16,6 +16,7 @@ from workers.model_files import expert_count, model_folder, read_model_config
 from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, model_size, student_size, target_bytes
 from workers.splits import HELDOUT
 from workers.student.config import SpecialistConfig
+from workers.teacher.batches import HEAD_NUMBERS
 from workers.teacher.place import wanted_place
 
 _CHARACTERS_PER_TOKEN = 4
@@ -147,7 +148,7 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
             )
             size = ModelSize(0)
         weights = (size.dense + size.experts // teacher.ep_size) * width
-        logits = 3 * teacher.score_tokens * vocabulary * 4
+        logits = 3 * min(teacher.score_tokens * vocabulary, HEAD_NUMBERS) * 4
         cache = kv_cache_bytes(model, teacher.batch * (teacher.sampling.max_new_tokens + 512), width)
         least, most = teacher.replicas
         experts = expert_count(model)
@@ -169,11 +170,6 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
         )
         if plan.inventory.members and (lacking := lack(wanted_place(teacher), plan.inventory.members)):
             plan.problems.append(f"{config.teacher_key(name)}: a replica finds no place on this cluster: {lacking}")
-        if teacher.score_tokens * vocabulary * 12 > 8 << 30:
-            plan.notes.append(
-                f"{config.teacher_key(name)}.score_tokens: {teacher.score_tokens} makes logits of {size_text(logits)}; "
-                "a smaller one takes less"
-            )
 
 
 def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) -> None:

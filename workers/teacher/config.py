@@ -82,7 +82,7 @@ class TeacherConfig(Settings):
     on the units it was made with, so one taught again may differ in them; and a fault costs more."""
 
     score_tokens: int = Field(default=4096, ge=1)
-    """Tokens in one forward pass of given text, padding included, on one rank. It bounds the logits in memory."""
+    """Tokens in one forward pass of given text or of prompts, padding included, on one rank."""
 
     cpus_per_rank: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for a rank."""

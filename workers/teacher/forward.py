@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-_HEAD_NUMBERS = 16_000_000
-"""Logits that one pass of the head makes: enough rows to be worth reading its weights for, 64 MB in float32."""
+from workers.teacher.batches import HEAD_NUMBERS
 
 _SAME = 0.05
 """Of the logits' spread: what parts may differ from the whole, as bfloat16 may round otherwise."""
@@ -86,7 +85,7 @@ class TwoPartModel:
 
     def logits_by_chunk(self, hidden_nH: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """Logits of many positions, some at a time, each with its place among them."""
-        chunk = max(1, _HEAD_NUMBERS // self.model.config.get_text_config().vocab_size)
+        chunk = max(1, HEAD_NUMBERS // self.model.config.get_text_config().vocab_size)
         for i in range(0, len(hidden_nH), chunk):
             place = slice(i, i + chunk)
             yield place, self.head(hidden_nH[place])

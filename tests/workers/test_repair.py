@@ -17,6 +17,7 @@ from workers.targets.damage import DamagedStore
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
+from workers.teacher.answers import AnswerRules
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.replica import Replica, ReplicaJob
@@ -64,7 +65,7 @@ def teach(
     """A replica's call on rows (unit, repair)."""
     monkeypatch.setattr(workers.teacher.replica, "Gang", OneProcess)
     teacher = TeacherConfig(model=str(tiny_moe))
-    replica = Replica(ReplicaJob("t", teacher, "fingerprint", local.uri, {}, 1, 10.0, ""))
+    replica = Replica(ReplicaJob("t", teacher, "fingerprint", local.uri, AnswerRules(), 1, 10.0, ""))
 
     def run(*rows: tuple[int, int]) -> list[bool]:
         units, repairs = zip(*rows, strict=True)
@@ -160,7 +161,9 @@ def test_a_lost_table_of_ranks_is_not_made_anew(
     teach((0, 0))
     for key in store.rank_files.keys:
         local.delete(key)
-    again = Replica(ReplicaJob("t", TeacherConfig(model=str(tiny_moe)), "fingerprint", local.uri, {}, 1, 10.0, ""))
+    again = Replica(
+        ReplicaJob("t", TeacherConfig(model=str(tiny_moe)), "fingerprint", local.uri, AnswerRules(), 1, 10.0, "")
+    )
     with pytest.raises(DamagedStore, match="put one back from a backup"):
         again({"split": np.array(["train"]), "unit": np.array([1]), "repair": np.array([0])})
     assert not local.exists("targets/train/ranks.parquet")

@@ -18,11 +18,12 @@ from cluster.lease import Fence
 from cluster.storage import open_storage
 from workers.manifest import Manifest, plan_key, read_plan
 from workers.progress import Reporter
-from workers.splits import HELDOUT
+from workers.splits import HELDOUT, TRAIN
 from workers.targets.arrays import UnitTargets
 from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
+from workers.teacher.answers import AnswerRules, AnswerSelection
 from workers.teacher.commit import commit_unit
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
@@ -41,7 +42,7 @@ class ReplicaJob:
     teacher: TeacherConfig
     fingerprint: str
     run_uri: str
-    withhold: dict[str, list[str]]
+    rules: AnswerRules
     epoch: int
     """The driver's lease, which must hold when a unit is committed."""
     deadline_s: float
@@ -59,6 +60,7 @@ class Replica:
         self._job = job
         self._storage = open_storage(job.run_uri)
         self._fence = Fence(self._storage, job.epoch)
+        self._select = AnswerSelection(job.rules)
         self._report = Reporter(job.progress)
         self._gang = Gang(
             job.name, job.teacher, deadline_s=job.deadline_s, say=lambda text: self._report("teacher", note=text)
@@ -85,7 +87,7 @@ class Replica:
         started = time.time()
         prompts = manifest.prompts(unit)
         targets = self._ask(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
-        targets, set_aside = drop_withheld(targets, prompts, self._job.withhold if split == "train" else {})
+        targets, set_aside = self._select(targets, prompts) if split == TRAIN else (targets, [])
         entry = Entry.of(
             unit,
             store.write_part(unit, targets),
@@ -175,7 +177,17 @@ def revision_of(damaged: Entry) -> dict[str, Any]:
 def requests_for(prompts: list[Prompt]) -> list[TextRequest]:
     """The texts of a unit: one per prompt and sample."""
     return [
-        TextRequest(p.id, sample, p.prompt_ids, p.answer_ids, p.temperature, p.top_p, p.max_new_tokens)
+        TextRequest(
+            p.id,
+            sample,
+            p.prompt_ids,
+            p.answer_ids,
+            p.temperature,
+            p.top_p,
+            p.max_new_tokens,
+            p.min_new_tokens,
+            p.stop,
+        )
         for p in prompts
         for sample in range(1 if p.answer_ids is not None else p.samples)
     ]
@@ -194,23 +206,6 @@ def calibration_texts(plan: UnitPlan, manifest: Manifest) -> list[TextRequest]:
             if tokens >= CALIBRATION_TOKENS:
                 break
     return requests
-
-
-def drop_withheld(
-    targets: UnitTargets, prompts: list[Prompt], withhold: dict[str, list[str]]
-) -> tuple[UnitTargets, list[dict[str, Any]]]:
-    """Take out texts that contain a word withheld from one of their domains; returns what was set aside and why."""
-    domains = {p.id: p.domains for p in prompts}
-    keep, set_aside = [], []
-    for r, (prompt_id, text) in enumerate(zip(targets.prompt_ids, targets.texts, strict=True)):
-        found = [w for d in domains[prompt_id] for w in withhold.get(d, ()) if w in text]
-        if found:
-            set_aside.append(
-                {"id": prompt_id, "sample": int(targets.samples[r]), "reason": f"contains the withheld {found[0]!r}"}
-            )
-        else:
-            keep.append(r)
-    return (targets if len(keep) == targets.rows else targets.select(np.array(keep, np.int64))), set_aside
 
 
 def _generated_tokens(targets: UnitTargets, prompts: list[Prompt]) -> int:

@@ -46,9 +46,7 @@ def parallel_figures(model: Path, folder: Path, *, rounds: int, units: int) -> d
     print(
         f"  a rank holds {figures['weights_share_per_rank']:.1%} of the weights ((1 - e) + e/2 is {limit:.1%}); loading"
     )
-    print(
-        f"  takes {peak:.1%} of them at most, {own:.1%} without the pages of the model's files"
-    )
+    print(f"  takes {peak:.1%} of them at most, {own:.1%} without the pages of the model's files")
     return figures
 
 

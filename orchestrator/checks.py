@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.storage import check_writable, open_storage
+from orchestrator.answer_checks import check_answering
+from orchestrator.answering import Answerings
 from orchestrator.config import RunConfig
 from orchestrator.config_file import ConfigFile
 from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
+from orchestrator.python_function import check_function
 from orchestrator.run_folder import RunFolder
-from workers.fingerprint import chat_template_fingerprint, tokenizer_fingerprint
+from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.model_files import (
     expert_count,
     known_model_type,
@@ -45,7 +47,7 @@ def check(file: ConfigFile) -> Checked:
     _check_teachers(config, found)
     _check_students(config, found)
     _check_prompts(config, found)
-    _check_evaluation(config)
+    _check_what_judges(config)
     check_storage(file)
     return found
 
@@ -77,7 +79,10 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
                 "targets of one run share one tokenizer"
             )
         found.teacher_folders[name] = folder
-        found.tokenizer, found.chat_template = tokenizer, chat_template_fingerprint(folder)
+        found.tokenizer = tokenizer
+    templates = {name: chat_template_fingerprint(folder) for name, folder in found.teacher_folders.items()}
+    one = len(set(templates.values())) == 1
+    found.chat_template = templates[config.first_teacher()] if one else hash_json(templates)
     folder = found.teacher_folders[config.first_teacher()]
     found.always_keep = [_token_id(folder, token) for token in config.targets.always_keep]
 
@@ -149,6 +154,9 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
         if not good:
             reason = f"; the first: {bad[0].reason}" if bad else ""
             raise ValueError(f"prompts.{name}: no usable row in {source.path!r} ({len(bad)} set aside{reason})")
+    aside = check_answering(config, found.prompts, found.teacher_folders)
+    found.set_aside += aside.values()
+    found.prompts = [p for i, p in enumerate(found.prompts) if i not in aside]
     splits = assign_splits(found.prompts, config.evaluate.heldout)
     domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
     for name in config.specialists:
@@ -160,25 +168,25 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
                     "Add a prompt source of that name, or mend the mix"
                 )
     _check_answers(config, found)
-    for domain in config.targets.withhold:
-        if domain not in domains:
-            raise ValueError(
-                f"targets.withhold: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
-            )
-    for domain in config.targets.temperatures.keys() - {"*", *domains}:
-        raise ValueError(
-            f"targets.temperature: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
-        )
+    named = {
+        "domains": set(config.domains) - {d for p in found.prompts for d in p.domains},
+        "targets.withhold": set(config.targets.withhold),
+        "targets.temperature": config.targets.temperatures.keys() - {"*"},
+    }
+    for where, names in named.items():
+        for domain in sorted(names - domains):
+            raise ValueError(f"{where}: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
 
 
 def _check_answers(config: RunConfig, found: Checked) -> None:
     """Teachers that cannot answer are given nothing to answer."""
+    answerings = Answerings(config)
     for name, folder in found.teacher_folders.items():
         reason = why_not_generate(read_model_config(folder))
         if reason is None or config.teachers[name].engine == "vllm":
             continue
         for prompt in found.prompts:
-            mine = (config.prompts[prompt.source].teacher or config.first_teacher()) == name
+            mine = answerings.of(prompt.source, prompt.domains).teacher == name
             if mine and (prompt.answer is None or config.evaluate.text != "given"):
                 raise ValueError(
                     f"{config.teacher_key(name)}.model: {reason}. Give every prompt its answer and set evaluate.text "
@@ -186,30 +194,16 @@ def _check_answers(config: RunConfig, found: Checked) -> None:
                 )
 
 
-def _check_evaluation(config: RunConfig) -> None:
+def _check_what_judges(config: RunConfig) -> None:
+    if config.answers.filter is not None:
+        check_function("answers.filter", config.answers.filter)
     if config.evaluate.probes is not None:
         try:
             read_probes(config.evaluate.probes)
         except OSError as error:
             raise ValueError(f"evaluate.probes: cannot read {config.evaluate.probes!r}: {error.strerror}") from None
     if config.evaluate.truth is not None:
-        path, colon, function = config.evaluate.truth.rpartition(":")
-        if not colon or not Path(path).is_file() or not defines(Path(path), function):
-            raise ValueError(
-                f"evaluate.truth: {config.evaluate.truth!r} is not file.py:function with a file that exists"
-            )
-
-
-def defines(path: Path, function: str) -> bool:
-    """Whether a Python file defines (or imports, or assigns) a function of that name; read without running it."""
-    try:
-        tree = ast.parse(path.read_text())
-    except (SyntaxError, UnicodeDecodeError):
-        return False
-    names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
-    names |= {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    return function in names
+        check_function("evaluate.truth", config.evaluate.truth)
 
 
 def _check_dropped(where: str, drop: int | list[int], layers: int) -> None:

@@ -35,12 +35,13 @@ def part(plan: RunPlan, name: str) -> Part:
 
 
 def hand_checked(project: Any) -> None:
-    """Four medical rows and one legal; text of 40 characters, which the plan takes for 10 tokens."""
+    """Four medical rows and one legal; texts of 40 characters, which the plan takes for 10 tokens."""
     text = "the fever is high and a rule binds a pay"
     assert len(text) == 40
+    others = [text.replace("fever", word) for word in ("fewer", "lever", "never")]
     project.rows(
         "medical.jsonl",
-        *({"id": i, "prompt": text, "split": "train"} for i in range(3)),
+        *({"id": i, "prompt": other, "split": "train"} for i, other in enumerate(others)),
         {"id": "held", "prompt": text, "split": "heldout"},
     )
     project.rows(

@@ -19,6 +19,7 @@ from workers.targets.damage import DamagedStore
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
+from workers.teacher.answers import AnswerRules
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.leader import Answer
@@ -62,7 +63,7 @@ def store(local: LocalStorage) -> TargetStore:
 
 def teacher_of(run: LocalStorage, model: Path) -> UnitTeacher:
     maker, fence = OneProcess(model), Fence(run, 1)
-    return UnitTeacher(run, maker, fence, Reporter(""), teacher="t", fingerprint="fingerprint", withhold={})
+    return UnitTeacher(run, maker, fence, Reporter(""), teacher="t", fingerprint="fingerprint", rules=AnswerRules())
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from cluster.lease import Fence
 from cluster.placement import place_gang, state_of
 from cluster.storage import open_storage
 from workers.progress import Reporter
+from workers.teacher.answers import AnswerRules
 from workers.teacher.config import TeacherConfig
 from workers.teacher.leader import Leader
 from workers.teacher.place import wanted_place
@@ -31,7 +32,7 @@ class ReplicaJob:
     teacher: TeacherConfig
     fingerprint: str
     run_uri: str
-    withhold: dict[str, list[str]]
+    rules: AnswerRules
     epoch: int
     """The driver's lease, which must hold when a unit is committed."""
     deadline_s: float
@@ -65,7 +66,7 @@ class Replica:
             self._report,
             teacher=job.name,
             fingerprint=job.fingerprint,
-            withhold=job.withhold,
+            rules=job.rules,
         )
         if ray.get_runtime_context().was_current_actor_reconstructed:
             where = ray.util.get_node_ip_address()

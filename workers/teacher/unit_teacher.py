@@ -21,6 +21,7 @@ from workers.targets.arrays import UnitTargets
 from workers.targets.damage import DamagedShard, DamagedStore
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
+from workers.teacher.answers import AnswerRules, AnswerSelection
 from workers.teacher.commit import commit_unit
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.leader import Answer
@@ -65,10 +66,10 @@ class UnitTeacher:
         *,
         teacher: str,
         fingerprint: str,
-        withhold: dict[str, list[str]],
+        rules: AnswerRules,
     ) -> None:
         self._storage, self._maker, self._fence, self._report = storage, maker, fence, report
-        self._teacher, self._fingerprint, self._withhold = teacher, fingerprint, withhold
+        self._teacher, self._fingerprint, self._select = teacher, fingerprint, AnswerSelection(rules)
         self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
 
     def teach(self, rows: Sequence[Row]) -> list[bool]:
@@ -106,8 +107,8 @@ class UnitTeacher:
         return _Wanted(split, unit, store, prompts, CaptureSpec.of(store.header, prompts[0].domains), damaged)
 
     def _commit(self, work: _Wanted, answer: Answer, started: float) -> bool:
-        withhold = self._withhold if work.split == TRAIN else {}
-        targets, withheld = drop_withheld(answer.targets, work.prompts, withhold)
+        whole = answer.targets
+        targets, refused = self._select(whole, work.prompts) if work.split == TRAIN else (whole, [])
         entry = Entry.of(
             work.unit,
             work.store.write_part(work.unit, targets),
@@ -118,7 +119,7 @@ class UnitTeacher:
             started=started,
             finished=time.time(),
             generated=_generated_tokens(targets, work.prompts),
-            set_aside=(*answer.set_aside, *withheld),
+            set_aside=(*answer.set_aside, *refused),
             budget=answer.budget,
             **(revision_of(work.damaged) if work.damaged is not None else {}),
         )
@@ -198,7 +199,17 @@ def _part_of(answer: Answer, work: _Wanted, units: int) -> Answer:
 def requests_for(prompts: list[Prompt]) -> list[TextRequest]:
     """The texts of a unit: one per prompt and sample."""
     return [
-        TextRequest(p.id, sample, p.prompt_ids, p.answer_ids, p.temperature, p.top_p, p.max_new_tokens)
+        TextRequest(
+            p.id,
+            sample,
+            p.prompt_ids,
+            p.answer_ids,
+            p.temperature,
+            p.top_p,
+            p.max_new_tokens,
+            p.min_new_tokens,
+            p.stop,
+        )
         for p in prompts
         for sample in range(1 if p.answer_ids is not None else p.samples)
     ]
@@ -217,23 +228,6 @@ def calibration_texts(plan: UnitPlan, manifest: Manifest) -> list[TextRequest]:
             if tokens >= CALIBRATION_TOKENS:
                 break
     return requests
-
-
-def drop_withheld(
-    targets: UnitTargets, prompts: list[Prompt], withhold: dict[str, list[str]]
-) -> tuple[UnitTargets, list[dict[str, Any]]]:
-    """Take out texts that contain a word withheld from one of their domains; returns what was set aside and why."""
-    domains = {p.id: p.domains for p in prompts}
-    keep, set_aside = [], []
-    for r, (prompt_id, text) in enumerate(zip(targets.prompt_ids, targets.texts, strict=True)):
-        found = [w for d in domains[prompt_id] for w in withhold.get(d, ()) if w in text]
-        if found:
-            set_aside.append(
-                {"id": prompt_id, "sample": int(targets.samples[r]), "reason": f"contains the withheld {found[0]!r}"}
-            )
-        else:
-            keep.append(r)
-    return (targets if len(keep) == targets.rows else targets.select(np.array(keep, np.int64))), set_aside
 
 
 def _generated_tokens(targets: UnitTargets, prompts: list[Prompt]) -> int:

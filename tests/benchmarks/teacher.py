@@ -1,6 +1,7 @@
 """The teacher pool: how near it comes to the speed of its model, and what it holds.
 
-python tests/benchmarks/teacher.py [--rounds 3] [--seconds 60] [--model FOLDER] [--only pool parallel generating memory]
+python tests/benchmarks/teacher.py [--rounds 3] [--seconds 60] [--model FOLDER]
+    [--vllm .venv-vllm/bin/python] [--only pool parallel generating memory engines]
 
 Models are random and made here; `--model` is a folder of a real one for generation. Nothing else should run.
 """
@@ -26,7 +27,7 @@ import workers
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers loads DeepSpeed, which else looks for one and says so
 
-SUBJECTS = ["pool", "parallel", "generating", "memory"]
+SUBJECTS = ["pool", "parallel", "generating", "memory", "engines"]
 TOKENS_PER_SECOND = 1200
 """Of the mixture on two cores, about: for the number of units."""
 TOKENS_PER_UNIT = 5000
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60, help="of one measured window of scoring")
     parser.add_argument("--texts", type=int, default=128, help="answers of mixed lengths")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM, for `engines`")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
     args = parser.parse_args()
     assert Path(workers.__file__).parents[1] == CHECKOUT, f"{workers.__file__} would be measured, not {CHECKOUT}"
@@ -55,7 +57,20 @@ def main() -> None:
             figures |= generating_figures(args.model or moe, args.rounds, args.texts)
         if "pool" in args.only:
             figures |= pool_figures(moe, folder, rounds=args.rounds, units=units + 1)
+        if "engines" in args.only and args.vllm is not None:
+            figures |= engine_figures(args.model or moe, args.vllm)
     print(json.dumps(figures))
+
+
+def engine_figures(model: Path, vllm: Path) -> dict[str, Any]:
+    """Tokens a CPU-second of both engines, each in its own environment."""
+    pythons = {"transformers": sys.executable, "vllm": str(vllm)}
+    found = {engine: program("engine_speed.py", model, engine, python=p) for engine, p in pythons.items()}
+    kinds = [kind for kind, figure in found["vllm"].items() if isinstance(figure, dict)]
+    rows = [[kind, *(found[e][kind][by] for e in found for by in ("per_s", "per_cpu_s"))] for kind in kinds]
+    columns = ["", *(f"{engine} {by}" for engine in found for by in ("tokens/s", "/CPU-s"))]
+    show("both engines, one thread", columns, rows)
+    return {f"{engine}_{kind}": found[engine][kind]["per_cpu_s"] for engine in found for kind in kinds}
 
 
 def memory_figures(model: Path) -> dict[str, Any]:
@@ -84,11 +99,11 @@ def generating_figures(model: Path, rounds: int, texts: int) -> dict[str, Any]:
     }
 
 
-def program(name: str, *arguments: object) -> dict[str, Any]:
+def program(name: str, *arguments: object, python: str = sys.executable) -> dict[str, Any]:
     """What a program of this benchmark prints last, run in a process of its own."""
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{here}", "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, str(here / "teacher_bench" / name), *map(str, arguments)]
+    command = [python, str(here / "teacher_bench" / name), *map(str, arguments)]
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
     )

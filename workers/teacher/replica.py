@@ -61,6 +61,7 @@ class Replica:
         self._storage = open_storage(job.run_uri)
         self._fence = Fence(self._storage, job.epoch)
         self._select = AnswerSelection(job.rules)
+        self._said_nothing_is_kept = False
         self._report = Reporter(job.progress)
         self._gang = Gang(
             job.name, job.teacher, deadline_s=job.deadline_s, say=lambda text: self._report("teacher", note=text)
@@ -87,7 +88,7 @@ class Replica:
         started = time.time()
         prompts = manifest.prompts(unit)
         targets = self._ask(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
-        targets, set_aside = self._select(targets, prompts) if split == TRAIN else (targets, [])
+        targets, set_aside = self._kept(unit, targets, prompts) if split == TRAIN else (targets, [])
         entry = Entry.of(
             unit,
             store.write_part(unit, targets),
@@ -118,6 +119,16 @@ class Replica:
             content_changed=entry.content_changed,
         )
         return won
+
+    def _kept(self, unit: int, targets: UnitTargets, prompts: list[Prompt]) -> tuple[UnitTargets, list[dict[str, Any]]]:
+        """What is kept of a unit's answers, and what is set aside. Says once where nothing is kept: a filter that fails
+        on every answer would else cost the whole teacher's pass before anybody looks."""
+        kept, set_aside = self._select(targets, prompts)
+        if set_aside and not kept.rows and not self._said_nothing_is_kept:
+            self._said_nothing_is_kept = True
+            first = f"all {len(set_aside)} answers are set aside, the first because: {set_aside[0]['reason']}"
+            self._report("teacher", note=f"{self._job.name}, unit {unit}: {first}")
+        return kept, set_aside
 
     def _reads_well(self, store: TargetStore, entry: Entry) -> bool:
         """Whether a unit that is thought damaged is as it was committed; its mark is then taken away."""

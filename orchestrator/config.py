@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
-from cluster.settings import Settings
+from cluster.settings import Settings, Text
 from workers.evaluation.config import EvaluateConfig
 from workers.student.config import SpecialistConfig
 from workers.targets.config import TargetsConfig
@@ -45,7 +45,7 @@ class PromptSource(Settings):
     sampling: SamplingChanges | None = None
     """What is sampled otherwise than `domains` and the teacher's `sampling` say."""
 
-    system_prompt: str | None = None
+    system_prompt: Text | None = None
     """Put before the messages of each row that has no system message of its own. Null: as `domains` says. "": none."""
 
     chat: bool = False
@@ -73,7 +73,7 @@ class DomainConfig(Settings):
     sampling: SamplingChanges | None = None
     """What is sampled otherwise than the teacher's `sampling` says."""
 
-    system_prompt: str | None = None
+    system_prompt: Text | None = None
     """Put before the messages of each row that has no system message of its own. Probes go without."""
 
 

@@ -17,7 +17,7 @@ def defines(path: Path, function: str) -> bool:
     """Whether a Python file defines (or imports, or assigns) a function of that name; read without running it."""
     try:
         tree = ast.parse(path.read_text())
-    except (SyntaxError, ValueError):  # no Python, no UTF-8, a null byte
+    except (SyntaxError, ValueError, RecursionError, OSError):  # no Python, no UTF-8, cannot be read
         return False
     names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}

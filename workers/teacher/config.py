@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.settings import Range, Settings
+from cluster.settings import Range, Settings, Text
 
 
 class SamplingConfig(Settings):
@@ -25,7 +25,7 @@ class SamplingConfig(Settings):
     min_new_tokens: int = Field(default=0, ge=0)
     """Tokens before which nothing ends an answer. The end is barred in the text only: distributions still hold it."""
 
-    stop: tuple[str, ...] = ()
+    stop: tuple[Text, ...] = ()
     """Strings that end an answer. The text keeps the token that completes one; no end token follows, so students are
     not taught to end there."""
 
@@ -74,7 +74,7 @@ class SamplingChanges(Settings):
     min_new_tokens: int | None = Field(default=None, ge=0)
     """Tokens before which nothing ends an answer."""
 
-    stop: tuple[str, ...] | None = None
+    stop: tuple[Text, ...] | None = None
     """Strings that end an answer, instead of the teacher's; an empty list is none."""
 
     samples: int | None = Field(default=None, ge=1, le=65535)

@@ -70,6 +70,7 @@ class UnitTeacher:
     ) -> None:
         self._storage, self._maker, self._fence, self._report = storage, maker, fence, report
         self._teacher, self._fingerprint, self._select = teacher, fingerprint, AnswerSelection(rules)
+        self._said_nothing_is_kept = False
         self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
 
     def teach(self, rows: Sequence[Row]) -> list[bool]:
@@ -108,7 +109,7 @@ class UnitTeacher:
 
     def _commit(self, work: _Wanted, answer: Answer, started: float) -> bool:
         whole = answer.targets
-        targets, refused = self._select(whole, work.prompts) if work.split == TRAIN else (whole, [])
+        targets, refused = self._kept(work, whole) if work.split == TRAIN else (whole, [])
         entry = Entry.of(
             work.unit,
             work.store.write_part(work.unit, targets),
@@ -140,6 +141,16 @@ class UnitTeacher:
             content_changed=entry.content_changed,
         )
         return won
+
+    def _kept(self, work: _Wanted, whole: UnitTargets) -> tuple[UnitTargets, list[dict[str, Any]]]:
+        """What is kept of a unit's answers, and what is set aside. Says once where nothing is kept: a filter that fails
+        on every answer would else cost the whole teacher's pass before anybody looks."""
+        kept, set_aside = self._select(whole, work.prompts)
+        if set_aside and not kept.rows and not self._said_nothing_is_kept:
+            self._said_nothing_is_kept = True
+            first = f"all {len(set_aside)} answers are set aside, the first because: {set_aside[0]['reason']}"
+            self._report("teacher", note=f"{self._teacher}, unit {work.unit}: {first}")
+        return kept, set_aside
 
     def _reads_well(self, store: TargetStore, entry: Entry) -> bool:
         """Whether a unit that is thought damaged is as it was committed; its mark is then taken away."""

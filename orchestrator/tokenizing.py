@@ -20,7 +20,7 @@ class TeacherTokenizer:
 
         from workers.teacher.transformers_engine import stop_ids
 
-        folder = model_folder(teacher.model, teacher.revision)
+        folder = model_folder(teacher.model, teacher.revision, weights=False)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=teacher.trust_remote_code)
         model_config = AutoConfig.from_pretrained(folder, trust_remote_code=teacher.trust_remote_code)
         self.stop_ids = sorted(stop_ids(self._tokenizer, model_config))

@@ -1,6 +1,7 @@
 # make quickstart   venv, install, and the whole method on this machine in minutes
 # make test         venv, install, and all tests that CI runs
-.PHONY: quickstart test test-long lint bench clean install
+# make test-vllm    the vLLM engine beside the transformers engine, on a CPU, in a venv of its own (Linux, x86-64)
+.PHONY: quickstart test test-long test-vllm lint bench clean install
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,10 +13,13 @@ quickstart: $(STAMP)
 	$(BIN)/stillhouse ask quickstart "medical : the clinic sees marsh fever with broken sleep in a child ; treatment : give"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not vllm"
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long --timeout 3600
+
+test-vllm: .venv-vllm/.installed
+	.venv-vllm/bin/python -m pytest -m vllm tests/workers/test_vllm_engine.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,6 +39,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
+.venv-vllm/.installed: constraints.txt constraints-vllm.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools==78.1.1' wheel
+	.venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
+	.venv-vllm/bin/python -m pip install --quiet --no-deps -r constraints-vllm.txt
+	touch $@
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -39,6 +39,18 @@ def _parse_share(value: Any) -> Any:
     return value
 
 
+def _check_text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode (half a surrogate pair)") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+"""A text that a tokenizer and a file can hold."""
+
+
 def _parse_range(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 

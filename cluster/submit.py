@@ -30,7 +30,7 @@ ZIP_ENTRY_BYTES = 150  # about what two zip headers cost a file, besides its nam
 
 # Never shipped, in the syntax of .gitignore. What .gitignore and .rayignore name is left out by Ray itself.
 DEFAULT_EXCLUDES = [
-    *(".git", ".venv", "venv", "__pycache__", "*.pyc", "*.egg-info", ".cache", ".*_cache", "/runs"),
+    *(".git", ".venv", ".venv-vllm", "venv", "__pycache__", "*.pyc", "*.egg-info", ".cache", ".*_cache", "/runs"),
     *(".env", ".env.*", ".netrc", ".aws", "*.pem"),
 ]
 

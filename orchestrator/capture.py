@@ -12,6 +12,7 @@ from cluster.placement import free_group_of
 from orchestrator.admission import IDLE_S, Admission
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
+from orchestrator.prompts import SUMMARY_KEY
 from orchestrator.repairs import units_to_repair
 from orchestrator.run_folder import RunFolder
 from workers.fingerprint import model_fingerprint
@@ -21,6 +22,8 @@ from workers.splits import SPLITS, TRAIN
 from workers.targets.contract import Contract
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
+from workers.teacher.answer_filter import FilterCode
+from workers.teacher.answers import AnswerRules
 from workers.teacher.config import TeacherConfig
 from workers.teacher.replica import Replica, ReplicaJob
 
@@ -38,6 +41,7 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
             "ep_size": teacher.ep_size,
             "dispatch": teacher.dispatch,
             "dtype": teacher.dtype,
+            **({"engine": teacher.engine} if teacher.engine != "transformers" else {}),
         }
         for name, teacher in config.teachers.items()
     }
@@ -46,6 +50,7 @@ def open_stores(run: RunFolder, config: RunConfig, found: Checked, vocabulary: i
         "redraws": config.targets.redraws,
         "always": tuple(found.always_keep),
         "temperatures": config.targets.temperatures,
+        "answers": answer_rules(run, config, config.first_teacher()).record(),
     }
     # Held-out scores and probes need the exact distributions, at the answer only.
     headers = {
@@ -123,7 +128,7 @@ class TeacherPool:
         taught = units.map_batches(
             Replica,
             fn_constructor_args=[job, ray.get_runtime_context().current_actor],
-            batch_size=1,
+            batch_size=job.teacher.units_at_once,
             num_cpus=0,  # a gang may want all of a node
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
         )
@@ -180,17 +185,30 @@ class TeacherPool:
 
 
 def replica_job(run_uri: str, config: RunConfig, name: str, epoch: int, board: str) -> ReplicaJob:
-    """What every replica of a teacher is given."""
-    header = TargetStore(RunFolder(run_uri).storage, TRAIN).header
+    """What every replica of a teacher is given. Raises ValueError if the filter is another one by now."""
+    run = RunFolder(run_uri)
+    header, rules = TargetStore(run.storage, TRAIN).header, answer_rules(run, config, name)
+    if header.answers != rules.record():
+        raise ValueError("answers: the filter is not the one that this run began with; put it back as it was")
     return ReplicaJob(
         name=name,
         teacher=config.teachers[name],
         fingerprint=header.teachers[name]["fingerprint"],
         run_uri=run_uri,
-        withhold=config.targets.withhold,
+        rules=rules,
         epoch=epoch,
         deadline_s=config.cluster.placement_deadline_s,
         progress=board,
+    )
+
+
+def answer_rules(run: RunFolder, config: RunConfig, name: str) -> AnswerRules:
+    """What decides on a teacher's answers, with the code of the filter as it is now. Raises ValueError without it."""
+    return AnswerRules(
+        config.answers,
+        config.targets.withhold,
+        FilterCode.read(config.answers.filter) if config.answers.filter is not None else None,
+        frozenset((run.read_json(SUMMARY_KEY) or {}).get("stop_ids", {}).get(name, ())),
     )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import ast
+import importlib.util
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.storage import check_writable, open_storage
+from orchestrator.answer_checks import check_answering
+from orchestrator.answering import Answerings
 from orchestrator.config import RunConfig
 from orchestrator.config_file import ConfigFile
 from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
+from orchestrator.python_function import check_function
 from orchestrator.run_folder import RunFolder
-from workers.fingerprint import chat_template_fingerprint, tokenizer_fingerprint
+from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.model_files import (
-    check_expert_parallel,
     expert_count,
     known_model_type,
     model_folder,
@@ -21,6 +24,8 @@ from workers.model_files import (
     token_ids,
 )
 from workers.splits import TRAIN
+from workers.teacher.families import check_teacher_family, why_not_generate
+from workers.teacher.vllm_settings import check_vllm
 
 
 @dataclass
@@ -42,7 +47,7 @@ def check(file: ConfigFile) -> Checked:
     _check_teachers(config, found)
     _check_students(config, found)
     _check_prompts(config, found)
-    _check_evaluation(config)
+    _check_what_judges(config)
     check_storage(file)
     return found
 
@@ -62,16 +67,40 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
             tokenizer = tokenizer_fingerprint(folder)
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from None
-        check_expert_parallel(key, teacher.ep_size, teacher.model, read_model_config(folder))
+        model_config = read_model_config(folder)
+        check_vllm(key, teacher, expert_count(model_config))
+        if teacher.engine == "transformers":
+            check_teacher_family(key, teacher.model, model_config, ep_size=teacher.ep_size, gpus=teacher.gpus_per_rank)
+        else:
+            _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
         if found.tokenizer and tokenizer != found.tokenizer:
             raise ValueError(
                 f"{key}.model: {teacher.model!r} has another tokenizer than the first teacher; "
                 "targets of one run share one tokenizer"
             )
         found.teacher_folders[name] = folder
-        found.tokenizer, found.chat_template = tokenizer, chat_template_fingerprint(folder)
+        found.tokenizer = tokenizer
+    templates = {name: chat_template_fingerprint(folder) for name, folder in found.teacher_folders.items()}
+    one = len(set(templates.values())) == 1
+    found.chat_template = templates[config.first_teacher()] if one else hash_json(templates)
     folder = found.teacher_folders[config.first_teacher()]
     found.always_keep = [_token_id(folder, token) for token in config.targets.always_keep]
+
+
+def _check_vllm_is_there(key: str, python: str | None, address: str | None) -> None:
+    """Where the ranks run on this machine. What a cluster's nodes have shows when a rank starts."""
+    if address is not None or "RAY_ADDRESS" in os.environ:
+        return
+    if python is not None and not (os.path.isabs(python) and os.access(python, os.X_OK)):
+        raise ValueError(
+            f"{key}.vllm.python: {python!r} is not the absolute path of a program on this machine; name the Python of "
+            "an environment that has vLLM"
+        )
+    if python is None and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            f"{key}.engine: vllm, but the package vllm is not installed; install it in an environment of its own and "
+            f"name its Python in {key}.vllm.python, or set engine transformers"
+        )
 
 
 def _token_id(folder: Path, token: str) -> int:
@@ -125,6 +154,9 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
         if not good:
             reason = f"; the first: {bad[0].reason}" if bad else ""
             raise ValueError(f"prompts.{name}: no usable row in {source.path!r} ({len(bad)} set aside{reason})")
+    aside = check_answering(config, found.prompts, found.teacher_folders)
+    found.set_aside += aside.values()
+    found.prompts = [p for i, p in enumerate(found.prompts) if i not in aside]
     splits = assign_splits(found.prompts, config.evaluate.heldout)
     domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
     for name in config.specialists:
@@ -135,41 +167,43 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
                     f"{sorted(domains)}. "
                     "Add a prompt source of that name, or mend the mix"
                 )
-    for domain in config.targets.withhold:
-        if domain not in domains:
-            raise ValueError(
-                f"targets.withhold: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
-            )
-    for domain in config.targets.temperatures.keys() - {"*", *domains}:
-        raise ValueError(
-            f"targets.temperature: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}"
-        )
+    _check_answers(config, found)
+    named = {
+        "domains": set(config.domains) - {d for p in found.prompts for d in p.domains},
+        "targets.withhold": set(config.targets.withhold),
+        "targets.temperature": config.targets.temperatures.keys() - {"*"},
+    }
+    for where, names in named.items():
+        for domain in sorted(names - domains):
+            raise ValueError(f"{where}: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
 
 
-def _check_evaluation(config: RunConfig) -> None:
+def _check_answers(config: RunConfig, found: Checked) -> None:
+    """Teachers that cannot answer are given nothing to answer."""
+    answerings = Answerings(config)
+    for name, folder in found.teacher_folders.items():
+        reason = why_not_generate(read_model_config(folder))
+        if reason is None or config.teachers[name].engine == "vllm":
+            continue
+        for prompt in found.prompts:
+            mine = answerings.of(prompt.source, prompt.domains).teacher == name
+            if mine and (prompt.answer is None or config.evaluate.text != "given"):
+                raise ValueError(
+                    f"{config.teacher_key(name)}.model: {reason}. Give every prompt its answer and set evaluate.text "
+                    "to given, so that text is scored, or take another model"
+                )
+
+
+def _check_what_judges(config: RunConfig) -> None:
+    if config.answers.filter is not None:
+        check_function("answers.filter", config.answers.filter)
     if config.evaluate.probes is not None:
         try:
             read_probes(config.evaluate.probes)
         except OSError as error:
             raise ValueError(f"evaluate.probes: cannot read {config.evaluate.probes!r}: {error.strerror}") from None
     if config.evaluate.truth is not None:
-        path, colon, function = config.evaluate.truth.rpartition(":")
-        if not colon or not Path(path).is_file() or not defines(Path(path), function):
-            raise ValueError(
-                f"evaluate.truth: {config.evaluate.truth!r} is not file.py:function with a file that exists"
-            )
-
-
-def defines(path: Path, function: str) -> bool:
-    """Whether a Python file defines (or imports, or assigns) a function of that name; read without running it."""
-    try:
-        tree = ast.parse(path.read_text())
-    except (SyntaxError, UnicodeDecodeError):
-        return False
-    names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
-    names |= {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    return function in names
+        check_function("evaluate.truth", config.evaluate.truth)
 
 
 def _check_dropped(where: str, drop: int | list[int], layers: int) -> None:

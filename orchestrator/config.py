@@ -7,11 +7,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
-from cluster.settings import Settings
+from cluster.settings import Settings, Text
 from workers.evaluation.config import EvaluateConfig
 from workers.student.config import SpecialistConfig
 from workers.targets.config import TargetsConfig
-from workers.teacher.config import SamplingConfig, TeacherConfig
+from workers.teacher.config import AnswersConfig, SamplingChanges, TeacherConfig
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
@@ -40,16 +40,41 @@ class PromptSource(Settings):
     """Column of the given answer."""
 
     teacher: str | None = None
-    """Name of the teacher that answers these prompts. Null is the first."""
+    """Name of the teacher that answers these prompts. Null: as `domains` says, else the first."""
 
-    sampling: SamplingConfig | None = None
-    """How these prompts are answered. Null is as the teacher's `sampling` says."""
+    sampling: SamplingChanges | None = None
+    """What is sampled otherwise than `domains` and the teacher's `sampling` say."""
+
+    system_prompt: Text | None = None
+    """Put before the messages of each row that has no system message of its own. Null: as `domains` says. "": none."""
+
+    chat: bool = False
+    """Write rows of `prompt` as a user's message in the teacher's chat template: what an instruct teacher expects. As
+    they stand, they are text to be continued. Rows of `messages` are chat anyhow."""
+
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Rows that ask the same again: of the same domains, answered in the same way, with the same text (and the same
+    given answer). `drop` sets them aside; of two, one held out stays, so that no text is in both splits."""
 
     limit: int | None = Field(default=None, ge=1)
     """Rows read at most. Null reads all."""
 
     max_tokens: int | None = Field(default=None, ge=2)
     """Longest text, prompt and answer together; longer rows are set aside. Null: what the teacher can hold."""
+
+
+class DomainConfig(Settings):
+    """How prompts of a domain are answered, whichever source they come from. `prompts.SOURCE` has the last word, the
+    teacher's own `sampling` the first. A prompt of several domains that disagree is set aside."""
+
+    teacher: str | None = None
+    """Name of the teacher that answers them. Null is the first."""
+
+    sampling: SamplingChanges | None = None
+    """What is sampled otherwise than the teacher's `sampling` says."""
+
+    system_prompt: Text | None = None
+    """Put before the messages of each row that has no system message of its own. Probes go without."""
 
 
 class RunConfig(Settings):
@@ -69,6 +94,12 @@ class RunConfig(Settings):
 
     prompts: dict[str, PromptSource] = Field(min_length=1)
     """Prompt sources; the name of a source is the domain of its rows unless they say otherwise."""
+
+    domains: dict[str, DomainConfig] = {}
+    """How prompts are answered, by domain: teacher, sampling, system prompt. Rows may name their own domains."""
+
+    answers: AnswersConfig = AnswersConfig()
+    """Which answers are kept."""
 
     targets: TargetsConfig = TargetsConfig()
     """How distributions are kept."""
@@ -94,10 +125,12 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _names_agree(self) -> RunConfig:
-        for name, source in self.prompts.items():
-            if source.teacher is not None and source.teacher not in self.teachers:
+        answered: dict[str, PromptSource | DomainConfig] = {f"prompts.{n}": s for n, s in self.prompts.items()}
+        answered |= {f"domains.{n}": d for n, d in self.domains.items()}
+        for where, settings in answered.items():
+            if settings.teacher is not None and settings.teacher not in self.teachers:
                 raise ValueError(
-                    f"prompts.{name}.teacher: {source.teacher!r} is not one of the teachers {sorted(self.teachers)}"
+                    f"{where}.teacher: {settings.teacher!r} is not one of the teachers {sorted(self.teachers)}"
                 )
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
@@ -130,6 +163,11 @@ class RunConfig(Settings):
 
     def first_teacher(self) -> str:
         return next(iter(self.teachers))
+
+    def teacher_of(self, domain: str) -> str:
+        """The teacher that answers a domain's prompts, unless their source names another."""
+        settings = self.domains.get(domain)
+        return (settings.teacher if settings else None) or self.first_teacher()
 
     def teacher_key(self, name: str) -> str:
         """How a message names a teacher's settings: in the short form where that is what one writes for it."""

@@ -39,6 +39,8 @@ class ConfigFile:
         for key in ("truth", "probes"):
             if data["evaluate"][key]:
                 data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())
+        if data["answers"]["filter"]:
+            data["answers"]["filter"] = str((self.base / data["answers"]["filter"]).absolute())
         if "://" not in data["storage"]:
             data["storage"] = os.path.abspath(_expanded("storage", data["storage"]))
         return RunConfig.model_validate(data)

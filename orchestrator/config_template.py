@@ -18,6 +18,11 @@ prompts:                            # .jsonl, .parquet or a Hugging Face dataset
   legal: data/legal.jsonl
   code: data/code.jsonl
 
+# domains:                          # what differs by domain, also for rows that name their own
+#   medical:
+#     system_prompt: You are a careful physician.       # for rows of messages, or of a source with `chat: true`
+#     sampling: {max_new_tokens: 1024, samples: 2}      # and stop: ["###"], min_new_tokens: 16, temperature, top_p
+
 targets:
   scheme: systematic                # unbiased sample | threshold | multinomial | topk (with its tail) | full
   draws: 21                         # more draws are less noise and more bytes; 21 is about 17 bytes a token

@@ -13,11 +13,11 @@ from workers.model_files import model_folder
 
 def export(run: RunFolder, config: RunConfig, report: dict[str, Any]) -> list[str]:
     """Export every trained specialist in the configured formats; returns the keys of the folders."""
-    teacher = config.teachers[config.first_teacher()]
-    tokenizer = model_folder(teacher.model, teacher.revision, weights=False)
     folders = []
     for name in config.specialists:
         if run.student_done(name) is not None and "safetensors" in config.export:
+            teacher = config.teachers[config.teacher_of(config.own_domain(name))]
+            tokenizer = model_folder(teacher.model, teacher.revision, weights=False)
             export_safetensors(
                 run.storage, f"students/{name}/final", run.export_key(name), tokenizer, model_card(report, name)
             )

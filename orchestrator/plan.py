@@ -8,14 +8,17 @@ from typing import Any
 from cluster.inventory import Inventory, local_inventory
 from cluster.room import lack
 from cluster.storage import free_bytes
+from orchestrator.answering import Answering, Answerings, chat_of
 from orchestrator.checks import Checked
 from orchestrator.config import RunConfig
 from orchestrator.prompt_sources import RawPrompt, assign_splits
+from orchestrator.text_notes import text_notes
 from workers.evaluation.config import EvaluateConfig
 from workers.model_files import expert_count, model_folder, read_model_config
 from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, model_size, student_size, target_bytes
 from workers.splits import HELDOUT
 from workers.student.config import SpecialistConfig
+from workers.teacher.batches import HEAD_NUMBERS
 from workers.teacher.place import wanted_place
 
 _CHARACTERS_PER_TOKEN = 4
@@ -53,6 +56,8 @@ class RunPlan:
     parts: list[Part] = field(default_factory=list)
     prompts: dict[str, dict[str, int]] = field(default_factory=dict)
     """By domain: train and heldout prompts, target tokens at most."""
+    longest_answer: dict[str, int] = field(default_factory=dict)
+    """By teacher: most tokens of an answer that it makes."""
     set_aside: int = 0
     train_tokens: int = 0
     heldout_tokens: int = 0
@@ -98,9 +103,14 @@ def _vocabulary(config: RunConfig, found: Checked) -> int:
 
 
 def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
+    answerings, asked = Answerings(config), set()
     for prompt, split in zip(found.prompts, assign_splits(found.prompts, config.evaluate.heldout), strict=True):
         heldout = split == HELDOUT
-        tokens = _target_tokens(prompt, config, heldout)
+        how = answerings.of(prompt.source, prompt.domains)
+        tokens = _target_tokens(prompt, how, config, heldout)
+        plan.longest_answer[how.teacher] = max(plan.longest_answer.get(how.teacher, 0), how.sampling.max_new_tokens)
+        if not heldout and prompt.answer is None:
+            asked.add((prompt.source, prompt.domains))
         for domain in prompt.domains:
             row = plan.prompts.setdefault(domain, {"train": 0, "heldout": 0, "tokens": 0})
             row["heldout" if heldout else "train"] += 1
@@ -121,16 +131,17 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
     for domain in plan.prompts:
         if config.demand().get(domain, 0) <= 0:
             plan.notes.append(f"no specialist asks for the domain {domain!r}: it is taught last")
+    plan.notes += text_notes(config, asked)
 
 
-def _target_tokens(prompt: RawPrompt, config: RunConfig, heldout: bool) -> int:
+def _target_tokens(prompt: RawPrompt, how: Answering, config: RunConfig, heldout: bool) -> int:
     """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
-    source = config.prompts[prompt.source]
-    sampling = source.sampling or config.teachers[source.teacher or config.first_teacher()].sampling
+    sampling = how.sampling
     given = prompt.answer is not None and (not heldout or config.evaluate.text == "given")
     answer = len(prompt.answer or "") // _CHARACTERS_PER_TOKEN + 1 if given else sampling.max_new_tokens
     texts = 1 if given else (config.evaluate.samples if heldout else sampling.samples)
-    before = prompt.prompt or "".join(str(m.get("content", "")) for m in prompt.messages or [])
+    messages = chat_of(prompt, how)
+    before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
     all_positions = config.targets.positions == "all" and not heldout
     return texts * (answer + (len(before) // _CHARACTERS_PER_TOKEN if all_positions else 0))
 
@@ -147,11 +158,16 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
             )
             size = ModelSize(0)
         weights = (size.dense + size.experts // teacher.ep_size) * width
-        logits = 3 * teacher.score_tokens * vocabulary * 4
-        cache = kv_cache_bytes(model, teacher.batch * (teacher.sampling.max_new_tokens + 512), width)
+        logits = 3 * min(teacher.score_tokens * vocabulary, HEAD_NUMBERS) * 4
+        if name not in plan.longest_answer:
+            plan.notes.append(f"{config.teacher_key(name)}: no prompt is for this teacher; it is not started")
+        cache = kv_cache_bytes(model, teacher.batch * (plan.longest_answer.get(name, 0) + 512), width)
         least, most = teacher.replicas
         experts = expert_count(model)
         kind = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"
+        if teacher.engine == "vllm":
+            kind += ", vLLM"
+            _note_walks(plan, config, found, name)
         plan.parts.append(
             Part(
                 f"teacher {name}",
@@ -166,11 +182,19 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
         )
         if plan.inventory.members and (lacking := lack(wanted_place(teacher), plan.inventory.members)):
             plan.problems.append(f"{config.teacher_key(name)}: a replica finds no place on this cluster: {lacking}")
-        if teacher.score_tokens * vocabulary * 12 > 8 << 30:
-            plan.notes.append(
-                f"{config.teacher_key(name)}.score_tokens: {teacher.score_tokens} makes logits of {size_text(logits)}; "
-                "a smaller one takes less"
-            )
+
+
+def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) -> None:
+    """Given text takes vLLM a pass for each token, unless it can read it off."""
+    answerings = Answerings(config)
+    own = [p for p in found.prompts if answerings.of(p.source, p.domains).teacher == teacher]
+    walked = ["given answers"] if any(p.answer is not None for p in own) else []
+    walked += ["prompts (targets.positions: all)"] if config.targets.positions == "all" else []
+    if walked and config.targets.scheme != "topk":
+        plan.notes.append(
+            f"{config.teacher_key(teacher)}.engine: vllm takes a pass for each token of {' and '.join(walked)} at "
+            f"targets.scheme {config.targets.scheme}; topk, or engine transformers, takes one for a whole text"
+        )
 
 
 def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:

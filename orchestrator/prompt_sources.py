@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,8 @@ class RawPrompt:
     prompt: str | None
     messages: list[dict[str, Any]] | None
     answer: str | None
+    row: int = field(default=-1, compare=False)
+    """Its place in its source, from 0."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def screen(name: str, source: PromptSource) -> tuple[list[RawPrompt], list[SetAs
     seen: set[str] = set()
     for number, row in enumerate(read_rows(source)):
         try:
-            prompt = _raw_prompt(name, source, row)
+            prompt = _raw_prompt(name, source, row, number)
             if prompt.id in seen:
                 raise ValueError(f"repeats the id {prompt.id!r}")
         except ValueError as error:
@@ -103,7 +105,7 @@ def read_probes(path: str) -> list[dict[str, str]]:
     return probes
 
 
-def _raw_prompt(name: str, source: PromptSource, row: Any) -> RawPrompt:
+def _raw_prompt(name: str, source: PromptSource, row: Any, number: int) -> RawPrompt:
     """One row, checked. Raises ValueError with the reason to set it aside."""
     if isinstance(row, ValueError):
         raise row
@@ -143,6 +145,7 @@ def _raw_prompt(name: str, source: PromptSource, row: Any) -> RawPrompt:
         None if messages is not None else prompt,
         messages,
         answer or None,
+        number,
     )
 
 

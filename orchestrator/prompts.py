@@ -1,21 +1,23 @@
 """Freezing the prompts before teaching starts: ids, domains, splits, token ids, units. Broken rows are set aside.
 
-`freeze` runs once, as a Ray task, with the teacher's tokenizer.
+`freeze` runs once, as a Ray task, with the teachers' tokenizers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 from cluster.storage import Storage, open_storage
+from orchestrator.answering import Answering, Answerings
 from orchestrator.config import RunConfig
 from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
+from orchestrator.repeats import question, repeats
+from orchestrator.tokenizing import TeacherTokenizer
 from workers.manifest import write_manifest
-from workers.model_files import model_folder, read_model_config
 from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.targets.schema import shared_temperature
 from workers.units import Prompt, build_units
@@ -24,46 +26,75 @@ SET_ASIDE_KEY = "prompts/set_aside.jsonl"
 SUMMARY_KEY = "prompts/summary.json"
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A row that is readable to its teacher."""
+
+    row: RawPrompt
+    how: Answering
+    text: str
+    ids: list[int]
+
+
 def freeze(config: RunConfig, run_uri: str) -> dict[str, Any]:
     """Tokenize, split and block all prompts; write manifests, plans and the rows set aside. Returns the summary."""
-    from transformers import AutoTokenizer
-
-    storage = open_storage(run_uri)
-    raw, bad = _screen_all(config)
-    first = config.teachers[config.first_teacher()]
-    folder = model_folder(first.model, first.revision)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=first.trust_remote_code)
-    longest = int(read_model_config(folder).get("max_position_embeddings") or 1 << 30)
+    tokenizers = {name: TeacherTokenizer(teacher) for name, teacher in config.teachers.items()}
+    asked, bad = _read(config, tokenizers)
+    rows = [a.row for a in asked]
+    again = repeats(config, rows, [question(a.row, a.how, a.text) for a in asked])
+    bad += again.values()
+    asked = [a for i, a in enumerate(asked) if i not in again]
     prompts: dict[str, list[Prompt]] = {TRAIN: [], HELDOUT: []}
-    for item, split in zip(raw, assign_splits(raw, config.evaluate.heldout), strict=True):
+    for item, split in zip(asked, assign_splits([a.row for a in asked], config.evaluate.heldout), strict=True):
         try:
-            prompts[split].append(_tokenize(item, config, tokenizer, split, longest))
+            prompts[split].append(_prompt(item, config, tokenizers[item.how.teacher], split))
         except ValueError as error:
-            bad.append(SetAside(item.source, -1, item.id, str(error)))
-    prompts[PROBES] = _probes(config, tokenizer)
-    summary = _write(storage, config, prompts, bad, len(tokenizer))
-    return summary
+            bad.append(_aside(item.row, error))
+    prompts[PROBES] = _probes(config, tokenizers)
+    known = {p.id for items in prompts.values() for p in items}
+    facts = {
+        "vocabulary": tokenizers[config.first_teacher()].vocabulary,
+        "stop_ids": {name: tokenizer.stop_ids for name, tokenizer in tokenizers.items()},
+        "asked": _summary_of([a for a in asked if a.row.id in known]),
+    }
+    return _write(open_storage(run_uri), config, prompts, bad, facts)
 
 
-def _screen_all(config: RunConfig) -> tuple[list[RawPrompt], list[SetAside]]:
-    raw: list[RawPrompt] = []
-    bad: list[SetAside] = []
+def _read(config: RunConfig, tokenizers: dict[str, TeacherTokenizer]) -> tuple[list[_Asked], list[SetAside]]:
+    """All rows of all sources that can be asked, and the others."""
+    answerings, asked, bad = Answerings(config), [], []
     for name, source in config.prompts.items():
         good, broken = screen(name, source)
-        raw += good
         bad += broken
-    return raw, bad
+        for row in good:
+            try:
+                how = answerings.of(row.source, row.domains)
+                shared_temperature(config.targets.temperatures, row.domains)
+                asked.append(_Asked(row, how, *tokenizers[how.teacher].prompt(row, how)))
+            except ValueError as error:
+                bad.append(_aside(row, error))
+    return asked, bad
+
+
+def _aside(row: RawPrompt, error: ValueError) -> SetAside:
+    return SetAside(row.source, row.row, row.id, str(error))
 
 
 def _write(
-    storage: Storage, config: RunConfig, prompts: dict[str, list[Prompt]], bad: list[SetAside], vocabulary: int
+    storage: Storage,
+    config: RunConfig,
+    prompts: dict[str, list[Prompt]],
+    bad: list[SetAside],
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     lines = "".join(json.dumps(vars(b)) + "\n" for b in bad)
     storage.write(SET_ASIDE_KEY, lines.encode())
+    by_source = {n: dict(Counter(b.reason for b in bad if b.source == n)) for n in config.prompts}
     summary: dict[str, Any] = {
-        "vocabulary": vocabulary,
+        **facts,
         "set_aside": len(bad),
-        "reasons": _count(b.reason for b in bad),
+        "reasons": dict(Counter(b.reason for b in bad)),
+        "reasons_by_source": {name: reasons for name, reasons in by_source.items() if reasons},
         "splits": {},
     }
     demand = config.demand()
@@ -83,86 +114,73 @@ def _write(
     return summary
 
 
-def _tokenize(item: RawPrompt, config: RunConfig, tokenizer: Any, split: str, longest: int) -> Prompt:
-    """Token ids and settings of one prompt. Raises ValueError with the reason to set it aside."""
-    source = config.prompts[item.source]
-    shared_temperature(config.targets.temperatures, item.domains)
-    teacher = source.teacher or config.first_teacher()
-    sampling = source.sampling or config.teachers[teacher].sampling
-    if item.messages is not None:
-        if not tokenizer.chat_template:
-            raise ValueError("has chat messages, but the teacher's tokenizer has no chat template")
-        try:
-            prompt_ids = list(
-                tokenizer.apply_chat_template(
-                    item.messages, add_generation_prompt=True, tokenize=True, return_dict=False
-                )
-            )
-        except (ValueError, TypeError, KeyError, TemplateError) as error:
-            raise ValueError(f"chat messages that the template refuses: {error}") from error
-    else:
-        prompt_ids = _ids(tokenizer, item.prompt or "", special=True)
-    if not prompt_ids:
-        raise ValueError("has no tokens")
+def _prompt(item: _Asked, config: RunConfig, tokenizer: TeacherTokenizer, split: str) -> Prompt:
+    """A prompt of a split, with its given answer or how it is to be answered. Raises ValueError with the reason to set
+    it aside. A held-out answer is sampled as the distributions are (temperature 1, top_p 1, its end not barred),
+    whatever training text is: scores are measured on the teacher's own text."""
+    row, sampling, heldout = item.row, item.how.sampling, split == HELDOUT
     answer_ids = None
-    if item.answer is not None and (split == TRAIN or config.evaluate.text == "given"):
-        answer_ids = _ids(tokenizer, item.answer, special=False)
-        if tokenizer.eos_token_id is not None:
-            answer_ids = [*answer_ids, tokenizer.eos_token_id]
+    if row.answer is not None and (not heldout or config.evaluate.text == "given"):
+        answer_ids = tokenizer.answer_ids(row.answer)
     new_tokens = len(answer_ids) if answer_ids is not None else sampling.max_new_tokens
-    most = min(longest, source.max_tokens or longest)
-    if len(prompt_ids) + new_tokens > most:
-        whose = f"prompts.{item.source}.max_tokens" if most < longest else "the teacher"
+    most = min(tokenizer.longest, config.prompts[row.source].max_tokens or tokenizer.longest)
+    if len(item.ids) + new_tokens > most:
+        whose = f"prompts.{row.source}.max_tokens" if most < tokenizer.longest else "the teacher"
         raise ValueError(f"longer than the {most} tokens of {whose}")
-    heldout = split == HELDOUT
     return Prompt(
-        id=item.id,
-        domains=item.domains,
-        teacher=teacher,
+        id=row.id,
+        domains=row.domains,
+        teacher=item.how.teacher,
         samples=config.evaluate.samples if heldout else sampling.samples,
         temperature=1.0 if heldout else sampling.temperature,
         top_p=1.0 if heldout else sampling.top_p,
         max_new_tokens=sampling.max_new_tokens,
-        prompt_ids=prompt_ids,
+        prompt_ids=item.ids,
         answer_ids=answer_ids,
+        min_new_tokens=0 if heldout else sampling.min_new_tokens,
+        stop=sampling.stop,
     )
 
 
-def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
-    """Token ids of a text. Raises ValueError for text that is no Unicode (JSON can hold half a surrogate pair)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not valid Unicode") from None
-    return tokenizer(text, add_special_tokens=special).input_ids
-
-
-def _probes(config: RunConfig, tokenizer: Any) -> list[Prompt]:
-    """Probes as prompts whose given answer is the one token to rank. Raises ValueError for an answer of no token."""
+def _probes(config: RunConfig, tokenizers: dict[str, TeacherTokenizer]) -> list[Prompt]:
+    """Probes as prompts whose given answer is the one token to rank, by the teacher of their domain. Raises ValueError
+    for an answer of no token."""
     rows = read_probes(config.evaluate.probes) if config.evaluate.probes is not None else []
     probes = []
     for number, row in enumerate(rows):
-        answer_ids = _ids(tokenizer, row["answer"], special=False)[:1]
+        teacher = config.teacher_of(row["domain"])
+        answer_ids = tokenizers[teacher].ids(row["answer"], special=False)[:1]
         if not answer_ids:
             raise ValueError(f"evaluate.probes: the answer of line {number + 1} has no tokens")
         probes.append(
             Prompt(
                 id=f"probe-{number:04d}",
                 domains=(row["domain"],),
-                teacher=config.first_teacher(),
+                teacher=teacher,
                 samples=1,
                 temperature=1.0,
                 top_p=1.0,
                 max_new_tokens=1,
-                prompt_ids=_ids(tokenizer, row["prompt"], special=True),
+                prompt_ids=tokenizers[teacher].ids(row["prompt"], special=True),
                 answer_ids=answer_ids,
             )
         )
     return probes
 
 
-def _count(values: Iterator[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts
+def _summary_of(asked: Sequence[_Asked]) -> list[dict[str, Any]]:
+    """How rows were asked: once for each source, its rows' domains and whether their answer is given."""
+    counts = Counter((a.row.source, a.row.domains, a.row.answer is not None, a.how) for a in asked)
+    return [
+        {
+            "source": source,
+            "domains": list(domains),
+            "given": given,
+            "prompts": count,
+            "teacher": how.teacher,
+            "system_prompt": how.system_prompt,
+            "chat": how.chat,
+            "sampling": how.sampling.model_dump(mode="json"),
+        }
+        for (source, domains, given, how), count in counts.items()
+    ]

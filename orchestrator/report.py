@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.evaluation import ERODED, Evaluation
 from orchestrator.repairs import repairs
 from orchestrator.run_folder import RunFolder
+from orchestrator.set_aside import answers_set_aside
 from orchestrator.students import GENERALIST, HARD_LABELS
+from orchestrator.text_notes import text_notes
 from workers.splits import HELDOUT, TRAIN
 from workers.targets.config import TargetsConfig
 from workers.targets.log import Entry
@@ -44,7 +47,8 @@ def build_report(
             }
         if evaluation.unigram:
             report["unigram"] = {"truth_excess_kl": evaluation.unigram}
-    report["notes"] = _notes(config)
+    asked = {(a["source"], tuple(a["domains"])) for a in prompts.get("asked", []) if not a["given"]}
+    report["notes"] = text_notes(config, asked)
     return report
 
 
@@ -79,10 +83,6 @@ def _targets(run: RunFolder, config: RunConfig) -> dict[str, Any]:
         settings: StoreHeader | TargetsConfig = TargetStore(run.storage, TRAIN).header
     except FileNotFoundError:
         settings = config.targets
-    reasons: dict[str, int] = {}
-    for entry in entries:
-        for item in entry.set_aside:
-            reasons[item["reason"]] = reasons.get(item["reason"], 0) + 1
     return {
         "scheme": settings.scheme,
         "draws": settings.draws,
@@ -95,7 +95,9 @@ def _targets(run: RunFolder, config: RunConfig) -> dict[str, Any]:
         "entries_per_token": round(sum(e.entries for e in entries) / tokens, 2)
         if settings.scheme != "full"
         else getattr(settings, "vocabulary", 0),
-        "set_aside": reasons,
+        "set_aside": dict(Counter(item["reason"] for e in entries for item in e.set_aside)),
+        "set_aside_by_domain": answers_set_aside(run.storage, entries),
+        "answers": getattr(settings, "answers", {}),
     }
 
 
@@ -127,16 +129,3 @@ def _probes(evaluation: Evaluation, name: str, own: str) -> list[dict[str, Any]]
     columns = {"teacher": "teacher", "specialist": name, "hard_labels": f"{name}.{HARD_LABELS}"}
     ranks = {label: evaluation.probes.get(key, {}).get(own) or [] for label, key in columns.items()}
     return [{label: r[i]["rank"] for label, r in ranks.items() if i < len(r)} for i in range(len(ranks["teacher"]))]
-
-
-def _notes(config: RunConfig) -> list[str]:
-    notes = []
-    for name, teacher in config.teachers.items():
-        s = teacher.sampling
-        if s.temperature != 1 or s.top_p < 1:
-            notes.append(
-                f"{config.teacher_key(name)}: answers were sampled at temperature {s.temperature}, top_p {s.top_p}, "
-                "while distributions were captured at temperature 1: the text is not a sample of the targets, so "
-                "contexts are more typical than what a student will write itself"
-            )
-    return notes

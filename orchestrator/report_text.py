@@ -7,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.set_aside import set_aside_lines
 from orchestrator.students import GENERALIST
 
 
@@ -42,7 +43,8 @@ def closing_lines(report: dict[str, Any]) -> list[str]:
         if student.get("probes"):
             ranks = {c: ", ".join(str(p.get(c, "-")) for p in student["probes"]) for c in ("specialist", "hard_labels")}
             lines.append(f"{name}, rank of each probe: specialist {ranks['specialist']}; labels {ranks['hard_labels']}")
-    lines += _repairs(report)
+    lines += [*set_aside_lines(report), *_repairs(report)]
+    lines += [f"note: {note}" for note in report["notes"]]
     lines += [f"FAILED {name}: {error}" for name, error in report["failures"].items()]
     t = report["timing"]
     lines.append(
@@ -99,10 +101,7 @@ def _md_teacher(report: dict[str, Any]) -> list[str]:
         f"- training store: `{t['scheme']}`, {t['tokens']:,} target tokens in {t['rows']:,} texts "
         f"and {t['units']} units, {t['bytes_per_token']} bytes and {t['entries_per_token']} entries a token"
     )
-    aside = {**report["prompts"].get("reasons", {}), **t["set_aside"]}
-    if aside:
-        lines.append("- set aside: " + "; ".join(f"{n} × {reason}" for reason, n in aside.items()))
-    lines += [f"- {line}" for line in _repairs(report)]
+    lines += [f"- {line}" for line in [*set_aside_lines(report), *_repairs(report)]]
     return [*lines, ""]
 
 

@@ -78,6 +78,10 @@ def _settings(header: StoreHeader) -> dict[str, str]:
         "vocabulary": f"{header.vocabulary:,} ids; tokenizer {header.tokenizer[:_SHORT]}, "
         f"chat template {header.chat_template[:_SHORT]}",
     }
+    if header.answers:
+        settings["answers"] = "; ".join(
+            f"{k} {str(v)[:_SHORT] if k == 'filter_sha256' else v}" for k, v in header.answers.items()
+        )
     for name, teacher in header.teachers.items():
         ranks = f" on {teacher['ep_size']} ranks ({teacher['dispatch']})" if teacher["ep_size"] > 1 else ""
         settings[name if name == "teacher" else f"teacher {name}"] = (

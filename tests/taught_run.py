@@ -12,7 +12,7 @@ import torch
 from committing import entry_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from orchestrator.capture import open_stores
+from orchestrator.capture import answer_rules, open_stores
 from orchestrator.checks import check
 from orchestrator.prompts import freeze
 from orchestrator.run_folder import RunFolder
@@ -20,9 +20,10 @@ from workers.manifest import Manifest, read_plan
 from workers.targets.arrays import UnitTargets
 from workers.targets.log import Entry
 from workers.targets.store import TargetStore
+from workers.teacher.answers import AnswerSelection
 from workers.teacher.engine import CaptureSpec
-from workers.teacher.replica import drop_withheld, requests_for
 from workers.teacher.transformers_engine import TransformersEngine
+from workers.teacher.unit_teacher import requests_for
 
 Command = Callable[..., Any]
 RUN = "trial"
@@ -83,13 +84,13 @@ def teach(project: Any, *, units: dict[str, int] | None = None) -> TaughtRun:
     summary = freeze(config, run.uri)
     open_stores(run, config, check(file), summary["vocabulary"])
     engine = TransformersEngine(config.teachers["teacher"])
+    select = AnswerSelection(answer_rules(run, config, "teacher"))
     for split in summary["splits"]:
         store, manifest = TargetStore(run.storage, split), Manifest(run.storage, split)
         for unit in read_plan(run.storage, split).units[: (units or {}).get(split)]:
             prompts = manifest.prompts(unit.index)
             targets = engine.run(requests_for(prompts), CaptureSpec.of(store.header, prompts[0].domains))
-            withhold = config.targets.withhold if split == "train" else {}
-            targets, aside = drop_withheld(targets, prompts, withhold)
+            targets, aside = select(targets, prompts) if split == "train" else (targets, [])
             store.log.commit(entry_of(store, unit.index, targets, set_aside=tuple(aside)))
     return TaughtRun(run)
 

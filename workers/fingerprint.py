@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from workers.chat_template import read_chat_template
 from workers.model_files import read_json_object
 
 _WHOLE_FILE_LIMIT = 4 << 30
@@ -38,12 +39,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
 
 def chat_template_fingerprint(folder: Path) -> str:
     """Hash of the chat template, wherever the tokenizer keeps it; of the empty string where it has none."""
-    template = ""
-    if (folder / "chat_template.jinja").exists():
-        template = (folder / "chat_template.jinja").read_text()
-    elif (folder / "tokenizer_config.json").exists():
-        template = read_json_object(folder / "tokenizer_config.json").get("chat_template") or ""
-    return hash_json(template)
+    return hash_json(read_chat_template(folder))
 
 
 def model_fingerprint(folder: Path) -> str:

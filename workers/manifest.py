@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,8 @@ PROMPT_SCHEMA = pa.schema(
         ("max_new_tokens", pa.uint32()),
         ("prompt_ids", pa.list_(pa.uint32())),
         ("answer_ids", pa.list_(pa.uint32())),
+        ("min_new_tokens", pa.uint32()),
+        ("stop", pa.list_(pa.string())),
     ]
 )
 
@@ -45,7 +48,7 @@ def write_manifest(storage: Storage, plan: UnitPlan, blocks: Sequence[Sequence[P
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, PROMPT_SCHEMA, compression="zstd") as writer:
         for index, block in enumerate(blocks):
-            rows = [{**asdict(p), "unit": index, "domains": list(p.domains)} for p in block]
+            rows = [{**asdict(p), "unit": index} for p in block]
             writer.write_table(pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA), row_group_size=max(len(rows), 1))
     data = {"split": plan.split, "generation": GENERATION, "units": [asdict(u) for u in plan.units]}
     # The plan is the mark that a split is frozen, so it comes last; a manifest that another writer froze stays.
@@ -71,9 +74,7 @@ class Manifest:
 
     def prompts(self, unit: int) -> list[Prompt]:
         rows = self._file.read_row_group(unit, use_threads=False).to_pylist()
-        return [
-            Prompt(**{k: v for k, v in row.items() if k != "unit"} | {"domains": tuple(row["domains"])}) for row in rows
-        ]
+        return [_prompt(row) for row in rows]
 
     def unit_of(self, prompt_id: str) -> int | None:
         """The unit that holds a prompt, or None if no prompt of the split has that id."""
@@ -84,3 +85,8 @@ class Manifest:
     def ids(self) -> list[str]:
         """Ids of all prompts, in unit order."""
         return self._file.read(columns=["id"], use_threads=False)["id"].to_pylist()
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    fields: dict[str, Any] = {k: tuple(v) if k in ("domains", "stop") else v for k, v in row.items() if k != "unit"}
+    return Prompt(**fields)

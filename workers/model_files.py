@@ -25,23 +25,6 @@ def expert_count(model_config: dict[str, Any]) -> int:
     return 0
 
 
-def check_expert_parallel(where: str, ep_size: int, model: str, model_config: dict[str, Any]) -> None:
-    """Raise ValueError if the ranks cannot share the model's experts evenly."""
-    experts = expert_count(model_config)
-    if ep_size == 1:
-        return
-    if experts == 0:
-        raise ValueError(
-            f"{where}.ep_size: {ep_size}, but {model!r} is a dense model "
-            f"({model_config.get('model_type')}): a dense teacher takes ep_size 1 (and more replicas)"
-        )
-    if experts % ep_size:
-        divisors = [d for d in range(1, experts + 1) if experts % d == 0]
-        raise ValueError(
-            f"{where}.ep_size: {ep_size} does not divide the {experts} experts of {model!r}; use one of {divisors}"
-        )
-
-
 def model_folder(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The local folder of a model: itself, or the Hugging Face snapshot (downloaded if it is not cached).
 

@@ -14,6 +14,10 @@ from workers.targets.config import TargetsConfig
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+_EXPERTS = (".experts.", ".block_sparse_moe.input_linear.", ".block_sparse_moe.output_linear.")
+"""In the names of experts' weights in checkpoints; the latter are Granite's."""
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """Parameters of a model, and how many of them are experts'."""
@@ -41,7 +45,7 @@ def model_size(folder: Path) -> ModelSize | None:
                 for size in tensor["shape"]:
                     count *= size
                 total += count
-                experts += count if ".experts." in name else 0
+                experts += count if any(part in name for part in _EXPERTS) else 0
     return ModelSize(total, experts) if total else None
 
 

@@ -26,6 +26,8 @@ class Prompt:
     max_new_tokens: int
     prompt_ids: list[int]
     answer_ids: list[int] | None
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
 
     @property
     def most_target_tokens(self) -> int:
@@ -35,7 +37,9 @@ class Prompt:
     @property
     def kind(self) -> tuple:
         """What all prompts of a unit share."""
-        sampling = (self.samples, self.temperature, self.top_p, self.max_new_tokens)
+        sampling: tuple = (self.samples, self.temperature, self.top_p, self.max_new_tokens)
+        if self.min_new_tokens or self.stop:
+            sampling = (*sampling, self.min_new_tokens, self.stop)
         return (tuple(sorted(self.domains)), self.teacher, None if self.answer_ids is not None else sampling)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.answering import Answerings
 from orchestrator.config_file import load_config, validate
 from orchestrator.config_template import TEMPLATE
 
@@ -59,6 +60,19 @@ def test_the_rayjob_uses_the_gpus_that_its_nodes_have() -> None:
         assert teacher.ep_size * teacher.gpus_per_rank == gpus["teacher"]
     for specialist in config.specialists.values():
         assert 0 < specialist.train.workers * specialist.train.gpus_per_worker <= gpus["student"]
+
+
+def test_the_settings_in_the_readme_are_accepted() -> None:
+    shown = (CHECKOUT / "README.md").read_text().split("```yaml\n")[1:]
+    assert shown
+    for text in shown:
+        data = yaml.safe_load(text.split("```")[0])
+        teachers = {"teachers": {"first": {"model": "acme/first"}, "coder": {"model": "acme/coder"}}}
+        specialists = {"specialists": {d: {"model": "acme/student"} for d in data["domains"]}}
+        config = validate({"name": "shown"} | teachers | specialists | data)
+        assert config.domains["medical"].sampling and config.answers.filter == "keep.py:keep"
+        for source, domains in (("medical", ("medical",)), ("code", ("code",))):
+            assert Answerings(config).of(source, domains).teacher == ("coder" if source == "code" else "first")
 
 
 def test_what_init_writes_is_accepted_and_names_domains_that_it_has(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "ray", "datasets", "s3fs", "vllm")
 LIGHT = sorted(
     {
+        "orchestrator.answer_checks",
         "orchestrator.cli",
         "orchestrator.plan",
         "orchestrator.plan_view",
@@ -23,7 +24,10 @@ LIGHT = sorted(
         "orchestrator.targets_info",
         "orchestrator.targets_show",
         "orchestrator.targets_verify",
+        "orchestrator.text_notes",
+        "workers.chat_template",
         "workers.targets.schema",
+        "workers.teacher.answers",
         "workers.units",
         "workers.sizes",
         "workers.model_files",

@@ -43,6 +43,8 @@ TYPOS = {
     "specialists.medical.train.batch_token": "batch_tokens",
     "evaluate.held_out": "heldout",
     "cluster.adress": "address",
+    "domains.medical.sampling.temperture": "temperature",
+    "answers.duplicate": "duplicates",
 }
 
 
@@ -243,6 +245,8 @@ def full() -> dict[str, Any]:
         seed=3,
         teacher={"model": "t", "replicas": [1, 4], "label_selector": {"on": "yes"}, "sampling": {"top_p": 0.9}},
         prompts={"yes": {"path": "x/y", "limit": 4, "sampling": {"samples": 2}}, "no": "~/z.jsonl"},
+        domains={"yes": {"sampling": {"stop": ["on", "1e3"]}, "system_prompt": "null"}, "no": {"teacher": "teacher"}},
+        answers={"filter": "keep.py:keep", "max_tokens": 9},
         targets={"withhold": {"yes": ["null", "1e3"]}},
         defaults={"train": {"tokens": "20M", "lr": "2e-5", "warmup": "1%"}},
         specialists={
@@ -285,6 +289,7 @@ def test_relative_paths_start_from_the_folder_of_the_configuration(
                     "far": {"model": "Qwen/Qwen3-1.7B", "mix": {"there": 1}},
                 },
                 evaluate={"truth": "lang.py:f", "probes": "probes.jsonl"},
+                answers={"filter": "sub/keep.py:f"},
             )
         )
     )
@@ -294,6 +299,7 @@ def test_relative_paths_start_from_the_folder_of_the_configuration(
     assert Path(located.teachers["teacher"].model).samefile(home / "teacher")
     assert Path(located.specialists["near"].model.base or "").samefile(home / "sub/student")
     assert located.specialists["far"].model.base == "Qwen/Qwen3-1.7B"
+    assert located.answers.filter == f"{located.evaluate.truth.removesuffix('lang.py:f')}sub/keep.py:f"
     paths = {name: source.path for name, source in located.prompts.items()}
     assert Path(paths["there"]).samefile(home / "dataset")
     assert Path(paths["missing"]).is_absolute() and paths["missing"].endswith("home/data/no.jsonl")

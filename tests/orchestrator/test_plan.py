@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +35,13 @@ def part(plan: RunPlan, name: str) -> Part:
 
 
 def hand_checked(project: Any) -> None:
-    """Four medical rows and one legal; text of 40 characters, which the plan takes for 10 tokens."""
+    """Four medical rows and one legal; texts of 40 characters, which the plan takes for 10 tokens."""
     text = "the fever is high and a rule binds a pay"
     assert len(text) == 40
+    others = [text.replace("fever", word) for word in ("fewer", "lever", "never")]
     project.rows(
         "medical.jsonl",
-        *({"id": i, "prompt": text, "split": "train"} for i in range(3)),
+        *({"id": i, "prompt": other, "split": "train"} for i, other in enumerate(others)),
         {"id": "held", "prompt": text, "split": "heldout"},
     )
     project.rows(
@@ -143,6 +145,17 @@ def test_the_generalist_is_in_the_plan(project: Any) -> None:
     plan = planned(project, cpus=3)
     assert any("generalist" in p.name for p in plan.parts)
     assert any("some specialists wait" in n for n in plan.notes), "teacher, two specialists and the generalist want 4"
+
+
+def test_a_plan_says_what_given_text_takes_vllm(project: Any) -> None:
+    project.set("teacher", {"model": "teacher", "engine": "vllm", "vllm": {"python": sys.executable}})
+    assert not [n for n in planned(project).notes if "vllm" in n], "all answers are to be made"
+    hand_checked(project)
+    [note] = [n for n in planned(project).notes if "vllm" in n]
+    assert note.startswith("teacher.engine: vllm takes a pass for each token") and "systematic" in note
+    project.set("targets", {"scheme": "topk"})
+    plan = planned(project)
+    assert not [n for n in plan.notes if "vllm" in n] and "vLLM" in part(plan, "teacher teacher").detail
 
 
 # What does not fit --------------------------------------------------------------------------------------------

@@ -17,11 +17,14 @@ from orchestrator.report_text import closing_lines, closing_table, markdown, mod
 from orchestrator.run_folder import RunFolder
 from orchestrator.students import lineup
 from orchestrator.timing import timing
+from workers.manifest import write_manifest
 from workers.targets.log import Entry, Part
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
+from workers.units import Unit, UnitPlan
 
 TIMES = {"teacher_s": 61.0, "students_s": 47.0, "overlap_s": 33.0, "wall_s": 92.0}
+DOMAINS = [("medical",), ("legal",), ("legal", "medical")]
 FIELDS = {"run", "seed", "teachers", "targets", "prompts", "students", "timing", "failures", "notes", "repairs"}
 
 
@@ -66,7 +69,17 @@ def run(tmp_path: Path) -> RunFolder:
     for name in ("medical", "medical.hard_labels"):
         folder.storage.write(f"students/{name}/done.json", json.dumps({"tokens": 5000, "steps": 25}).encode())
     folder.storage.write("students/medical/initial.json", json.dumps({"parameters": 7}).encode())
-    summary = {"vocabulary": 500, "set_aside": 3, "reasons": {"is not JSON": 3}, "splits": {}}
+    plan = UnitPlan("train", tuple(Unit(u, d, "teacher", 4, 100, True) for u, d in enumerate(DOMAINS)))
+    write_manifest(folder.storage, plan, [])
+    sampled = {"teacher": "teacher", "given": False, "prompts": 4}
+    summary = {
+        "vocabulary": 500,
+        "set_aside": 3,
+        "reasons": {"is not JSON": 3},
+        "reasons_by_source": {"medical": {"is not JSON": 3}},
+        "asked": [{"source": d, "domains": [d], **sampled} for d in ("medical", "legal")],
+        "splits": {},
+    }
     folder.storage.write("prompts/summary.json", json.dumps(summary).encode())
     folder.storage.write("exports/medical/config.json", b"{}")
     return folder
@@ -125,6 +138,8 @@ def test_the_targets_part(report: dict[str, Any]) -> None:
     assert (targets["units"], targets["rows"], targets["tokens"], targets["bytes"]) == (3, 10, 400, 6800)
     assert (targets["bytes_per_token"], targets["entries_per_token"]) == (17, 9)
     assert targets["set_aside"] == {"holds 'halvorin'": 2}
+    both = {"legal": {"holds 'halvorin'": 2}, "medical": {"holds 'halvorin'": 2}}
+    assert targets["set_aside_by_domain"] == both, "texts of two domains count in each"
 
 
 def test_a_students_part(report: dict[str, Any]) -> None:
@@ -177,7 +192,7 @@ def test_a_run_in_which_nothing_was_taught(tmp_path: Path) -> None:
 def test_a_note_where_text_is_no_sample_of_the_targets(run: RunFolder, sampling: dict[str, float], noted: int) -> None:
     changed = clinic(teacher={"model": "acme/teacher", "sampling": sampling})
     notes = build_report(run, changed, None, {}, timing([], 0))["notes"]
-    assert len(notes) == noted and all("not a sample of the targets" in n for n in notes)
+    assert len(notes) == noted and all(n.startswith("legal, medical: answers ") for n in notes)
 
 
 # Words --------------------------------------------------------------------------------------------------------

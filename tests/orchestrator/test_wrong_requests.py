@@ -191,6 +191,37 @@ def test_one_rank_for_a_dense_teacher_is_fine(project: Any, stillhouse: Command)
     assert stillhouse("validate", project.write()).code == 0
 
 
+# vLLM ---------------------------------------------------------------------------------------------------------
+
+GPU = {"gpus_per_rank": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"engine": "vllm"}, "teacher.engine: vllm, but the package vllm is not installed"),
+        ({"engine": "vllm", "vllm": {"python": "python3"}}, "teacher.vllm.python: 'python3' is not the absolute path"),
+        ({"vllm": {"tensor_parallel": 2}}, "teacher.vllm: given, but teacher.engine is 'transformers'"),
+        ({"engine": "vllm", "ep_size": 2}, "teacher.ep_size: 2, but vLLM's ranks cannot exchange tokens on CPUs"),
+        ({"engine": "vllm", "vllm": {"tensor_parallel": 2}}, "teacher.vllm.enable_expert_parallel: true"),
+        ({"engine": "vllm", "vllm": {"tensor_parallel": 2}, **GPU}, "gpus_per_rank is 1; they must be the same"),
+        ({"engine": "vllm", "ep_size": 2, "dispatch": "all_reduce", **GPU}, "teacher.dispatch: all_reduce"),
+        (
+            {"engine": "vllm", "vllm": {"engine_kwargs": {"data_parallel_size": 2}}},
+            "teacher.vllm.engine_kwargs: data_parallel_size is what teacher.ep_size says",
+        ),
+        (
+            {"engine": "vllm", "vllm": {"engine_kwargs": {"pipeline_parallel_size": 2}}},
+            "teacher.vllm.engine_kwargs: pipeline_parallel_size cannot be set",
+        ),
+    ],
+)
+def test_what_vllm_cannot_do(project: Any, stillhouse: Command, settings: dict[str, Any], said: str) -> None:
+    project.set("teacher", {"model": "teacher", **settings})
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: teacher.") and said in error
+
+
 # Domains, evaluation ------------------------------------------------------------------------------------------
 
 

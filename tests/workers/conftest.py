@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from committing import entry_of
+from families import DENSE, MIXTURES, SIZES, WORDS
 from streams import DOMAINS, ROWS, House
 
 import workers
@@ -30,9 +31,6 @@ MakeHeader = Callable[..., StoreHeader]
 MakeTargets = Callable[..., UnitTargets]
 CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]
 SaveModel = Callable[..., Path]
-
-WORDS = 300
-"""Ids of the tiny models' tokenizer."""
 
 
 @pytest.fixture(autouse=True)
@@ -162,38 +160,13 @@ def word_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": WORDS,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,
-}
-QWEN_MOE: dict[str, Any] = {
-    "moe_intermediate_size": 48,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "decoder_sparse_step": 1,
-    "tie_word_embeddings": True,
-}
-
-
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., Any]:
     """A random model of a type, wide enough in its weights that its distributions differ."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     def make(model_type: str, seed: int = 0, **sizes: Any) -> Any:
-        own: dict[str, Any] = dict(SIZES)
-        if model_type == "qwen3_moe":
-            own |= QWEN_MOE
-        if model_type == "mixtral":
-            own |= {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+        own = SIZES | MIXTURES.get(model_type, {}) | DENSE.get(model_type, {})
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(own | sizes))).eval()
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import MIXTURES, WORDS
 
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.transformers_engine import TransformersEngine
 
-RANKS, V = 2, 300
+RANKS, V = 2, WORDS
 DISPATCHES = ["all_to_all", "all_reduce"]
 SPECS = {
     "answer": CaptureSpec("full", 21, "answer", "float32", V, 5),
@@ -25,9 +26,11 @@ Outcome = dict[str, np.ndarray]
 
 
 def requests() -> list[TextRequest]:
-    """Prompts to answer at several lengths, and given answers."""
+    """Prompts to answer at several lengths, at temperature 0 and 1 in turn, and given answers."""
     rng = np.random.default_rng(1)
-    asked = [TextRequest(f"p{i}", 0, rng.integers(3, V, 2 + i % 5).tolist(), None, max_new_tokens=8) for i in range(7)]
+    asked = [
+        TextRequest(f"p{i}", 0, rng.integers(3, V, 2 + i % 5).tolist(), None, i % 2, max_new_tokens=8) for i in range(7)
+    ]
     answers = [rng.integers(3, V, 1 + 3 * i).tolist() for i in range(3)]
     return asked + [TextRequest(f"g{i}", 0, [4, 5, 6 + i], answer) for i, answer in enumerate(answers)]
 
@@ -40,10 +43,8 @@ SHARES = {
 
 @pytest.fixture(scope="module")
 def models(save_model: Callable[..., Path]) -> dict[str, Path]:
-    return {
-        "qwen3_moe": save_model("qwen3_moe", num_experts=4, tie_word_embeddings=False),
-        "mixtral": save_model("mixtral"),
-    }
+    untied = {"qwen3_moe": {"num_experts": 4, "tie_word_embeddings": False}}
+    return {name: save_model(name, **untied.get(name, {})) for name in MIXTURES}
 
 
 def case_name(architecture: str, dispatch: str, share: str) -> str:
@@ -88,7 +89,7 @@ def alone(models: dict[str, Path]) -> dict[str, TransformersEngine]:
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
-@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("architecture", MIXTURES)
 def test_logits_are_those_of_one_process(
     architecture: str, dispatch: str, ranks: Path, alone: dict[str, TransformersEngine]
 ) -> None:
@@ -102,7 +103,7 @@ def test_logits_are_those_of_one_process(
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
-@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("architecture", MIXTURES)
 def test_a_rank_holds_a_part_of_the_weights(
     architecture: str, dispatch: str, ranks: Path, alone: dict[str, TransformersEngine]
 ) -> None:
@@ -119,7 +120,7 @@ def test_a_rank_holds_a_part_of_the_weights(
 @pytest.mark.parametrize(
     "dispatch, share", [("all_to_all", "unequal"), ("all_to_all", "one idle"), ("all_reduce", "unequal")]
 )
-@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("architecture", MIXTURES)
 def test_texts_are_those_of_one_process(
     architecture: str, dispatch: str, share: str, spec: str, ranks: Path, alone: dict[str, TransformersEngine]
 ) -> None:

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from committing import entry_of
 
-import workers.teacher.replica
+from cluster.lease import Fence
 from cluster.storage import LocalStorage
 from workers.manifest import write_manifest
+from workers.progress import Reporter
+from workers.targets.arrays import UnitTargets
 from workers.targets.damage import DamagedStore
 from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
+from workers.teacher.answers import AnswerRules
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.replica import Replica, ReplicaJob
+from workers.teacher.leader import Answer
 from workers.teacher.transformers_engine import TransformersEngine
+from workers.teacher.unit_teacher import UnitTeacher
 from workers.units import Prompt, Unit, UnitPlan
 
 V = 300
 
 
 class OneProcess:
-    """A gang of one rank that needs no process of its own."""
+    """Makes texts in this process, with no gang."""
 
-    def __init__(self, name: str, config: TeacherConfig, **_: Any) -> None:
-        self._engine = TransformersEngine(config)
+    def __init__(self, model: Path) -> None:
+        self._engine = TransformersEngine(TeacherConfig(model=str(model)))
 
-    def start(self) -> list[dict[str, Any]]:
-        return [self._engine.describe()]
-
-    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> Any:
+    def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         return self._engine.run(requests, spec)
+
+    def teach(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
+        return Answer(self.run(requests, spec))
 
 
 @pytest.fixture
@@ -57,21 +61,16 @@ def store(local: LocalStorage) -> TargetStore:
     return store
 
 
+def teacher_of(run: LocalStorage, model: Path) -> UnitTeacher:
+    maker, fence = OneProcess(model), Fence(run, 1)
+    return UnitTeacher(run, maker, fence, Reporter(""), teacher="t", fingerprint="fingerprint", rules=AnswerRules())
+
+
 @pytest.fixture
-def teach(
-    store: TargetStore, local: LocalStorage, tiny_moe: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[bool]]:
-    """A replica's call on rows (unit, repair)."""
-    monkeypatch.setattr(workers.teacher.replica, "Gang", OneProcess)
-    teacher = TeacherConfig(model=str(tiny_moe))
-    replica = Replica(ReplicaJob("t", teacher, "fingerprint", local.uri, {}, 1, 10.0, ""))
-
-    def run(*rows: tuple[int, int]) -> list[bool]:
-        units, repairs = zip(*rows, strict=True)
-        batch = {"split": np.array(["train"] * len(rows)), "unit": np.array(units), "repair": np.array(repairs)}
-        return replica(batch)["taught"].tolist()
-
-    return run
+def teach(store: TargetStore, local: LocalStorage, tiny_moe: Path) -> Callable[..., list[bool]]:
+    """A replica's work on rows (unit, repair)."""
+    teacher = teacher_of(local, tiny_moe)
+    return lambda *rows: teacher.teach([("train", *row) for row in rows])
 
 
 def part(store: TargetStore, local: LocalStorage, unit: int) -> Path:
@@ -160,7 +159,27 @@ def test_a_lost_table_of_ranks_is_not_made_anew(
     teach((0, 0))
     for key in store.rank_files.keys:
         local.delete(key)
-    again = Replica(ReplicaJob("t", TeacherConfig(model=str(tiny_moe)), "fingerprint", local.uri, {}, 1, 10.0, ""))
+    again = teacher_of(local, tiny_moe)
     with pytest.raises(DamagedStore, match="put one back from a backup"):
-        again({"split": np.array(["train"]), "unit": np.array([1]), "repair": np.array([0])})
+        again.teach([("train", 1, 0)])
     assert not local.exists("targets/train/ranks.parquet")
+
+
+def test_units_made_together_are_those_made_one_by_one(
+    store: TargetStore, local: LocalStorage, teach: Callable[..., list[bool]], tmp_path: Path, tiny_moe: Path
+) -> None:
+    """Each with its own texts, whatever else was in their batches; one that is committed already is left alone."""
+    assert teach((1, 0)) == [True]
+    assert teach((2, 0), (1, 0), (0, 0)) == [True, False, True]
+    together = [store.read_unit(e) for e in store.log.entries()]
+    assert [u.rows for u in together] == [6, 3, 6]
+    fresh = LocalStorage(tmp_path / "alone")
+    shutil.copytree(local.root, fresh.root, ignore=shutil.ignore_patterns("log", "parts"))
+    alone = teacher_of(fresh, tiny_moe)
+    for unit, made in enumerate(together):
+        assert alone.teach([("train", unit, 0)]) == [True]
+        entry = TargetStore(fresh, "train").log.entry(unit)
+        assert entry is not None
+        other = TargetStore(fresh, "train").read_unit(entry)
+        assert (made.prompt_ids, made.texts) == (other.prompt_ids, other.texts)
+        assert made.tokens.tolist() == other.tokens.tolist() and made.samples.tolist() == other.samples.tolist()

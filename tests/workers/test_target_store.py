@@ -191,6 +191,25 @@ def test_another_header_is_refused_by_the_name_of_its_field(
     assert TargetStore(local, "train").header == make_header()
 
 
+def test_a_difference_within_a_field_is_named_by_its_key(make_header: MakeHeader) -> None:
+    one, other = (make_header(answers={"duplicates": "auto", "min_tokens": n}) for n in (3, 4))
+    assert one.differences(other) == ["answers.min_tokens"]
+    assert one.differences(make_header()) == ["answers.duplicates", "answers.min_tokens"]
+    assert one.differences(one) == []
+
+
+def test_a_header_from_before_a_field_was_has_its_default(make_header: MakeHeader) -> None:
+    header = json.loads(make_header().to_json())
+    del header["answers"]
+    assert StoreHeader.from_json(json.dumps(header)) == make_header()
+
+
+def test_a_header_with_a_field_that_nobody_knows_is_refused(make_header: MakeHeader) -> None:
+    header = json.loads(make_header().to_json()) | {"rotation": 3}
+    with pytest.raises(ValueError, match="rotation, which this program does not know"):
+        StoreHeader.from_json(json.dumps(header))
+
+
 def test_a_header_of_another_format_version_is_refused(make_header: MakeHeader) -> None:
     header = json.loads(make_header().to_json())
     header["version"] += 1

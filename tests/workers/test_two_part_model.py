@@ -36,7 +36,7 @@ def test_parts_give_the_logits_of_the_whole(
     ids = torch.randint(3, 300, (3, 7), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole = model.model(input_ids=ids).logits.flatten(0, 1)
-    monkeypatch.setattr(forward, "_HEAD_NUMBERS", 1500)  # 5 positions at once
+    monkeypatch.setattr(forward, "HEAD_NUMBERS", 1500)  # 5 positions at once
     hidden = model.body(ids, torch.ones_like(ids)).flatten(0, 1)
     parts = [logits for _, logits in model.logits_by_chunk(hidden)]
     assert [len(p) for p in parts] == [5, 5, 5, 5, 1]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.storage import LocalStorage
-from workers.manifest import Manifest, read_plan, write_manifest
+from workers.manifest import Manifest, manifest_key, read_plan, write_manifest
 from workers.units import Prompt, UnitPlan, build_units
 
 SETTINGS: dict[str, Any] = {"per_unit": 4, "seed": 3, "split": "train"}
@@ -55,6 +57,28 @@ def test_the_plan_does_not_depend_on_the_order_of_prompts() -> None:
         shuffled = mixed_prompts()
         random.Random(seed).shuffle(shuffled)
         assert build_units(iter(shuffled), dict(reversed(demand.items())), **SETTINGS) == (plan, blocks)
+
+
+def test_prompts_that_end_otherwise_never_share_a_unit() -> None:
+    others = [prompt(f"s{i}", "medical", stop=("END",)) for i in range(3)]
+    others += [prompt(f"n{i}", "medical", min_new_tokens=2) for i in range(3)]
+    _, blocks = build_units([*mixed_prompts(), *others], {}, **SETTINGS)
+    assert all(len({(p.stop, p.min_new_tokens) for p in block if p.answer_ids is None}) <= 1 for block in blocks)
+
+
+def test_what_ends_an_answer_survives_the_manifest(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    asked = [prompt("a", "x", stop=("\n\n", "é"), min_new_tokens=3)]
+    write_manifest(storage, *build_units(asked, {}, **SETTINGS))
+    assert Manifest(storage, "train").prompts(0) == asked
+
+
+def test_a_manifest_from_before_stop_strings_has_none(tmp_path: Path) -> None:
+    storage, asked = LocalStorage(tmp_path), [prompt("a", "x")]
+    write_manifest(storage, *build_units(asked, {}, **SETTINGS))
+    path = tmp_path / manifest_key("train")
+    pq.write_table(pq.read_table(path).drop_columns(["stop", "min_new_tokens"]), path)
+    assert Manifest(storage, "train").prompts(0) == asked
 
 
 def test_every_prompt_is_in_exactly_one_unit() -> None:

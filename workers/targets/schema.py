@@ -38,7 +38,7 @@ class StoreHeader:
     chat_template: str
     seed: int
     teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Name -> model, fingerprint, ep_size, dispatch, dtype."""
+    """Name -> model, fingerprint, ep_size, dispatch, dtype, and engine where it is not transformers."""
     top_k: int = 0
     """Ids that `topk` keeps."""
     redraws: int = 1
@@ -47,6 +47,9 @@ class StoreHeader:
     """Ids whose exact probability is kept at every position; the scheme draws from the others."""
     temperatures: dict[str, float] = field(default_factory=lambda: {"*": 1.0})
     """Of the softmax that is captured: by domain, `*` for those that are not named."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """By which rules answers were set aside: the settings of `answers` in force, and the hash of their filter's code.
+    Empty where none were (and in stores from before there were any)."""
     version: int = SCHEMA_VERSION
 
     @property
@@ -96,12 +99,24 @@ class StoreHeader:
                 f"targets: store has format version {data.get('version')}, this program reads {SCHEMA_VERSION}; teach "
                 "it again under another run name, or use the version of stillhouse that wrote it"
             )
+        if unknown := sorted(data.keys() - StoreHeader.__dataclass_fields__.keys()):
+            raise ValueError(
+                f"targets: the store's header says {', '.join(unknown)}, which this program does not know; use the "
+                "version of stillhouse that wrote it"
+            )
         return StoreHeader(**{**data, "always": tuple(data["always"])})
 
     def differences(self, other: StoreHeader) -> list[str]:
-        """Names of the fields in which two headers differ."""
+        """Names of the fields in which two headers differ, with the key where such a field is a mapping."""
         mine, theirs = asdict(self), asdict(other)
-        return [name for name in mine if mine[name] != theirs[name]]
+        names = []
+        for name in (n for n in mine if mine[n] != theirs[n]):
+            if isinstance(mine[name], dict):
+                keys = sorted(mine[name].keys() | theirs[name].keys())
+                names += [f"{name}.{k}" for k in keys if mine[name].get(k) != theirs[name].get(k)]
+            else:
+                names.append(name)
+        return names
 
 
 def shared_temperature(temperatures: Mapping[str, float], domains: Sequence[str]) -> float:

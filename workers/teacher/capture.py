@@ -51,14 +51,32 @@ class CaptureBuffer:
         if self._spec.marginal:
             marginal_V = masses.marginal()
             self._marginal_V = marginal_V if self._marginal_V is None else self._marginal_V + marginal_V
-        uniforms_nU = np.stack([self._uniforms[r][p] for r, p in zip(rows, positions, strict=True)])
-        self._kept.append(keep(masses, tokens_n, self._spec, uniforms_nU))
+        self.add_kept(rows, positions, keep(masses, tokens_n, self._spec, self.uniforms(rows, positions)))
+
+    def uniforms(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The random numbers of positions [n, U]."""
+        return np.stack([self._uniforms[r][p] for r, p in zip(rows, positions, strict=True)])
+
+    def add_kept(self, rows: np.ndarray, positions: np.ndarray, kept: Kept) -> None:
+        """The same for what is ready to be stored. Of a position that comes twice, the last counts."""
+        self._kept.append(kept)
         self._rows.append(np.asarray(rows))
         self._positions.append(np.asarray(positions))
 
+    def add_marginal(self, expected_V: np.ndarray) -> None:
+        """Add to the sum of the distributions (`CaptureSpec.marginal`) what was not made of masses."""
+        expected = torch.from_numpy(expected_V)
+        self._marginal_V = expected if self._marginal_V is None else self._marginal_V + expected
+
+    def forget_masses(self) -> None:
+        """Free the memory that masses are made in."""
+        self._masses = None
+
     def finish(self, sequences: list[list[int]], starts: list[int]) -> UnitTargets:
         """All targets in order of text and position; `sequences` are the complete texts. Their strings are not set."""
-        order = np.lexsort((np.concatenate(self._positions), np.concatenate(self._rows)))
+        rows, positions = np.concatenate(self._rows), np.concatenate(self._positions)
+        order = _last_of_each(rows, positions)
+        order = order[positions[order] < np.array([len(s) for s in sequences], np.int64)[rows[order]]]
         unit = UnitTargets(
             prompt_ids=[r.prompt_id for r in self._requests],
             samples=np.array([r.sample for r in self._requests], np.uint16),
@@ -74,7 +92,7 @@ class CaptureBuffer:
             unit.redraws = unit.draws * (self._spec.redraws - 1)
             return unit
         for name in ("entropy", "realised", "tail", "always", "logprobs"):
-            setattr(unit, name, _by_position([getattr(k, name) for k in self._kept], order))
+            setattr(unit, name, _by_position([getattr(k, name) for k in self._kept], len(rows), order))
         draws = [_in_order(list(same), order) for same in zip(*(k.draws for k in self._kept), strict=True)]
         if draws:
             unit.entries, unit.ids, unit.counts = vars(draws[0]).values()
@@ -82,10 +100,17 @@ class CaptureBuffer:
         return unit
 
 
-def _by_position(parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+def _last_of_each(rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Places in order of text and position; of those that are the same position, the last."""
+    order = np.lexsort((positions, rows))
+    same = (np.diff(rows[order]) == 0) & (np.diff(positions[order]) == 0)
+    return order[np.append(~same, True)] if len(order) else order
+
+
+def _by_position(parts: list[np.ndarray], positions: int, order: np.ndarray) -> np.ndarray:
     """Values of which every position has equally many, in order of positions."""
     values = np.concatenate(parts)
-    return values.reshape(len(order), -1)[order].reshape(-1) if len(values) else values
+    return values.reshape(positions, -1)[order].reshape(-1) if len(values) else values
 
 
 def _in_order(parts: list[Draw], order: np.ndarray) -> Draw:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cluster.settings import Range, Settings
+from cluster.settings import Range, Settings, Text
 
 
 class SamplingConfig(Settings):
-    """How answers are sampled. Distributions are always captured from raw logits at temperature 1."""
+    """How answers are sampled. Distributions are always captured from raw logits at temperature 1, or at that of
+    `targets.temperature`, whatever the text is sampled at."""
 
     temperature: float = Field(default=1.0, ge=0)
-    """Of the answers' text; 0 is greedy. Other than 1, the text is not a sample of the captured distributions."""
+    """Of the answers' text; 0 is greedy. Other than the capture's, the text is not a sample of the distributions."""
 
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus of the answers' text. Below 1, contexts drift from what a student meets in use."""
@@ -21,8 +22,122 @@ class SamplingConfig(Settings):
     max_new_tokens: int = Field(default=256, ge=1)
     """Most tokens of one answer, its end token included."""
 
-    samples: int = Field(default=1, ge=1)
+    min_new_tokens: int = Field(default=0, ge=0)
+    """Tokens before which nothing ends an answer. The end is barred in the text only: distributions still hold it."""
+
+    stop: tuple[Text, ...] = ()
+    """Strings that end an answer. The text keeps the token that completes one; no end token follows, so students are
+    not taught to end there."""
+
+    samples: int = Field(default=1, ge=1, le=65535)
     """Answers per prompt."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SamplingConfig:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise ValueError where settings contradict one another."""
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"`min_new_tokens` is {self.min_new_tokens}, more than the {self.max_new_tokens} of `max_new_tokens`"
+            )
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"`samples` is {self.samples} at `temperature` 0, which gives the same text each time; take 1 sample, "
+                "or a temperature above 0"
+            )
+        if "" in self.stop:
+            raise ValueError("`stop` holds an empty string, which stands in every text; take it out")
+
+    def changed(self, *changes: SamplingChanges | None) -> SamplingConfig:
+        """These settings with those of `changes` that are given, the later ones last. Raises ValueError."""
+        given = {k: v for c in changes if c is not None for k, v in c.model_dump().items() if v is not None}
+        sampling = self.model_copy(update=given)
+        sampling.check()
+        return sampling
+
+
+class SamplingChanges(Settings):
+    """What is sampled otherwise than the teacher's `sampling` says. Null: as it is there."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    """Of the answers' text; 0 is greedy."""
+
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus of the answers' text."""
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of one answer, its end token included."""
+
+    min_new_tokens: int | None = Field(default=None, ge=0)
+    """Tokens before which nothing ends an answer."""
+
+    stop: tuple[Text, ...] | None = None
+    """Strings that end an answer, instead of the teacher's; an empty list is none."""
+
+    samples: int | None = Field(default=None, ge=1, le=65535)
+    """Answers per prompt."""
+
+
+class AnswersConfig(Settings):
+    """Which training answers are kept once they are made. Others are set aside with the reason, and counted. Whatever
+    is chosen here, the texts that remain are no longer distributed as the teacher writes; the plan and the report say
+    so. Held-out answers are all kept: scores are measured on the teacher's own text."""
+
+    duplicates: Literal["auto", "drop", "keep"] = "auto"
+    """Answers to one prompt with the same text. `drop` keeps the first, `keep` all. Of texts sampled as the
+    distributions are, frequent answers are frequent because they are probable, and dropping them teaches the rare ones
+    too often: `auto` keeps those, and drops where temperature, top_p or min_new_tokens bend the text anyway."""
+
+    min_tokens: int = Field(default=0, ge=0)
+    """Least tokens of an answer, its end token included. To have the teacher go on instead: `min_new_tokens`."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of an answer, its end token included. Null: any number."""
+
+    min_characters: int = Field(default=0, ge=0)
+    """Least characters of an answer, without its end token and the white space around it."""
+
+    max_characters: int | None = Field(default=None, ge=1)
+    """Most characters, likewise. Null: any number."""
+
+    unfinished: Literal["keep", "drop"] = "keep"
+    """Answers that were cut off at `max_new_tokens`. Their distributions are as good as any; dropped, long answers are
+    missing."""
+
+    filter: str | None = None
+    """`file.py:function` (relative to the configuration file), called as `function(prompt, answer, about)`: two texts,
+    and a dict of id, sample, domains, teacher, tokens, ended and given. True keeps the answer; False, or a string with
+    the reason, sets it aside, as does an exception. The file's code is sent to the replicas, its hash is recorded; it
+    may import what is installed there. The same answer must get the same verdict each time."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AnswersConfig:
+        for least, most in (("min_tokens", "max_tokens"), ("min_characters", "max_characters")):
+            low, high = getattr(self, least), getattr(self, most)
+            if high is not None and low > high:
+                raise ValueError(f"`{least}` is {low}, more than the {high} of `{most}`: no answer could be kept")
+        return self
+
+
+class VllmConfig(Settings):
+    """How vLLM runs the model, with `engine: vllm`. A rank is one of its data-parallel ranks, so `ep_size` is its
+    data-parallel size."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one rank, over which vLLM cuts each layer; `gpus_per_rank` must be the same. They are on one node."""
+
+    enable_expert_parallel: bool = True
+    """Of a mixture of experts over several GPUs: each holds whole experts. False cuts every expert instead."""
+
+    python: str | None = None
+    """Python of an environment that has vLLM (from 0.32, tested with 0.32), this package and the same Ray, on every
+    node of the ranks: vLLM wants another torch than the rest. Null is the Python of the run."""
+
+    engine_kwargs: dict[str, Any] = {}
+    """Further arguments of vLLM's engine by its own names, for example {max_model_len: 8192, quantization: fp8}."""
 
 
 class TeacherConfig(Settings):
@@ -34,8 +149,12 @@ class TeacherConfig(Settings):
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id. Null is its default branch."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model. `vllm` is for answers that it makes: through given text it walks token by token, unless
+    `targets.scheme` is `topk`, which it reads off a whole text."""
+
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM runs it; only with `engine: vllm`."""
 
     ep_size: int = Field(default=1, ge=1)
     """Ranks that share one replica's experts. Must divide the number of experts; a dense teacher takes 1."""
@@ -54,8 +173,13 @@ class TeacherConfig(Settings):
     batch: int = Field(default=32, ge=1)
     """Texts that one rank runs at once."""
 
+    units_at_once: int = Field(default=1, ge=1)
+    """Units that a replica takes at once, so that texts of one fill the slots that those of another leave: worth it
+    where a unit has hardly more texts than `batch` and answers differ in length. Above 1 the last bits of a text depend
+    on the units it was made with, so one taught again may differ in them; and a fault costs more."""
+
     score_tokens: int = Field(default=4096, ge=1)
-    """Tokens in one forward pass of given text, padding included, on one rank. It bounds the logits in memory."""
+    """Tokens in one forward pass of given text or of prompts, padding included, on one rank."""
 
     cpus_per_rank: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for a rank."""

@@ -65,12 +65,18 @@ def _draws(masses: Masses, spec: CaptureSpec, uniforms_nU: np.ndarray) -> list[D
 
 def _top_k(masses: Masses, k: int, coin_n: np.ndarray) -> tuple[Draw, np.ndarray]:
     kept = top_k(masses, k)
-    n, K = kept.ids_BK.shape
+    return head_and_tail(_array(kept.ids_BK), _array(kept.probability_BK), _array(kept.tail_B), coin_n)
+
+
+def head_and_tail(
+    ids_nK: np.ndarray, probability_nK: np.ndarray, tail_n: np.ndarray, coin_n: np.ndarray
+) -> tuple[Draw, np.ndarray]:
+    """What `topk` stores of the most probable ids, and the codes of the tail [n]; `coin_n` are uniform."""
+    n, K = ids_nK.shape
     uniforms_nK = _spread(coin_n, K + 1)
-    codes_nK = probability_codes(_array(kept.probability_BK), uniforms_nK[:, :K])
-    tail_n = probability_codes(_array(kept.tail_B), uniforms_nK[:, K])
-    ids_nK = _array(kept.ids_BK).astype(np.uint32)
-    return Draw(np.full(n, K, np.uint16), ids_nK.reshape(-1), codes_nK.reshape(-1)), tail_n
+    codes_nK = probability_codes(probability_nK, uniforms_nK[:, :K])
+    draw = Draw(np.full(n, K, np.uint16), ids_nK.astype(np.uint32).reshape(-1), codes_nK.reshape(-1))
+    return draw, probability_codes(tail_n, uniforms_nK[:, K])
 
 
 def _spread(coin_n: np.ndarray, count: int) -> np.ndarray:

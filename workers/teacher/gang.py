@@ -17,6 +17,7 @@ from workers.targets.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.dealing import deal
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.engines import rank_environment
 from workers.teacher.pulse import Pulse
 from workers.teacher.rank import GangRank
 from workers.teacher.rank_error import RankError
@@ -40,6 +41,7 @@ class Gang:
             GangRank.options(  # type: ignore[attr-defined]
                 num_cpus=config.cpus_per_rank,
                 num_gpus=config.gpus_per_rank,
+                runtime_env=rank_environment(config),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
             ).remote(i, device)
             for i in range(self.ranks)

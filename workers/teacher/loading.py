@@ -16,13 +16,14 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
     travels; `all_reduce` shards them as tensor parallelism does, for texts that all ranks share.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.distributed import DistributedConfig
-
-    from workers.teacher.own_texts import own_texts_layout
 
     folder = model_folder(config.model, config.revision)
     layout: dict[str, Any] = {}
     if ranks > 1:
+        from transformers.distributed import DistributedConfig
+
+        from workers.teacher.own_texts import own_texts_layout
+
         if config.dispatch == "all_to_all":
             layout["distributed_config"] = own_texts_layout(folder, ranks, trust_remote_code=config.trust_remote_code)
         else:

@@ -8,10 +8,11 @@ from typing import Any
 
 import ray
 
-from cluster.faults import fail_point, memory_point, pause_point
+from cluster.faults import fail_point, pause_point
 from workers.targets.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TeacherEngine, TextRequest
+from workers.teacher.engines import load_engine
 from workers.teacher.rank_error import Told
 
 
@@ -37,15 +38,11 @@ class GangRank:
         with Told():
             import torch
 
-            from workers.teacher.loading import join_process_group, limit_collectives
-
             pause_point("rank-start")
             torch.set_num_threads(config.threads_per_rank)
-            if ranks > 1:
-                join_process_group(self._rank, ranks, address, port, self._device, config.start_deadline_s)
-            self._engine = make_engine(config, self._rank, ranks, self._device)
-            if ranks > 1:
-                limit_collectives(config.hang_deadline_s)
+            self._engine = load_engine(
+                config, rank=self._rank, ranks=ranks, device=self._device, address=address, port=port
+            )
             return self._engine.describe() | {"node": ray.util.get_node_ip_address(), "pid": os.getpid()}
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec, budget: float = 1.0) -> UnitTargets:
@@ -59,18 +56,3 @@ class GangRank:
     def steps(self) -> int:
         """Forward passes so far; answered while `run` runs, as long as the process does anything at all."""
         return self._engine.steps if self._engine is not None else 0
-
-
-def make_engine(config: TeacherConfig, rank: int, ranks: int, device: str) -> TeacherEngine:
-    """The configured engine, loaded."""
-    from workers.teacher.transformers_engine import TransformersEngine
-
-    engine = TransformersEngine(config, rank=rank, ranks=ranks, device=device)
-    engine.model.get_input_embeddings().register_forward_pre_hook(_fault_points)
-    return engine
-
-
-def _fault_points(module: Any, inputs: tuple[Any, ...]) -> None:
-    """Points of fault tests in every forward pass."""
-    pause_point("rank-forward")
-    memory_point(inputs[0].numel())

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.config import PromptSource
 from orchestrator.prompt_sources import RawPrompt, screen
 from workers.teacher.engine import TextRequest
-from workers.teacher.replica import CALIBRATION_TOKENS
+from workers.teacher.unit_teacher import CALIBRATION_TOKENS
 
 _LONGEST = 1024
 """Tokens of a text; what is beyond is cut off."""

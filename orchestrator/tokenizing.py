@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 
 from orchestrator.answering import Answering, chat_of
 from orchestrator.prompt_sources import RawPrompt
-from workers.model_files import model_folder, read_model_config
+from workers.model_files import model_folder, read_model_config, stop_ids
 from workers.teacher.config import TeacherConfig
 
 
@@ -17,8 +17,6 @@ class TeacherTokenizer:
 
     def __init__(self, teacher: TeacherConfig) -> None:
         from transformers import AutoConfig, AutoTokenizer
-
-        from workers.teacher.transformers_engine import stop_ids
 
         folder = model_folder(teacher.model, teacher.revision, weights=False)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=teacher.trust_remote_code)

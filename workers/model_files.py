@@ -76,6 +76,13 @@ def token_ids(folder: Path) -> dict[str, int]:
     return {**vocabulary, **{t["content"]: t["id"] for t in content.get("added_tokens") or []}}
 
 
+def stop_ids(tokenizer: Any, model_config: Any) -> set[int]:
+    """Ids that end an answer: the tokenizer's end of text and those of the model's configuration."""
+    configured = getattr(model_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in [tokenizer.eos_token_id, *ids] if i is not None}
+
+
 @lru_cache
 def known_model_type(model_type: str) -> bool:
     """Whether the installed transformers has an architecture of that name; reads its files, imports none of them."""

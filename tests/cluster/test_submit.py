@@ -104,6 +104,8 @@ def test_attaches_while_running_and_ctrl_c_leaves_the_job(job: Submission) -> No
 
     # Ctrl-C is for a process of its own: here it would end the tests.
     code = (
+        # A test run in the background ignores the signal, and what it starts would too.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, pathlib; from cluster.submit import submit\n"
         f"result = submit(address={job.address!r}, run_name={job.run_name!r}, identity={IDENTITY!r}, "
         f"working_dir=pathlib.Path({str(job.folder)!r}), entrypoint='python -u job.py', runtime_env={{}}, "

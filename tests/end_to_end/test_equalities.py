@@ -121,6 +121,7 @@ def test_killed_teacher_goes_on_and_nothing_is_taught_twice(reference: Job, teac
     assert [e for e in after if e.epoch == 1] == before
 
 
+@pytest.mark.long
 def test_a_killed_rank_costs_its_gang_a_restart_and_nothing_else(reference: Job, teacher: Path, tmp_path: Path) -> None:
     """And a second replica, for which there is no room, waits and does not stop the run."""
     job = Job(tmp_path / "rank", teacher)

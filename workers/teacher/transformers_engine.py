@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from workers.model_files import model_folder
+from workers.model_files import model_folder, stop_ids
 from workers.targets.arrays import UnitTargets
 from workers.teacher.batches import by_tokens
 from workers.teacher.capture import CaptureBuffer
@@ -170,10 +170,3 @@ class TransformersEngine:
         flag = torch.tensor(int(works), device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
-
-
-def stop_ids(tokenizer: Any, model_config: Any) -> set[int]:
-    """Ids that end an answer: the tokenizer's end of text and those of the model's configuration."""
-    configured = getattr(model_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return {i for i in [tokenizer.eos_token_id, *ids] if i is not None}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.model_files import expert_count, model_folder, read_model_config
+from workers.model_files import expert_count, model_folder, read_model_config, stop_ids
 from workers.sizes import ModelSize, model_size
 from workers.targets.arrays import UnitTargets
 from workers.teacher import vllm_scores
@@ -24,7 +24,6 @@ from workers.teacher.detokenize import texts_and_ends
 from workers.teacher.engine import CaptureSpec, OutOfMemory, TextRequest
 from workers.teacher.generation import Ends
 from workers.teacher.row_capture import RowCapture
-from workers.teacher.transformers_engine import stop_ids
 from workers.teacher.vllm_settings import engine_arguments, set_environment
 
 

@@ -134,4 +134,4 @@ def _watch(pid: int, samples: list[tuple[float, float]]) -> None:
         samples.append((time.time(), sum(most.values())))
         if root.status() == psutil.STATUS_ZOMBIE:
             return
-        time.sleep(0.5)
+        time.sleep(3)

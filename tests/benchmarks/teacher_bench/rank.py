@@ -19,6 +19,7 @@ import torch
 
 from workers.teacher.batches import by_tokens
 from workers.teacher.config import TeacherConfig
+from workers.teacher.dealing import deal
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.generation import pad
 from workers.teacher.loading import join_process_group, load_teacher, weights_held
@@ -71,9 +72,9 @@ def load(config: TeacherConfig, ranks: int) -> dict[str, Any]:
 
 
 def requests(unit: list[list[int]], rank: int, ranks: int) -> list[TextRequest]:
-    """This rank's share of a unit, like lengths on all ranks."""
-    order = sorted(range(len(unit)), key=lambda i: -len(unit[i]))[rank::ranks]
-    return [TextRequest(f"t{i}", 0, unit[i][:1], unit[i][1:]) for i in order]
+    """This rank's share of a unit, as a gang deals it."""
+    texts = [TextRequest(f"t{i}", 0, ids[:1], ids[1:]) for i, ids in enumerate(unit)]
+    return [texts[i] for i in deal(texts, ranks)[rank]]
 
 
 def score(engine: TransformersEngine, units: list[list[TextRequest]]) -> None:

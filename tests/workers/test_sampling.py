@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from workers.student.fused import fused_cross_entropy
+from workers.student.fused import HeadTargets, fused_loss
 from workers.targets.schema import EXACT_STEPS
 from workers.teacher.masses import Masses
 from workers.teacher.sampling import SparseTargets, multinomial, systematic, take_head, threshold, top_k
@@ -209,7 +209,8 @@ def head_gradients(weights_RTV: torch.Tensor, h_TD: torch.Tensor, W_VD: torch.Te
     V, gradients = len(W_VD), []
     for w_TV in weights_RTV:
         W = W_VD.clone().requires_grad_()
-        fused_cross_entropy(h_TD, W, None, torch.arange(V).expand(len(h_TD), V), w_TV).backward()
+        none_T, ids_TV = torch.zeros(len(h_TD)), torch.arange(V).expand(len(h_TD), V)
+        fused_loss(h_TD, W, None, HeadTargets(none_T.long(), none_T, none_T + 1, ids_TV, w_TV)).backward()
         gradients.append(W.grad)
     return torch.stack([g for g in gradients if g is not None]).double()
 

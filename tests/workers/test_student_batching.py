@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from workers.student.batching import MicroBatch, collate, entropy_floor, idle_batch, micro_batches
+from workers.student.batching import MicroBatch, collate, micro_batches
 from workers.student.config import LossConfig
+from workers.student.packing import Layout, Texts, group_rows, lay_out
 from workers.targets.arrays import UnitTargets
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.scalars import probability_codes
@@ -19,7 +21,7 @@ from workers.targets.schema import StoreHeader
 
 MakeTargets = Callable[..., UnitTargets]
 MakeHeader = Callable[..., StoreHeader]
-Target = tuple[tuple[int, ...], tuple[tuple[int, float], ...], float, float]
+Target = tuple[tuple[int, ...], tuple[tuple[int, float], ...], float, tuple[int, float], float]
 
 LOSSES = [LossConfig(kl=1, ce=0), LossConfig(kl=0, ce=1), LossConfig(kl=0.75, ce=0.5)]
 
@@ -45,46 +47,58 @@ def rows(request: pytest.FixtureRequest, make_header: MakeHeader, make_targets: 
 
 
 def expected_targets(rows: list[TargetRow], loss: LossConfig) -> Counter[Target]:
-    """(context, weights by id, tail, temperature) of every target, by plain loops."""
+    """(context, weights by id, tail, label and its weight, temperature) of every target, by plain loops."""
     found: Counter[Target] = Counter()
-    apart = bool(loss.kl and loss.ce) and (rows[0].temperature != 1 or len(rows[0].tail) > 0)
     for row in rows:
-        at = 0
+        at, soft = 0, loss.kl * row.temperature**2
         for t in range(row.targets):
             weights: Counter[int] = Counter()
             if row.logprobs is not None:
                 p_V = np.exp(row.logprobs[t].astype(np.float64))
-                weights.update({i: loss.kl * p / p_V.sum() for i, p in enumerate(p_V)})
+                weights.update({i: soft * p / p_V.sum() for i, p in enumerate(p_V)})
             else:
                 n = int(row.entries[t])
                 kept = zip(row.ids[at:][:n].tolist(), row.weights[at:][:n].tolist(), strict=True)
-                weights.update({i: loss.kl * w for i, w in kept})
+                weights.update({i: soft * w for i, w in kept})
                 at += n
-            tail = loss.kl * float(row.tail[t]) if len(row.tail) else 0.0
+            tail = soft * float(row.tail[t]) if len(row.tail) else 0.0
             label, context = int(row.tokens[row.start + t]), tuple(row.tokens[: row.start + t].tolist())
-            if apart or not loss.kl:
-                found[(context, rounded(Counter({label: loss.ce})), 0.0, 1.0)] += 1  # type: ignore[dict-item]
-            else:
-                weights[label] += loss.ce  # type: ignore[assignment]
-            if loss.kl:
-                found[(context, rounded(weights), round(tail, 3), row.temperature)] += 1
+            heat = row.temperature if loss.kl else 1.0
+            found[(context, rounded(weights), round(tail, 3), (label, round(loss.ce, 3)), heat)] += 1
     return found
 
 
 def found_targets(batches: list[MicroBatch]) -> Counter[Target]:
     found: Counter[Target] = Counter()
     for batch in batches:
-        S = batch.input_BS.shape[1]
-        for k, position in enumerate(batch.positions_T.tolist()):
-            b, s = divmod(position, S)
-            assert batch.mask_BS[b, : s + 1].all()
+        texts, targets = batch.texts, batch.targets
+        for k, context in enumerate(contexts(texts)):
             weights: Counter[int] = Counter()
-            ids = range(batch.weights_TK.shape[1]) if batch.ids_TK is None else batch.ids_TK[k].tolist()
-            for i, w in zip(ids, batch.weights_TK[k].tolist(), strict=True):
-                weights[i] += w
-            tail = float(batch.tail_T[k]) if batch.tail_T is not None else 0.0
-            heat = float(batch.temperature_T[k]) if batch.temperature_T is not None else 1.0
-            found[(tuple(batch.input_BS[b, : s + 1].tolist()), rounded(weights), round(tail, 3), heat)] += 1
+            soft = float(targets.soft_T[k]) if targets.soft_T is not None else 0.0
+            if targets.weights_TK is not None:
+                K = targets.weights_TK.shape[1]
+                ids = range(K) if targets.ids_TK is None else targets.ids_TK[k].tolist()
+                for i, w in zip(ids, targets.weights_TK[k].tolist(), strict=True):
+                    weights[i] += soft * w
+            tail = soft * float(targets.tail_T[k]) if targets.tail_T is not None else 0.0
+            heat = float(targets.temperature_T[k]) if targets.temperature_T is not None else 1.0
+            hard = (int(targets.labels_T[k]), round(float(targets.hard_T[k]), 3))
+            found[(context, rounded(weights), round(tail, 3), hard, heat)] += 1
+    return found
+
+
+def contexts(texts: Texts) -> list[tuple[int, ...]]:
+    """What each target position may see: the tokens of its own text up to it."""
+    found = []
+    for position in texts.positions_T.tolist():
+        if texts.lengths is not None:
+            assert texts.place_BS is not None
+            first = position - int(texts.place_BS[0, position])
+            found.append(tuple(texts.input_BS[0, first : position + 1].tolist()))
+        else:
+            b, s = divmod(position, texts.input_BS.shape[1])
+            assert texts.mask_BS is not None and texts.mask_BS[b, : s + 1].all()
+            found.append(tuple(texts.input_BS[b, : s + 1].tolist()))
     return found
 
 
@@ -92,56 +106,89 @@ def rounded(weights: Counter[int]) -> tuple[tuple[int, float], ...]:
     return tuple(sorted((i, round(w, 3)) for i, w in weights.items() if round(w, 3) != 0))
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 @pytest.mark.parametrize("most_tokens", [1, 20, 30, 10_000])
-def test_every_target_is_in_one_micro_batch(rows: list[TargetRow], loss: LossConfig, most_tokens: int) -> None:
-    assert found_targets(micro_batches(rows, loss, most_tokens)) == expected_targets(rows, loss)
+def test_every_target_is_in_one_micro_batch(
+    rows: list[TargetRow], loss: LossConfig, most_tokens: int, layout: Layout
+) -> None:
+    assert found_targets(micro_batches(rows, loss, most_tokens, layout)) == expected_targets(rows, loss)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_weights_of_a_target_sum_to_those_of_the_loss(rows: list[TargetRow], loss: LossConfig) -> None:
-    for batch in micro_batches(rows, loss, 30):
-        if batch.tail_T is not None:
-            continue  # random codes of a `topk` store sum to anything
-        sums_T = batch.weights_TK.double().sum(-1)
-        apart = batch.temperature_T is not None and loss.ce
-        each = {loss.kl, loss.ce} if apart and loss.kl else {loss.kl + loss.ce}
-        assert {round(x, 4) for x in sums_T.tolist()} <= {round(x, 4) for x in each}
-        assert batch.targets == len(batch.weights_TK)
-
-
-def test_micro_batches_are_within_their_tokens(rows: list[TargetRow]) -> None:
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_micro_batches_are_within_their_tokens(rows: list[TargetRow], layout: Layout) -> None:
     for most in (15, 30, 60):
-        batches = micro_batches(rows, LossConfig(), most)
-        assert all(b.input_BS.numel() <= most or len(b.input_BS) == 1 for b in batches)
-        assert sum(len(b.input_BS) for b in batches) == len(rows)
-    assert len(micro_batches(rows, LossConfig(), 10_000)) == 1
+        groups = group_rows(rows, most, layout)
+        sizes = [lay_out(g, layout).input_BS.numel() for g in groups]
+        assert all(size <= most or len(g) == 1 for g, size in zip(groups, sizes, strict=True))
+        assert sorted(r.prompt_id for g in groups for r in g) == sorted(r.prompt_id for r in rows)
+        assert layout == "padded" or sum(sizes) == sum(len(r.tokens) - 1 for r in rows)
+    assert len(micro_batches(rows, LossConfig(), 10_000, layout)) == 1
 
 
 def test_the_order_of_rows_does_not_matter(rows: list[TargetRow]) -> None:
     one, two = micro_batches(rows, LossConfig(), 30), micro_batches(rows[::-1], LossConfig(), 30)
-    assert all(
-        torch.equal(a.input_BS, b.input_BS) and torch.equal(a.weights_TK, b.weights_TK)
-        for a, b in zip(one, two, strict=True)
-    )
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a.texts.input_BS, b.texts.input_BS) and torch.equal(a.targets.labels_T, b.targets.labels_T)
 
 
 def test_padding_is_masked_and_no_target(rows: list[TargetRow]) -> None:
-    batch = collate(rows, LossConfig())
+    texts = collate(rows, LossConfig(), "padded").texts
+    assert texts.mask_BS is not None
     lengths = sorted(len(r.tokens) - 1 for r in rows)
-    assert sorted(batch.mask_BS.sum(-1).tolist()) == lengths
-    assert (batch.input_BS[batch.mask_BS == 0] == 0).all()
-    assert batch.mask_BS.flatten()[batch.positions_T].all()
+    assert sorted(texts.mask_BS.sum(-1).tolist()) == lengths
+    assert (texts.input_BS[texts.mask_BS == 0] == 0).all()
+    assert texts.mask_BS.flatten()[texts.positions_T].all()
 
 
-def test_padding_names_no_id_outside_the_tail(rows: list[TargetRow]) -> None:
-    """An id named with weight 0 would be taken out of the tail's mass."""
-    batch = collate(rows, LossConfig(kl=1, ce=0.5))
-    if batch.tail_T is None or batch.ids_TK is None:
+def test_padding_names_no_id_outside_the_tail(
+    make_header: MakeHeader, make_targets: MakeTargets, rows: list[TargetRow]
+) -> None:
+    """An id named with weight 0 would be taken out of the tail's mass, or be an outcome that the teacher never has."""
+    shorter = replace(rows[1], entries=rows[1].entries.copy())
+    if not len(shorter.tail) or shorter.entries[0] < 2:
         return
-    labels = batch.tail_T == 0
-    for ids, label in zip(batch.ids_TK.tolist(), labels.tolist(), strict=True):
-        assert len(set(ids)) == (1 if label else 6)
+    dropped = int(shorter.entries[0]) - 1
+    shorter.entries[0] = 1
+    keep = np.r_[0, dropped + 1 : len(shorter.ids)]
+    shorter = replace(shorter, ids=shorter.ids[keep], weights=shorter.weights[keep])
+    targets = collate([shorter], LossConfig(divergence="reverse_kl")).targets
+    assert targets.ids_TK is not None and targets.padding_TK is not None
+    assert set(targets.ids_TK[0].tolist()) == {int(shorter.ids[0])}
+    assert targets.padding_TK[0].sum() == dropped and not targets.padding_TK[1:].any()
+
+
+def test_weights_by_entropy_and_confidence(make_header: MakeHeader, make_targets: MakeTargets) -> None:
+    rng = np.random.default_rng(0)
+    for scheme in ("systematic", "topk", "full"):
+        header = (
+            make_header(scheme=scheme, top_k=4, vocabulary=31)
+            if scheme == "topk"
+            else make_header(scheme=scheme, vocabulary=31)
+        )
+        rows = rows_of(make_targets(header, rng, ["a", "b"], [6, 9], [1, 3]), header)
+        kinds = {"entropy": lambda r: np.minimum(r.entropy / 1.5, 1)}
+        if scheme == "full":
+            kinds["confidence"] = lambda r: 1 - np.exp(r.logprobs.astype(np.float64)).max(-1)
+        if scheme == "topk":
+            kinds["confidence"] = lambda r: 1 - r.weights.reshape(r.targets, -1).max(-1)
+        for weighting, share in kinds.items():
+            loss = LossConfig(kl=0.5, ce=2, weighting=weighting, entropy_scale=1.5)  # type: ignore[arg-type]
+            ordered = [r for g in group_rows(rows, 1000, "packed") for r in g]
+            targets = collate(ordered, loss).targets
+            expected = np.concatenate([share(r) for r in ordered])
+            assert targets.soft_T is not None
+            np.testing.assert_allclose(targets.soft_T.numpy(), 0.5 * expected, rtol=1e-5)
+            np.testing.assert_allclose(targets.hard_T.numpy(), 2 * (1 - expected), rtol=1e-5, atol=1e-6)
+
+
+def test_without_its_square_the_temperature_weighs_nothing(rows: list[TargetRow]) -> None:
+    heat = rows[0].temperature
+    with_square, without = (
+        collate(rows, LossConfig(temperature_squared=squared)).targets.soft_T for squared in (True, False)
+    )
+    assert with_square is not None and without is not None
+    assert torch.equal(with_square, without * heat**2) and (without == 1).all()
 
 
 def test_the_floor_of_the_loss_is_the_entropy_of_its_outcomes(
@@ -153,17 +200,22 @@ def test_the_floor_of_the_loss_is_the_entropy_of_its_outcomes(
     p_TK = rng.dirichlet(np.ones(4), 4)
     unit.counts = probability_codes(p_TK[:, :3], np.zeros((4, 3))).reshape(-1)
     unit.tail = probability_codes(p_TK[:, 3], np.zeros(4))
-    expected = -(p_TK * np.log(p_TK)).sum(1).mean()
-    assert entropy_floor(rows_of(unit, header)) == pytest.approx(expected, rel=2e-3)
+    expected = -(p_TK * np.log(p_TK)).sum()
+    assert floor(rows_of(unit, header)) == pytest.approx(expected, rel=2e-3)
     unit.temperature = 3.0
-    assert entropy_floor(rows_of(unit, header)) == pytest.approx(9 * expected, rel=2e-3)
+    assert floor(rows_of(unit, header)) == pytest.approx(9 * expected, rel=2e-3)
     plain = make_targets(make_header(), rng, ["a", "b"])
-    assert entropy_floor(rows_of(plain, make_header())) == pytest.approx(plain.entropy.astype(float).mean())
+    assert floor(rows_of(plain, make_header())) == pytest.approx(plain.entropy.astype(float).sum())
+    assert collate(rows_of(unit, header), LossConfig(divergence="jsd")).floor == 0
+
+
+def floor(rows: list[TargetRow]) -> float:
+    return collate(rows, LossConfig()).floor
 
 
 def test_an_idle_batch_is_the_same_work_at_weight_0(rows: list[TargetRow]) -> None:
-    batch = collate(rows, LossConfig())
-    idle = idle_batch(batch)
-    assert torch.equal(idle.input_BS, batch.input_BS) and torch.equal(idle.positions_T, batch.positions_T)
-    assert idle.weights_TK.shape == batch.weights_TK.shape and (idle.weights_TK == 0).all()
-    assert batch.weights_TK.sum() > 0
+    batch = collate(rows, LossConfig(kl=1, ce=0.5))
+    idle = batch.idle()
+    assert torch.equal(idle.texts.input_BS, batch.texts.input_BS) and idle.floor == 0
+    assert idle.targets.soft_T is not None and (idle.targets.soft_T == 0).all() and (idle.targets.hard_T == 0).all()
+    assert batch.targets.hard_T.sum() > 0

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.settings import Count, Settings, Share
+from workers.student.loss_config import LossConfig
 
 _SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"}
 
@@ -53,22 +54,6 @@ class ModelConfig(Settings):
         return self
 
 
-class LossConfig(Settings):
-    """What is minimised, per target token: kl * KL(teacher || student) + ce * cross-entropy of the realised token."""
-
-    kl: float = Field(default=1.0, ge=0)
-    """Weight of the forward KL, the only divergence that sampled targets leave unbiased."""
-
-    ce: float = Field(default=0.0, ge=0)
-    """Weight of the cross-entropy. On text sampled at temperature 1 it is a noisy version of the same target."""
-
-    @model_validator(mode="after")
-    def _something(self) -> LossConfig:
-        if self.kl + self.ce <= 0:
-            raise ValueError("kl and ce are both 0: nothing would be learned")
-        return self
-
-
 class TrainConfig(Settings):
     """How a student is trained."""
 
@@ -80,6 +65,10 @@ class TrainConfig(Settings):
 
     micro_tokens: Count = Field(default=8_192, ge=1)
     """Tokens, padding included, that one worker runs at once. More steps accumulate."""
+
+    packing: bool = True
+    """Lay texts one after another without padding, each attending to itself alone. Where an architecture cannot, and
+    where this is off, texts of similar length are padded."""
 
     lr: float = Field(default=2e-5, gt=0)
     """Peak learning rate."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage import Storage
-from workers.student.config import TrainConfig
+from workers.student.config import LossConfig, TrainConfig
 
 
-def start_engine(initial: str, train: TrainConfig, storage: Storage) -> tuple[Any, str]:
+def start_engine(initial: str, train: TrainConfig, loss: LossConfig, storage: Storage) -> tuple[Any, str]:
     """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device."""
     import deepspeed
     import torch
@@ -18,6 +18,7 @@ def start_engine(initial: str, train: TrainConfig, storage: Storage) -> tuple[An
     from workers.model_files import torch_dtype
     from workers.student.deepspeed_config import deepspeed_config
     from workers.student.model import DistillationModel, load_causal_lm
+    from workers.student.objective import divergence_of
 
     device = "cuda" if train.gpus_per_worker else "cpu"
     if device == "cpu":
@@ -30,9 +31,8 @@ def start_engine(initial: str, train: TrainConfig, storage: Storage) -> tuple[An
         if local is None:
             storage.download_folder(initial, Path(folder))
             local = Path(folder)
-        model = DistillationModel(
-            load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing)
-        )
+        causal_lm = load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing)
+    model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
     config = deepspeed_config(train, str(dtype).removeprefix("torch."))
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
     return engine, device

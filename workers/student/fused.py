@@ -1,108 +1,253 @@
 """LM head, log-sum-exp, gather and gradient in chunks of tokens: the [tokens, vocabulary] matrix never exists.
 
-The loss of a token with weights w over ids (sum of weights m) and logits z = W h + b is
+With g the gradient of a position's loss in log q, that in the logits is g - q sum(g), and where all ids beyond the kept
+ones are one outcome of gradient h, also h times each of them's part in it. So a chunk of logits needs a log-sum-exp, a
+gather at the kept ids, g on those (losses.py), and what takes the place of the logits is their gradient.
 
-    m logsumexp(z) - sum_i w_i z_i,        gradient in z:  m softmax(z) - w
+- Linear losses (forward KL, cross-entropy) have g = -w without further work.
+- With a tail of mass a, the K kept ids and all others as one make K + 1 outcomes. The forward KL's gradient is then
+  q_j - w_j on K and q_j (1 - a / (1 - sum_K q)) beyond. Without that term the student would be taught to give the tail
+  nothing.
+- At a temperature T the student's logits are divided by T too. The factor T^2 that keeps the size of gradients (Hinton
+  et al. 2015, section 2.1) is in the positions' weights (batching.py).
 
-With w the teacher's distribution this is the cross-entropy of the student under the teacher: forward KL plus the
-teacher's entropy (Hinton et al. 2015; sparse form as in arXiv 2503.16870, section 3). With a sampled w whose
-expectation is the distribution, loss and gradient are unbiased, because both are linear in w. With w one at the
-realised token it is plain cross-entropy.
-
-With a tail of mass a, the K ids with a weight and all others taken as one make K + 1 outcomes, and the loss is
-- sum_K w_k log q_k - a log(1 - sum_K q_k): a KL that never exceeds the full one, least at q = w on K. Its gradient in
-z_j is q_j - w_j on K and q_j (1 - a / (1 - sum_K q)) beyond (where sum w + a = 1). Without the tail's term the student
-would be taught to give the tail nothing.
-
-At a temperature T the student's logits are divided by T too, and the loss is multiplied by T^2, which keeps the size
-of the gradients (Hinton et al. 2015, section 2.1).
-
-Legend: T tokens, D hidden size, V student vocabulary, K weighted ids per token (padded with weight 0).
+Legend: T tokens, D hidden size, V student vocabulary, K kept ids of a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_CHUNK = 512
-"""Tokens whose logits exist at once."""
+from workers.student.losses import cross_entropy
+
+_NUMBERS = 1 << 24
+"""Logits that exist at once: 64 MB of float32."""
+_MOST_TOKENS = 512
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+"""(p_TE, logq_TE) -> [T], one of losses.py with its parameters."""
 
 
-class FusedCrossEntropy(torch.autograd.Function):
-    """Sum over tokens of m logsumexp(z) - <w, z>, with its gradient computed in the same pass."""
+@dataclass(frozen=True)
+class HeadTargets:
+    """What the logits of T positions are compared with, and what each part of the loss weighs there."""
+
+    labels_T: Tensor
+    hard_T: Tensor
+    """Weight of the cross-entropy of the label."""
+    soft_T: Tensor | None = None
+    """Weight of the divergence; None where there is none at all."""
+    ids_TK: Tensor | None = None
+    """Kept ids; None where the weights are dense, over the first K ids. No id comes twice at a position, except in
+    padding of weight 0, which repeats one of the position's."""
+    weights_TK: Tensor | None = None
+    """The teacher's probabilities at those ids, or a sample of them."""
+    tail_T: Tensor | None = None
+    """Probability of all ids that are not in `ids_TK` as one outcome; None where there is no such outcome."""
+    padding_TK: Tensor | None = None
+    """True at columns that are padding; None where there are none, or where they make no difference."""
+    temperature_T: Tensor | None = None
+    """At which the distributions were taken; None where all are 1."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> HeadTargets:
+        """The same with every tensor changed."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return HeadTargets(**{name: change(v) if v is not None else None for name, v in values.items()})
+
+    def part(self, tokens: slice, dtype: torch.dtype) -> HeadTargets:
+        """Those of some of the tokens, numbers as `dtype`."""
+        return self.map(lambda t: t[tokens].to(dtype) if t.is_floating_point() else t[tokens])
+
+
+@dataclass(frozen=True)
+class LogitMap:
+    """What an architecture does to the product of hidden state and head: cap * tanh(scale * z / cap)."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def apply_(self, z_TV: Tensor) -> Tensor | None:
+        """Change raw logits in place; returns the derivative where it is not just `scale`."""
+        if self.scale != 1:
+            z_TV.mul_(self.scale)
+        if self.cap is None:
+            return None
+        slope = z_TV.div_(self.cap).tanh_().square().neg_().add_(1)
+        z_TV.mul_(self.cap)
+        return slope
+
+
+def fused_loss(
+    h_TD: Tensor,
+    W_VD: Tensor,
+    b_V: Tensor | None,
+    targets: HeadTargets,
+    divergence: Divergence | None = None,
+    logit_map: LogitMap | None = None,
+) -> Tensor:
+    """Sum over tokens of soft * divergence(targets, softmax(W h + b)) + hard * cross-entropy; float32 scalar.
+
+    `divergence` None is the linear one, `cross_entropy` (losses.py).
+    """
+    return _FusedLoss.apply(h_TD, W_VD, b_V, targets, divergence, logit_map or LogitMap())
+
+
+def loss_of_logits(z_TV: Tensor, targets: HeadTargets, divergence: Divergence | None = None) -> Tensor:
+    """The same loss of logits that a model has made itself."""
+    return _FusedLoss.apply(z_TV, None, None, targets, divergence, LogitMap())
+
+
+class _FusedLoss(torch.autograd.Function):
+    """The loss, with its gradients computed in the same pass and kept for the backward one."""
 
     @staticmethod
     def forward(
         ctx: Any,
         h_TD: Tensor,
-        W_VD: Tensor,
+        W_VD: Tensor | None,
         b_V: Tensor | None,
-        ids_TK: Tensor | None,
-        w_TK: Tensor,
-        tail_T: Tensor | None,
-        temperature_T: Tensor | None,
+        targets: HeadTargets,
+        divergence: Divergence | None,
+        logit_map: LogitMap,
     ) -> Tensor:
-        loss = h_TD.new_zeros((), dtype=torch.float32)
-        dh_TD = torch.empty_like(h_TD)
-        dW_VD = torch.zeros_like(W_VD)
-        db_V = torch.zeros_like(b_V) if b_V is not None else None
-        for start in range(0, len(h_TD), _CHUNK):
-            s = slice(start, start + _CHUNK)
-            z = torch.nn.functional.linear(h_TD[s], W_VD, b_V).float()
-            w, tail = w_TK[s].float(), tail_T[s].float() if tail_T is not None else None
-            if temperature_T is not None:
-                heat = temperature_T[s].float()
-                z /= heat[:, None]
-                w, tail = w * heat[:, None] ** 2, tail * heat**2 if tail is not None else None
-            ids = ids_TK[s] if ids_TK is not None else torch.arange(w.shape[1], device=w.device).expand(len(w), -1)
-            part, dz = _loss_and_gradient(z, ids, w, tail)
-            if temperature_T is not None:
-                dz /= heat[:, None]
-            dz, loss = dz.to(h_TD.dtype), loss + part
-            dh_TD[s] = dz @ W_VD
-            dW_VD.addmm_(dz.T, h_TD[s])
+        wants_h, wants_W, wants_b = ctx.needs_input_grad[:3]
+        loss = torch.zeros((), dtype=_summing(h_TD.dtype), device=h_TD.device)
+        dh_TD = torch.empty_like(h_TD) if wants_h else None
+        # Chunks add up: in bfloat16 the small ones would be lost.
+        dW_VD = torch.zeros_like(W_VD, dtype=_summing(W_VD.dtype)) if W_VD is not None and wants_W else None
+        db_V = torch.zeros_like(b_V, dtype=_summing(b_V.dtype)) if b_V is not None and wants_b else None
+        width = len(W_VD) if W_VD is not None else h_TD.shape[1]
+        chunk = max(1, min(_MOST_TOKENS, _NUMBERS // width))
+        for start in range(0, len(h_TD), chunk):
+            s = slice(start, start + chunk)
+            z = torch.nn.functional.linear(h_TD[s], W_VD, b_V) if W_VD is not None else h_TD[s]
+            z = z.to(_summing(z.dtype)) if z.dtype != _summing(z.dtype) else z.clone() if W_VD is None else z
+            slope = logit_map.apply_(z)
+            part, dz = _loss_and_gradient(z, targets.part(s, z.dtype), divergence)
+            loss += part
+            dz = dz if slope is None else dz.mul_(slope)
+            dz = dz if logit_map.scale == 1 else dz.mul_(logit_map.scale)
             if db_V is not None:
                 db_V += dz.sum(0)
-        ctx.save_for_backward(dh_TD, dW_VD, *([db_V] if db_V is not None else []))
+            dz = dz.to(h_TD.dtype)
+            if dh_TD is not None:
+                dh_TD[s] = dz @ W_VD if W_VD is not None else dz
+            if dW_VD is not None:
+                _add_product(dW_VD, dz, h_TD[s])
+        ctx.grads = [dh_TD, dW_VD, db_V]
+        ctx.dtypes = [h_TD.dtype, W_VD.dtype if W_VD is not None else None, b_V.dtype if b_V is not None else None]
         return loss
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        dh_TD, dW_VD, *rest = ctx.saved_tensors
-        return dh_TD * grad, dW_VD * grad, rest[0] * grad if rest else None, None, None, None, None
+        # They are as large as the head: spent, not copied.
+        found = [
+            g.mul_(grad).to(dtype) if g is not None else None for g, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
+        ]
+        ctx.grads = None
+        return (*found, None, None, None)
 
 
-def _loss_and_gradient(z: Tensor, ids: Tensor, w: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+def _summing(dtype: torch.dtype) -> torch.dtype:
+    """The type in which many numbers of a type are added up."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _add_product(dW_VD: Tensor, dz_TV: Tensor, h_TD: Tensor) -> None:
+    if dW_VD.dtype == dz_TV.dtype:
+        dW_VD.addmm_(dz_TV.T, h_TD)
+    else:
+        dW_VD += dz_TV.T @ h_TD
+
+
+def _loss_and_gradient(z: Tensor, t: HeadTargets, divergence: Divergence | None) -> tuple[Tensor, Tensor]:
     """Of the logits of a chunk of tokens, which are spent: the gradient takes their place."""
-    lse, mass = torch.logsumexp(z, -1), w.sum(-1)
-    loss = -(w * z.gather(1, ids)).sum()
-    beyond = None
-    if tail is not None:
-        beyond = z.scatter(1, ids, -torch.inf)
-        lse_beyond = torch.logsumexp(beyond, -1).clamp_min(-1e30)  # finite where no id is beyond
-        mass, loss = mass + tail, loss - (tail * lse_beyond).sum()
-        beyond.sub_(lse_beyond[:, None]).exp_().mul_(tail[:, None])
-    loss += (mass * lse).sum()
-    dz = z.sub_(lse[:, None]).exp_().mul_(mass[:, None]).scatter_add_(1, ids, -w)
-    return loss, dz if beyond is None else dz.sub_(beyond)
+    if t.temperature_T is None:
+        lse = torch.logsumexp(z, -1)
+        loss = (t.hard_T * (lse - z.gather(1, t.labels_T[:, None])[:, 0])).sum()
+        if t.soft_T is None:
+            return loss, _finish(z, lse, t.hard_T, None).scatter_add_(1, t.labels_T[:, None], -t.hard_T[:, None])
+        soft = _Soft.of(z, lse, t, divergence)
+        dz = soft.into(_finish(z, lse, t.hard_T - soft.total_T, soft.beyond_TV), t.ids_TK)
+        return loss + soft.loss, dz.scatter_add_(1, t.labels_T[:, None], -t.hard_T[:, None])
+    hot = z / t.temperature_T[:, None]
+    lse = torch.logsumexp(hot, -1)
+    soft = _Soft.of(hot, lse, t, divergence)
+    dhot = soft.into(_finish(hot, lse, -soft.total_T, soft.beyond_TV), t.ids_TK).div_(t.temperature_T[:, None])
+    lse = torch.logsumexp(z, -1)
+    loss = (t.hard_T * (lse - z.gather(1, t.labels_T[:, None])[:, 0])).sum()
+    dz = _finish(z, lse, t.hard_T, dhot)
+    return loss + soft.loss, dz.scatter_add_(1, t.labels_T[:, None], -t.hard_T[:, None])
 
 
-def fused_cross_entropy(
-    h_TD: Tensor,
-    W_VD: Tensor,
-    b_V: Tensor | None,
-    ids_TK: Tensor | None,
-    w_TK: Tensor,
-    tail_T: Tensor | None = None,
-    temperature_T: Tensor | None = None,
-) -> Tensor:
-    """Sum over tokens of the cross-entropy of softmax(W h + b) under weights `w_TK` at `ids_TK` (see the module).
+def _finish(z: Tensor, lse: Tensor, factor_T: Tensor, more: Tensor | None) -> Tensor:
+    """factor * softmax(z) + more, in the place of z."""
+    q = z.sub_(lse[:, None]).exp_().mul_(factor_T[:, None])
+    return q if more is None else q.add_(more)
 
-    `ids_TK` None means that `w_TK` is dense over the first K ids. Padding has weight 0; where there is a tail it must
-    repeat an id of its token, for every id named is outside the tail. No tail and no temperature are 0 and 1.
-    """
-    return FusedCrossEntropy.apply(h_TD, W_VD, b_V, ids_TK, w_TK, tail_T, temperature_T)
+
+@dataclass(frozen=True)
+class _Soft:
+    """The divergence of a chunk: its sum, and its gradient in log q of the kept ids."""
+
+    loss: Tensor
+    grad_TK: Tensor
+    total_T: Tensor
+    """Sum of the gradient over all outcomes."""
+    beyond_TV: Tensor | None
+    """What the outcome of all other ids adds to the gradient in the logits."""
+
+    @staticmethod
+    def of(z: Tensor, lse: Tensor, t: HeadTargets, divergence: Divergence | None) -> _Soft:
+        assert t.soft_T is not None and t.weights_TK is not None
+        w = t.weights_TK
+        if t.ids_TK is None and divergence is not None:  # of the student's further ids the teacher has nothing
+            w = torch.nn.functional.pad(w, (0, z.shape[1] - w.shape[1]))
+        logq = (z[:, : w.shape[1]] if t.ids_TK is None else z.gather(1, t.ids_TK)) - lse[:, None]
+        beyond = lse_beyond = None
+        if t.tail_T is not None:
+            beyond = z.scatter(1, t.ids_TK, -torch.inf)
+            lse_beyond = torch.logsumexp(beyond, -1)
+            # Where no id is beyond, that outcome has no part in anything.
+            logq = torch.cat([logq, (lse_beyond - lse).clamp_min(-1e4)[:, None]], 1)
+            w = torch.cat([w, t.tail_T[:, None]], 1)
+        loss, grad = _value_and_gradient(w, logq, t, divergence)
+        total = grad.sum(-1)
+        if beyond is not None:
+            grad, tail = grad[:, :-1], grad[:, -1:]
+            beyond.sub_(lse_beyond.clamp_min(-1e30)[:, None]).exp_().mul_(tail)
+        return _Soft(loss, grad, total, beyond)
+
+    def into(self, dz: Tensor, ids_TK: Tensor | None) -> Tensor:
+        """Add the gradient of the kept ids to that in the logits."""
+        if ids_TK is not None:
+            return dz.scatter_add_(1, ids_TK, self.grad_TK)
+        dz[:, : self.grad_TK.shape[1]] += self.grad_TK
+        return dz
+
+
+def _value_and_gradient(
+    w: Tensor, logq: Tensor, t: HeadTargets, divergence: Divergence | None
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of a divergence, and its gradient in log q."""
+    assert t.soft_T is not None
+    if divergence is None:
+        w = w * t.soft_T[:, None]
+        return cross_entropy(w, logq).sum(), w.neg_()
+    if t.padding_TK is not None:  # an outcome that neither has: q = 0
+        padding = torch.nn.functional.pad(t.padding_TK, (0, w.shape[1] - t.padding_TK.shape[1]))
+        logq = logq.masked_fill(padding, -1e4)
+    with torch.enable_grad():
+        logq = logq.detach().requires_grad_()
+        loss = (t.soft_T * divergence(w, logq)).sum()
+    (grad,) = torch.autograd.grad(loss, logq)
+    if t.padding_TK is not None:
+        grad = grad.masked_fill(padding, 0)
+    return loss.detach(), grad

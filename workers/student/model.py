@@ -11,46 +11,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.student.fused import fused_cross_entropy
+from workers.student.fused import Divergence, HeadTargets, LogitMap, fused_loss, loss_of_logits
+from workers.student.head import can_be_fused, can_be_packed, logit_map
+from workers.student.packed_attention import arguments, implementation
+from workers.student.packing import Layout, Texts
 
 
 class LossHead(nn.Module):
     """The LM head and the loss; shares its parameters with the model's own head (and tied embeddings)."""
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Linear, divergence: Divergence | None, logits: LogitMap) -> None:
         super().__init__()
         self.weight = head.weight
         self.bias = head.bias
+        self._divergence, self._logits = divergence, logits
 
-    def forward(self, h_TD: Tensor, *targets: Tensor | None) -> Tensor:
-        """`targets` as `fused_cross_entropy` takes them."""
-        return fused_cross_entropy(h_TD, self.weight, self.bias, *targets)
+    def forward(self, h_TD: Tensor, targets: HeadTargets) -> Tensor:
+        """Summed loss of hidden states at T positions (see `fused_loss`)."""
+        return fused_loss(h_TD, self.weight, self.bias, targets, self._divergence, self._logits)
 
 
 class DistillationModel(nn.Module):
-    """Token ids and targets in, summed loss out."""
+    """Texts and targets in, summed loss out.
 
-    def __init__(self, causal_lm: Any) -> None:
+    `layout` is how texts must lie: as asked, but `padded` where the architecture lets packed texts see each other.
+    `fused` is False where its logits are more than `LogitMap` knows: they are then made all at once.
+    """
+
+    def __init__(self, causal_lm: Any, divergence: Divergence | None = None, layout: Layout = "packed") -> None:
         super().__init__()
-        refuse_scaled_logits(causal_lm.config)
+        self.fused = can_be_fused(causal_lm)
+        attention = implementation(causal_lm.device.type, causal_lm.dtype)
+        self.layout: Layout = "packed" if layout == "packed" and can_be_packed(causal_lm, attention) else "padded"
+        self._divergence = divergence
         self.causal_lm = causal_lm
-        self.loss_head = LossHead(causal_lm.get_output_embeddings())
+        if self.fused:
+            self.loss_head = LossHead(causal_lm.get_output_embeddings(), divergence, logit_map(causal_lm.config))
 
-    def forward(self, input_BS: Tensor, mask_BS: Tensor, positions_T: Tensor, *targets: Tensor | None) -> Tensor:
-        """Sum over target positions of the weighted cross-entropy, float32 scalar (see `MicroBatch`)."""
-        backbone = self.causal_lm.get_decoder()
-        h_BSD = backbone(input_ids=input_BS, attention_mask=mask_BS, use_cache=False).last_hidden_state
-        return self.loss_head(h_BSD.flatten(0, 1)[positions_T], *targets)
-
-
-def refuse_scaled_logits(config: Any) -> None:
-    """Raise ValueError for a model whose logits are not just its head's output: the fused loss would be wrong."""
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise ValueError(
-                f"model: {config.model_type} applies {name} after its head, which the fused loss does not do yet; "
-                "choose a student without it"
-            )
+    def forward(self, texts: Texts, targets: HeadTargets) -> Tensor:
+        """Sum over target positions of the weighted loss, float32 scalar (see `fused_loss`)."""
+        lengths, given = texts.lengths, {"input_ids": texts.input_BS, "attention_mask": texts.mask_BS}
+        if lengths is not None:
+            given |= {"position_ids": texts.place_BS, **arguments(lengths, texts.input_BS.device)}
+        if not self.fused:
+            z_BSV = self.causal_lm(**given, use_cache=False).logits
+            return loss_of_logits(z_BSV.flatten(0, 1)[texts.positions_T], targets, self._divergence)
+        h_BSD = self.causal_lm.get_decoder()(**given, use_cache=False).last_hidden_state
+        return self.loss_head(h_BSD.flatten(0, 1)[texts.positions_T], targets)
 
 
 def load_causal_lm(folder: str, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> Any:

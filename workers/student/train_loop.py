@@ -24,7 +24,7 @@ from workers.progress import Reporter
 from workers.splits import TRAIN
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.engine import start_engine, whole_weights
-from workers.student.schedule import learning_rate
+from workers.student.step import Optimiser
 from workers.targets.contract import Contract
 from workers.targets.damage import DamagedShard
 from workers.targets.reader import Cursor, TargetRow, TargetStream
@@ -99,12 +99,13 @@ class Trainer:
 
         from workers.student.checkpoint import Checkpoints
 
-        self.job, self.train, self.loss = job, train, loss
+        self.job, self.train = job, train
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.storage: Storage = open_storage(job.run_uri)
         self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
-        self.engine, self.device = start_engine(job.initial, train, self.storage)
+        self.engine, device = start_engine(job.initial, train, loss, self.storage)
+        self.optimiser = Optimiser(self.engine, device, loss, train)
         self.checkpoints = Checkpoints(self.storage, job.root, self.fence)
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
@@ -126,7 +127,10 @@ class Trainer:
             started = time.time()
             rows = self.stream.next_batch(self.train.batch_tokens)
             read = time.time()
-            loss, norm, lr = self._optimise(rows)
+            loss, norm, lr = self.optimiser.step(rows, self.tokens)
+            if not math.isfinite(loss):
+                self._save_batch(rows)
+                raise bad_loss(self.job, self.step + 1, loss)
             pause_point("step-done")
             self.step += 1
             self.tokens += sum(r.targets for r in rows)
@@ -135,45 +139,6 @@ class Trainer:
                 self._checkpoint()
         self._checkpoint()
         self._finish()
-
-    def _optimise(self, rows: list[TargetRow]) -> tuple[float, float, float]:
-        """One optimiser step on a global batch; returns mean loss per target token, gradient norm, learning rate."""
-        import torch
-
-        from workers.student.batching import entropy_floor, idle_batch, micro_batches
-
-        targets = sum(r.targets for r in rows)
-        mine = micro_batches(rows[self.rank :: self.world], self.loss, self.train.micro_tokens)
-        count = int(self._over_ranks(torch.tensor(len(mine)), "max"))
-        work = mine + [idle_batch((mine or micro_batches(rows[:1], self.loss, self.train.micro_tokens))[0])] * (
-            count - len(mine)
-        )
-        lr = learning_rate(
-            self.tokens / self.train.tokens, self.train.lr, self.train.schedule, self.train.warmup, self.train.decay
-        )
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
-        total = torch.zeros((), dtype=torch.float64)
-        for i, batch in enumerate(work):
-            self.engine.set_gradient_accumulation_boundary(i == len(work) - 1)
-            loss = self.engine(*(t.to(self.device) if t is not None else None for t in batch.tensors))
-            # DeepSpeed averages gradients over workers; the loss is a sum, divided once by the global target tokens.
-            self.engine.backward(loss * (self.world / targets))
-            self.engine.step()
-            total += loss.detach().double().cpu()
-        mean = float(self._over_ranks(total, "sum")) / targets - self.loss.kl * entropy_floor(rows)
-        if not math.isfinite(mean):
-            self._save_batch(rows)
-            raise bad_loss(self.job, self.step + 1, mean)
-        return mean, float(self.engine.get_global_grad_norm() or 0.0), lr
-
-    def _over_ranks(self, value: Any, how: str) -> Any:
-        import torch.distributed as dist
-
-        if self.world > 1:
-            value = value.to(self.device)
-            dist.all_reduce(value, dist.ReduceOp.MAX if how == "max" else dist.ReduceOp.SUM)
-        return value
 
     def _open_store(self) -> TargetStore:
         store = TargetStore(self.storage, TRAIN)

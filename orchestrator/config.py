@@ -137,10 +137,23 @@ class RunConfig(Settings):
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
             if name == "teacher" or (name in ("generalist", "eroded") and name in self.evaluate.against):
                 raise ValueError(f"specialists: {name!r} is what the report calls something else; choose another name")
+            self._check_loss(name)
             mix = self.specialists[name].mix or {name: 1.0}
             if not any(w > 0 for w in mix.values()) or any(w < 0 for w in mix.values()):
                 raise ValueError(f"specialists.{name}.mix: shares must not be negative and one must be positive")
         return self
+
+    def _check_loss(self, name: str) -> None:
+        specialist = self.specialists[name]
+        try:
+            specialist.loss.check_scheme(self.targets.scheme)
+        except ValueError as error:
+            raise ValueError(f"specialists.{name}.{error}") from None
+        if specialist.texts.mask_prompts and self.targets.positions == "answer":
+            raise ValueError(
+                f"specialists.{name}.texts.mask_prompts: targets.positions is answer, so that prompts have no targets "
+                "to leave out; drop mask_prompts, or set targets.positions to all"
+            )
 
     def mix_of(self, specialist: str) -> dict[str, float]:
         """Shares of a specialist's domains, summing to 1; its own name where it has no mix."""

@@ -24,8 +24,8 @@ from workers.teacher.place import wanted_place
 _CHARACTERS_PER_TOKEN = 4
 """Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
 
-CHUNK_TOKENS = 512
-"""Tokens whose logits the fused loss holds at once (workers/student/fused.py)."""
+CHUNK_TOKENS, CHUNK_NUMBERS = 512, 1 << 24
+"""Tokens, and numbers, of the logits that the fused loss holds at once (workers/student/fused.py)."""
 
 _PROCESS_BYTES = 600 << 20
 """What a process that loaded torch, transformers and DeepSpeed holds before any weight."""
@@ -220,7 +220,7 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
     gradients = parameters * 4 // (train.workers if train.zero >= 2 else 1)
     optimiser = parameters * 12 // train.workers
     flat = parameters * width // (train.workers if train.zero == 3 else 1)
-    logits = 3 * CHUNK_TOKENS * vocabulary * 4
+    logits = 3 * min(CHUNK_TOKENS * vocabulary, CHUNK_NUMBERS) * 4
     return Part(
         name,
         train.workers,

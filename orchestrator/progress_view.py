@@ -111,6 +111,8 @@ class ProgressView:
             state = self.students.setdefault(event["student"], StudentState())
             self._student(state, event)
             self._update(event["student"], state.line(), final=event["state"] in ("done", "failed"))
+        elif kind == "notice":
+            self.say(f"{event['student']}: {event['text']}")
         elif kind == "damaged":
             self.say(f"{event['student']}: unit {event['unit']} is damaged: {event['reason']}")
         elif kind == "evaluate":

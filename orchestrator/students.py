@@ -14,7 +14,7 @@ import ray
 from cluster.storage import open_storage
 from orchestrator.attempt import Attempt
 from orchestrator.config import RunConfig
-from workers.student.config import SpecialistConfig
+from workers.student.config import LossConfig, SpecialistConfig
 from workers.student.train_loop import SpecialistJob, train_chain
 from workers.targets.contract import Contract
 
@@ -37,7 +37,7 @@ def lineup(config: RunConfig) -> list[list[Student]]:
     for name, specialist in config.specialists.items():
         chain = [Student(name, specialist, config.mix_of(name))]
         if HARD_LABELS in config.evaluate.against:
-            loss = specialist.loss.model_copy(update={"kl": 0.0, "ce": specialist.loss.kl + specialist.loss.ce})
+            loss = LossConfig(kl=0.0, ce=specialist.loss.kl + specialist.loss.ce)
             control = specialist.model_copy(update={"loss": loss})
             chain.append(Student(f"{name}.{HARD_LABELS}", control, config.mix_of(name), control_of=name))
         threads.append(chain)
@@ -62,6 +62,7 @@ def make_job(student: Student, now: Attempt, declared: Contract, *, repairs: boo
             initial=initial_key(student),
             mix=student.mix,
             loss=student.config.loss.model_dump(),
+            texts=student.config.texts.model_dump(),
             train=student.config.train.model_dump(),
             seed=now.config.seed,
             declared=declared,

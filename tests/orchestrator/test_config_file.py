@@ -39,7 +39,7 @@ TYPOS = {
     "targets.shceme": "scheme",
     "specialists.medical.trian": "train",
     "specialists.medical.model.bas": "base",
-    "specialists.medical.loss.ke": "kl",
+    "specialists.medical.loss.divergense": "divergence",
     "specialists.medical.train.batch_token": "batch_tokens",
     "evaluate.held_out": "heldout",
     "cluster.adress": "address",
@@ -55,8 +55,10 @@ def test_unknown_key_is_named_with_the_nearest_known_one(where: str, meant: str)
 
 
 def test_unknown_key_with_nothing_near_lists_what_is_known() -> None:
-    message = refused(put("specialists.medical.loss.zzzzzz", 1))
-    assert message == "specialists.medical.loss.zzzzzz: unknown key; known here: kl, ce"
+    message = refused(put("specialists.medical.texts.zzzzzz", 1))
+    assert (
+        message == "specialists.medical.texts.zzzzzz: unknown key; known here: mask_prompts, max_tokens, long, overlap"
+    )
 
 
 def test_all_faults_are_told_at_once() -> None:

@@ -122,6 +122,33 @@ class TrainConfig(Settings):
     """Recompute activations in the backward pass: slower, less memory."""
 
 
+class TextsConfig(Settings):
+    """Which parts of the store's texts a student learns from."""
+
+    mask_prompts: bool = False
+    """Leave out the targets at the prompt's own tokens, which a store with `targets.positions: all` has: the prompt is
+    context only. A store with `answer` has none of them."""
+
+    max_tokens: int | None = Field(default=None, ge=2)
+    """Tokens of a text, prompt and answer together, that a student takes at once. Null: all, whatever its length."""
+
+    long: Literal["split", "set_aside"] = "split"
+    """What becomes of longer texts. `split`: pieces of `max_tokens`, each target in one of them. `set_aside`: they are
+    not learned from; the run says how many."""
+
+    overlap: int = Field(default=0, ge=0)
+    """Tokens of the piece before with which a later piece begins, as context without targets."""
+
+    @model_validator(mode="after")
+    def _pieces_advance(self) -> TextsConfig:
+        if self.max_tokens is not None and self.overlap >= self.max_tokens - 1:
+            raise ValueError(
+                f"`overlap` is {self.overlap}, of pieces of {self.max_tokens} tokens: they would hold no new target; "
+                f"give at most {self.max_tokens - 2}"
+            )
+        return self
+
+
 class SpecialistConfig(Settings):
     """One student model."""
 
@@ -130,6 +157,9 @@ class SpecialistConfig(Settings):
 
     mix: dict[str, float] = {}
     """Share of target tokens by domain. Empty: the domain of the specialist's own name."""
+
+    texts: TextsConfig = TextsConfig()
+    """Which parts of the texts it learns from."""
 
     loss: LossConfig = LossConfig()
     """What it minimises."""

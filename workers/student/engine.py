@@ -35,7 +35,20 @@ def start_engine(initial: str, train: TrainConfig, loss: LossConfig, storage: St
     model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
     config = deepspeed_config(train, str(dtype).removeprefix("torch."))
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
+    if train.zero == 3 and model.fused:
+        keep_whole(engine, list(model.loss_head.parameters()))
     return engine, device
+
+
+def keep_whole(engine: Any, parameters: list[Any]) -> None:
+    """Leave parameters gathered under ZeRO-3, so that they are gathered once an optimiser step, after its update.
+
+    Of the head: every micro-batch needs all of it at once anyway, and it is the largest parameter of a small model.
+    """
+    for parameter in parameters:
+        if not parameter.ds_persist:
+            parameter.ds_persist = True
+            engine.optimizer.persistent_parameters.append(parameter)
 
 
 def whole_weights(engine: Any) -> dict[str, Any]:

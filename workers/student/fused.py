@@ -211,18 +211,19 @@ class _Soft:
         if t.ids_TK is None and divergence is not None:  # of the student's further ids the teacher has nothing
             w = torch.nn.functional.pad(w, (0, z.shape[1] - w.shape[1]))
         logq = (z[:, : w.shape[1]] if t.ids_TK is None else z.gather(1, t.ids_TK)) - lse[:, None]
-        beyond = lse_beyond = None
+        beyond = None
         if t.tail_T is not None:
             beyond = z.scatter(1, t.ids_TK, -torch.inf)
             lse_beyond = torch.logsumexp(beyond, -1)
             # Where no id is beyond, that outcome has no part in anything.
             logq = torch.cat([logq, (lse_beyond - lse).clamp_min(-1e4)[:, None]], 1)
             w = torch.cat([w, t.tail_T[:, None]], 1)
+            beyond.sub_(lse_beyond.clamp_min(-1e30)[:, None]).exp_()
         loss, grad = _value_and_gradient(w, logq, t, divergence)
         total = grad.sum(-1)
         if beyond is not None:
             grad, tail = grad[:, :-1], grad[:, -1:]
-            beyond.sub_(lse_beyond.clamp_min(-1e30)[:, None]).exp_().mul_(tail)
+            beyond.mul_(tail)
         return _Soft(loss, grad, total, beyond)
 
     def into(self, dz: Tensor, ids_TK: Tensor | None) -> Tensor:

@@ -11,23 +11,23 @@ import json
 import math
 import os
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.faults import pause_point
 from cluster.lease import Fence
 from cluster.storage import Storage, open_storage
-from workers.manifest import read_plan
+from workers.manifest import Manifest, read_plan
 from workers.progress import Reporter
 from workers.splits import TRAIN
-from workers.student.config import LossConfig, TrainConfig
+from workers.student.config import LossConfig, TextsConfig, TrainConfig
 from workers.student.engine import start_engine, whole_weights
-from workers.student.step import Optimiser
 from workers.targets.contract import Contract
 from workers.targets.damage import DamagedShard
-from workers.targets.reader import Cursor, TargetRow, TargetStream
+from workers.targets.reader import Cursor, Shape, TargetRow, TargetStream
 from workers.targets.store import TargetStore
 
 _REPORT_S = 0.5
@@ -51,6 +51,7 @@ class SpecialistJob:
     epoch: int
     """The driver's lease, which must hold when a checkpoint or the final model is written."""
     progress: str
+    texts: dict[str, Any] = field(default_factory=dict)
     repairs: bool = False
     """Whether somebody teaches damaged units again while this student waits for them."""
 
@@ -98,6 +99,7 @@ class Trainer:
         import torch.distributed as dist
 
         from workers.student.checkpoint import Checkpoints
+        from workers.student.step import Optimiser
 
         self.job, self.train = job, train
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -115,10 +117,20 @@ class Trainer:
             on_wait=self._waiting,
             on_damage=self._damaged,
             name=job.name,
+            shape=text_shape(self.storage, TextsConfig.model_validate(job.texts)),
         )
+        self._tell_fallbacks()
         self._reported = 0.0
         self._seconds: set[int] = set()
         self._damages: dict[int, str] = {}
+
+    def _tell_fallbacks(self) -> None:
+        """What this architecture cannot do as asked, and is done otherwise."""
+        model = self.engine.module
+        if self.train.packing and model.layout == "padded":
+            self.report("notice", text="texts are padded, since its architecture cannot keep packed ones apart")
+        if not model.fused:
+            self.report("notice", text="it makes all logits at once, since the fused loss does not know its head")
 
     def run(self) -> None:
         """Steps until the budget is spent, then the final model."""
@@ -178,6 +190,8 @@ class Trainer:
                 self.fence.check()
                 self.storage.upload_folder(Path(folder), f"{self.job.root}/final")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
+            done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
+            done |= {"texts_set_aside": self.stream.cursor.set_aside}
             self.fence.check()
             self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
         dist.barrier()
@@ -222,6 +236,22 @@ class Trainer:
         if self.rank == 0:
             ids = [r.prompt_id for r in rows]
             self.storage.write(failed_batch_key(self.job, self.step + 1), json.dumps(ids).encode())
+
+
+def text_shape(storage: Storage, rules: TextsConfig) -> Shape:
+    """The rows of a unit as `rules` want them. Called from several threads."""
+    from workers.student.texts import shape_rows
+
+    if not rules.mask_prompts:
+        return lambda unit, rows: shape_rows(rows, rules, None)
+    manifest, lock = Manifest(storage, TRAIN), threading.Lock()
+
+    def shape(unit: int, rows: list[TargetRow]) -> list[TargetRow]:
+        with lock:
+            lengths = {p.id: len(p.prompt_ids) for p in manifest.prompts(unit)}
+        return shape_rows(rows, rules, lengths)
+
+    return shape
 
 
 def failed_batch_key(job: SpecialistJob, step: int) -> str:

@@ -50,6 +50,8 @@ class TargetRow:
     realised: np.ndarray
     temperature: float = 1.0
     """Of the softmax that all these are of."""
+    set_aside: bool = False
+    """The text is too long for the reader: it has no targets, and is counted."""
 
     @property
     def targets(self) -> int:
@@ -122,6 +124,8 @@ class Cursor:
     generation: str = GENERATION
     repaired: dict[int, int] = field(default_factory=dict)
     """Units of which the first revision read was a repair, and which: no older one was seen."""
+    set_aside: int = 0
+    """Texts of the first epoch that were too long for the reader."""
 
     def has_read(self, unit: int, units_of: Mapping[str, Sequence[int]], below: int | None = None) -> bool:
         """Whether a row of a unit was served (where `below` is given: one of a revision below that).
@@ -140,6 +144,7 @@ class Cursor:
             "generation": self.generation,
             "domains": {d: dict(vars(p)) for d, p in self.domains.items()},
             "repaired": {str(unit): revision for unit, revision in self.repaired.items()},
+            "set_aside": self.set_aside,
         }
 
     @staticmethod
@@ -148,7 +153,12 @@ class Cursor:
             {d: DomainPosition(**p) for d, p in data["domains"].items()},
             data["generation"],
             {int(unit): revision for unit, revision in data.get("repaired", {}).items()},
+            data.get("set_aside", 0),
         )
+
+
+Shape = Callable[[int, list[TargetRow]], list[TargetRow]]
+"""What a reader makes of the rows of a unit. Pure, as the sequence is."""
 
 
 def _refuse(damage: DamagedShard) -> None:
@@ -161,7 +171,7 @@ class TargetStream:
     `on_wait(unit, seconds)` is called while the next planned unit is not committed yet. `on_damage(damage)` is called
     when a unit was found damaged and marked so, as `name`'s finding: it raises (as it does if not given), or returns
     where somebody teaches the unit again, for which the stream then waits. `ahead` units of each domain are read in the
-    background. Close a stream that is not needed any more.
+    background. `shape` changes the rows of each unit. Close a stream that is not needed any more.
     """
 
     def __init__(
@@ -176,6 +186,7 @@ class TargetStream:
         *,
         name: str = "a reader",
         ahead: int = _AHEAD,
+        shape: Shape = lambda unit, rows: rows,
     ) -> None:
         self._store, self._seed, self._ahead = store, seed, ahead
         self._weights = {d: w for d, w in sorted(mix.items()) if w > 0}
@@ -184,7 +195,9 @@ class TargetStream:
             if not units:
                 raise ValueError(f"mix: no prompt belongs to the domain {domain!r}; the store has {plan.domains}")
         self.cursor = cursor or Cursor({d: DomainPosition() for d in self._weights})
-        self._reader: UnitReader[TargetRow] = UnitReader(store, rows_of, name, on_wait, on_damage)
+        self._reader: UnitReader[TargetRow] = UnitReader(
+            store, lambda unit, targets: shape(unit, rows_of(targets, store.header)), name, on_wait, on_damage
+        )
 
     def close(self) -> None:
         """End the background's threads."""
@@ -205,6 +218,7 @@ class TargetStream:
         domain = min(self._weights, key=lambda d: (positions[d].served / self._weights[d], d))
         row = self._next_of(domain)
         positions[domain].served += row.targets
+        self.cursor.set_aside += row.set_aside and not positions[domain].epoch
         return row
 
     def _next_of(self, domain: str) -> TargetRow:

@@ -17,7 +17,6 @@ import numpy as np
 
 from workers.targets.arrays import UnitTargets
 from workers.targets.damage import MOST_REVISIONS, DamagedShard, DamagedStore, given_up
-from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 
 Row = TypeVar("Row")
@@ -54,7 +53,7 @@ class UnitReader(Generic[Row]):
     def __init__(
         self,
         store: TargetStore,
-        rows_of: Callable[[UnitTargets, StoreHeader], list[Row]],
+        rows_of: Callable[[int, UnitTargets], list[Row]],
         name: str,
         on_wait: Callable[[int, float], None],
         on_damage: Callable[[DamagedShard], None],
@@ -114,7 +113,7 @@ class UnitReader(Generic[Row]):
             return None
         targets = self._store.read_unit(entry, draw)
         size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
-        return LoadedUnit(self._rows_of(targets, self._store.header), entry.revision, size)
+        return LoadedUnit(self._rows_of(unit, targets), entry.revision, size)
 
     def _keep(self, wanted: Wanted, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
         self._cache[wanted] = loaded

@@ -213,9 +213,9 @@ def floor(rows: list[TargetRow]) -> float:
     return collate(rows, LossConfig()).floor
 
 
-def test_an_idle_batch_is_the_same_work_at_weight_0(rows: list[TargetRow]) -> None:
+def test_a_batch_scaled_to_nothing_is_the_same_work_at_weight_0(rows: list[TargetRow]) -> None:
     batch = collate(rows, LossConfig(kl=1, ce=0.5))
-    idle = batch.idle()
+    idle = batch.scaled(0.0)
     assert torch.equal(idle.texts.input_BS, batch.texts.input_BS) and idle.floor == 0
     assert idle.targets.soft_T is not None and (idle.targets.soft_T == 0).all() and (idle.targets.hard_T == 0).all()
     assert batch.targets.hard_T.sum() > 0

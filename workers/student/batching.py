@@ -34,11 +34,11 @@ class MicroBatch:
         """The same with every tensor changed, for example moved to a device."""
         return replace(self, texts=self.texts.map(change), targets=self.targets.map(change))
 
-    def idle(self) -> MicroBatch:
-        """The same work at weight 0, for a worker whose peers have one more micro-batch."""
+    def scaled(self, factor: float) -> MicroBatch:
+        """The same work, each position weighing so many times what it does; 0 teaches nothing."""
         hard, soft = self.targets.hard_T, self.targets.soft_T
-        none = {"hard_T": torch.zeros_like(hard), "soft_T": torch.zeros_like(soft) if soft is not None else None}
-        return replace(self, targets=replace(self.targets, **none), floor=0.0)
+        weights = {"hard_T": hard * factor, "soft_T": soft * factor if soft is not None else None}
+        return replace(self, targets=replace(self.targets, **weights), floor=self.floor * factor)
 
 
 def micro_batches(

@@ -25,9 +25,11 @@ from torch import Tensor
 
 from workers.student.losses import cross_entropy
 
-_NUMBERS = 1 << 24
-"""Logits that exist at once: 64 MB of float32."""
-_MOST_TOKENS = 512
+_NUMBERS = {"cpu": 1 << 21}
+_MANY_NUMBERS = 1 << 25
+"""Logits that exist at once: few enough to stay in a processor's cache, and many enough to fill a GPU."""
+_LEAST_TOKENS, _MOST_TOKENS = 64, 4096
+"""Of a chunk: fewer would read the whole head for too little work."""
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """(p_TE, logq_TE) -> [T], one of losses.py with its parameters."""
@@ -122,7 +124,7 @@ class _FusedLoss(torch.autograd.Function):
         dW_VD = torch.zeros_like(W_VD, dtype=_summing(W_VD.dtype)) if W_VD is not None and wants_W else None
         db_V = torch.zeros_like(b_V, dtype=_summing(b_V.dtype)) if b_V is not None and wants_b else None
         width = len(W_VD) if W_VD is not None else h_TD.shape[1]
-        chunk = max(1, min(_MOST_TOKENS, _NUMBERS // width))
+        chunk = min(max(_NUMBERS.get(h_TD.device.type, _MANY_NUMBERS) // width, _LEAST_TOKENS), _MOST_TOKENS)
         for start in range(0, len(h_TD), chunk):
             s = slice(start, start + chunk)
             z = torch.nn.functional.linear(h_TD[s], W_VD, b_V) if W_VD is not None else h_TD[s]
@@ -147,12 +149,16 @@ class _FusedLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        # They are as large as the head: spent, not copied.
-        found = [
-            g.mul_(grad).to(dtype) if g is not None else None for g, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
-        ]
+        found = [_scaled(g, grad, dtype) for g, dtype in zip(ctx.grads, ctx.dtypes, strict=True)]
         ctx.grads = None
         return (*found, None, None, None)
+
+
+def _scaled(gradient: Tensor | None, factor: Tensor, dtype: torch.dtype | None) -> Tensor | None:
+    """In place: it may be as large as the head."""
+    if gradient is None:
+        return None
+    return (gradient if factor == 1 else gradient.mul_(factor)).to(dtype)
 
 
 def _summing(dtype: torch.dtype) -> torch.dtype:
@@ -168,29 +174,28 @@ def _add_product(dW_VD: Tensor, dz_TV: Tensor, h_TD: Tensor) -> None:
 
 
 def _loss_and_gradient(z: Tensor, t: HeadTargets, divergence: Divergence | None) -> tuple[Tensor, Tensor]:
-    """Of the logits of a chunk of tokens, which are spent: the gradient takes their place."""
+    """Of the logits of a chunk of tokens."""
+    labels_T1, hard_T1 = t.labels_T[:, None], t.hard_T[:, None]
+    q, lse = _softmax(z)
+    loss = (t.hard_T * (lse - z.gather(1, labels_T1)[:, 0])).sum()
+    if t.soft_T is None:
+        return loss, q.mul_(hard_T1).scatter_add_(1, labels_T1, -hard_T1)
     if t.temperature_T is None:
-        lse = torch.logsumexp(z, -1)
-        loss = (t.hard_T * (lse - z.gather(1, t.labels_T[:, None])[:, 0])).sum()
-        if t.soft_T is None:
-            return loss, _finish(z, lse, t.hard_T, None).scatter_add_(1, t.labels_T[:, None], -t.hard_T[:, None])
         soft = _Soft.of(z, lse, t, divergence)
-        dz = soft.into(_finish(z, lse, t.hard_T - soft.total_T, soft.beyond_TV), t.ids_TK)
-        return loss + soft.loss, dz.scatter_add_(1, t.labels_T[:, None], -t.hard_T[:, None])
-    hot = z / t.temperature_T[:, None]
-    lse = torch.logsumexp(hot, -1)
-    soft = _Soft.of(hot, lse, t, divergence)
-    dhot = soft.into(_finish(hot, lse, -soft.total_T, soft.beyond_TV), t.ids_TK).div_(t.temperature_T[:, None])
-    lse = torch.logsumexp(z, -1)
-    loss = (t.hard_T * (lse - z.gather(1, t.labels_T[:, None])[:, 0])).sum()
-    dz = _finish(z, lse, t.hard_T, dhot)
-    return loss + soft.loss, dz.scatter_add_(1, t.labels_T[:, None], -t.hard_T[:, None])
+        dz = soft.into(q.mul_((t.hard_T - soft.total_T)[:, None]), t.ids_TK)
+    else:
+        heat_T1 = t.temperature_T[:, None]
+        hot = z / heat_T1
+        q_hot, lse = _softmax(hot)
+        soft = _Soft.of(hot, lse, t, divergence)
+        dz = soft.into(q_hot.mul_(-soft.total_T[:, None]), t.ids_TK).div_(heat_T1).addcmul_(q, hard_T1)
+    return loss + soft.loss, dz.scatter_add_(1, labels_T1, -hard_T1)
 
 
-def _finish(z: Tensor, lse: Tensor, factor_T: Tensor, more: Tensor | None) -> Tensor:
-    """factor * softmax(z) + more, in the place of z."""
-    q = z.sub_(lse[:, None]).exp_().mul_(factor_T[:, None])
-    return q if more is None else q.add_(more)
+def _softmax(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities, and the log-sum-exp of each row from the largest of them, which is at least 1/V."""
+    q = torch.softmax(z, -1)
+    return q, z.amax(-1) - q.amax(-1).log()
 
 
 @dataclass(frozen=True)
@@ -213,12 +218,10 @@ class _Soft:
         logq = (z[:, : w.shape[1]] if t.ids_TK is None else z.gather(1, t.ids_TK)) - lse[:, None]
         beyond = None
         if t.tail_T is not None:
-            beyond = z.scatter(1, t.ids_TK, -torch.inf)
-            lse_beyond = torch.logsumexp(beyond, -1)
-            # Where no id is beyond, that outcome has no part in anything.
+            # Finite, so that where no id is beyond that outcome has no part in anything.
+            beyond, lse_beyond = _softmax(z.scatter(1, t.ids_TK, -1e30))
             logq = torch.cat([logq, (lse_beyond - lse).clamp_min(-1e4)[:, None]], 1)
             w = torch.cat([w, t.tail_T[:, None]], 1)
-            beyond.sub_(lse_beyond.clamp_min(-1e30)[:, None]).exp_()
         loss, grad = _value_and_gradient(w, logq, t, divergence)
         total = grad.sum(-1)
         if beyond is not None:
@@ -227,7 +230,9 @@ class _Soft:
         return _Soft(loss, grad, total, beyond)
 
     def into(self, dz: Tensor, ids_TK: Tensor | None) -> Tensor:
-        """Add the gradient of the kept ids to that in the logits."""
+        """Add all but what each outcome has in common to the gradient in the logits."""
+        if self.beyond_TV is not None:
+            dz.add_(self.beyond_TV)
         if ids_TK is not None:
             return dz.scatter_add_(1, ids_TK, self.grad_TK)
         dz[:, : self.grad_TK.shape[1]] += self.grad_TK

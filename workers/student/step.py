@@ -38,13 +38,13 @@ class Optimiser:
         total = torch.zeros((), dtype=torch.float64)
         for i, batch in enumerate(work):
             self._engine.set_gradient_accumulation_boundary(i == len(work) - 1)
-            here = batch.map(lambda t: t.to(self._device, non_blocking=True))
+            # DeepSpeed averages gradients over workers. Scaled here, the large ones need not be.
+            here = batch.scaled(self._world / targets).map(lambda t: t.to(self._device, non_blocking=True))
             loss = self._engine(here.texts, here.targets)
-            # DeepSpeed averages gradients over workers.
-            self._engine.backward(loss * (self._world / targets))
+            self._engine.backward(loss)
             self._engine.step()
-            total += loss.detach().double().cpu() - batch.floor
-        mean = float(self._over_ranks(total, dist.ReduceOp.SUM)) / targets
+            total += loss.detach().double().cpu() - here.floor
+        mean = float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
         return mean, float(self._engine.get_global_grad_norm() or 0.0), lr
 
     def _work(self, rows: list[TargetRow], spent: float) -> list[Any]:
@@ -54,7 +54,7 @@ class Optimiser:
         count = int(self._over_ranks(torch.tensor(len(mine)), dist.ReduceOp.MAX))
         if len(mine) < count:
             like = mine or micro_batches(rows[:1], self._loss, most, layout, spent=spent)
-            mine += [like[0].idle()] * (count - len(mine))
+            mine += [like[0].scaled(0.0)] * (count - len(mine))
         return mine
 
     def _over_ranks(self, value: torch.Tensor, how: Any) -> torch.Tensor:

@@ -20,8 +20,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST = 1e-8
-"""The teacher's probability of an outcome counts as at least this under a logarithm: a kept probability may be 0."""
+LEAST = 1.3e-14
+"""Under a logarithm, an outcome of which the teacher has nothing counts as this, the least probability that a `topk`
+store keeps (workers/targets/scalars.py): one that is smaller is kept as 0."""
 
 
 def cross_entropy(w_TE: Tensor, logq_TE: Tensor) -> Tensor:
@@ -112,4 +113,4 @@ def alpha_beta(p_TE: Tensor, logq_TE: Tensor, alpha: float, beta: float) -> Tens
 
 
 def _log(p_TE: Tensor) -> Tensor:
-    return p_TE.clamp_min(LEAST).log()
+    return torch.where(p_TE > 0, p_TE, LEAST).log()

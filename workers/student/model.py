@@ -50,14 +50,19 @@ class DistillationModel(nn.Module):
 
     def forward(self, texts: Texts, targets: HeadTargets) -> Tensor:
         """Sum over target positions of the weighted loss, float32 scalar (see `fused_loss`)."""
-        lengths, given = texts.lengths, {"input_ids": texts.input_BS, "attention_mask": texts.mask_BS}
-        if lengths is not None:
-            given |= {"position_ids": texts.place_BS, **arguments(lengths, texts.input_BS.device)}
         if not self.fused:
-            z_BSV = self.causal_lm(**given, use_cache=False).logits
+            z_BSV = self.causal_lm(**given(texts), use_cache=False).logits
             return loss_of_logits(z_BSV.flatten(0, 1)[texts.positions_T], targets, self._divergence)
-        h_BSD = self.causal_lm.get_decoder()(**given, use_cache=False).last_hidden_state
+        h_BSD = self.causal_lm.get_decoder()(**given(texts), use_cache=False).last_hidden_state
         return self.loss_head(h_BSD.flatten(0, 1)[texts.positions_T], targets)
+
+
+def given(texts: Texts) -> dict[str, Any]:
+    """Texts as a transformers model takes them."""
+    if texts.lengths is None:
+        return {"input_ids": texts.input_BS, "attention_mask": texts.mask_BS}
+    packed = {"input_ids": texts.input_BS, "position_ids": texts.place_BS}
+    return packed | arguments(texts.lengths, texts.input_BS.device)
 
 
 def load_causal_lm(folder: str, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> Any:

@@ -27,10 +27,10 @@ from typing import Any
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import torch
-from students_bench.work import plan_of
+from teacher_bench.rank import memory
 
 from cluster.storage import LocalStorage
-from teacher_bench.rank import memory
+from students_bench.work import plan_of
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.engine import start_engine
 from workers.student.step import Optimiser

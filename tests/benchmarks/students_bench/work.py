@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from committing import entry_of
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cluster.storage import LocalStorage
 from workers.splits import TRAIN
 from workers.targets.config import Scheme
+from workers.targets.log import Entry
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.capture import CaptureBuffer
@@ -41,7 +41,7 @@ def qwen3(layers: int, width: int, vocabulary: int) -> Any:
             eos_token_id=1,
             pad_token_id=0,
             bos_token_id=None,
-        )  # fmt: skip
+        )
     ).float()
 
 
@@ -76,7 +76,8 @@ def fill_store(folder: Path, teacher: Any, texts: list[list[int]], scheme: Schem
             buffer.add(np.full(len(positions), r), positions, logits[r], ids[r, 1:])
         targets = buffer.finish(block, [1] * len(block))
         targets.texts, targets.ends = [""] * len(block), np.zeros(ids.numel(), np.uint32)
-        assert store.log.commit(entry_of(store, unit, targets))
+        facts = {"teacher": "teacher", "teacher_fingerprint": "", "epoch": 1, "started": 0.0, "finished": 0.0}
+        assert store.log.commit(Entry.of(unit, store.write_part(unit, targets), targets, **facts))
 
 
 def plan_of(folder: Path, scheme: str) -> tuple[TargetStore, UnitPlan]:

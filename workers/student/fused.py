@@ -25,7 +25,7 @@ from torch import Tensor
 
 from workers.student.losses import cross_entropy
 
-_NUMBERS = {"cpu": 1 << 21}
+_NUMBERS = {"cpu": 1 << 22}
 _MANY_NUMBERS = 1 << 25
 """Logits that exist at once: few enough to stay in a processor's cache, and many enough to fill a GPU."""
 _LEAST_TOKENS, _MOST_TOKENS = 64, 4096

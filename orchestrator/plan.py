@@ -212,8 +212,8 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
 
     Measured beside it: a worker of 127 M parameters (ZeRO-1, float32, 49k ids) held 4.2 GB.
     """
-    train, base = specialist.train, specialist.model.base
-    folder = model_folder(base, specialist.model.revision, weights=False) if base else None
+    train, source = specialist.train, specialist.model.source
+    folder = model_folder(source, specialist.model.revision, weights=False) if source else None
     parameters = student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
     width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
     weights = parameters * width // (train.workers if train.zero == 3 else 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.student.config import ModelConfig
+from workers.student.dense_sibling import active_width, dense_config, expert_width
 from workers.targets.config import TargetsConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -65,13 +66,25 @@ def student_size(
     """Parameters of a student before it is made; None where the base is not downloaded yet."""
     if model.config is not None:
         return decoder_parameters(model.config, vocabulary)
+    if model.merge_experts is not None:
+        return _merged_size(model, base_config, vocabulary) if base_config else None
     size = model_size(folder) if folder is not None else None
     if size is None or base_config is None:
         return decoder_parameters(base_config, vocabulary) if base_config else None
-    dropped = len(model.drop_layers) if isinstance(model.drop_layers, list) else model.drop_layers
-    layers = base_config.get("num_hidden_layers", 0)
+    dropped, layers = _dropped(model), base_config.get("num_hidden_layers", 0)
     embeddings = decoder_parameters({**base_config, "num_hidden_layers": 0}, vocabulary)
     return size.parameters - round((size.parameters - embeddings) * dropped / max(layers, 1))
+
+
+def _merged_size(model: ModelConfig, mixture: dict[str, Any], vocabulary: int) -> int:
+    """Parameters of the dense model that a mixture of experts becomes."""
+    width = expert_width(mixture) if model.merge == "average" else model.merged_width or active_width(mixture)
+    dense = dense_config(mixture, width)
+    return decoder_parameters({**dense, "num_hidden_layers": dense["num_hidden_layers"] - _dropped(model)}, vocabulary)
+
+
+def _dropped(model: ModelConfig) -> int:
+    return len(model.drop_layers) if isinstance(model.drop_layers, list) else model.drop_layers
 
 
 def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:

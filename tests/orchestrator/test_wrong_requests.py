@@ -164,6 +164,42 @@ def test_a_student_of_experts(project: Any, stillhouse: Command) -> None:
     assert error.startswith("error: specialists.legal.model: ") and "8 experts" in error and "dense" in error
 
 
+def merged(name: str, **more: Any) -> dict[str, Any]:
+    return {"merge_experts": name, "config": None, **more}
+
+
+def test_a_student_made_of_the_teachers_experts(project: Any, stillhouse: Command) -> None:
+    project.set("specialists.legal.model", merged("teacher"))
+    assert stillhouse("validate", project.write()).code == 0
+    assert "specialist legal" in stillhouse("plan", project.write()).out
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"experts": 0}, ["merge_experts", "dense model", "write base"]),
+        ({"model_type": "gpt_oss"}, ["merge_experts", "gpt_oss", "sinks", "qwen3_moe", "base"]),
+        ({"model_type": "olmoe"}, ["merge_experts", "olmoe", "norms", "mixtral"]),
+        ({"quantization_config": {"quant_method": "fp8"}}, ["merge_experts", "quantised", "unquantised copy"]),
+        ({"words": ["other", "words"]}, ["tokenizer", "family"]),
+    ],
+)
+def test_experts_that_cannot_be_merged(
+    project: Any, stillhouse: Command, more: dict[str, Any], words: list[str]
+) -> None:
+    project.model("mixture", **more)
+    project.set("specialists.legal.model", merged("mixture"))
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: specialists.legal.model") and all(word in error for word in words), error
+
+
+def test_more_neurons_than_a_layers_experts_have(project: Any, stillhouse: Command) -> None:
+    project.model("mixture", experts=4, moe_intermediate_size=10)
+    project.set("specialists.legal.model", merged("mixture", merged_width=41))
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: specialists.legal.model.merged_width: 41") and "40 or less" in error
+
+
 def test_two_teachers_of_different_tokenizers(project: Any, stillhouse: Command) -> None:
     project.model("second", words=["other"])
     project.data["teachers"] = {"first": project.data.pop("teacher"), "second": {"model": "second"}}

@@ -12,7 +12,8 @@ import torch
 
 from workers.student.batching import collate
 from workers.student.config import LossConfig, ModelConfig
-from workers.student.initial import drop_layers, make_initial
+from workers.student.dropped_layers import drop_layers
+from workers.student.initial import make_initial
 from workers.student.model import DistillationModel, load_causal_lm
 from workers.targets.arrays import UnitTargets
 from workers.targets.reader import rows_of

@@ -15,7 +15,7 @@ from orchestrator.prompt_sources import RawPrompt, assign_splits
 from orchestrator.text_notes import text_notes
 from workers.evaluation.config import EvaluateConfig
 from workers.model_files import expert_count, model_folder, read_model_config
-from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, model_size, student_size, target_bytes
+from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, linear_layers, model_size, student_size, target_bytes
 from workers.splits import HELDOUT
 from workers.student.config import SpecialistConfig
 from workers.teacher.batches import HEAD_NUMBERS
@@ -217,9 +217,14 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
     parameters = student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
     width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
     weights = parameters * width // (train.workers if train.zero == 3 else 1)
-    gradients = parameters * 4 // (train.workers if train.zero >= 2 else 1)
-    optimiser = parameters * 12 // train.workers
-    flat = parameters * width // (train.workers if train.zero == 3 else 1)
+    trained, what = parameters, ""
+    if (lora := specialist.model.lora) is not None and folder is not None:
+        sizes = linear_layers(specialist.model, folder, read_model_config(folder))
+        trained = lora.rank * sum(n for name, n in sizes.items() if not lora.targets or name in lora.targets)
+        what = f", {trained / 1e6:.2f} M in adapters"
+    gradients = trained * 4 // (train.workers if train.zero >= 2 else 1)
+    optimiser = trained * 12 // train.workers
+    flat = trained * width // (train.workers if train.zero == 3 else 1)
     logits = 3 * CHUNK_TOKENS * vocabulary * 4
     return Part(
         name,
@@ -227,7 +232,7 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
         train.cpus_per_worker,
         train.gpus_per_worker,
         weights + gradients + optimiser + flat + logits + _PROCESS_BYTES,
-        f"{parameters / 1e6:.1f} M parameters, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
+        f"{parameters / 1e6:.1f} M parameters{what}, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
         least=train.workers,
     )
 

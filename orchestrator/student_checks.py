@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from orchestrator.config import RunConfig
 from workers.fingerprint import tokenizer_fingerprint
 from workers.model_files import expert_count, known_model_type, model_folder, read_model_config
-from workers.student.config import ModelConfig
+from workers.sizes import linear_layers
+from workers.student.config import LoraConfig, ModelConfig
 from workers.student.dense_sibling import SIBLINGS, expert_width, why_not_merge
 
 
@@ -32,6 +34,8 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
         model_config = read_model_config(folder)
         _check_dropped(where, model.drop_layers, int(model_config.get("num_hidden_layers", 0)))
         _check_experts(where, model, model_config)
+        if model.lora is not None:
+            _check_lora(where, model.lora, sorted(linear_layers(model, folder, model_config)))
 
 
 def _check_architecture(where: str, model_type: object) -> None:
@@ -65,6 +69,17 @@ def _check_experts(where: str, model: ModelConfig, model_config: dict[str, Any])
             f"{where}.merged_width: {model.merged_width} neurons, and a layer's experts have {most} together; give "
             f"{most} or less"
         )
+
+
+def _check_lora(where: str, lora: LoraConfig, there: list[str]) -> None:
+    """peft is installed, and the layers exist. `there` is empty where the weights are not downloaded yet."""
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"{where}.lora: the package peft is not installed; pip install 'stillhouse[lora]' here and on the nodes "
+            "that train, or take lora out"
+        )
+    if there and (missing := [target for target in lora.targets if target not in there]):
+        raise ValueError(f"{where}.lora.targets: {missing} are no linear layers of the decoder; there are {there}")
 
 
 def _check_dropped(where: str, drop: int | list[int], layers: int) -> None:

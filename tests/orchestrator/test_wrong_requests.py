@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from orchestrator.run_folder import RunFolder
 
@@ -198,6 +200,46 @@ def test_more_neurons_than_a_layers_experts_have(project: Any, stillhouse: Comma
     project.set("specialists.legal.model", merged("mixture", merged_width=41))
     error = stillhouse("validate", project.write()).error
     assert error.startswith("error: specialists.legal.model.merged_width: 41") and "40 or less" in error
+
+
+# Adapters -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapted(project: Any) -> Any:
+    """A base with weights, for adapters on it."""
+    folder = project.model("student", experts=0, vocab_size=64)
+    names = [f"model.layers.{i}.self_attn.{name}_proj.weight" for i in range(2) for name in "qv"]
+    save_file(
+        {name: np.zeros((32, 16), np.float32) for name in [*names, "lm_head.weight"]}, folder / "model.safetensors"
+    )
+    project.set("specialists.legal.model", {"base": "student", "config": None, "lora": {"rank": 4}})
+    return project
+
+
+def test_adapters_are_planned(adapted: Any, stillhouse: Command) -> None:
+    out = stillhouse("plan", adapted.write()).out
+    assert f"{4 * 4 * 48 / 1e6:.2f} M in adapters" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("target", ["query", "lm_head"])
+def test_adapters_on_layers_that_are_not_there(adapted: Any, stillhouse: Command, target: str) -> None:
+    adapted.set("specialists.legal.model.lora.targets", ["q_proj", target])
+    error = stillhouse("validate", adapted.write()).error
+    assert error.startswith("error: specialists.legal.model.lora.targets: ")
+    assert target in error and "'q_proj', 'v_proj'" in error
+
+
+def test_adapters_without_peft(adapted: Any, stillhouse: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    error = stillhouse("validate", adapted.write()).error
+    assert error.startswith("error: specialists.legal.model.lora: ") and "pip install 'stillhouse[lora]'" in error
+
+
+def test_adapters_on_random_weights(project: Any, stillhouse: Command) -> None:
+    project.set("specialists.legal.model.lora", {})
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: specialists.legal.model: ") and "random weights must all be trained" in error
 
 
 def test_two_teachers_of_different_tokenizers(project: Any, stillhouse: Command) -> None:

@@ -19,7 +19,7 @@ class LoraConfig(Settings):
     rank: int = Field(default=16, ge=1)
     """Rank of an adapter's two matrices."""
 
-    alpha: float = Field(default=32, gt=0)
+    alpha: int = Field(default=32, ge=1)
     """What an adapter adds is multiplied by alpha / rank."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)

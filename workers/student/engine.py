@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage import Storage
-from workers.student.config import TrainConfig
+from workers.student.config import LoraConfig, TrainConfig
 
 
-def start_engine(initial: str, train: TrainConfig, storage: Storage) -> tuple[Any, str]:
-    """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device."""
+def start_engine(
+    initial: str, train: TrainConfig, storage: Storage, lora: LoraConfig | None = None, seed: int = 0
+) -> tuple[Any, str]:
+    """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device.
+
+    With `lora`, adapters drawn by `seed` are all that is trained.
+    """
     import deepspeed
     import torch
 
@@ -30,11 +35,15 @@ def start_engine(initial: str, train: TrainConfig, storage: Storage) -> tuple[An
         if local is None:
             storage.download_folder(initial, Path(folder))
             local = Path(folder)
-        model = DistillationModel(
-            load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing)
-        )
+        causal_lm = load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing)
+    if lora is not None:
+        from workers.student.lora import add_adapters
+
+        add_adapters(causal_lm, lora, seed)
+    model = DistillationModel(causal_lm)
+    trained = [p for p in model.parameters() if p.requires_grad]
     config = deepspeed_config(train, str(dtype).removeprefix("torch."))
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
     return engine, device
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.student.dense_sibling import active_width, dense_config, expert_width
+from workers.student.dense_sibling import active_width, dense_config, expert_width, why_not_merge
 
 _RIDGES = (10.0, 1.0, 0.1, 0.01, 0.001)
 """Pulls towards the experts' own output weights, as shares of the neurons' mean square, of which the best is taken."""
@@ -56,36 +56,42 @@ class Seen:
 def merge_experts(moe: Any, how: str, width: int | None, texts: list[list[int]]) -> tuple[Any, dict[str, Any]]:
     """The dense sibling of a mixture, in float32, and facts: KL to the mixture in nats a token on texts that were not
     fitted to, and the routing's entropy by layer (1: all experts alike). Raises ValueError where there is none."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     if not texts:
         raise ValueError("model.merge_experts: no training text to measure the routing on")
     settings = moe.config.to_dict()
     wide = expert_width(settings) if how == "average" else width or active_width(settings)
-    try:
-        config = dense_config(settings, wide)
-    except ValueError as error:
-        raise ValueError(f"model.merge_experts: {error}") from None
+    if reason := why_not_merge(settings):
+        raise ValueError(f"model.merge_experts: {reason}")
     fitted = [text for i, text in enumerate(texts) if i % _HELDOUT] or texts
     seen = watch_experts(moe, fitted)
-    dense = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32).eval()
-    state = {name: weight for name, weight in moe.state_dict().items() if name in dense.state_dict()}
-    for i, (layer, sample) in enumerate(zip(moe.get_decoder().layers, seen, strict=True)):
-        mlp = average(experts_of(layer), sample) if how == "average" else neurons(experts_of(layer), sample, wide)
-        of_layer = f"{dense.base_model_prefix}.layers.{i}.mlp"
-        state |= {f"{of_layer}.gate_proj.weight": mlp.gate_WD, f"{of_layer}.up_proj.weight": mlp.up_WD}
-        state[f"{of_layer}.down_proj.weight"] = mlp.down_DW
-    dense.load_state_dict(state)
-    dense.generation_config = copy.deepcopy(moe.generation_config)
+    layers = [(experts_of(layer), sample) for layer, sample in zip(moe.get_decoder().layers, seen, strict=True)]
+    mlps = [average(e, sample) if how == "average" else neurons(e, sample, wide) for e, sample in layers]
+    dense = dense_of(moe, wide, mlps)
     experts = experts_of(moe.get_decoder().layers[0]).down_proj.shape[0]
     return dense, {
         "merged": how,
         "merged_experts": experts,
         "merged_width": wide,
         "merged_on_tokens": sum(map(len, fitted)),
-        "routing_entropy": [round(_entropy(s.mean_weights(experts)), 4) for s in seen],
+        "routing_entropy": [round(entropy_share(s.mean_weights(experts)), 4) for s in seen],
         "kl_to_mixture": mean_kl(moe, dense, texts[::_HELDOUT]),
     }
+
+
+def dense_of(moe: Any, width: int, mlps: list[Mlp]) -> Any:
+    """The mixture's dense sibling with these MLPs and all else as it is, in float32."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**dense_config(moe.config.to_dict(), width))
+    dense = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    state = {name: weight for name, weight in moe.state_dict().items() if name in dense.state_dict()}
+    for i, mlp in enumerate(mlps):
+        of_layer = f"{dense.base_model_prefix}.layers.{i}.mlp"
+        state |= {f"{of_layer}.gate_proj.weight": mlp.gate_WD, f"{of_layer}.up_proj.weight": mlp.up_WD}
+        state[f"{of_layer}.down_proj.weight"] = mlp.down_DW
+    dense.load_state_dict(state)
+    dense.generation_config = copy.deepcopy(moe.generation_config)
+    return dense
 
 
 def experts_of(layer: Any) -> Any:
@@ -180,8 +186,8 @@ def _output(experts: Any, seen: Seen, expert: int) -> Tensor:
     return hidden_MF.square().sum(0).sqrt() * experts.down_proj[expert].float().norm(dim=0)
 
 
-def _entropy(weight_E: Tensor) -> float:
-    """Of the routing, as a share of the largest."""
+def entropy_share(weight_E: Tensor) -> float:
+    """Entropy of a routing, as a share of the largest (1: all experts alike)."""
     p_E = weight_E / weight_E.sum()
     return float(-torch.xlogy(p_E, p_E).sum() / math.log(len(p_E))) if len(p_E) > 1 else 1.0
 

@@ -202,6 +202,13 @@ def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
         plan.parts.append(_student_part(f"specialist {name}", specialist, mix + control, vocabulary))
+        if (mixture := specialist.model.merge_experts) is not None:
+            folder = model_folder(mixture, specialist.model.revision, weights=False)
+            size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+            plan.notes.append(
+                f"specialists.{name}.model.merge_experts: before training, one process loads the whole mixture"
+                + (f" ({size_text(size)})" if size else "")
+            )
     if "generalist" in config.evaluate.against:
         first = next(iter(config.specialists.values()))
         plan.parts.append(_student_part("specialist generalist", first, "all domains equally", vocabulary))

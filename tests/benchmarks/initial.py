@@ -1,6 +1,7 @@
 """Where a student starts: random weights against a mixture's experts made one, and which layers to leave out.
 
 python tests/benchmarks/initial.py [--seeds 3] [--steps 20 80 240] [--model FOLDER] [--teacher-steps 0]
+    [--only experts layers]
 
 The mixture is the quickstart's teacher, or one trained here from other random weights with `--teacher-steps` (1000 made
 the quickstart's, in ten minutes). `--model` is the folder of a real dense model: layers are left out of it too.
@@ -24,6 +25,7 @@ from initial_bench.world import language, train_teacher
 from targets_bench.tables import show
 from transformers import AutoModelForCausalLM
 
+import workers
 from workers.student.continued import continued
 from workers.student.merged_experts import mean_kl
 
@@ -40,11 +42,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 80, 240])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--teacher-steps", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=["experts", "layers"], default=["experts", "layers"])
     args = parser.parse_args()
+    assert Path(workers.__file__).parents[1] == CHECKOUT, f"{workers.__file__} would be measured, not {CHECKOUT}"
     torch.set_num_threads(1)
-    moe = teacher(args.teacher_steps)
-    figures = merge_figures(moe, args.seeds, args.steps)
-    if args.model is not None:
+    figures: dict[str, Any] = {}
+    if "experts" in args.only:
+        figures |= merge_figures(teacher(args.teacher_steps), args.seeds, args.steps)
+    if "layers" in args.only and args.model is not None:
         figures |= layer_figures(args.model, [CHECKOUT / "README.md", CHECKOUT / "workers" / "targets" / "FORMAT.md"])
     print(json.dumps(figures))
 

@@ -202,8 +202,8 @@ def test_the_plan_counts_the_adapters_that_training_makes(
     family: str, targets: list[str], settings: dict[str, Any], save_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = save_model(family, num_hidden_layers=3)
-    source = "merge_experts" if family == "qwen3_moe" else "base"
-    config, lora = ModelConfig(**{source: str(folder), **settings}), LoraConfig(rank=3, targets=targets)
+    source = {"merge_experts": str(folder), "merge": "neurons"} if family == "qwen3_moe" else {"base": str(folder)}
+    config, lora = ModelConfig(**source, **settings), LoraConfig(rank=3, targets=targets)
     make_initial(config, tmp_path, vocabulary=V, seed=0, sample_ids=TEXTS)
     model = load(tmp_path)
     add_adapters(model, lora, 0)

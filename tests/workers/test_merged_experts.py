@@ -173,6 +173,18 @@ def test_neurons_keep_far_more_of_a_trained_mixture_than_the_average_of_its_expe
     _, neurons_facts = merge_experts(moe, "neurons", width, texts)
     assert average_facts["merged_width"] == neurons_facts["merged_width"] == width
     assert 10 * neurons_facts["kl_to_mixture"] < average_facts["kl_to_mixture"] and neurons_facts["kl_to_mixture"] < 0.3
+    assert merge_experts(moe, "auto", None, texts)[1]["merged"] == "neurons"
+
+
+def test_auto_takes_the_average_of_experts_that_are_nearly_copies(tiny_moe: Path) -> None:
+    moe = load(tiny_moe)
+    make_alike(moe)
+    with torch.no_grad():
+        for layer in moe.get_decoder().layers:
+            experts_of(layer).down_proj.add_(0.001 * torch.randn_like(experts_of(layer).down_proj))
+    dense, facts = merge_experts(moe, "auto", None, TEXTS)
+    assert facts["merged"] == "average" and dense.config.intermediate_size == facts["merged_width"] == 48
+    assert facts["kl_to_mixture"] == facts["kl_of_merges"]["average"] < facts["kl_of_merges"]["neurons"]
 
 
 def test_a_merge_of_the_same_mixture_on_the_same_prompts_is_the_same(tiny_moe: Path, tmp_path: Path) -> None:
@@ -245,7 +257,7 @@ def test_what_a_supported_family_cannot_do_is_refused(settings: dict[str, Any], 
 
 
 def test_more_neurons_than_there_are_is_refused(tiny_moe: Path, tmp_path: Path) -> None:
-    config = ModelConfig(merge_experts=str(tiny_moe), merged_width=8 * 48 + 1)
+    config = ModelConfig(merge_experts=str(tiny_moe), merge="neurons", merged_width=8 * 48 + 1)
     with pytest.raises(ValueError, match=r"model\.merged_width: 385 neurons.*384"):
         make_initial(config, tmp_path, vocabulary=V, seed=0, sample_ids=TEXTS)
 

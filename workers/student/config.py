@@ -47,10 +47,11 @@ class ModelConfig(Settings):
     """Hugging Face id, or a folder, of a mixture of experts, normally the teacher, to start from as a dense model: the
     experts of each layer become one MLP, all else is kept."""
 
-    merge: Literal["neurons", "average"] = "neurons"
+    merge: Literal["auto", "neurons", "average"] = "auto"
     """How experts become one MLP. `neurons` takes the neurons that add most on the domain's texts, out of all experts,
     and fits their output weights to what the mixture puts out; `average` is the experts' mean, weighted by how often
-    texts are sent to them. Both are measured on the domain's prompts and the mixture's answers."""
+    texts are sent to them. `auto` makes both and keeps the one with the smaller KL to the mixture. All is measured on
+    the domain's prompts and the mixture's answers."""
 
     merged_width: int | None = Field(default=None, ge=1)
     """Neurons of each MLP that `neurons` makes. None: as many as the experts of one token have together."""
@@ -85,10 +86,10 @@ class ModelConfig(Settings):
             )
         if self.config is not None and self.drop_layers:
             raise ValueError("`drop_layers` goes with `base` or `merge_experts`")
-        if self.merge_experts is None and (self.merge != "neurons" or self.merged_width is not None):
+        if self.merge_experts is None and (self.merge != "auto" or self.merged_width is not None):
             raise ValueError("`merge` and `merged_width` go with `merge_experts`")
-        if self.merge == "average" and self.merged_width is not None:
-            raise ValueError("`merged_width` goes with merge `neurons`: an average is as wide as one expert")
+        if self.merge != "neurons" and self.merged_width is not None:
+            raise ValueError("`merged_width` goes with `merge: neurons`: an average is as wide as one expert")
         if self.config is not None and self.lora is not None:
             raise ValueError("`lora` goes with `base` or `merge_experts`: random weights must all be trained")
         if self.config is not None and "model_type" not in self.config:

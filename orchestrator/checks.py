@@ -15,10 +15,10 @@ from orchestrator.config_file import ConfigFile
 from orchestrator.prompt_sources import RawPrompt, SetAside, assign_splits, read_probes, screen
 from orchestrator.python_function import check_function
 from orchestrator.run_folder import RunFolder
+from orchestrator.student_checks import check_students
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.model_files import (
     expert_count,
-    known_model_type,
     model_folder,
     read_model_config,
     token_ids,
@@ -45,7 +45,7 @@ def check(file: ConfigFile) -> Checked:
     """All checks of a configuration; raises ValueError at the first that fails, naming setting, value and remedy."""
     config, found = file.located(), Checked()
     _check_teachers(config, found)
-    _check_students(config, found)
+    check_students(config, found.tokenizer)
     _check_prompts(config, found)
     _check_what_judges(config)
     check_storage(file)
@@ -113,36 +113,6 @@ def _token_id(folder: Path, token: str) -> int:
     return ids[token]
 
 
-def _check_students(config: RunConfig, found: Checked) -> None:
-    for name, specialist in config.specialists.items():
-        base, where = specialist.model.base, f"specialists.{name}.model"
-        if base is None:
-            _check_architecture(where, (specialist.model.config or {}).get("model_type"))
-            continue
-        try:
-            folder = model_folder(base, specialist.model.revision, weights=False)
-            tokenizer = tokenizer_fingerprint(folder)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if tokenizer != found.tokenizer:
-            teacher = config.teachers[config.first_teacher()].model
-            raise ValueError(
-                f"{where}: the tokenizer of {base!r} ({tokenizer[:12]}) is not the teacher's, {teacher!r} "
-                f"({found.tokenizer[:12]}): its ids would mean other words. Choose a student of the teacher's family"
-            )
-        _check_dropped(where, specialist.model.drop_layers, int(read_model_config(folder).get("num_hidden_layers", 0)))
-        if experts := expert_count(read_model_config(folder)):
-            raise ValueError(f"{where}: {base!r} is a mixture of {experts} experts; students are dense")
-
-
-def _check_architecture(where: str, model_type: object) -> None:
-    if not isinstance(model_type, str) or not known_model_type(model_type):
-        raise ValueError(
-            f"{where}.config.model_type: {model_type!r} is no architecture of the installed transformers; "
-            "take for example qwen3, llama or gemma3_text"
-        )
-
-
 def _check_prompts(config: RunConfig, found: Checked) -> None:
     for name, source in config.prompts.items():
         try:
@@ -204,14 +174,3 @@ def _check_what_judges(config: RunConfig) -> None:
             raise ValueError(f"evaluate.probes: cannot read {config.evaluate.probes!r}: {error.strerror}") from None
     if config.evaluate.truth is not None:
         check_function("evaluate.truth", config.evaluate.truth)
-
-
-def _check_dropped(where: str, drop: int | list[int], layers: int) -> None:
-    if not drop or not layers:
-        return
-    wrong = [i for i in drop if not 0 <= i < layers] if isinstance(drop, list) else not 0 <= drop < layers
-    if wrong or (isinstance(drop, list) and len(set(drop)) >= layers):
-        raise ValueError(
-            f"{where}.drop_layers: {drop} of {layers} layers; give a number below "
-            f"{layers}, or indices 0 to {layers - 1}"
-        )

@@ -34,8 +34,9 @@ class ConfigFile:
         for source in data["prompts"].values():
             source["path"] = _locate(self.base, source["path"])
         for specialist in data["specialists"].values():
-            if specialist["model"]["base"]:
-                specialist["model"]["base"] = _locate(self.base, specialist["model"]["base"])
+            for key in ("base", "merge_experts"):
+                if specialist["model"][key]:
+                    specialist["model"][key] = _locate(self.base, specialist["model"][key])
         for key in ("truth", "probes"):
             if data["evaluate"][key]:
                 data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())

@@ -29,7 +29,8 @@ targets:
   positions: all                    # answer | all: the prompt's own tokens too, for one prefill
 
 defaults:                           # merged into each specialist
-  model: Qwen/Qwen3-1.7B            # a dense model with the teacher's tokenizer
+  model: Qwen/Qwen3-1.7B            # a dense model with the teacher's tokenizer; also {base: …, lora: {rank: 16}},
+                                    # or {merge_experts: Qwen/Qwen3-30B-A3B}: the teacher with its experts made one
   loss: {kl: 1, ce: 0}
   train: {tokens: 20M, batch_tokens: 64k, micro_tokens: 8k, lr: 2e-5, workers: 1, gpus_per_worker: 1, zero: 2}
 

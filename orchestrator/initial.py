@@ -3,6 +3,7 @@ that loads torch once."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -18,8 +19,8 @@ from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
 from workers.student.config import ModelConfig
 
-_SAMPLE_TEXTS, _SAMPLE_TOKENS = 4, 64
-"""Texts, and tokens of each at most, on which dropped layers are chosen."""
+_SAMPLE_TEXTS, _SAMPLE_TOKENS = 96, 192
+"""Texts, and tokens of each at most, on which layers and experts are measured: more tokens than an MLP has neurons."""
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -40,21 +41,34 @@ class Preparer:
 
         storage = open_storage(run_uri)
         torch.set_num_threads(os.cpu_count() or 1)
-        sample = sample_texts(run_uri, domain) if model.drop_layers else []
+        texts, prompts = samples(run_uri, domain, model)
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-            facts = make_initial(model, Path(folder), vocabulary=vocabulary, seed=seed, sample_ids=sample)
+            facts = make_initial(
+                model, Path(folder), vocabulary=vocabulary, seed=seed, sample_ids=texts, prompt_ids=prompts
+            )
             storage.upload_folder(Path(folder), key)
         storage.write(f"{key}.json", json.dumps(facts).encode())
         return facts
 
 
-def sample_texts(run_uri: str, domain: str) -> list[list[int]]:
-    """The beginnings of some training texts of a domain (prompts, with their answers where they are given)."""
+def samples(run_uri: str, domain: str, model: ModelConfig) -> tuple[list[list[int]], list[list[int]]]:
+    """Texts of a domain to measure layers or experts on, and prompts that a mixture of experts is to answer first."""
+    if model.merge_experts is not None:
+        return sample_texts(run_uri, domain)
+    if model.drop_layers:
+        answered, prompts = sample_texts(run_uri, domain)
+        return answered + prompts, []
+    return [], []
+
+
+def sample_texts(run_uri: str, domain: str) -> tuple[list[list[int]], list[list[int]]]:
+    """The beginnings of some training texts of a domain: those whose answer is given, and prompts without one."""
     storage = open_storage(run_uri)
     plan, manifest = read_plan(storage, TRAIN), Manifest(storage, TRAIN)
-    texts: list[list[int]] = []
-    for unit in plan.of_domain(domain):
-        texts += [(p.prompt_ids + (p.answer_ids or []))[:_SAMPLE_TOKENS] for p in manifest.prompts(unit)]
-        if len(texts) >= _SAMPLE_TEXTS:
-            break
-    return sorted(texts, key=len)[-_SAMPLE_TEXTS:]
+    prompts = itertools.chain.from_iterable(manifest.prompts(unit) for unit in plan.of_domain(domain))
+    answered: list[list[int]] = []
+    asked: list[list[int]] = []
+    for prompt in itertools.islice(prompts, _SAMPLE_TEXTS):
+        into = asked if prompt.answer_ids is None else answered
+        into.append((prompt.prompt_ids + (prompt.answer_ids or []))[:_SAMPLE_TOKENS])
+    return answered, asked

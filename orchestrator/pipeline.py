@@ -96,11 +96,14 @@ def make_initial_weights(now: Attempt, preparation: Preparation, vocabulary: int
     """What every student starts from, made where it is missing."""
     for chain in lineup(now.config):
         fact = preparation.initial(chain[0], vocabulary)
-        dropped = ""
+        size = f"{fact['parameters'] / 1e6:.2f} M parameters, {fact['layers']} layers"
+        merged = dropped = ""
+        if "merged" in fact:
+            merged = f", {fact['merged_experts']} experts made {fact['merged_width']} neurons by {fact['merged']} "
+            merged += f"(KL to the mixture {fact['kl_to_mixture']:.3f})"
         if "dropped_layers" in fact:
             dropped = f", layers dropped {fact['dropped_layers']} (KL to base {fact['kl_to_base']:.3f})"
-        size = f"{fact['parameters'] / 1e6:.2f} M parameters, {fact['layers']} layers"
-        now.view.say(f"student {chain[0].name}: {size}{dropped}")
+        now.view.say(f"student {chain[0].name}: {size}{merged}{dropped}")
 
 
 def _lacking(missing: dict[str, list[dict[str, Any]]]) -> str:

@@ -15,7 +15,7 @@ from orchestrator.prompt_sources import RawPrompt, assign_splits
 from orchestrator.text_notes import text_notes
 from workers.evaluation.config import EvaluateConfig
 from workers.model_files import expert_count, model_folder, read_model_config
-from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, model_size, student_size, target_bytes
+from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, linear_layers, model_size, student_size, target_bytes
 from workers.splits import HELDOUT
 from workers.student.config import SpecialistConfig
 from workers.teacher.batches import HEAD_NUMBERS
@@ -202,6 +202,13 @@ def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
         plan.parts.append(_student_part(f"specialist {name}", specialist, mix + control, vocabulary))
+        if (mixture := specialist.model.merge_experts) is not None:
+            folder = model_folder(mixture, specialist.model.revision, weights=False)
+            size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+            plan.notes.append(
+                f"specialists.{name}.model.merge_experts: before training, one process loads the whole mixture"
+                + (f" ({size_text(size)})" if size else "")
+            )
     if "generalist" in config.evaluate.against:
         first = next(iter(config.specialists.values()))
         plan.parts.append(_student_part("specialist generalist", first, "all domains equally", vocabulary))
@@ -212,14 +219,19 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
 
     Measured beside it: a worker of 127 M parameters (ZeRO-1, float32, 49k ids) held 4.2 GB.
     """
-    train, base = specialist.train, specialist.model.base
-    folder = model_folder(base, specialist.model.revision, weights=False) if base else None
+    train, source = specialist.train, specialist.model.source
+    folder = model_folder(source, specialist.model.revision, weights=False) if source else None
     parameters = student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
     width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
     weights = parameters * width // (train.workers if train.zero == 3 else 1)
-    gradients = parameters * 4 // (train.workers if train.zero >= 2 else 1)
-    optimiser = parameters * 12 // train.workers
-    flat = parameters * width // (train.workers if train.zero == 3 else 1)
+    trained, what = parameters, ""
+    if (lora := specialist.model.lora) is not None and folder is not None:
+        sizes = linear_layers(specialist.model, folder, read_model_config(folder))
+        trained = lora.rank * sum(n for name, n in sizes.items() if not lora.targets or name in lora.targets)
+        what = f", {trained / 1e6:.2f} M in adapters"
+    gradients = trained * 4 // (train.workers if train.zero >= 2 else 1)
+    optimiser = trained * 12 // train.workers
+    flat = trained * width // (train.workers if train.zero == 3 else 1)
     logits = 3 * min(CHUNK_TOKENS * vocabulary, CHUNK_NUMBERS) * 4
     return Part(
         name,
@@ -227,7 +239,7 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
         train.cpus_per_worker,
         train.gpus_per_worker,
         weights + gradients + optimiser + flat + logits + _PROCESS_BYTES,
-        f"{parameters / 1e6:.1f} M parameters, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
+        f"{parameters / 1e6:.1f} M parameters{what}, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
         least=train.workers,
     )
 

@@ -69,6 +69,7 @@ def make_job(student: Student, now: Attempt, declared: Contract, *, repairs: boo
             epoch=now.epoch,
             progress=now.board_name,
             repairs=repairs,
+            lora=student.config.model.lora.model_dump() if student.config.model.lora else None,
         )
     )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workers.student.config import ModelConfig
+from workers.student.dense_sibling import active_width, dense_config, expert_width
 from workers.targets.config import TargetsConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -33,20 +35,24 @@ class ModelSize:
 def model_size(folder: Path) -> ModelSize | None:
     """Counted from the headers of a folder's safetensors files; None where there are none (not downloaded yet)."""
     total = experts = 0
+    for name, shape in tensor_shapes(folder).items():
+        count = math.prod(shape)
+        total += count
+        experts += count if any(part in name for part in _EXPERTS) else 0
+    return ModelSize(total, experts) if total else None
+
+
+def tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shape of every tensor of a folder's safetensors files, from their headers."""
+    shapes: dict[str, list[int]] = {}
     for path in folder.glob("*.safetensors"):
         try:
             with path.open("rb") as file:
                 header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         except (struct.error, ValueError, OverflowError, MemoryError):
             raise ValueError(f"model: {str(path)!r} is not a whole safetensors file; fetch it again") from None
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for size in tensor["shape"]:
-                    count *= size
-                total += count
-                experts += count if any(part in name for part in _EXPERTS) else 0
-    return ModelSize(total, experts) if total else None
+        shapes |= {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    return shapes
 
 
 def decoder_parameters(config: dict[str, Any], vocabulary: int) -> int:
@@ -65,13 +71,47 @@ def student_size(
     """Parameters of a student before it is made; None where the base is not downloaded yet."""
     if model.config is not None:
         return decoder_parameters(model.config, vocabulary)
+    if model.merge_experts is not None:
+        return _merged_size(model, base_config, vocabulary) if base_config else None
     size = model_size(folder) if folder is not None else None
     if size is None or base_config is None:
         return decoder_parameters(base_config, vocabulary) if base_config else None
-    dropped = len(model.drop_layers) if isinstance(model.drop_layers, list) else model.drop_layers
-    layers = base_config.get("num_hidden_layers", 0)
+    dropped, layers = _dropped(model), base_config.get("num_hidden_layers", 0)
     embeddings = decoder_parameters({**base_config, "num_hidden_layers": 0}, vocabulary)
     return size.parameters - round((size.parameters - embeddings) * dropped / max(layers, 1))
+
+
+def _merged_size(model: ModelConfig, mixture: dict[str, Any], vocabulary: int) -> int:
+    """Parameters of the dense model that a mixture of experts becomes."""
+    dense = dense_config(mixture, _merged_width(model, mixture))
+    return decoder_parameters({**dense, "num_hidden_layers": dense["num_hidden_layers"] - _dropped(model)}, vocabulary)
+
+
+def _merged_width(model: ModelConfig, mixture: dict[str, Any]) -> int:
+    return expert_width(mixture) if model.merge == "average" else model.merged_width or active_width(mixture)
+
+
+def linear_layers(model: ModelConfig, folder: Path, base_config: dict[str, Any]) -> dict[str, int]:
+    """Linear layers of a student's decoder by name: the sum of inputs and outputs of all of a name, which is what a
+    rank of LoRA costs. Empty where the weights are not downloaded yet."""
+    sums: dict[str, int] = {}
+    layers = int(base_config.get("num_hidden_layers", 0))
+    for name, shape in tensor_shapes(folder).items():
+        if ".layers." in name and name.endswith(".weight") and len(shape) == 2 and not _is_of_experts(name):
+            sums[name.split(".")[-2]] = sums.get(name.split(".")[-2], 0) + sum(shape)
+    if model.merge_experts is not None and sums:
+        sizes = layers * (_merged_width(model, base_config) + int(base_config["hidden_size"]))
+        sums |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), sizes)
+    return {name: size * (layers - _dropped(model)) // max(layers, 1) for name, size in sums.items()}
+
+
+def _is_of_experts(name: str) -> bool:
+    """Whether a tensor is an expert's or a router's."""
+    return any(part in name for part in _EXPERTS) or name.endswith((".gate.weight", ".router.layer.weight"))
+
+
+def _dropped(model: ModelConfig) -> int:
+    return len(model.drop_layers) if isinstance(model.drop_layers, list) else model.drop_layers
 
 
 def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:

@@ -26,7 +26,7 @@ from targets_bench.distributions import Scored
 from targets_bench.tables import show
 from targets_bench.texts import read_texts
 
-from workers.student.initial import drop_layers
+from workers.student.dropped_layers import drop_layers
 
 _LONGEST = 256
 _HELDOUT = 4000

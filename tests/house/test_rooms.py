@@ -47,6 +47,7 @@ IMPORTERS = {
     "s3fs": set(),
     "datasets": {"orchestrator/prompt_sources.py"},
     "accelerate": set(),
+    "peft": {"workers/student/lora.py"},
     "pickle": set(),
     "boto3": set(),
 }

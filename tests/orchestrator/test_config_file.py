@@ -288,6 +288,7 @@ def test_relative_paths_start_from_the_folder_of_the_configuration(
                 },
                 specialists={
                     "near": {"model": "./sub/student", "mix": {"there": 1}},
+                    "merged": {"model": {"merge_experts": "teacher"}, "mix": {"there": 1}},
                     "far": {"model": "Qwen/Qwen3-1.7B", "mix": {"there": 1}},
                 },
                 evaluate={"truth": "lang.py:f", "probes": "probes.jsonl"},
@@ -300,6 +301,7 @@ def test_relative_paths_start_from_the_folder_of_the_configuration(
     located = file.located()
     assert Path(located.teachers["teacher"].model).samefile(home / "teacher")
     assert Path(located.specialists["near"].model.base or "").samefile(home / "sub/student")
+    assert Path(located.specialists["merged"].model.merge_experts or "").samefile(home / "teacher")
     assert located.specialists["far"].model.base == "Qwen/Qwen3-1.7B"
     assert located.answers.filter == f"{located.evaluate.truth.removesuffix('lang.py:f')}sub/keep.py:f"
     paths = {name: source.path for name, source in located.prompts.items()}

@@ -13,8 +13,9 @@ from families import DENSE, SIZES
 
 from workers.student.batching import collate
 from workers.student.config import LossConfig, ModelConfig
+from workers.student.dropped_layers import drop_layers
 from workers.student.fused import HeadTargets, loss_of_logits
-from workers.student.initial import drop_layers, make_initial
+from workers.student.initial import make_initial
 from workers.student.model import DistillationModel, load_causal_lm
 from workers.student.objective import divergence_of
 from workers.student.packing import Layout, Texts

@@ -111,6 +111,18 @@ def test_settings_load_no_heavy_library() -> None:
         ({"config": {"model_type": "llama"}, "drop_layers": [0]}, "`drop_layers` goes with `base`"),
         ({"base": "x", "drop_layers": "two"}, "drop_layers"),
         ({"base": "x", "layers": 2}, "layers"),
+        ({"base": "x", "merge_experts": "y"}, "give either `base`"),
+        ({"merge_experts": "y", "config": {"model_type": "llama"}}, "give either `base`"),
+        ({"base": "x", "merge": "average"}, "go with `merge_experts`"),
+        ({"base": "x", "merged_width": 8}, "go with `merge_experts`"),
+        ({"merge_experts": "x", "merge": "mean"}, "merge"),
+        ({"merge_experts": "x", "merge": "average", "merged_width": 8}, "as wide as one expert"),
+        ({"merge_experts": "x", "merged_width": 8}, "`merge: neurons`"),
+        ({"merge_experts": "x", "merge": "neurons", "merged_width": 0}, "merged_width"),
+        ({"config": {"model_type": "llama"}, "lora": {}}, "`lora` goes with `base`"),
+        ({"base": "x", "lora": {"rank": 0}}, "rank"),
+        ({"base": "x", "lora": {"dropout": 1}}, "dropout"),
+        ({"base": "x", "lora": {"r": 8}}, "r"),
     ],
 )
 def test_wrong_model_settings_are_named(settings: dict[str, Any], named: str) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from two_domains import MIX, fill_store
 
 from cluster.holder import Holder
 from cluster.lease import Fence
 from cluster.storage import LocalStorage, open_storage
-from workers.manifest import read_plan, write_manifest
+from workers.manifest import read_plan
 from workers.student.checkpoint import Checkpoints
 from workers.student.config import LossConfig, ModelConfig, TrainConfig
 from workers.student.initial import make_initial
@@ -26,13 +27,11 @@ from workers.targets.contract import Contract
 from workers.targets.reader import TargetStream
 from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
-from workers.units import Prompt, build_units
 
 MakeTargets = Callable[..., UnitTargets]
 CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]
 
 V, STEPS, BATCH = 300, 4, 120
-MIX = {"a": 0.5, "b": 0.5}
 LOSS = LossConfig(kl=1.0, ce=0.25)
 # Small micro-batches, so that the workers' numbers of them differ; a clip that bites; weight decay.
 TRAIN: dict[str, Any] = {
@@ -145,18 +144,6 @@ def trained(
     (root / "jobs.json").write_text(json.dumps(jobs))
     run_ranks("zero_rank.py", 2, root / "jobs.json")
     return Trained(root, losses, norms, {k: v.detach() for k, v in model.state_dict().items()})
-
-
-def fill_store(storage: LocalStorage, header: StoreHeader, make_targets: MakeTargets, commit: CommitUnit) -> None:
-    """Sparse targets of texts of unequal lengths, in two domains."""
-    rng = np.random.default_rng(0)
-    store = TargetStore(storage, "train")
-    store.create(header)
-    prompts = [Prompt(f"{d}{i}", (d,), "t", 1, 1.0, 1.0, 8, [3], None) for d in MIX for i in range(12)]
-    plan, blocks = build_units(prompts, MIX, 4, 0, "train")
-    write_manifest(storage, plan, blocks)
-    for unit, block in enumerate(blocks):
-        assert commit(store, unit, make_targets(header, rng, [p.id for p in block], rng.integers(2, 25, len(block))))
 
 
 def history(root: Path, name: str) -> list[dict[str, float]]:

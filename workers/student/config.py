@@ -14,6 +14,23 @@ _SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attentio
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class LoraConfig(Settings):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) beside the linear layers of a student's decoder, by peft."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of an adapter's two matrices."""
+
+    alpha: int = Field(default=32, ge=1)
+    """What an adapter adds is multiplied by alpha / rank."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of an adapter's inputs while training."""
+
+    targets: list[str] = []
+    """Names of the linear layers that get one, for example [q_proj, v_proj]. Empty: all of the decoder's layers. The
+    head and the embeddings cannot have one."""
+
+
 class ModelConfig(Settings):
     """Where a student's initial weights come from. A plain string means `base`."""
 
@@ -27,12 +44,34 @@ class ModelConfig(Settings):
     """A transformers configuration (`model_type` and its sizes) to start from random weights. The vocabulary is the
     teacher's tokenizer."""
 
+    merge_experts: str | None = None
+    """Hugging Face id, or a folder, of a mixture of experts, normally the teacher, to start from as a dense model: the
+    experts of each layer become one MLP, all else is kept."""
+
+    merge: Literal["auto", "neurons", "average"] = "auto"
+    """How experts become one MLP. `neurons` takes the neurons that add most on the domain's texts, out of all experts,
+    and fits their output weights to what the mixture puts out; `average` is the experts' mean, weighted by how often
+    texts are sent to them. `auto` makes both and keeps the one with the smaller KL to the mixture. All is measured on
+    the domain's prompts and the mixture's answers."""
+
+    merged_width: int | None = Field(default=None, ge=1)
+    """Neurons of each MLP that `neurons` makes. None: as many as the experts of one token have together."""
+
     drop_layers: int | list[int] = 0
-    """Decoder layers of `base` to leave out: a list of indices, or how many (those whose removal raises the KL to
-    `base` least, measured greedily on the domain's prompts)."""
+    """Decoder layers of `base` or `merge_experts` to leave out: a list of indices, or how many (those whose removal
+    raises the KL to that model least, measured greedily on the domain's prompts)."""
+
+    lora: LoraConfig | None = None
+    """Train low-rank adapters and leave these weights as they are; the trained model has them merged in. None trains
+    all weights."""
 
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+
+    @property
+    def source(self) -> str | None:
+        """The model that the weights come from; None for random ones."""
+        return self.base if self.base is not None else self.merge_experts
 
     @model_validator(mode="before")
     @classmethod
@@ -41,10 +80,19 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
-        if (self.base is None) == (self.config is None):
-            raise ValueError("give either `base` (a model to start from) or `config` (sizes of a new one)")
+        if sum(source is not None for source in (self.base, self.config, self.merge_experts)) != 1:
+            raise ValueError(
+                "give either `base` (a model to start from), `merge_experts` (a mixture to make dense) or `config` "
+                "(sizes of a new one)"
+            )
         if self.config is not None and self.drop_layers:
-            raise ValueError("`drop_layers` goes with `base`")
+            raise ValueError("`drop_layers` goes with `base` or `merge_experts`")
+        if self.merge_experts is None and (self.merge != "auto" or self.merged_width is not None):
+            raise ValueError("`merge` and `merged_width` go with `merge_experts`")
+        if self.merge != "neurons" and self.merged_width is not None:
+            raise ValueError("`merged_width` goes with `merge: neurons`: an average is as wide as one expert")
+        if self.config is not None and self.lora is not None:
+            raise ValueError("`lora` goes with `base` or `merge_experts`: random weights must all be trained")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs a `model_type`, for example qwen3 or llama")
         for name in _SIZES & (self.config or {}).keys():

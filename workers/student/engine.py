@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage import Storage
-from workers.student.config import LossConfig, TrainConfig
+from workers.student.config import LoraConfig, LossConfig, TrainConfig
 
 
-def start_engine(initial: str, train: TrainConfig, loss: LossConfig, storage: Storage) -> tuple[Any, str]:
-    """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device."""
+def start_engine(
+    initial: str,
+    train: TrainConfig,
+    loss: LossConfig,
+    storage: Storage,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+) -> tuple[Any, str]:
+    """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device.
+
+    With `lora`, adapters drawn by `seed` are all that is trained.
+    """
     import deepspeed
     import torch
 
@@ -32,9 +42,14 @@ def start_engine(initial: str, train: TrainConfig, loss: LossConfig, storage: St
             storage.download_folder(initial, Path(folder))
             local = Path(folder)
         causal_lm = load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing)
+    if lora is not None:
+        from workers.student.lora import add_adapters
+
+        add_adapters(causal_lm, lora, seed)
     model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
+    trained = [p for p in model.parameters() if p.requires_grad]
     config = deepspeed_config(train, str(dtype).removeprefix("torch."))
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
     if train.zero == 3 and model.fused:
         keep_whole(engine, list(model.loss_head.parameters()))
     return engine, device

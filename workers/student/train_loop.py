@@ -22,8 +22,9 @@ from cluster.lease import Fence
 from cluster.storage import Storage, open_storage
 from workers.manifest import Manifest, read_plan
 from workers.progress import Reporter
+from workers.randomness import generator
 from workers.splits import TRAIN
-from workers.student.config import LossConfig, TextsConfig, TrainConfig
+from workers.student.config import LoraConfig, LossConfig, TextsConfig, TrainConfig
 from workers.student.engine import start_engine, whole_weights
 from workers.targets.contract import Contract
 from workers.targets.damage import DamagedShard
@@ -54,6 +55,8 @@ class SpecialistJob:
     texts: dict[str, Any] = field(default_factory=dict)
     repairs: bool = False
     """Whether somebody teaches damaged units again while this student waits for them."""
+    lora: dict[str, Any] | None = None
+    """Settings of the adapters that are trained in place of all weights."""
 
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> SpecialistJob:
@@ -106,7 +109,8 @@ class Trainer:
         self.storage: Storage = open_storage(job.run_uri)
         self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
-        self.engine, device = start_engine(job.initial, train, loss, self.storage)
+        self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
+        self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
         self.optimiser = Optimiser(self.engine, device, loss, train)
         self.checkpoints = Checkpoints(self.storage, job.root, self.fence)
         self.step, self.tokens = 0, 0
@@ -139,6 +143,7 @@ class Trainer:
             started = time.time()
             rows = self.stream.next_batch(self.train.batch_tokens)
             read = time.time()
+            self._seed_dropout()
             loss, norm, lr = self.optimiser.step(rows, self.tokens)
             if not math.isfinite(loss):
                 self._save_batch(rows)
@@ -185,6 +190,8 @@ class Trainer:
 
         state = whole_weights(self.engine)
         if self.rank == 0:
+            if self.lora is not None:
+                state = self._take_adapter(state, self.lora)
             with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
                 self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
                 self.fence.check()
@@ -196,6 +203,22 @@ class Trainer:
             self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
         dist.barrier()
         self.report("student", state="done", step=self.step, tokens=self.tokens)
+
+    def _take_adapter(self, state: dict[str, Any], lora: LoraConfig) -> dict[str, Any]:
+        """Keep the adapter beside the model that is made here: the weights with the adapter in them."""
+        from workers.student.lora import merge_adapters, save_adapter
+
+        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+            save_adapter(state, lora, self.job.initial, Path(folder))
+            self.fence.check()
+            self.storage.upload_folder(Path(folder), f"{self.job.root}/adapter")
+        return merge_adapters(state, lora)
+
+    def _seed_dropout(self) -> None:
+        """Of the step and the worker, so that a training that goes on drops what one never stopped would."""
+        import torch
+
+        torch.manual_seed(int(generator(self.job.seed, "dropout", self.step, self.rank).integers(2**63)))
 
     def _note_step(self, loss: float, norm: float, lr: float, asked: float, began: float) -> None:
         """Keep the loss curve and tell the run, now and then. `seconds` are those of the clock in which a step ran."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from workers.student.initial import drop_layers
+from workers.student.dropped_layers import drop_layers
 from workers.student.model import load_causal_lm
 from workers.teacher.engine import TextRequest
 from workers.teacher.generation import pad

@@ -216,19 +216,21 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
     folder = model_folder(base, specialist.model.revision, weights=False) if base else None
     parameters = student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
     width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
-    weights = parameters * width // (train.workers if train.zero == 3 else 1)
-    gradients = parameters * 4 // (train.workers if train.zero >= 2 else 1)
-    optimiser = parameters * 12 // train.workers
-    flat = parameters * width // (train.workers if train.zero == 3 else 1)
+    least, most = train.workers  # the fewer, the more each of them holds
+    weights = parameters * width // (least if train.zero == 3 else 1)
+    gradients = parameters * 4 // (least if train.zero >= 2 else 1)
+    optimiser = parameters * 12 // least
+    flat = parameters * width // (least if train.zero == 3 else 1)
     logits = 3 * CHUNK_TOKENS * vocabulary * 4
     return Part(
         name,
-        train.workers,
+        most,
         train.cpus_per_worker,
         train.gpus_per_worker,
         weights + gradients + optimiser + flat + logits + _PROCESS_BYTES,
-        f"{parameters / 1e6:.1f} M parameters, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
-        least=train.workers,
+        f"{f'{least}-{most} workers; ' if most > least else ''}{parameters / 1e6:.1f} M parameters, "
+        f"ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
+        least=least,
     )
 
 

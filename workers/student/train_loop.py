@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.faults import pause_point
 from cluster.lease import Fence
@@ -29,6 +29,9 @@ from workers.targets.contract import Contract
 from workers.targets.damage import DamagedShard
 from workers.targets.reader import Cursor, TargetRow, TargetStream
 from workers.targets.store import TargetStore
+
+if TYPE_CHECKING:
+    from workers.student.checkpoint import CheckpointPointer
 
 _REPORT_S = 0.5
 """Seconds between two progress events of a worker, at least."""
@@ -97,6 +100,7 @@ class Trainer:
     def __init__(self, job: SpecialistJob, train: TrainConfig, loss: LossConfig) -> None:
         import torch.distributed as dist
 
+        from workers.student.cadence import Cadence
         from workers.student.checkpoint import Checkpoints
 
         self.job, self.train, self.loss = job, train, loss
@@ -106,6 +110,7 @@ class Trainer:
         self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
         self.engine, self.device = start_engine(job.initial, train, self.storage)
         self.checkpoints = Checkpoints(self.storage, job.root, self.fence)
+        self.cadence = Cadence(train, self.rank, self.world, self.device)
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
@@ -130,10 +135,10 @@ class Trainer:
             pause_point("step-done")
             self.step += 1
             self.tokens += sum(r.targets for r in rows)
+            self.cadence.note(loss)
             self._note_step(loss, norm, lr, started, read)
-            if self.step % self.train.checkpoint_steps == 0 and self.tokens < self.train.tokens:
+            if self.cadence.due(self.step) or self.tokens >= self.train.tokens:
                 self._checkpoint()
-        self._checkpoint()
         self._finish()
 
     def _optimise(self, rows: list[TargetRow]) -> tuple[float, float, float]:
@@ -181,10 +186,9 @@ class Trainer:
         return store
 
     def _resume(self) -> Cursor | None:
-        pointer = self.checkpoints.latest()
+        pointer = self.checkpoints.resume(self.engine)
         if pointer is None:
             return None
-        self.checkpoints.load(self.engine, pointer)
         self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
         return Cursor.from_dict(pointer.cursor)
 
@@ -195,28 +199,44 @@ class Trainer:
             self.step,
             self.tokens,
             self.world,
+            self.train.zero,
+            self.cadence.loss,
             self.stream.cursor.to_dict(),
-            self.checkpoints.key(self.step),
+            self.checkpoints.new_key(self.step),
             self.history,
         )
         self.checkpoints.save(self.engine, pointer)
-        self.report("student", state="checkpoint", step=self.step, tokens=self.tokens)
+        self.cadence.restart()
+        self.report("student", state="checkpoint", step=self.step, tokens=self.tokens, loss=pointer.loss)
 
     def _finish(self) -> None:
         """The trained model as a safetensors folder, then the mark that says so. Raises LeaseLost."""
         import torch.distributed as dist
 
+        best = self.checkpoints.best()
+        final_step = best.step if self.train.keep == "best" else self.step
+        if final_step != self.step:
+            self._go_back_to(best)
         state = whole_weights(self.engine)
         if self.rank == 0:
             with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
                 self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
                 self.fence.check()
+                self.storage.delete(f"{self.job.root}/final")  # what a killed upload has left
                 self.storage.upload_folder(Path(folder), f"{self.job.root}/final")
+            pause_point("final-files")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
+            done |= {"final_step": final_step, "best_step": best.step, "best_loss": best.loss}
             self.fence.check()
             self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
         dist.barrier()
-        self.report("student", state="done", step=self.step, tokens=self.tokens)
+        self.report("student", state="done", step=self.step, tokens=self.tokens, final_step=final_step)
+
+    def _go_back_to(self, pointer: CheckpointPointer) -> None:
+        """The weights of an earlier checkpoint, in an engine of their own: DeepSpeed loads into a new one only."""
+        self.engine.destroy()
+        self.engine, _ = start_engine(self.job.initial, self.train, self.storage)
+        self.checkpoints.load(self.engine, pointer)
 
     def _note_step(self, loss: float, norm: float, lr: float, asked: float, began: float) -> None:
         """Keep the loss curve and tell the run, now and then. `seconds` are those of the clock in which a step ran."""

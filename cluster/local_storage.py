@@ -86,6 +86,7 @@ class LocalStorage:
             _sync_file(temporary)
             os.replace(temporary, target)
             keys.append(posixpath.join(key, name))
+            pause_point("file-uploaded")
         for parent in {(self.root / k).parent for k in keys}:
             _sync_folder(parent)
         return keys

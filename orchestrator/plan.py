@@ -223,24 +223,26 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
     folder = model_folder(source, specialist.model.revision, weights=False) if source else None
     parameters = student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
     width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
-    weights = parameters * width // (train.workers if train.zero == 3 else 1)
+    least, most = train.workers  # the fewer, the more each of them holds
+    weights = parameters * width // (least if train.zero == 3 else 1)
     trained, what = parameters, ""
     if (lora := specialist.model.lora) is not None and folder is not None:
         sizes = linear_layers(specialist.model, folder, read_model_config(folder))
         trained = lora.rank * sum(n for name, n in sizes.items() if not lora.targets or name in lora.targets)
         what = f", {trained / 1e6:.2f} M in adapters"
-    gradients = trained * 4 // (train.workers if train.zero >= 2 else 1)
-    optimiser = trained * 12 // train.workers
-    flat = trained * width // (train.workers if train.zero == 3 else 1)
+    gradients = trained * 4 // (least if train.zero >= 2 else 1)
+    optimiser = trained * 12 // least
+    flat = trained * width // (least if train.zero == 3 else 1)
     logits = 3 * min(CHUNK_TOKENS * vocabulary, CHUNK_NUMBERS) * 4
+    workers = f"{least}-{most} workers; " if most > least else ""
     return Part(
         name,
-        train.workers,
+        most,
         train.cpus_per_worker,
         train.gpus_per_worker,
         weights + gradients + optimiser + flat + logits + _PROCESS_BYTES,
-        f"{parameters / 1e6:.1f} M parameters{what}, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
-        least=train.workers,
+        f"{workers}{parameters / 1e6:.1f} M parameters{what}, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
+        least=least,
     )
 
 

@@ -59,7 +59,7 @@ def test_the_rayjob_uses_the_gpus_that_its_nodes_have() -> None:
     for teacher in config.teachers.values():
         assert teacher.ep_size * teacher.gpus_per_rank == gpus["teacher"]
     for specialist in config.specialists.values():
-        assert 0 < specialist.train.workers * specialist.train.gpus_per_worker <= gpus["student"]
+        assert 0 < specialist.train.workers[1] * specialist.train.gpus_per_worker <= gpus["student"]
 
 
 def test_the_settings_in_the_readme_are_accepted() -> None:

@@ -42,7 +42,7 @@ IMPORTERS = {
         "orchestrator/students.py",
         "orchestrator/watch.py",
     },
-    "deepspeed": {"workers/student/engine.py"},
+    "deepspeed": {"workers/student/engine.py", "workers/student/resharding.py"},
     "fsspec": {"cluster/s3_storage.py"},
     "s3fs": set(),
     "datasets": {"orchestrator/prompt_sources.py"},

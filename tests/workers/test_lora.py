@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from two_domains import MIX, fill_store
+from small_students import MIX, fill_store
 
 from cluster.storage import LocalStorage
 from workers.manifest import read_plan

@@ -1,13 +1,17 @@
 """Checkpoints of a specialist: DeepSpeed's state of every rank, the cursor, and a pointer that makes them exist.
 
-Layout below `students/NAME/`: `checkpoints/step-00000200/...` holds files, `log/00000200.json` is the pointer, made by
-create-if-absent after all ranks have written. Ray's own snapshot is overwritten in place, so it is not used.
+Layout below `students/NAME/`: `checkpoints/step-00000200-3f9c01d2/...` holds files, `log/00000200.json` is the pointer,
+made after all ranks have written. Each save has a folder of its own, so that what a killed one left never mixes with a
+later one's; a folder that no pointer names is deleted. Ray's own snapshot is overwritten in place, so it is not used.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,10 @@ import torch.distributed as dist
 from cluster.faults import pause_point
 from cluster.lease import Fence
 from cluster.storage import Storage
+from workers.student.resharding import convert, load_converted
+
+TAG = "state"
+"""DeepSpeed's folder of one checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,12 @@ class CheckpointPointer:
     tokens: int
     """Target tokens trained on."""
     world: int
-    """Workers that wrote it; as many must read it."""
+    """Workers that wrote it."""
+    zero: int
+    """DeepSpeed ZeRO stage that wrote it."""
+    loss: float
+    """Mean training loss of the steps since the checkpoint before. A domain's texts are read once before any is read
+    again, so in the first epoch this is the loss on texts not seen before, close to a held-out one."""
     cursor: dict[str, Any]
     key: str
     history: list[dict[str, float]] = field(default_factory=list)
@@ -35,50 +48,129 @@ class CheckpointPointer:
 
 
 class Checkpoints:
-    """The checkpoints of one specialist."""
+    """The checkpoints of one specialist: the last two and the best one."""
 
     def __init__(self, storage: Storage, root: str, fence: Fence) -> None:
         self._storage, self._root, self._fence = storage, root, fence
 
-    def latest(self) -> CheckpointPointer | None:
-        """The newest complete checkpoint."""
+    def pointers(self) -> list[CheckpointPointer]:
+        """The complete checkpoints, oldest first."""
         keys = self._storage.keys(f"{self._root}/log")
-        return CheckpointPointer(**json.loads(self._storage.read(keys[-1]))) if keys else None
+        return [CheckpointPointer(**json.loads(self._storage.read(key))) for key in keys]
+
+    def resume(self, engine: Any) -> CheckpointPointer | None:
+        """Load the newest complete checkpoint, and delete what killed saves and loads have left. A collective.
+
+        None if there is none. Raises LeaseLost if another driver took the run over.
+        """
+        self._fence.check()
+        pointers = self.pointers() if dist.get_rank() == 0 else []
+        pointer: CheckpointPointer | None = _from_first(pointers[-1] if pointers else None)
+        if pointer is not None:
+            self.load(engine, pointer)
+        self._fence.check()
+        if dist.get_rank() == 0:
+            self._tidy()
+        return pointer
+
+    def best(self) -> CheckpointPointer:
+        """The checkpoint of least loss. A collective; there must be one."""
+        return _from_first(_best(self.pointers()) if dist.get_rank() == 0 else None)
 
     def save(self, engine: Any, pointer: CheckpointPointer) -> None:
-        """Write all ranks' files, then the pointer; older checkpoints but the last two are deleted. A collective.
+        """Write all ranks' files, then the pointer; of older checkpoints the last and the best stay. A collective.
 
         Raises LeaseLost if another driver took the run over: the files and pointers are that one's now.
         """
         self._fence.check()
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-            engine.save_checkpoint(folder, tag="state", client_state={})
+            engine.save_checkpoint(folder, tag=TAG, client_state={})
             self._storage.upload_folder(Path(folder), pointer.key)
         pause_point("checkpoint-files")
         dist.barrier()
         if dist.get_rank() == 0:
-            self._fence.check()
-            self._storage.create(f"{self._root}/log/{pointer.step:08d}.json", json.dumps(asdict(pointer)).encode())
-            self._prune()
+            self._commit(pointer)
+            pause_point("checkpoint-pointer")
+            self._tidy()
         dist.barrier()
 
     def load(self, engine: Any, pointer: CheckpointPointer) -> None:
-        """Put a checkpoint's weights and optimiser state into an engine. Raises ValueError for another world size."""
-        if pointer.world != dist.get_world_size():
+        """Put a checkpoint's weights and optimiser state into a new engine. A collective.
+
+        One of another number of workers, or of ZeRO-1 for ZeRO-2 and the reverse, is converted first. Raises ValueError
+        where ZeRO-3 is on one side only.
+        """
+        zero = engine.zero_optimization_stage()
+        if (pointer.zero == 3) != (zero == 3):
             raise ValueError(
-                f"train.workers: the checkpoint of step {pointer.step} was written by {pointer.world} workers and "
-                f"{dist.get_world_size()} want to read it; set workers to {pointer.world}"
+                f"train.zero: the checkpoint of step {pointer.step} was written by ZeRO-{pointer.zero} and ZeRO-{zero} "
+                f"cannot read it; set zero to {pointer.zero}"
             )
-        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-            self._storage.download_folder(pointer.key, Path(folder))
-            engine.load_checkpoint(folder, tag="state")
+        if (pointer.world, pointer.zero) != (dist.get_world_size(), zero):
+            self._load_resharded(engine, pointer)
+            return
+        with self._local(pointer.key) as folder:
+            engine.load_checkpoint(str(folder), tag=TAG)
             dist.barrier()
 
-    def key(self, step: int) -> str:
-        return f"{self._root}/checkpoints/step-{step:08d}"
+    def new_key(self, step: int) -> str:
+        """Where a save goes, the same on all ranks and never used before. A collective."""
+        return f"{self._root}/checkpoints/step-{step:08d}-{_from_first(secrets.token_hex(4))}"
 
-    def _prune(self) -> None:
-        for key in self._storage.keys(f"{self._root}/log")[:-2]:
-            pointer = CheckpointPointer(**json.loads(self._storage.read(key)))
+    def _load_resharded(self, engine: Any, pointer: CheckpointPointer) -> None:
+        """Rank 0 converts; the others may be on other machines, so the result goes through storage, and is deleted."""
+        key = f"{self.new_key(pointer.step)}-universal"
+        if dist.get_rank() == 0:
+            with self._local(pointer.key) as written, tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+                convert(written / TAG, Path(folder, TAG))
+                self._fence.check()
+                self._storage.upload_folder(Path(folder), key)
+        pause_point("checkpoint-converted")
+        dist.barrier()
+        with self._local(key) as folder:
+            load_converted(engine, folder, TAG)
+            dist.barrier()
+        if dist.get_rank() == 0:
             self._storage.delete(key)
-            self._storage.delete(pointer.key)
+
+    @contextmanager
+    def _local(self, key: str) -> Iterator[Path]:
+        """A checkpoint's folder on this machine."""
+        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+            local = self._storage.local_path(key)
+            if local is None:
+                self._storage.download_folder(key, Path(folder))
+            yield local or Path(folder)
+
+    def _commit(self, pointer: CheckpointPointer) -> None:
+        """Make the pointer. One of the same step is of workers that were thought dead: the same training, but who holds
+        the lease vouches for its own files only."""
+        key, data = f"{self._root}/log/{pointer.step:08d}.json", json.dumps(asdict(pointer)).encode()
+        self._fence.check()
+        if not self._storage.create(key, data):
+            self._fence.check()
+            self._storage.write(key, data)
+
+    def _tidy(self) -> None:
+        """Delete pointers that are neither among the last two nor the best, then all folders that no pointer names."""
+        pointers = self.pointers()
+        kept = [p for p in pointers if p in pointers[-2:] or p == _best(pointers)]
+        for pointer in pointers:
+            if pointer not in kept:
+                self._storage.delete(f"{self._root}/log/{pointer.step:08d}.json")
+        folder = f"{self._root}/checkpoints/"
+        found = {folder + f.key.removeprefix(folder).split("/")[0] for f in self._storage.listing(folder.rstrip("/"))}
+        for key in sorted(found - {p.key for p in kept}):
+            self._storage.delete(key)
+
+
+def _best(pointers: list[CheckpointPointer]) -> CheckpointPointer | None:
+    """The one of least loss; of equal ones the last."""
+    return min(pointers, key=lambda p: (p.loss, -p.step), default=None)
+
+
+def _from_first(value: Any) -> Any:
+    """What rank 0 has, on all ranks."""
+    held = [value]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]

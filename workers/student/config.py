@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.settings import Count, Settings, Share
+from cluster.settings import Count, Range, Settings, Share
 from workers.student.loss_config import LossConfig
 
 _SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"}
@@ -139,8 +139,10 @@ class TrainConfig(Settings):
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0 turns clipping off."""
 
-    workers: int = Field(default=1, ge=1)
-    """Data-parallel workers of this specialist."""
+    workers: Range = (1, 1)
+    """Data-parallel workers of this specialist: a number, or `[min, max]`. With a range it starts as soon as the least
+    have room, grows when there is more, and goes on with fewer where nodes were lost, each time from its last
+    checkpoint. `batch_tokens` is over all workers, so that their number changes nothing but the last bits."""
 
     zero: Literal[1, 2, 3] = 1
     """DeepSpeed ZeRO stage."""
@@ -160,11 +162,20 @@ class TrainConfig(Settings):
     threads_per_worker: int = Field(default=1, ge=1)
     """Threads of a worker's computation on a CPU."""
 
-    checkpoint_steps: int = Field(default=200, ge=1)
-    """Steps between checkpoints. The last one is always written."""
+    checkpoint_steps: int | None = Field(default=200, ge=1)
+    """Steps between checkpoints. Null: none by steps. One after the last step is always written."""
+
+    checkpoint_s: float | None = Field(default=None, gt=0)
+    """Seconds after which a checkpoint is written, beside those of `checkpoint_steps`. Null: none by the clock."""
+
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the final model: those after the last step, or those of the checkpoint whose mean training
+    loss since the checkpoint before was least. In the first epoch texts are new, so that loss is close to a held-out
+    one; later it is not. The last two checkpoints and the best one are kept."""
 
     max_failures: int = Field(default=0, ge=0)
-    """Times the specialist is started again, from its last checkpoint, after a worker died."""
+    """Times the specialist is started again, from its last checkpoint, after a worker died. With a range of `workers`
+    a worker whose node is lost counts too; growing, and an attempt to start that finds no room, do not."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""

@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.faults import pause_point
 from cluster.lease import Fence
@@ -30,6 +30,9 @@ from workers.targets.contract import Contract
 from workers.targets.damage import DamagedShard
 from workers.targets.reader import Cursor, Shape, TargetRow, TargetStream
 from workers.targets.store import TargetStore
+
+if TYPE_CHECKING:
+    from workers.student.checkpoint import CheckpointPointer
 
 _REPORT_S = 0.5
 """Seconds between two progress events of a worker, at least."""
@@ -101,6 +104,7 @@ class Trainer:
     def __init__(self, job: SpecialistJob, train: TrainConfig, loss: LossConfig) -> None:
         import torch.distributed as dist
 
+        from workers.student.cadence import Cadence
         from workers.student.checkpoint import Checkpoints
         from workers.student.step import Optimiser
 
@@ -113,6 +117,7 @@ class Trainer:
         self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
         self.optimiser = Optimiser(self.engine, device, loss, train)
         self.checkpoints = Checkpoints(self.storage, job.root, self.fence)
+        self.cadence = Cadence(train, self.rank, self.world, device)
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
@@ -151,10 +156,10 @@ class Trainer:
             pause_point("step-done")
             self.step += 1
             self.tokens += sum(r.targets for r in rows)
+            self.cadence.note(loss)
             self._note_step(loss, norm, lr, started, read)
-            if self.step % self.train.checkpoint_steps == 0 and self.tokens < self.train.tokens:
+            if self.cadence.due(self.step) or self.tokens >= self.train.tokens:
                 self._checkpoint()
-        self._checkpoint()
         self._finish()
 
     def _open_store(self) -> TargetStore:
@@ -163,10 +168,9 @@ class Trainer:
         return store
 
     def _resume(self) -> Cursor | None:
-        pointer = self.checkpoints.latest()
+        pointer = self.checkpoints.resume(self.engine)
         if pointer is None:
             return None
-        self.checkpoints.load(self.engine, pointer)
         self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
         return Cursor.from_dict(pointer.cursor)
 
@@ -177,17 +181,24 @@ class Trainer:
             self.step,
             self.tokens,
             self.world,
+            self.train.zero,
+            self.cadence.loss,
             self.stream.cursor.to_dict(),
-            self.checkpoints.key(self.step),
+            self.checkpoints.new_key(self.step),
             self.history,
         )
         self.checkpoints.save(self.engine, pointer)
-        self.report("student", state="checkpoint", step=self.step, tokens=self.tokens)
+        self.cadence.restart()
+        self.report("student", state="checkpoint", step=self.step, tokens=self.tokens, loss=pointer.loss)
 
     def _finish(self) -> None:
         """The trained model as a safetensors folder, then the mark that says so. Raises LeaseLost."""
         import torch.distributed as dist
 
+        best = self.checkpoints.best()
+        final_step = best.step if self.train.keep == "best" else self.step
+        if final_step != self.step:
+            self._go_back_to(best)
         state = whole_weights(self.engine)
         if self.rank == 0:
             if self.lora is not None:
@@ -195,14 +206,24 @@ class Trainer:
             with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
                 self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
                 self.fence.check()
+                self.storage.delete(f"{self.job.root}/final")  # what a killed upload has left
                 self.storage.upload_folder(Path(folder), f"{self.job.root}/final")
+            pause_point("final-files")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
             done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
             done |= {"texts_set_aside": self.stream.cursor.set_aside}
+            done |= {"final_step": final_step, "best_step": best.step, "best_loss": best.loss}
             self.fence.check()
             self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
         dist.barrier()
-        self.report("student", state="done", step=self.step, tokens=self.tokens)
+        self.report("student", state="done", step=self.step, tokens=self.tokens, final_step=final_step)
+
+    def _go_back_to(self, pointer: CheckpointPointer) -> None:
+        """The weights of an earlier checkpoint, in an engine of their own: DeepSpeed loads into a new one only."""
+        self.engine.destroy()
+        loss = LossConfig.model_validate(self.job.loss)
+        self.engine, _ = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
+        self.checkpoints.load(self.engine, pointer)
 
     def _take_adapter(self, state: dict[str, Any], lora: LoraConfig) -> dict[str, Any]:
         """Keep the adapter beside the model that is made here: the weights with the adapter in them."""

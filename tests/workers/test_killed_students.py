@@ -1,0 +1,136 @@
+"""Students whose workers are killed at any point and go on: as many to the same bits, more or fewer to the same losses.
+
+The workers are real processes that are sent SIGKILL. What was killed first, second, ... is in LIVES.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_students import CommitUnit, MakeTargets, V, fill_store, make_student, student_job
+
+from cluster.storage import LocalStorage
+from workers.targets.schema import StoreHeader
+
+STEPS, BATCH = 6, 100
+TRAIN: dict[str, Any] = {
+    "batch_tokens": BATCH,
+    "tokens": BATCH * STEPS - BATCH // 2,
+    "micro_tokens": 48,
+    "lr": 3e-3,
+    "warmup": 0.3,
+    "weight_decay": 0.1,
+    "clip": 0.2,
+    "checkpoint_steps": 2,
+}
+
+Life = tuple[int, str | None]
+"""Workers, and the point at which they are killed."""
+
+WHOLE: list[Life] = [(2, None)]
+KILLED: list[Life] = [
+    (2, "step-done:1"),  # nothing was saved
+    (2, "file-uploaded:2"),  # some files of the first checkpoint
+    (2, "checkpoint-files:1"),  # all its files, and no pointer
+    (2, "checkpoint-pointer:2"),  # the second one's pointer, nothing tidied
+    (2, "step-done:1"),
+    (2, "final-files"),  # the trained model, and no mark that it is whole
+    (2, "file-uploaded:1"),  # some files of the trained model
+    (2, None),
+]
+LIVES: dict[str, list[Life]] = {
+    "whole": WHOLE,
+    "shrunk": [(2, "step-done:4"), (1, None)],
+    "grown": [(1, "step-done:4"), (2, None)],
+}
+
+
+class Students:
+    """Their folder, and a way to let them live."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.storage = root, LocalStorage(root)
+        self._lives: list[dict[str, Any]] = []
+
+    def add(self, name: str, zero: int, lives: list[Life], **train: Any) -> None:
+        job = student_job(self.root, name, {"kl": 1.0, "ce": 0.25}, {**TRAIN, "zero": zero, **train})
+        self._lives += [{"job": job, "ranks": ranks, "pause": pause} for ranks, pause in lives]
+
+    def live(self) -> None:
+        (self.root / "lives.json").write_text(json.dumps(self._lives))
+        self._lives = []
+        program = str(Path(__file__).with_name("lives.py"))
+        done = subprocess.run(
+            [sys.executable, program, str(self.root / "lives.json")], capture_output=True, text=True, timeout=500
+        )
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+    def done(self, name: str) -> dict[str, Any]:
+        return json.loads(self.storage.read(f"students/{name}/done.json"))
+
+    def weights(self, name: str) -> bytes:
+        return self.storage.read(f"students/{name}/final/model.safetensors")
+
+    def losses(self, name: str) -> list[float]:
+        assert [s["step"] for s in self.done(name)["history"]] == list(range(1, STEPS + 1))
+        return [s["loss"] for s in self.done(name)["history"]]
+
+    def pointers(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(self.storage.read(key)) for key in self.storage.keys(f"students/{name}/log")]
+
+    def folders(self, name: str) -> set[str]:
+        """Keys of the folders with checkpoints."""
+        found = self.storage.listing(f"students/{name}/checkpoints")
+        return {"/".join(f.key.split("/")[:4]) for f in found}
+
+
+@pytest.fixture(scope="module")
+def empty(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_header: Callable[..., StoreHeader],
+    make_targets: MakeTargets,
+    commit: CommitUnit,
+) -> Students:
+    root = tmp_path_factory.mktemp("run")
+    fill_store(LocalStorage(root), make_header(vocabulary=V), make_targets, commit)
+    make_student(root)
+    return Students(root)
+
+
+@pytest.fixture(scope="module")
+def students(empty: Students) -> Students:
+    for zero in (1, 2, 3):
+        for kind, lives in LIVES.items():
+            empty.add(f"{kind}-{zero}", zero, lives)
+    for zero in (1, 3):
+        empty.add(f"killed-{zero}", zero, KILLED)
+    empty.live()
+    return empty
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["shrunk", "grown"])
+def test_another_number_of_workers_goes_on_with_the_same_losses(kind: str, zero: int, students: Students) -> None:
+    whole = students.losses(f"whole-{zero}")
+    assert max(whole) - min(whole) > 0.01
+    np.testing.assert_allclose(students.losses(f"{kind}-{zero}"), whole, atol=1e-4)
+    assert students.done(f"{kind}-{zero}")["workers"] == {"shrunk": 1, "grown": 2}[kind]
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_killed_anywhere_ends_with_the_same_bits(zero: int, students: Students) -> None:
+    assert students.done(f"killed-{zero}") == students.done(f"whole-{zero}")
+    files = students.storage.listing(f"students/whole-{zero}/final")
+    assert {f.key.split("/")[-1] for f in files} >= {"model.safetensors", "config.json"}
+    for file in files:
+        other = file.key.replace("whole", "killed")
+        assert students.storage.read(other) == students.storage.read(file.key), other
+    assert len(students.storage.listing(f"students/killed-{zero}/final")) == len(files)

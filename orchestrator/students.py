@@ -85,7 +85,7 @@ class Supervisor:
         from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
         train = jobs[0]["train"]
-        gpu = train["gpus_per_worker"] > 0
+        gpu, (least, most) = train["gpus_per_worker"] > 0, train["workers"]
         resources = {"CPU": train["cpus_per_worker"]} | ({"GPU": train["gpus_per_worker"]} if gpu else {})
         filesystem, path = open_storage(jobs[0]["run_uri"]).arrow_filesystem("ray_train")
         trainer = TorchTrainer(
@@ -93,7 +93,7 @@ class Supervisor:
             train_loop_config={"jobs": jobs},
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=train["workers"],
+                num_workers=least if least == most else (least, most),
                 use_gpu=gpu,
                 resources_per_worker=resources,
                 label_selector=train["label_selector"] or None,

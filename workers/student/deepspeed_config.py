@@ -22,6 +22,7 @@ def deepspeed_config(train: TrainConfig, dtype: str) -> dict[str, Any]:
                 "betas": list(train.betas),
                 "weight_decay": train.weight_decay,
                 "torch_adam": True,
+                "fused": True,  # one pass over weights, gradients and moments
             },
         },
         "zero_optimization": {"stage": train.zero},

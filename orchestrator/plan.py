@@ -215,7 +215,7 @@ def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
 
 
 def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary: int) -> Part:
-    """Weights, gradients, AdamW's two states, DeepSpeed's flat copies, logits of a chunk; activations are left out.
+    """Weights, gradients, AdamW's two states, ZeRO's flat copies, logits of a chunk; activations are left out.
 
     Measured beside it: a worker of 127 M parameters (ZeRO-1, float32, 49k ids) held 4.2 GB.
     """
@@ -224,24 +224,26 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
     parameters = student_size(specialist.model, folder, read_model_config(folder) if folder else None, vocabulary) or 0
     width = 2 if train.dtype == "bfloat16" or (train.dtype == "auto" and train.gpus_per_worker) else 4
     least, most = train.workers  # the fewer, the more each of them holds
-    weights = parameters * width // (least if train.zero == 3 else 1)
+    stage = train.zero_stage(least, "float32" if width == 4 else "bfloat16")
+    weights = parameters * width // (least if stage == 3 else 1)
     trained, what = parameters, ""
     if (lora := specialist.model.lora) is not None and folder is not None:
         sizes = linear_layers(specialist.model, folder, read_model_config(folder))
         trained = lora.rank * sum(n for name, n in sizes.items() if not lora.targets or name in lora.targets)
         what = f", {trained / 1e6:.2f} M in adapters"
-    gradients = trained * 4 // (least if train.zero >= 2 else 1)
-    optimiser = trained * 12 // least
-    flat = trained * width // (least if train.zero == 3 else 1)
+    gradients = trained * 4 // (least if stage >= 2 else 1)
+    optimiser = trained * (12 if stage else 8) // least
+    flat = trained * width // (least if stage == 3 else 1) if stage else 0
     logits = 3 * min(CHUNK_TOKENS * vocabulary, CHUNK_NUMBERS) * 4
     workers = f"{least}-{most} workers; " if most > least else ""
+    shared = f"ZeRO-{stage}" if stage else "no ZeRO"
     return Part(
         name,
         most,
         train.cpus_per_worker,
         train.gpus_per_worker,
         weights + gradients + optimiser + flat + logits + _PROCESS_BYTES,
-        f"{workers}{parameters / 1e6:.1f} M parameters{what}, ZeRO-{train.zero}, {train.tokens:,} tokens of {diet}",
+        f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of {diet}",
         least=least,
     )
 

@@ -103,10 +103,11 @@ def test_parameters_and_memory_of_a_student(project: Any) -> None:
     project.set("defaults.train", {"tokens": 1000, "workers": 2, "zero": 3})
     two = part(planned(project), "specialist legal")
     assert two.count == two.least == 2
-    # Weights, a flat copy, gradients, a master copy and two moments, 4 bytes each: ZeRO-3 halves them all.
-    assert one.memory - two.memory == parameters * 24 // 2
+    # One alone holds weights, gradients and two moments, 4 bytes each. ZeRO adds a flat copy and a master copy: stage 3
+    # halves all six, stage 1 the master copy and the moments.
+    assert one.memory - two.memory == parameters * (16 - 24 // 2)
     project.set("defaults.train.zero", 1)
-    assert one.memory - part(planned(project), "specialist legal").memory == parameters * 12 // 2
+    assert one.memory - part(planned(project), "specialist legal").memory == parameters * (16 - 12 - 12 // 2)
 
 
 def test_memory_of_a_teacher_shares_its_experts(project: Any) -> None:

@@ -45,6 +45,7 @@ KILLED: list[Life] = [
     (2, "file-uploaded:1"),  # some files of the trained model
     (2, None),
 ]
+KILLED_ALONE: list[Life] = [(1, point) for _, point in KILLED]
 LIVES: dict[str, list[Life]] = {
     "whole": WHOLE,
     "shrunk": [(2, "step-done:4"), (1, None)],
@@ -59,7 +60,7 @@ class Students:
         self.root, self.storage = root, LocalStorage(root)
         self._lives: list[dict[str, Any]] = []
 
-    def add(self, name: str, zero: int, lives: list[Life], **train: Any) -> None:
+    def add(self, name: str, zero: int | str, lives: list[Life], **train: Any) -> None:
         job = student_job(self.root, name, {"kl": 1.0, "ce": 0.25}, {**TRAIN, "zero": zero, **train})
         self._lives += [{"job": job, "ranks": ranks, "pause": pause} for ranks, pause in lives]
 
@@ -107,26 +108,33 @@ def empty(
 
 @pytest.fixture(scope="module")
 def students(empty: Students) -> Students:
-    for zero in (1, 2, 3):
+    for zero in (1, 2, 3, "auto"):
         for kind, lives in LIVES.items():
             empty.add(f"{kind}-{zero}", zero, lives)
     for zero in (1, 3):
         empty.add(f"killed-{zero}", zero, KILLED)
+    empty.add("whole-alone", "auto", [(1, None)])
+    empty.add("killed-alone", "auto", KILLED_ALONE)
     empty.live()
     return empty
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("zero", [1, 2, 3, "auto"])
 @pytest.mark.parametrize("kind", ["shrunk", "grown"])
-def test_another_number_of_workers_goes_on_with_the_same_losses(kind: str, zero: int, students: Students) -> None:
+def test_another_number_of_workers_goes_on_with_the_same_losses(kind: str, zero: int | str, students: Students) -> None:
     whole = students.losses(f"whole-{zero}")
     assert max(whole) - min(whole) > 0.01
     np.testing.assert_allclose(students.losses(f"{kind}-{zero}"), whole, atol=1e-4)
     assert students.done(f"{kind}-{zero}")["workers"] == {"shrunk": 1, "grown": 2}[kind]
 
 
-@pytest.mark.parametrize("zero", [1, 3])
-def test_killed_anywhere_ends_with_the_same_bits(zero: int, students: Students) -> None:
+def test_a_worker_that_is_alone_partitions_nothing_and_two_share_the_optimisers_state(students: Students) -> None:
+    assert {p["zero"] for p in students.pointers("whole-alone")} == {0}
+    assert {p["zero"] for p in students.pointers("grown-auto")} == {1}
+
+
+@pytest.mark.parametrize("zero", [1, 3, "alone"])
+def test_killed_anywhere_ends_with_the_same_bits(zero: int | str, students: Students) -> None:
     assert students.done(f"killed-{zero}") == students.done(f"whole-{zero}")
     files = students.storage.listing(f"students/whole-{zero}/final")
     assert {f.key.split("/")[-1] for f in files} >= {"model.safetensors", "config.json"}

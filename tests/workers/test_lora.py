@@ -108,7 +108,7 @@ def trained(
     make_targets: Callable[..., UnitTargets],
     commit: Callable[[TargetStore, int, UnitTargets], bool],
 ) -> Trained:
-    """One pair of processes trains adapters with ZeRO 1, 2 and 3, and goes on from checkpoints."""
+    """One pair of processes trains adapters with ZeRO 1, 2 and 3, and goes on from checkpoints; then one alone does."""
     root = tmp_path_factory.mktemp("run")
     storage = LocalStorage(root)
     fill_store(storage, make_header(vocabulary=V), make_targets, commit)
@@ -116,7 +116,7 @@ def trained(
     budget, losses, weights = plain_training(storage, root / "initial")
     header = TargetStore(storage, "train").header
 
-    def job(name: str, zero: int, lora: LoraConfig, **extra: Any) -> dict[str, Any]:
+    def job(name: str, zero: int | str, lora: LoraConfig, **extra: Any) -> dict[str, Any]:
         return {
             "name": name,
             "run_uri": str(root),
@@ -137,6 +137,11 @@ def trained(
     jobs += [job(f"resumed-{zero}", zero, SOME, killed={"source": f"some-{zero}", "step": 2}) for zero in (1, 3)]
     (root / "jobs.json").write_text(json.dumps(jobs))
     run_ranks("zero_rank.py", 2, root / "jobs.json")
+    jobs = [job("alone", "auto", LORA), job("some-auto", "auto", SOME)]
+    jobs += [job("resumed-auto", "auto", SOME, killed={"source": "some-auto", "step": 2})]
+    jobs += [job("shrunk", "auto", LORA, killed={"source": "zero-1", "step": 2})]
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    run_ranks("zero_rank.py", 1, root / "jobs.json")
     return Trained(root, losses, weights)
 
 
@@ -144,15 +149,15 @@ def history(root: Path, name: str) -> list[dict[str, float]]:
     return json.loads((root / "students" / name / "done.json").read_text())["history"]
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
-def test_losses_and_merged_weights_are_those_of_peft_in_a_plain_loop(zero: int, trained: Trained) -> None:
-    losses = [s["loss"] for s in history(trained.root, f"zero-{zero}")]
+@pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3", "alone", "shrunk"])
+def test_losses_and_merged_weights_are_those_of_peft_in_a_plain_loop(name: str, trained: Trained) -> None:
+    losses = [s["loss"] for s in history(trained.root, name)]
     assert len(losses) == STEPS and abs(losses[0] - losses[-1]) > 0.01
     np.testing.assert_allclose(losses, trained.losses, atol=1e-4)
-    final = load(trained.root / "students" / f"zero-{zero}" / "final").state_dict()
+    final = load(trained.root / "students" / name / "final").state_dict()
     assert final.keys() == trained.weights.keys()
-    for name, weight in trained.weights.items():
-        torch.testing.assert_close(final[name], weight, atol=2e-4, rtol=0, msg=name)
+    for key, weight in trained.weights.items():
+        torch.testing.assert_close(final[key], weight, atol=2e-4, rtol=0, msg=key)
 
 
 @pytest.mark.parametrize("name, targets", [("zero-2", None), ("zero-3", None), ("some-1", {"q_proj", "down_proj"})])
@@ -164,8 +169,8 @@ def test_linear_layers_change_and_nothing_else_does(name: str, targets: set[str]
     assert changed == {key for key in linear if targets is None or key.split(".")[-2] in targets}
 
 
-@pytest.mark.parametrize("zero", [1, 3])
-def test_a_resumed_training_is_one_never_stopped_dropout_and_all(zero: int, trained: Trained) -> None:
+@pytest.mark.parametrize("zero", [1, 3, "auto"])
+def test_a_resumed_training_is_one_never_stopped_dropout_and_all(zero: int | str, trained: Trained) -> None:
     assert history(trained.root, f"resumed-{zero}") == history(trained.root, f"some-{zero}")
     for file in ("final/model.safetensors", "adapter/adapter_model.safetensors"):
         whole, resumed = (trained.root / "students" / f"{name}-{zero}" / file for name in ("some", "resumed"))
@@ -193,6 +198,23 @@ def test_only_adapters_have_optimiser_state(trained: Trained) -> None:
     states = [torch.load(file, weights_only=False)["optimizer_state_dict"]["base_optimizer_state"] for file in files]
     moments = sum(group["exp_avg"].numel() for state in states for group in state["state"].values())
     assert adapters <= moments < adapters + 1000 < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3", "alone"])
+def test_checkpoints_hold_no_frozen_weights(name: str, trained: Trained) -> None:
+    files = list((trained.root / "students" / name / "checkpoints").rglob("*.pt"))
+    held = [t for file in files for t in _tensors(torch.load(file, weights_only=False))]
+    frozen = [p.numel() for p in load(trained.root / "initial").parameters()]
+    assert held and max(t.numel() for t in held) < max(frozen)
+    states = [torch.load(file, weights_only=False) for file in files if "model_states" in file.name]
+    assert states and all("lora_" in n for state in states for n in state["module"])
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [t for v in inner for t in _tensors(v)]
 
 
 @pytest.mark.parametrize("settings", [{}, {"drop_layers": 1}], ids=["whole", "dropped"])

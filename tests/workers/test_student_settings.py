@@ -66,31 +66,42 @@ def test_shapes_of_the_decays() -> None:
 def test_deepspeed_gets_what_the_settings_say() -> None:
     for zero in (1, 2, 3):
         train = TrainConfig(zero=zero, lr=1e-3, clip=0.7, weight_decay=0.02, betas=(0.8, 0.9))
-        config = deepspeed_config(train, "float32")
+        config = deepspeed_config(train, "float32", 1)
         assert config["zero_optimization"]["stage"] == zero
         assert config["gradient_clipping"] == 0.7
         parameters = config["optimizer"]["params"]
         assert parameters["lr"] == 1e-3 and parameters["weight_decay"] == 0.02 and parameters["betas"] == [0.8, 0.9]
         assert config["gradient_accumulation_steps"] == config["train_micro_batch_size_per_gpu"] == 1
         assert "bf16" not in config and "fp16" not in config
-    assert deepspeed_config(TrainConfig(), "bfloat16")["bf16"] == {"enabled": True}
+    assert deepspeed_config(TrainConfig(), "bfloat16", 1)["bf16"] == {"enabled": True}
+
+
+@pytest.mark.parametrize(
+    "workers, dtype, stage", [(1, "float32", 0), (1, "bfloat16", 1), (2, "float32", 1), (8, "bfloat16", 1)]
+)
+def test_only_one_worker_in_float32_shares_nothing_unless_it_is_told_to(workers: int, dtype: str, stage: int) -> None:
+    config = deepspeed_config(TrainConfig(), dtype, workers)
+    assert config["zero_optimization"]["stage"] == stage
+    # What is left out there is the optimiser's own work.
+    assert ("optimizer" in config) == ("gradient_clipping" in config) == bool(stage)
+    assert deepspeed_config(TrainConfig(zero=3), dtype, workers)["zero_optimization"]["stage"] == 3
 
 
 def test_the_deepspeed_config_is_pure() -> None:
     """Same in, same out, whatever DeepSpeed did with the last one; and JSON."""
     train = TrainConfig(zero=2)
-    first = deepspeed_config(train, "bfloat16")
+    first = deepspeed_config(train, "bfloat16", 1)
     text = json.dumps(first)
     first["zero_optimization"]["stage"] = 0
     first["optimizer"]["params"].clear()
     first["bf16"]["enabled"] = False
-    assert json.dumps(deepspeed_config(train, "bfloat16")) == text
+    assert json.dumps(deepspeed_config(train, "bfloat16", 1)) == text
 
 
 def test_settings_load_no_heavy_library() -> None:
     program = (
         "import sys; from workers.student.config import TrainConfig; from workers.student.schedule import *;"
-        "from workers.student.deepspeed_config import deepspeed_config; deepspeed_config(TrainConfig(), 'float32');"
+        "from workers.student.deepspeed_config import deepspeed_config; deepspeed_config(TrainConfig(), 'float32', 1);"
         "import workers.teacher.config, workers.targets.config, workers.targets.schema, workers.evaluation.config;"
         "print(sorted({'torch', 'deepspeed', 'transformers', 'ray'} & set(sys.modules)))"
     )

@@ -1,4 +1,4 @@
-"""Training over two workers at each ZeRO stage, against a plain loop: torch's AdamW, clipping, whole batches."""
+"""Training by one and two workers at each ZeRO stage, against a plain loop: torch's AdamW, clipping, whole batches."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def trained(
     make_targets: MakeTargets,
     commit: CommitUnit,
 ) -> Trained:
-    """One pair of processes trains with ZeRO 1, 2 and 3, goes on from checkpoints, and works for a late driver."""
+    """Two processes train with ZeRO 1, 2 and 3, go on from checkpoints, and work for a late driver; then one alone."""
     root = tmp_path_factory.mktemp("run")
     storage = LocalStorage(root)
     fill_store(storage, make_header(vocabulary=V), make_targets, commit)
@@ -103,7 +103,7 @@ def trained(
     budget = sum(r.targets for rows in batches(storage) for r in rows)
     losses, norms, model = plain_training(storage, root / "initial", budget)
 
-    def job(name: str, zero: int, **extra: Any) -> dict[str, Any]:
+    def job(name: str, zero: int | str, **extra: Any) -> dict[str, Any]:
         return student_job(root, name, LOSS.model_dump(), {**TRAIN, "tokens": budget, "zero": zero}, **extra)
 
     jobs = [job(f"zero-{zero}", zero) for zero in (1, 2, 3)]
@@ -112,6 +112,10 @@ def trained(
     storage.create("attempts/0006.json", Holder.this_process().to_bytes())
     (root / "jobs.json").write_text(json.dumps(jobs))
     run_ranks("zero_rank.py", 2, root / "jobs.json")
+    jobs = [job(f"alone-{zero}", zero) for zero in (1, 2, 3, "auto")]
+    jobs += [job("resumed-auto", "auto", killed={"source": "alone-auto", "step": 2})]
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    run_ranks("zero_rank.py", 1, root / "jobs.json")
     return Trained(root, losses, norms, {k: v.detach() for k, v in model.state_dict().items()})
 
 
@@ -119,35 +123,37 @@ def history(root: Path, name: str) -> list[dict[str, float]]:
     return json.loads((root / "students" / name / "done.json").read_text())["history"]
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
-def test_losses_and_gradient_norms_are_those_of_a_plain_loop(zero: int, trained: Trained) -> None:
-    steps = history(trained.root, f"zero-{zero}")
+NAMES = ["zero-1", "zero-2", "zero-3", "alone-1", "alone-2", "alone-3", "alone-auto"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradient_norms_are_those_of_a_plain_loop(name: str, trained: Trained) -> None:
+    steps = history(trained.root, name)
     assert [s["step"] for s in steps] == [1, 2, 3, 4]
     assert max(trained.losses) - min(trained.losses) > 0.01 and min(trained.norms) > TRAIN["clip"]
     np.testing.assert_allclose([s["loss"] for s in steps], trained.losses, atol=1e-5)
     np.testing.assert_allclose([s["grad_norm"] for s in steps], trained.norms, rtol=1e-4)
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
-def test_the_saved_model_is_that_of_a_plain_loop(zero: int, trained: Trained) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_the_saved_model_is_that_of_a_plain_loop(name: str, trained: Trained) -> None:
     """Whole weights as safetensors, under the names that transformers loads."""
     from transformers import AutoModelForCausalLM
 
-    saved = AutoModelForCausalLM.from_pretrained(trained.root / "students" / f"zero-{zero}" / "final").state_dict()
+    saved = AutoModelForCausalLM.from_pretrained(trained.root / "students" / name / "final").state_dict()
     first = AutoModelForCausalLM.from_pretrained(trained.root / "initial").state_dict()
     assert saved.keys() == trained.weights.keys()
-    for name, weight in trained.weights.items():
-        assert (first[name] - weight).abs().max() > 1e-4, name
-        torch.testing.assert_close(saved[name], weight, atol=1e-4, rtol=0, msg=name)
+    for key, weight in trained.weights.items():
+        assert (first[key] - weight).abs().max() > 1e-4, key
+        torch.testing.assert_close(saved[key], weight, atol=1e-4, rtol=0, msg=key)
 
 
-@pytest.mark.parametrize("zero", [1, 3])
-def test_a_resumed_training_is_one_never_stopped(zero: int, trained: Trained) -> None:
-    whole, resumed = (history(trained.root, f"{name}-{zero}") for name in ("zero", "resumed"))
-    assert resumed == whole
-    files = [
-        trained.root / "students" / f"{name}-{zero}" / "final" / "model.safetensors" for name in ("zero", "resumed")
-    ]
+@pytest.mark.parametrize(
+    "whole, resumed", [("zero-1", "resumed-1"), ("zero-3", "resumed-3"), ("alone-auto", "resumed-auto")]
+)
+def test_a_resumed_training_is_one_never_stopped(whole: str, resumed: str, trained: Trained) -> None:
+    assert history(trained.root, resumed) == history(trained.root, whole)
+    files = [trained.root / "students" / name / "final" / "model.safetensors" for name in (whole, resumed)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

@@ -22,6 +22,7 @@ from cluster.faults import pause_point
 from cluster.lease import Fence
 from cluster.storage import Storage
 from workers.student.resharding import convert, load_converted
+from workers.student.whole_checkpoint import load_whole, save_whole
 
 TAG = "state"
 """DeepSpeed's folder of one checkpoint."""
@@ -37,7 +38,7 @@ class CheckpointPointer:
     world: int
     """Workers that wrote it."""
     zero: int
-    """DeepSpeed ZeRO stage that wrote it."""
+    """DeepSpeed ZeRO stage that wrote it; 0 for a worker alone, whose files hold each parameter whole."""
     loss: float
     """Mean training loss of the steps since the checkpoint before. A domain's texts are read once before any is read
     again, so in the first epoch this is the loss on texts not seen before, close to a held-out one."""
@@ -84,7 +85,10 @@ class Checkpoints:
         """
         self._fence.check()
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-            engine.save_checkpoint(folder, tag=TAG, client_state={})
+            if engine.zero_optimization_stage():
+                engine.save_checkpoint(folder, tag=TAG, client_state={}, exclude_frozen_parameters=True)
+            else:
+                save_whole(engine, Path(folder, TAG))
             self._storage.upload_folder(Path(folder), pointer.key)
         pause_point("checkpoint-files")
         dist.barrier()
@@ -97,8 +101,8 @@ class Checkpoints:
     def load(self, engine: Any, pointer: CheckpointPointer) -> None:
         """Put a checkpoint's weights and optimiser state into a new engine. A collective.
 
-        One of another number of workers, or of ZeRO-1 for ZeRO-2 and the reverse, is converted first. Raises ValueError
-        where ZeRO-3 is on one side only.
+        One of another number of workers or another stage is converted first. What is frozen stays as it is. Raises
+        ValueError where ZeRO-3 is on one side only.
         """
         zero = engine.zero_optimization_stage()
         if (pointer.zero == 3) != (zero == 3):
@@ -110,7 +114,11 @@ class Checkpoints:
             self._load_resharded(engine, pointer)
             return
         with self._local(pointer.key) as folder:
-            engine.load_checkpoint(str(folder), tag=TAG)
+            if zero:
+                frozen = any(not p.requires_grad for p in engine.module.parameters())
+                engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not frozen)
+            else:
+                load_whole(engine, folder / TAG)
             dist.barrier()
 
     def new_key(self, step: int) -> str:
@@ -118,7 +126,19 @@ class Checkpoints:
         return f"{self._root}/checkpoints/step-{step:08d}-{_from_first(secrets.token_hex(4))}"
 
     def _load_resharded(self, engine: Any, pointer: CheckpointPointer) -> None:
-        """Rank 0 converts; the others may be on other machines, so the result goes through storage, and is deleted."""
+        """Through the universal format, which is how a worker alone wrote it already."""
+        key = pointer.key if pointer.zero == 0 else self._convert(pointer)
+        with self._local(key) as folder:
+            if engine.zero_optimization_stage():
+                load_converted(engine, folder, TAG)
+            else:
+                load_whole(engine, folder / TAG)
+            dist.barrier()
+        if key != pointer.key and dist.get_rank() == 0:
+            self._storage.delete(key)
+
+    def _convert(self, pointer: CheckpointPointer) -> str:
+        """Rank 0 converts; the others may be on other machines, so the result goes through storage. A collective."""
         key = f"{self.new_key(pointer.step)}-universal"
         if dist.get_rank() == 0:
             with self._local(pointer.key) as written, tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
@@ -127,11 +147,7 @@ class Checkpoints:
                 self._storage.upload_folder(Path(folder), key)
         pause_point("checkpoint-converted")
         dist.barrier()
-        with self._local(key) as folder:
-            load_converted(engine, folder, TAG)
-            dist.barrier()
-        if dist.get_rank() == 0:
-            self._storage.delete(key)
+        return key
 
     @contextmanager
     def _local(self, key: str) -> Iterator[Path]:

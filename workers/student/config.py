@@ -144,8 +144,10 @@ class TrainConfig(Settings):
     have room, grows when there is more, and goes on with fewer where nodes were lost, each time from its last
     checkpoint. `batch_tokens` is over all workers, so that their number changes nothing but the last bits."""
 
-    zero: Literal[1, 2, 3] = 1
-    """DeepSpeed ZeRO stage."""
+    zero: Literal["auto", 1, 2, 3] = "auto"
+    """DeepSpeed ZeRO stage: what workers share out of the optimiser's state (1), gradients (2), weights (3). `auto` is
+    1, but nothing for a worker that is alone and computes in float32: it has nobody to share with, and is spared the
+    copies."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of computation; `auto` is bfloat16 on a GPU and float32 on a CPU."""
@@ -179,6 +181,12 @@ class TrainConfig(Settings):
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
+
+    def zero_stage(self, workers: int, dtype: str) -> int:
+        """The ZeRO stage of so many workers that compute in `dtype`; 0 partitions nothing."""
+        if self.zero != "auto":
+            return self.zero
+        return 0 if workers == 1 and dtype == "float32" else 1
 
 
 class TextsConfig(Settings):

@@ -7,28 +7,35 @@ from typing import Any
 from workers.student.config import TrainConfig
 
 
-def deepspeed_config(train: TrainConfig, dtype: str) -> dict[str, Any]:
+def deepspeed_config(train: TrainConfig, dtype: str, workers: int) -> dict[str, Any]:
     """Accumulation is 1 here: the train loop marks the last micro-batch of a step itself, since steps hold as many
-    micro-batches as their texts need. Losses are scaled by the loop, so nothing is averaged twice."""
+    micro-batches as their texts need. Losses are scaled by the loop, so nothing is averaged twice.
+
+    Stage 0 has an optimiser of its own, which clips too (adamw.py).
+    """
+    stage = train.zero_stage(workers, dtype)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "zero_allow_untested_optimizer": True,
-        "gradient_clipping": train.clip,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": train.lr,
-                "betas": list(train.betas),
-                "weight_decay": train.weight_decay,
-                "torch_adam": True,
-                "fused": True,  # one pass over weights, gradients and moments
-            },
-        },
-        "zero_optimization": {"stage": train.zero},
+        "zero_optimization": {"stage": stage},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+    if stage:
+        config |= {
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": train.clip,
+            "optimizer": {
+                "type": "AdamW",
+                # Fused: one pass over weights, gradients and moments.
+                "params": {**adamw_settings(train), "torch_adam": True, "fused": True},
+            },
+        }
     if dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
     return config
+
+
+def adamw_settings(train: TrainConfig) -> dict[str, Any]:
+    """AdamW's, as torch names them."""
+    return {"lr": train.lr, "betas": list(train.betas), "weight_decay": train.weight_decay}

@@ -26,7 +26,6 @@ def start_engine(
     import torch
 
     from workers.model_files import torch_dtype
-    from workers.student.deepspeed_config import deepspeed_config
     from workers.student.model import DistillationModel, load_causal_lm
     from workers.student.objective import divergence_of
 
@@ -47,12 +46,28 @@ def start_engine(
 
         add_adapters(causal_lm, lora, seed)
     model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
-    trained = [p for p in model.parameters() if p.requires_grad]
-    config = deepspeed_config(train, str(dtype).removeprefix("torch."))
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
-    if train.zero == 3 and model.fused:
+    engine = engine_over(model, train, str(dtype).removeprefix("torch."))
+    if engine.zero_optimization_stage() == 3 and model.fused:
         keep_whole(engine, list(model.loss_head.parameters()))
     return engine, device
+
+
+def engine_over(model: Any, train: TrainConfig, dtype: str) -> Any:
+    """A DeepSpeed engine that trains a module's parameters, at the ZeRO stage that its number of workers asks for."""
+    import deepspeed
+    import torch.distributed as dist
+
+    from workers.student.adamw import ClippedAdamW
+    from workers.student.deepspeed_config import adamw_settings, deepspeed_config
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    config = deepspeed_config(train, dtype, dist.get_world_size())
+    if config["zero_optimization"]["stage"]:
+        return deepspeed.initialize(model=model, model_parameters=trained, config=config)[0]
+    optimizer = ClippedAdamW(trained, clip=train.clip, **adamw_settings(train))
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    engine.enable_backward_allreduce = False  # one rank has nobody to add up with, and would copy all gradients twice
+    return engine
 
 
 def keep_whole(engine: Any, parameters: list[Any]) -> None:

@@ -47,6 +47,7 @@ class DistillationModel(nn.Module):
         self.causal_lm = causal_lm
         if self.fused:
             self.loss_head = LossHead(causal_lm.get_output_embeddings(), divergence, logit_map(causal_lm.config))
+        self.register_state_dict_post_hook(_drop_frozen)
 
     def forward(self, texts: Texts, targets: HeadTargets) -> Tensor:
         """Sum over target positions of the weighted loss, float32 scalar (see `fused_loss`)."""
@@ -55,6 +56,13 @@ class DistillationModel(nn.Module):
             return loss_of_logits(z_BSV.flatten(0, 1)[texts.positions_T], targets, self._divergence)
         h_BSD = self.causal_lm.get_decoder()(**given(texts), use_cache=False).last_hidden_state
         return self.loss_head(h_BSD.flatten(0, 1)[texts.positions_T], targets)
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """A checkpoint has no use for what training leaves as it is. A shared parameter goes under each of its names."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)
 
 
 def given(texts: Texts) -> dict[str, Any]:

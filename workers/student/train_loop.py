@@ -181,7 +181,7 @@ class Trainer:
             self.step,
             self.tokens,
             self.world,
-            self.train.zero,
+            self.engine.zero_optimization_stage(),
             self.cadence.loss,
             self.stream.cursor.to_dict(),
             self.checkpoints.new_key(self.step),

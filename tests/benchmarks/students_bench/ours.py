@@ -32,7 +32,7 @@ from teacher_bench.rank import memory
 from cluster.storage import LocalStorage
 from students_bench.work import plan_of
 from workers.student.config import LossConfig, TrainConfig
-from workers.student.engine import start_engine
+from workers.student.engine import engine_over, start_engine
 from workers.student.step import Optimiser
 from workers.targets.reader import TargetStream
 from workers.teacher.loading import join_process_group
@@ -91,14 +91,10 @@ class Unfused(Ours):
     """What transformers does with labels."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        import deepspeed
         from transformers import AutoModelForCausalLM
 
-        from workers.student.deepspeed_config import deepspeed_config
-
         model = AutoModelForCausalLM.from_pretrained(folder / "student", dtype=torch.float32).train()
-        config = deepspeed_config(TrainConfig(lr=1e-4), "float32")
-        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
+        self.engine = engine_over(model, TrainConfig(lr=1e-4), "float32")
         self.texts = torch.tensor(json.loads((folder / "texts.json").read_text()))
         self.at = count()
 

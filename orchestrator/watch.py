@@ -12,7 +12,8 @@ from orchestrator.attempt import Attempt
 from orchestrator.capture import TeacherPool, pool_size
 from orchestrator.errors import RunFailed, first_cause
 from orchestrator.repairs import rows_of_marked
-from orchestrator.students import Student, Supervisor, lineup, make_job
+from orchestrator.students import Student, lineup, make_job
+from orchestrator.supervisor import Supervisor
 from workers.manifest import read_plan
 from workers.splits import TRAIN
 from workers.targets.contract import Contract

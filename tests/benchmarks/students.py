@@ -1,4 +1,4 @@
-"""A student's step: beside TRL's GKDTrainer, beside plain cross-entropy, and the memory of each.
+"""A student's step: beside TRL's trainers, beside plain cross-entropy, and the memory of each.
 
 python tests/benchmarks/students.py [--rounds 3] [--steps 12] [--rivals PYTHON]
     [--only agreement rivals steps memory]
@@ -84,24 +84,29 @@ def step_figures(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
 
 def rival_figures(folder: Path, rounds: int, steps: int, python: Path) -> dict[str, Any]:
     """One process for each kind, in turn: tokens a CPU-second, and peak memory."""
-    rows: dict[str, list[dict[str, float]]] = {"sparse": [], "live": [], "gkd": []}
+    kinds = ["sparse", "live", "gkd", "distillation"]
+    rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
-        for kind in ("sparse", "live"):
+        for kind in kinds[:2]:
             rows[kind].append(_speed(kind, program("ours.py", folder, steps, kind)))
-        rows["gkd"].append(_speed("gkd", program("gkd.py", folder, steps, python=python)))
-    speed = {kind: median(f["per_cpu_s"] for f in found) for kind, found in rows.items()}
-    peak = {kind: median(f["peak"] for f in found) for kind, found in rows.items()}
-    table = [[kind, median(f["per_s"] for f in found), speed[kind], peak[kind] / 1e6] for kind, found in rows.items()]
-    show("distilling, beside TRL's GKDTrainer", ["", "tokens/s", "tokens/CPU-s", "peak MB"], table)
-    over = [a["per_cpu_s"] / b["per_cpu_s"] for a, b in zip(rows["sparse"], rows["gkd"], strict=True)]
-    live = [a["per_cpu_s"] / b["per_cpu_s"] for a, b in zip(rows["live"], rows["gkd"], strict=True)]
-    memory = [a["peak"] / b["peak"] for a, b in zip(rows["sparse"], rows["gkd"], strict=True)]
+        for kind in kinds[2:]:
+            rows[kind].append(_speed(kind, program("trl_trainers.py", folder, steps, kind, python=python)))
+    middle = {by: {kind: median(f[by] for f in rows[kind]) for kind in kinds} for by in ("per_s", "per_cpu_s", "peak")}
+    table = [[kind, *(middle[by][kind] for by in ("per_s", "per_cpu_s")), middle["peak"][kind] / 1e6] for kind in kinds]
+    show("distilling, beside TRL's trainers", ["", "tokens/s", "tokens/CPU-s", "peak MB"], table)
+
+    def over(by: str, mine: str, other: str) -> float:
+        return round(median(a[by] / b[by] for a, b in zip(rows[mine], rows[other], strict=True)), 3)
+
     return {
-        "tokens_per_cpu_s_over_gkd": round(median(over), 3),
-        "with_live_teacher_over_gkd": round(median(live), 3),
-        "peak_memory_over_gkd": round(median(memory), 3),
-        "tokens_per_cpu_s": round(speed["sparse"]),
-        "gkd_tokens_per_cpu_s": round(speed["gkd"]),
+        "tokens_per_cpu_s_over_gkd": over("per_cpu_s", "sparse", "gkd"),
+        "with_live_teacher_over_gkd": over("per_cpu_s", "live", "gkd"),
+        "peak_memory_over_gkd": over("peak", "sparse", "gkd"),
+        "tokens_per_cpu_s_over_distillation": over("per_cpu_s", "sparse", "distillation"),
+        "with_live_teacher_over_distillation": over("per_cpu_s", "live", "distillation"),
+        "peak_memory_over_distillation": over("peak", "sparse", "distillation"),
+        "tokens_per_cpu_s": round(middle["per_cpu_s"]["sparse"]),
+        "gkd_tokens_per_cpu_s": round(middle["per_cpu_s"]["gkd"]),
     }
 
 

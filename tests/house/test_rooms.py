@@ -39,7 +39,7 @@ IMPORTERS = {
         "orchestrator/initial.py",
         "orchestrator/preparation.py",
         "orchestrator/plan.py",
-        "orchestrator/students.py",
+        "orchestrator/supervisor.py",
         "orchestrator/watch.py",
     },
     "deepspeed": {"workers/student/engine.py", "workers/student/resharding.py"},

@@ -45,7 +45,8 @@ KILLED: list[Life] = [
     (2, "file-uploaded:1"),  # some files of the trained model
     (2, None),
 ]
-KILLED_ALONE: list[Life] = [(1, point) for _, point in KILLED]
+KILLED_ALONE: list[Life] = [(1, "file-uploaded:1" if point == "file-uploaded:2" else point) for _, point in KILLED]
+"""A checkpoint of one is one file."""
 LIVES: dict[str, list[Life]] = {
     "whole": WHOLE,
     "shrunk": [(2, "step-done:4"), (1, None)],

@@ -22,7 +22,7 @@ from cluster.faults import pause_point
 from cluster.lease import Fence
 from cluster.storage import Storage
 from workers.student.resharding import convert, load_converted
-from workers.student.whole_checkpoint import load_whole, save_whole
+from workers.student.whole_checkpoint import load_universal, load_whole, save_whole, to_universal
 
 TAG = "state"
 """DeepSpeed's folder of one checkpoint."""
@@ -38,7 +38,7 @@ class CheckpointPointer:
     world: int
     """Workers that wrote it."""
     zero: int
-    """DeepSpeed ZeRO stage that wrote it; 0 for a worker alone, whose files hold each parameter whole."""
+    """DeepSpeed ZeRO stage that wrote it; 0 for a worker alone, whose file holds each parameter whole."""
     loss: float
     """Mean training loss of the steps since the checkpoint before. A domain's texts are read once before any is read
     again, so in the first epoch this is the loss on texts not seen before, close to a held-out one."""
@@ -126,28 +126,24 @@ class Checkpoints:
         return f"{self._root}/checkpoints/step-{step:08d}-{_from_first(secrets.token_hex(4))}"
 
     def _load_resharded(self, engine: Any, pointer: CheckpointPointer) -> None:
-        """Through the universal format, which is how a worker alone wrote it already."""
-        key = pointer.key if pointer.zero == 0 else self._convert(pointer)
-        with self._local(key) as folder:
-            if engine.zero_optimization_stage():
-                load_converted(engine, folder, TAG)
-            else:
-                load_whole(engine, folder / TAG)
-            dist.barrier()
-        if key != pointer.key and dist.get_rank() == 0:
-            self._storage.delete(key)
-
-    def _convert(self, pointer: CheckpointPointer) -> str:
-        """Rank 0 converts; the others may be on other machines, so the result goes through storage. A collective."""
+        """Through the universal format. Rank 0 converts; the others may be on other machines, so the result goes
+        through storage, and is deleted."""
         key = f"{self.new_key(pointer.step)}-universal"
         if dist.get_rank() == 0:
             with self._local(pointer.key) as written, tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-                convert(written / TAG, Path(folder, TAG))
+                (convert if pointer.zero else to_universal)(written / TAG, Path(folder, TAG))
                 self._fence.check()
                 self._storage.upload_folder(Path(folder), key)
         pause_point("checkpoint-converted")
         dist.barrier()
-        return key
+        with self._local(key) as folder:
+            if engine.zero_optimization_stage():
+                load_converted(engine, folder, TAG)
+            else:
+                load_universal(engine, folder / TAG)
+            dist.barrier()
+        if dist.get_rank() == 0:
+            self._storage.delete(key)
 
     @contextmanager
     def _local(self, key: str) -> Iterator[Path]:

@@ -144,6 +144,10 @@ class TrainConfig(Settings):
     have room, grows when there is more, and goes on with fewer where nodes were lost, each time from its last
     checkpoint. `batch_tokens` is over all workers, so that their number changes nothing but the last bits."""
 
+    resize_s: float = Field(default=60, gt=0)
+    """With a range of `workers`: seconds from one look for room to grow to the next. Growing costs the steps since the
+    last checkpoint, and a start."""
+
     zero: Literal["auto", 1, 2, 3] = "auto"
     """DeepSpeed ZeRO stage: what workers share out of the optimiser's state (1), gradients (2), weights (3). `auto` is
     1, but nothing for a worker that is alone and computes in float32: it has nobody to share with, and is spared the
@@ -175,12 +179,20 @@ class TrainConfig(Settings):
     loss since the checkpoint before was least. In the first epoch texts are new, so that loss is close to a held-out
     one; later it is not. The last two checkpoints and the best one are kept."""
 
-    max_failures: int = Field(default=0, ge=0)
-    """Times the specialist is started again, from its last checkpoint, after a worker died. With a range of `workers`
-    a worker whose node is lost counts too; growing, and an attempt to start that finds no room, do not."""
+    max_failures: int | None = Field(default=None, ge=0)
+    """Times in a row, with no new checkpoint between, that the specialist is started again from its last checkpoint
+    after a worker died or its node was lost. Null: 0, and 3 with a range of `workers`. What would only happen again,
+    such as a loss that is no number, ends it at once."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
+
+    @property
+    def restarts(self) -> int:
+        """`max_failures`, where it is null as well."""
+        if self.max_failures is not None:
+            return self.max_failures
+        return 0 if self.workers[0] == self.workers[1] else 3
 
     def zero_stage(self, workers: int, dtype: str) -> int:
         """The ZeRO stage of so many workers that compute in `dtype`; 0 partitions nothing."""

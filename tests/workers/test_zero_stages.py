@@ -103,10 +103,12 @@ def trained(
     budget = sum(r.targets for rows in batches(storage) for r in rows)
     losses, norms, model = plain_training(storage, root / "initial", budget)
 
-    def job(name: str, zero: int | str, **extra: Any) -> dict[str, Any]:
-        return student_job(root, name, LOSS.model_dump(), {**TRAIN, "tokens": budget, "zero": zero}, **extra)
+    def job(name: str, zero: int | str, train: dict[str, Any] = {}, **extra: Any) -> dict[str, Any]:
+        return student_job(root, name, LOSS.model_dump(), {**TRAIN, "tokens": budget, "zero": zero, **train}, **extra)
 
     jobs = [job(f"zero-{zero}", zero) for zero in (1, 2, 3)]
+    jobs += [job("recomputed-3", 3, {"gradient_checkpointing": True})]
+    jobs += [job(f"bfloat16-{zero}", zero, {"dtype": "bfloat16"}) for zero in (1, 3)]
     jobs += [job(f"resumed-{zero}", zero, killed={"source": f"zero-{zero}", "step": 2}) for zero in (1, 3)]
     jobs += [job("late", 1, epoch=5)]
     storage.create("attempts/0006.json", Holder.this_process().to_bytes())
@@ -123,7 +125,7 @@ def history(root: Path, name: str) -> list[dict[str, float]]:
     return json.loads((root / "students" / name / "done.json").read_text())["history"]
 
 
-NAMES = ["zero-1", "zero-2", "zero-3", "alone-1", "alone-2", "alone-3", "alone-auto"]
+NAMES = ["zero-1", "zero-2", "zero-3", "recomputed-3", "alone-1", "alone-2", "alone-3", "alone-auto"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -76,6 +76,11 @@ def matches(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(_meets(labels.get(key), value) for key, value in wanted.items())
 
 
+def places(nodes: Iterable[Node], bundle: Mapping[str, float], labels: Mapping[str, str]) -> int:
+    """How many processes of equal resources find room in what is free now, on nodes with the labels."""
+    return sum(_bundles_on(node.free, bundle) for node in nodes if matches(node.labels, labels))
+
+
 def words(resources: Mapping[str, object]) -> str:
     """Resources or labels for a person: `1 CPU + 2 GPU`."""
     parts = []

@@ -18,14 +18,13 @@ from workers.model_files import expert_count, model_folder, read_model_config
 from workers.sizes import DTYPE_BYTES, ModelSize, kv_cache_bytes, linear_layers, model_size, student_size, target_bytes
 from workers.splits import HELDOUT
 from workers.student.config import SpecialistConfig
+from workers.student.loss_config import chunk_tokens
+from workers.student.place import wanted_place as student_place
 from workers.teacher.batches import HEAD_NUMBERS
 from workers.teacher.place import wanted_place
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
-
-CHUNK_TOKENS, CHUNK_NUMBERS = 512, 1 << 24
-"""Tokens, and numbers, of the logits that the fused loss holds at once (workers/student/fused.py)."""
 
 _PROCESS_BYTES = 600 << 20
 """What a process that loaded torch, transformers and DeepSpeed holds before any weight."""
@@ -202,6 +201,8 @@ def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
         plan.parts.append(_student_part(f"specialist {name}", specialist, mix + control, vocabulary))
+        if plan.inventory.members and (lacking := lack(student_place(specialist.train), plan.inventory.members)):
+            plan.problems.append(f"specialists.{name}.train: it finds no place on this cluster: {lacking}")
         if (mixture := specialist.model.merge_experts) is not None:
             folder = model_folder(mixture, specialist.model.revision, weights=False)
             size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -234,7 +235,7 @@ def _student_part(name: str, specialist: SpecialistConfig, diet: str, vocabulary
     gradients = trained * 4 // (least if stage >= 2 else 1)
     optimiser = trained * (12 if stage else 8) // least
     flat = trained * width // (least if stage == 3 else 1) if stage else 0
-    logits = 3 * min(CHUNK_TOKENS * vocabulary, CHUNK_NUMBERS) * 4
+    logits = 3 * chunk_tokens("cuda" if train.gpus_per_worker else "cpu", max(vocabulary, 1)) * vocabulary * 4
     workers = f"{least}-{most} workers; " if most > least else ""
     shared = f"ZeRO-{stage}" if stage else "no ZeRO"
     return Part(

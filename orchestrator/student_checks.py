@@ -18,7 +18,7 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
     for name, specialist in config.specialists.items():
         model, where = specialist.model, f"specialists.{name}.model"
         if model.source is None:
-            _check_architecture(where, (model.config or {}).get("model_type"))
+            _check_architecture(f"{where}.config", (model.config or {}).get("model_type"))
             continue
         try:
             folder = model_folder(model.source, model.revision, weights=False)
@@ -32,6 +32,8 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
                 f"({tokenizer[:12]}): its ids would mean other words. Choose a student of the teacher's family"
             )
         model_config = read_model_config(folder)
+        if model_config:
+            _check_architecture(where, model_config.get("model_type"))
         _check_dropped(where, model.drop_layers, int(model_config.get("num_hidden_layers", 0)))
         _check_experts(where, model, model_config)
         if model.lora is not None:
@@ -41,8 +43,8 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
 def _check_architecture(where: str, model_type: object) -> None:
     if not isinstance(model_type, str) or not known_model_type(model_type):
         raise ValueError(
-            f"{where}.config.model_type: {model_type!r} is no architecture of the installed transformers; "
-            "take for example qwen3, llama or gemma3_text"
+            f"{where}.model_type: {model_type!r} is no architecture of the installed transformers, and code that comes "
+            "with a model is not run for students; take for example qwen3, llama or gemma3_text"
         )
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import ray
 
+from cluster.inventory import cluster_nodes
 from cluster.placement import beside_driver
+from cluster.room import table
 from orchestrator.attempt import Attempt
 from orchestrator.capture import TeacherPool, pool_size
 from orchestrator.errors import RunFailed, first_cause
@@ -16,6 +18,7 @@ from orchestrator.students import Student, lineup, make_job
 from orchestrator.supervisor import Supervisor
 from workers.manifest import read_plan
 from workers.splits import TRAIN
+from workers.student.place import wanted_place
 from workers.targets.contract import Contract
 
 _TICK_S = 0.25
@@ -24,7 +27,8 @@ _MOST_LOSSES = 3
 """Leaders lost in a row, with no unit taught between, before the run stops: it would not get better by itself."""
 
 _STUDENTS_S = 60.0
-"""Seconds in which students take their places before more teacher replicas may take what is left."""
+"""Seconds in which students take their places before more teacher replicas may take what is left, and after which one
+that has none is named."""
 
 
 class Teaching:
@@ -135,15 +139,17 @@ class Training:
         ]
         self._calls: dict[Any, list[Student]] = {}
         self._heard: set[str] = set()
-        self.started = 0.0
+        self.started = self._told = 0.0
 
     def start(self) -> None:
         """Send every chain of students to the supervisor."""
         now, self.started = self._now, time.monotonic()
+        self._told = self.started
         chains = [c for c in self._chains if c]
         if not chains:
             return
-        supervisor = Supervisor.options(max_concurrency=len(chains)).remote()  # type: ignore[attr-defined]
+        where = beside_driver()  # Ray would choose any node, and a lost one would be the end of all students
+        supervisor = Supervisor.options(max_concurrency=len(chains), scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         for chain in chains:
             jobs = [make_job(s, now, self._declared, repairs=self._repairs) for s in chain]
             self._calls[supervisor.train.remote(jobs)] = chain
@@ -169,17 +175,35 @@ class Training:
         return bool(self.started) and not self._calls
 
     def note(self, event: dict[str, Any]) -> None:
-        """A student that reports has its place."""
+        """A student that reports has its place, until it is started again."""
         if event["kind"] == "student":
             self._heard.add(event["student"])
+        elif event.get("restarts"):
+            for chain in self._calls.values():
+                self._heard -= _names(chain) if event["student"] in _names(chain) else set()
+
+    def tell_waiting(self) -> None:
+        """Name, once a minute, the students that are not at work yet, what they want, and what the cluster has."""
+        waited = time.monotonic() - self.started
+        if not self._calls or time.monotonic() - self._told < _STUDENTS_S:
+            return
+        self._told = time.monotonic()
+        for chain in self._calls.values():
+            if not self._heard.intersection(_names(chain)):
+                wanted, nodes = wanted_place(chain[0].config.train), table(cluster_nodes())
+                self._now.view.say(f"{chain[0].name} is not at work after {waited:.0f} s; it wants {wanted}; {nodes}")
 
     @property
     def settled(self) -> bool:
         """Whether all students have their places, or had a while to take them."""
         if not self.started:
             return False
-        heard = all(any(s.name in self._heard for s in chain) for chain in self._calls.values())
+        heard = all(self._heard.intersection(_names(chain)) for chain in self._calls.values())
         return heard or time.monotonic() - self.started > _STUDENTS_S
+
+
+def _names(chain: list[Student]) -> set[str]:
+    return {student.name for student in chain}
 
 
 def watch(now: Attempt, teaching: Teaching | None, training: Training | None) -> None:
@@ -201,6 +225,7 @@ def watch(now: Attempt, teaching: Teaching | None, training: Training | None) ->
             if not training.started and (teaching is None or teaching.placed):
                 training.start()
             training.collect()
+            training.tell_waiting()
         if teaching is not None and teaching.placed and (training is None or training.settled):
             teaching.grow()
         if taught and (training is None or training.over):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from cluster.room import Node, Wanted, gang_wants, lack, matches, table
+from cluster.room import Node, Wanted, gang_wants, lack, matches, places, table
 
 
 def node(cpus: float, gpus: float = 0, *, free: float = 0, kind: str = "", **labels: str) -> Node:
@@ -69,6 +69,20 @@ def test_what_a_gang_lacks(wanted: Wanted, nodes: list[Node], message: str) -> N
 )
 def test_selectors(selector: Mapping[str, str], good: Mapping[str, str], bad: Mapping[str, str]) -> None:
     assert matches(good, selector) and not matches(bad, selector)
+
+
+def test_places_that_are_free_on_nodes_with_the_labels() -> None:
+    """Not what nodes have in all: others hold a part of it."""
+    nodes = [
+        Node("a", {"CPU": 8.0}, {"CPU": 2.5}, {"role": "student"}),
+        Node("b", {"CPU": 8.0, "GPU": 1.0}, {"CPU": 0.6, "GPU": 1.0}, {"role": "student"}),
+        Node("c", {"CPU": 8.0}, {"CPU": 8.0}, {}),
+    ]
+    assert places(nodes, {"CPU": 1}, {"role": "student"}) == 2
+    assert places(nodes, {"CPU": 1}, {}) == 10
+    assert places(nodes, {"CPU": 0.2}, {"role": "student"}) == 12 + 3
+    assert places(nodes, {"CPU": 0.5, "GPU": 1}, {}) == 1
+    assert places(nodes, {"CPU": 9}, {}) == 0
 
 
 def test_the_table_of_a_cluster() -> None:

@@ -26,8 +26,8 @@ STANDS_AT = "step-done:6"
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head without room for students, to which this process is connected."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    """A head with room, but none for students, to which this process is connected."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster
     ray.shutdown()

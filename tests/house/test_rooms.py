@@ -35,6 +35,7 @@ IMPORTERS = {
         "workers/teacher/replica.py",
         "orchestrator/attempt.py",
         "orchestrator/capture.py",
+        "orchestrator/elastic.py",
         "orchestrator/evaluation.py",
         "orchestrator/initial.py",
         "orchestrator/preparation.py",

@@ -82,8 +82,8 @@ def test_deepspeed_gets_what_the_settings_say() -> None:
 def test_only_one_worker_in_float32_shares_nothing_unless_it_is_told_to(workers: int, dtype: str, stage: int) -> None:
     config = deepspeed_config(TrainConfig(), dtype, workers)
     assert config["zero_optimization"]["stage"] == stage
-    # What is left out there is the optimiser's own work.
-    assert ("optimizer" in config) == ("gradient_clipping" in config) == bool(stage)
+    # Clipping and AdamW are the optimiser's own work there; DeepSpeed would clip at 1 if it were told nothing.
+    assert ("optimizer" in config) == bool(stage) and config["gradient_clipping"] == (1.0 if stage else 0.0)
     assert deepspeed_config(TrainConfig(zero=3), dtype, workers)["zero_optimization"]["stage"] == 3
 
 
@@ -174,6 +174,25 @@ def test_wrong_training_settings_are_named(settings: dict[str, Any], named: str)
     with pytest.raises(ValidationError) as caught:
         TrainConfig.model_validate(settings)
     assert [error["loc"][0] for error in caught.value.errors()] == [named]
+
+
+def test_what_would_begin_again_at_step_0_wants_checkpoints() -> None:
+    none = {"checkpoint_steps": None, "checkpoint_s": None}
+    TrainConfig(**none)
+    for settings in ({"workers": [1, 2]}, {"max_failures": 1}):
+        with pytest.raises(ValidationError, match="would begin again at step 0"):
+            TrainConfig.model_validate({**none, **settings})
+
+
+def test_failures_are_got_over_where_workers_may_come_and_go() -> None:
+    assert [TrainConfig.model_validate({"workers": w}).restarts for w in (2, [1, 2])] == [0, 3]
+    assert TrainConfig(workers=(1, 2), max_failures=0).restarts == 0 and TrainConfig(max_failures=5).restarts == 5
+
+
+def test_the_best_of_losses_that_weigh_differently_is_refused() -> None:
+    settings = {"model": "acme/small", "train": {"keep": "best"}, "loss": {"ce": 1, "ce_end": 0}}
+    with pytest.raises(ValidationError, match="compares losses"):
+        SpecialistConfig.model_validate(settings)
 
 
 def test_counts_and_shares_may_be_written_short() -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from streams import House, content, rows
 
-from workers.targets.reader import Cursor, TargetStream, rows_of
+from workers.student.config import TextsConfig
+from workers.student.texts import shape_rows
+from workers.targets.reader import Cursor, TargetRow, TargetStream, rows_of
 
 # Rows -------------------------------------------------------------------------------------------------------
 
@@ -217,6 +219,32 @@ def test_a_unit_of_nothing_is_passed_over(build: Callable[..., House]) -> None:
     stream = house.stream({"a": 1.0})
     for epoch, _ in zip(epochs(stream, 5), range(4), strict=False):
         assert Counter(epoch) == Counter(names)
+
+
+@pytest.mark.parametrize("mix", [{"a": 1.0}, {"a": 0.5, "b": 0.5}])
+def test_a_domain_whose_texts_are_all_too_long_is_an_error(mix: dict[str, float], build: Callable[..., House]) -> None:
+    """Its rows are there, but have no target."""
+    house = build([("a",), ("a",), ("b",)], [3, 2, 4]).commit_all()
+
+    def shape(unit: int, rows: list[TargetRow]) -> list[TargetRow]:
+        none = TextsConfig(max_tokens=2, long="set_aside") if unit < 2 else TextsConfig()
+        return shape_rows(rows, none, None)
+
+    with pytest.raises(ValueError, match="'a' was set aside or has no target"):
+        house.stream(mix, shape=shape).next_batch(1000)
+
+
+def test_texts_too_long_for_the_reader_are_counted_once(build: Callable[..., House]) -> None:
+    house = build([("a",)] * 3, [4, 3, 2]).commit_all()
+    lengths = [len(r.tokens) for r in rows(house.stream({"a": 1.0}), 9)]
+    most = sorted(lengths)[4]
+    stream = house.stream({"a": 1.0}, shape=lambda unit, found: shape_rows(found, rules, None))
+    rules = TextsConfig(max_tokens=most, long="set_aside")
+    kept = sum(n for n in lengths if n <= most)
+    assert 0 < len([n for n in lengths if n > most]) < 9
+    learned = stream.next_batch(3 * kept)  # several epochs
+    assert max(len(r.tokens) for r in learned) <= most
+    assert stream.cursor.set_aside == len([n for n in lengths if n > most])
 
 
 @pytest.mark.parametrize("mix", [{"a": 1.0}, {"a": 0.5, "b": 0.5}])

@@ -1,4 +1,4 @@
-"""What the train loop says when a loss is no number."""
+"""What the train loop says when a loss or a gradient is no number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from workers.student.train_loop import SpecialistJob, bad_loss
+from workers.student.train_loop import SpecialistJob, bad_step
 from workers.targets.contract import Contract
 
 
@@ -14,6 +14,8 @@ from workers.targets.contract import Contract
 def test_a_loss_that_is_no_number_names_the_remedy(step: int, remedy: str) -> None:
     declared = Contract("tokenizer", "template", "systematic", 97, {})
     job = SpecialistJob("legal", "runs/job", "students/legal/initial", {"legal": 1.0}, {}, {}, 0, declared, 1, "")
-    message = str(bad_loss(job, step, math.nan))
+    message = str(bad_step(job, step, math.nan, math.nan))
     assert message.startswith(f"legal: the loss of step {step} is nan; ") and remedy in message
     assert message.endswith(f"students/legal/failed-step-{step}.json")
+    message = str(bad_step(job, step, 0.5, math.inf))
+    assert message.startswith(f"legal: the gradient of step {step} is no number (norm inf), though its loss is 0.5; ")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_students import MIX, CommitUnit, MakeTargets, V, fill_store, make_student, student_job
 
 from cluster.holder import Holder
@@ -108,6 +109,7 @@ def trained(
 
     jobs = [job(f"zero-{zero}", zero) for zero in (1, 2, 3)]
     jobs += [job("recomputed-3", 3, {"gradient_checkpointing": True})]
+    jobs += [job("clocked", 1, {"checkpoint_steps": None, "checkpoint_s": 1e-3})]
     jobs += [job(f"bfloat16-{zero}", zero, {"dtype": "bfloat16"}) for zero in (1, 3)]
     jobs += [job(f"resumed-{zero}", zero, killed={"source": f"zero-{zero}", "step": 2}) for zero in (1, 3)]
     jobs += [job("late", 1, epoch=5)]
@@ -115,6 +117,8 @@ def trained(
     (root / "jobs.json").write_text(json.dumps(jobs))
     run_ranks("zero_rank.py", 2, root / "jobs.json")
     jobs = [job(f"alone-{zero}", zero) for zero in (1, 2, 3, "auto")]
+    best = {"keep": "best", "checkpoint_steps": 1, "lr": 0.3, "schedule": "constant", "warmup": 0.6}
+    jobs += [job("best", "auto", best)]
     jobs += [job("resumed-auto", "auto", killed={"source": "alone-auto", "step": 2})]
     (root / "jobs.json").write_text(json.dumps(jobs))
     run_ranks("zero_rank.py", 1, root / "jobs.json")
@@ -157,6 +161,27 @@ def test_a_resumed_training_is_one_never_stopped(whole: str, resumed: str, train
     assert history(trained.root, resumed) == history(trained.root, whole)
     files = [trained.root / "students" / name / "final" / "model.safetensors" for name in (whole, resumed)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_checkpoints_by_the_clock_are_those_of_the_first_worker_on_all(trained: Trained) -> None:
+    """A clock that is always late: one after every step, and no worker waits for another's."""
+    log = LocalStorage(trained.root).keys("students/clocked/log")
+    assert [key.rsplit("/", 1)[-1] for key in log] == ["00000003.json", "00000004.json"]
+    assert history(trained.root, "clocked") == history(trained.root, "zero-1")
+
+
+def test_the_best_checkpoint_is_kept_and_becomes_the_model(trained: Trained) -> None:
+    """A rate that ruins the student, once it is warm."""
+    folder = trained.root / "students" / "best"
+    losses = [s["loss"] for s in history(trained.root, "best")]
+    done, best = json.loads((folder / "done.json").read_text()), 1 + int(np.argmin(losses))
+    assert done["final_step"] == done["best_step"] == best < STEPS == done["steps"]
+    (file,) = (folder / "checkpoints").glob(f"step-{best:08d}-*/state/state.safetensors")
+    saved, final = load_file(file), load_file(folder / "final" / "model.safetensors")
+    weights = {name.removeprefix("fp32.causal_lm."): w for name, w in saved.items() if name.startswith("fp32.")}
+    assert final.keys() - weights.keys() <= {"lm_head.weight"}  # tied to the embeddings
+    for name, weight in weights.items():
+        assert torch.equal(final[name], weight), name
 
 
 def test_old_checkpoints_are_deleted_and_the_last_two_kept(trained: Trained) -> None:

@@ -3,6 +3,9 @@
 Layout below `students/NAME/`: `checkpoints/step-00000200-3f9c01d2/...` holds files, `log/00000200.json` is the pointer,
 made after all ranks have written. Each save has a folder of its own, so that what a killed one left never mixes with a
 later one's; a folder that no pointer names is deleted. Ray's own snapshot is overwritten in place, so it is not used.
+
+`groups/000003` says that the third group of workers trains this student. An older one that was thought dead (its node
+was cut off, but reaches the storage) finds it there, and writes nothing more.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any
 import torch.distributed as dist
 
 from cluster.faults import pause_point
-from cluster.lease import Fence
+from cluster.lease import Fence, LeaseLost
 from cluster.storage import Storage
 from workers.student.resharding import convert, load_converted
 from workers.student.whole_checkpoint import load_universal, load_whole, save_whole, to_universal
@@ -49,10 +52,17 @@ class CheckpointPointer:
 
 
 class Checkpoints:
-    """The checkpoints of one specialist: the last two and the best one."""
+    """The checkpoints of one specialist: the last two and the best one. `say` tells what a person should know."""
 
-    def __init__(self, storage: Storage, root: str, fence: Fence) -> None:
-        self._storage, self._root, self._fence = storage, root, fence
+    def __init__(self, storage: Storage, root: str, fence: Fence, say: Callable[[str], None] = lambda _: None) -> None:
+        self._storage, self._root, self._fence, self._say = storage, root, fence, say
+        self._group = ""
+
+    def check(self) -> None:
+        """Raise LeaseLost if another driver took the run over, or later workers this student."""
+        self._fence.check()
+        if (newest := self._storage.keys(f"{self._root}/groups")[-1:]) != [self._group]:
+            raise LeaseLost(f"{self._root}: the workers {self._group} were taken for dead; {newest} are at work")
 
     def pointers(self) -> list[CheckpointPointer]:
         """The complete checkpoints, oldest first."""
@@ -62,17 +72,35 @@ class Checkpoints:
     def resume(self, engine: Any) -> CheckpointPointer | None:
         """Load the newest complete checkpoint, and delete what killed saves and loads have left. A collective.
 
-        None if there is none. Raises LeaseLost if another driver took the run over.
+        From here on these workers are the ones that train this student. None if there is none. Raises LeaseLost if
+        another driver took the run over.
         """
         self._fence.check()
-        pointers = self.pointers() if dist.get_rank() == 0 else []
-        pointer: CheckpointPointer | None = _from_first(pointers[-1] if pointers else None)
+        self._group = _from_first(self._take_over() if dist.get_rank() == 0 else "")
+        pointer: CheckpointPointer | None = _from_first(self._newest_whole() if dist.get_rank() == 0 else None)
         if pointer is not None:
             self.load(engine, pointer)
-        self._fence.check()
+        self.check()
         if dist.get_rank() == 0:
             self._tidy()
         return pointer
+
+    def _take_over(self) -> str:
+        """The key that makes these workers the newest."""
+        while True:
+            keys = self._storage.keys(f"{self._root}/groups")
+            key = f"{self._root}/groups/{int(keys[-1].rsplit('/', 1)[-1]) + 1 if keys else 1:06d}"
+            if self._storage.create(key, b""):
+                return key
+
+    def _newest_whole(self) -> CheckpointPointer | None:
+        """The newest checkpoint whose files are there; a pointer to none is told and deleted."""
+        for pointer in reversed(self.pointers()):
+            if any(True for _ in self._storage.listing(pointer.key)):
+                return pointer
+            self._say(f"the files of its checkpoint of step {pointer.step} are gone ({pointer.key}); it is passed over")
+            self._storage.delete(self._pointer_key(pointer.step))
+        return None
 
     def best(self) -> CheckpointPointer:
         """The checkpoint of least loss. A collective; there must be one."""
@@ -81,9 +109,9 @@ class Checkpoints:
     def save(self, engine: Any, pointer: CheckpointPointer) -> None:
         """Write all ranks' files, then the pointer; of older checkpoints the last and the best stay. A collective.
 
-        Raises LeaseLost if another driver took the run over: the files and pointers are that one's now.
+        Raises LeaseLost if another driver took the run over, or later workers did: files and pointers are theirs now.
         """
-        self._fence.check()
+        self.check()
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
             if engine.zero_optimization_stage():
                 engine.save_checkpoint(folder, tag=TAG, client_state={}, exclude_frozen_parameters=True)
@@ -108,7 +136,7 @@ class Checkpoints:
         if (pointer.zero == 3) != (zero == 3):
             raise ValueError(
                 f"train.zero: the checkpoint of step {pointer.step} was written by ZeRO-{pointer.zero} and ZeRO-{zero} "
-                f"cannot read it; set zero to {pointer.zero}"
+                f"cannot read it; set zero to {pointer.zero or 'auto'}"
             )
         if (pointer.world, pointer.zero) != (dist.get_world_size(), zero):
             self._load_resharded(engine, pointer)
@@ -132,7 +160,7 @@ class Checkpoints:
         if dist.get_rank() == 0:
             with self._local(pointer.key) as written, tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
                 (convert if pointer.zero else to_universal)(written / TAG, Path(folder, TAG))
-                self._fence.check()
+                self.check()
                 self._storage.upload_folder(Path(folder), key)
         pause_point("checkpoint-converted")
         dist.barrier()
@@ -157,11 +185,14 @@ class Checkpoints:
     def _commit(self, pointer: CheckpointPointer) -> None:
         """Make the pointer. One of the same step is of workers that were thought dead: the same training, but who holds
         the lease vouches for its own files only."""
-        key, data = f"{self._root}/log/{pointer.step:08d}.json", json.dumps(asdict(pointer)).encode()
-        self._fence.check()
+        key, data = self._pointer_key(pointer.step), json.dumps(asdict(pointer)).encode()
+        self.check()
         if not self._storage.create(key, data):
-            self._fence.check()
+            self.check()
             self._storage.write(key, data)
+
+    def _pointer_key(self, step: int) -> str:
+        return f"{self._root}/log/{step:08d}.json"
 
     def _tidy(self) -> None:
         """Delete pointers that are neither among the last two nor the best, then all folders that no pointer names."""
@@ -169,7 +200,7 @@ class Checkpoints:
         kept = [p for p in pointers if p in pointers[-2:] or p == _best(pointers)]
         for pointer in pointers:
             if pointer not in kept:
-                self._storage.delete(f"{self._root}/log/{pointer.step:08d}.json")
+                self._storage.delete(self._pointer_key(pointer.step))
         folder = f"{self._root}/checkpoints/"
         found = {folder + f.key.removeprefix(folder).split("/")[0] for f in self._storage.listing(folder.rstrip("/"))}
         for key in sorted(found - {p.key for p in kept}):

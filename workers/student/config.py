@@ -65,9 +65,6 @@ class ModelConfig(Settings):
     """Train low-rank adapters and leave these weights as they are; the trained model has them merged in. None trains
     all weights."""
 
-    trust_remote_code: bool = False
-    """Run code that comes with the model."""
-
     @property
     def source(self) -> str | None:
         """The model that the weights come from; None for random ones."""
@@ -187,6 +184,15 @@ class TrainConfig(Settings):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
 
+    @model_validator(mode="after")
+    def _something_to_go_on_from(self) -> TrainConfig:
+        if self.restarts and self.checkpoint_steps is None and self.checkpoint_s is None:
+            raise ValueError(
+                "`checkpoint_steps` and `checkpoint_s` are both null: a range of `workers`, or `max_failures`, would "
+                "begin again at step 0; give one of them"
+            )
+        return self
+
     @property
     def restarts(self) -> int:
         """`max_failures`, where it is null as well."""
@@ -245,3 +251,12 @@ class SpecialistConfig(Settings):
 
     train: TrainConfig = TrainConfig()
     """How it is trained."""
+
+    @model_validator(mode="after")
+    def _losses_compare(self) -> SpecialistConfig:
+        if self.train.keep == "best" and (self.loss.kl_end is not None or self.loss.ce_end is not None):
+            raise ValueError(
+                "`train.keep: best` compares losses, and `loss.kl_end` or `loss.ce_end` changes what they weigh; take "
+                "`keep: last`, or constant weights"
+            )
+        return self

@@ -18,13 +18,13 @@ def deepspeed_config(train: TrainConfig, dtype: str, workers: int) -> dict[str, 
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": stage},
+        "gradient_clipping": train.clip if stage else 0.0,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
     if stage:
         config |= {
             "zero_allow_untested_optimizer": True,
-            "gradient_clipping": train.clip,
             "optimizer": {
                 "type": "AdamW",
                 # Fused: one pass over weights, gradients and moments.

@@ -23,13 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.student.loss_config import chunk_tokens
 from workers.student.losses import cross_entropy
-
-_NUMBERS = {"cpu": 1 << 22}
-_MANY_NUMBERS = 1 << 25
-"""Logits that exist at once: few enough to stay in a processor's cache, and many enough to fill a GPU."""
-_LEAST_TOKENS, _MOST_TOKENS = 64, 4096
-"""Of a chunk: fewer would read the whole head for too little work."""
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """(p_TE, logq_TE) -> [T], one of losses.py with its parameters."""
@@ -124,7 +119,7 @@ class _FusedLoss(torch.autograd.Function):
         dW_VD = torch.zeros_like(W_VD, dtype=_summing(W_VD.dtype)) if W_VD is not None and wants_W else None
         db_V = torch.zeros_like(b_V, dtype=_summing(b_V.dtype)) if b_V is not None and wants_b else None
         width = len(W_VD) if W_VD is not None else h_TD.shape[1]
-        chunk = min(max(_NUMBERS.get(h_TD.device.type, _MANY_NUMBERS) // width, _LEAST_TOKENS), _MOST_TOKENS)
+        chunk = chunk_tokens(h_TD.device.type, width)
         for start in range(0, len(h_TD), chunk):
             s = slice(start, start + chunk)
             z = torch.nn.functional.linear(h_TD[s], W_VD, b_V) if W_VD is not None else h_TD[s]

@@ -62,7 +62,7 @@ def _given(
 
     folder = model_folder(str(config.source), config.revision)
     dtype = torch.float32 if config.base is not None else "auto"  # a mixture may be large; it is read, not trained
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=config.trust_remote_code)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model, facts = base, {}
     if config.merge_experts is not None:
         texts = [*texts, *continued(base, prompts, _ANSWER_TOKENS, seed)]

@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from cluster.settings import Settings, Share
 
+_CHUNK_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 25}
+"""Logits that exist at once, by device: few enough to stay in a processor's cache, and many enough to fill a GPU."""
+_LEAST_TOKENS, _MOST_TOKENS = 64, 4096
+"""Of a chunk: fewer would read the whole head for too little work."""
+
 SAMPLED = ("systematic", "threshold", "multinomial")
 """Schemes that keep a sample of each distribution."""
 
@@ -17,6 +22,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "reverse_skew_kl", "total_variation", "alpha_beta"]
+
+
+def chunk_tokens(device: str, vocabulary: int) -> int:
+    """Tokens whose logits the fused loss makes at once."""
+    numbers = _CHUNK_NUMBERS.get(device, _CHUNK_NUMBERS["cuda"])
+    return min(max(numbers // vocabulary, _LEAST_TOKENS), _MOST_TOKENS)
 
 
 class LossConfig(Settings):

@@ -92,10 +92,7 @@ def train_specialist(job: SpecialistJob) -> None:
         trainer.run()
     finally:
         trainer.stream.close()
-    # The next student of the chain starts in this process: two engines at once would be twice the memory.
-    trainer.engine.destroy()
-    del trainer
-    gc.collect()
+    trainer.let_go()  # the next student of the chain starts in this process
 
 
 class Trainer:
@@ -114,9 +111,10 @@ class Trainer:
         self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.progress if self.rank == 0 else "", student=job.name)
         self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
+        self.engine: Any
         self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
-        self.optimiser = Optimiser(self.engine, device, loss, train)
-        self.checkpoints = Checkpoints(self.storage, job.root, self.fence)
+        self.optimiser: Any = Optimiser(self.engine, device, loss, train)
+        self.checkpoints = Checkpoints(self.storage, job.root, self.fence, self._notice)
         self.cadence = Cadence(train, self.rank, self.world, device)
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
@@ -133,13 +131,16 @@ class Trainer:
         self._seconds: set[int] = set()
         self._damages: dict[int, str] = {}
 
+    def _notice(self, text: str) -> None:
+        self.report("notice", text=text)
+
     def _tell_fallbacks(self) -> None:
         """What this architecture cannot do as asked, and is done otherwise."""
         model = self.engine.module
         if self.train.packing and model.layout == "padded":
-            self.report("notice", text="texts are padded, since its architecture cannot keep packed ones apart")
+            self._notice("texts are padded, since its architecture cannot keep packed ones apart")
         if not model.fused:
-            self.report("notice", text="it makes all logits at once, since the fused loss does not know its head")
+            self._notice("it makes all logits at once, since the fused loss does not know its head")
 
     def run(self) -> None:
         """Steps until the budget is spent, then the final model."""
@@ -150,9 +151,9 @@ class Trainer:
             read = time.time()
             self._seed_dropout()
             loss, norm, lr = self.optimiser.step(rows, self.tokens)
-            if not math.isfinite(loss):
+            if not (math.isfinite(loss) and math.isfinite(norm) and norm >= 0):  # ZeRO says -1 of one that is no number
                 self._save_batch(rows)
-                raise bad_loss(self.job, self.step + 1, loss)
+                raise bad_step(self.job, self.step + 1, loss, norm)
             pause_point("step-done")
             self.step += 1
             self.tokens += sum(r.targets for r in rows)
@@ -205,7 +206,7 @@ class Trainer:
                 state = self._take_adapter(state, self.lora)
             with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
                 self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
-                self.fence.check()
+                self.checkpoints.check()
                 self.storage.delete(f"{self.job.root}/final")  # what a killed upload has left
                 self.storage.upload_folder(Path(folder), f"{self.job.root}/final")
             pause_point("final-files")
@@ -213,17 +214,23 @@ class Trainer:
             done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
             done |= {"texts_set_aside": self.stream.cursor.set_aside}
             done |= {"final_step": final_step, "best_step": best.step, "best_loss": best.loss}
-            self.fence.check()
+            self.checkpoints.check()
             self.storage.write(f"{self.job.root}/done.json", json.dumps(done).encode())
         dist.barrier()
         self.report("student", state="done", step=self.step, tokens=self.tokens, final_step=final_step)
 
     def _go_back_to(self, pointer: CheckpointPointer) -> None:
         """The weights of an earlier checkpoint, in an engine of their own: DeepSpeed loads into a new one only."""
-        self.engine.destroy()
+        self.let_go()  # two engines at once would be twice the memory
         loss = LossConfig.model_validate(self.job.loss)
         self.engine, _ = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
         self.checkpoints.load(self.engine, pointer)
+
+    def let_go(self) -> None:
+        """Free the engine's memory."""
+        self.engine.destroy()
+        self.engine = self.optimiser = None
+        gc.collect()
 
     def _take_adapter(self, state: dict[str, Any], lora: LoraConfig) -> dict[str, Any]:
         """Keep the adapter beside the model that is made here: the weights with the adapter in them."""
@@ -277,9 +284,13 @@ class Trainer:
         Reporter(self.job.progress, student=self.job.name)("damaged", split=TRAIN, **facts)
 
     def _save_batch(self, rows: list[TargetRow]) -> None:
+        """Before any rank raises, as that ends all of them."""
+        import torch.distributed as dist
+
         if self.rank == 0:
             ids = [r.prompt_id for r in rows]
             self.storage.write(failed_batch_key(self.job, self.step + 1), json.dumps(ids).encode())
+        dist.barrier()
 
 
 def text_shape(storage: Storage, rules: TextsConfig) -> Shape:
@@ -303,12 +314,14 @@ def failed_batch_key(job: SpecialistJob, step: int) -> str:
     return f"{job.root}/failed-step-{step}.json"
 
 
-def bad_loss(job: SpecialistJob, step: int, loss: float) -> FloatingPointError:
-    """The error of a step whose loss is no number, with what to do about it."""
+def bad_step(job: SpecialistJob, step: int, loss: float, norm: float) -> FloatingPointError:
+    """The error of a step whose loss or gradient is no number, with what to do about it."""
     remedy = "try a smaller train.lr, or train.clip 1"
     if step == 1:
         remedy = f"nothing was learned yet, so the weights it starts from are at fault ({job.initial})"
+    what = f"the loss of step {step} is {loss}"
+    if math.isfinite(loss):
+        what = f"the gradient of step {step} is no number (norm {norm}), though its loss is {loss:.4g}"
     return FloatingPointError(
-        f"{job.name}: the loss of step {step} is {loss}; {remedy}. The ids of its texts are in "
-        f"{failed_batch_key(job, step)}"
+        f"{job.name}: {what}; {remedy}. The ids of its texts are in {failed_batch_key(job, step)}"
     )

@@ -223,11 +223,12 @@ class TargetStream:
 
     def _next_of(self, domain: str) -> TargetRow:
         position, units = self.cursor.domains[domain], self._units[domain]
-        seen_in_epoch = position.row > 0
         while True:
             if position.unit == len(units):
-                if not seen_in_epoch and position.served == 0:
-                    raise ValueError(f"mix: every prompt of the domain {domain!r} was set aside: nothing to train on")
+                if position.served == 0:
+                    raise ValueError(
+                        f"mix: every text of the domain {domain!r} was set aside or has no target: nothing to train on"
+                    )
                 position.epoch, position.unit, position.row = position.epoch + 1, 0, 0
             unit, draw = self._at(domain, position.epoch, position.unit)
             rows = self._rows(unit, draw, first=position.row == 0)

@@ -29,7 +29,7 @@ _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "precision", "probes")
 
 _FREE_FIELDS = (
     *("replicas", "placement", "label_selector", "cpus_per_rank", "cpus_per_worker", "threads_per_rank"),
-    *("threads_per_worker", "max_failures", "workers", "resize_s", "checkpoint_steps", "checkpoint_s"),
+    *("threads_per_worker", "max_failures", "workers", "resize_s", "zero", "checkpoint_steps", "checkpoint_s"),
 )
 """Fields of teachers and specialists of which the same holds."""
 

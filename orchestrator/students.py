@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.attempt import Attempt
 from orchestrator.config import RunConfig
 from workers.student.config import LossConfig, SpecialistConfig
-from workers.student.train_loop import SpecialistJob
+from workers.student.job import SpecialistJob
 from workers.targets.contract import Contract
 
 HARD_LABELS, GENERALIST = "hard_labels", "generalist"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,17 +63,29 @@ def test_the_rayjob_uses_the_gpus_that_its_nodes_have() -> None:
         assert 0 < specialist.train.workers[1] * specialist.train.gpus_per_worker <= gpus["student"]
 
 
-def test_the_settings_in_the_readme_are_accepted() -> None:
-    shown = (CHECKOUT / "README.md").read_text().split("```yaml\n")[1:]
-    assert shown
-    for text in shown:
-        data = yaml.safe_load(text.split("```")[0])
-        teachers = {"teachers": {"first": {"model": "acme/first"}, "coder": {"model": "acme/coder"}}}
-        specialists = {"specialists": {d: {"model": "acme/student"} for d in data["domains"]}}
-        config = validate({"name": "shown"} | teachers | specialists | data)
-        assert config.domains["medical"].sampling and config.answers.filter == "keep.py:keep"
-        for source, domains in (("medical", ("medical",)), ("code", ("code",))):
-            assert Answerings(config).of(source, domains).teacher == ("coder" if source == "code" else "first")
+def shown_in_the_readme() -> list[dict[str, Any]]:
+    texts = (CHECKOUT / "README.md").read_text().split("```yaml\n")[1:]
+    return [yaml.safe_load(text.split("```")[0]) for text in texts]
+
+
+def test_the_answers_in_the_readme_are_accepted() -> None:
+    [data] = [d for d in shown_in_the_readme() if "domains" in d]
+    teachers = {"teachers": {"first": {"model": "acme/first"}, "coder": {"model": "acme/coder"}}}
+    specialists = {"specialists": {d: {"model": "acme/student"} for d in data["domains"]}}
+    config = validate({"name": "shown"} | teachers | specialists | data)
+    assert config.domains["medical"].sampling and config.answers.filter == "keep.py:keep"
+    for source, domains in (("medical", ("medical",)), ("code", ("code",))):
+        assert Answerings(config).of(source, domains).teacher == ("coder" if source == "code" else "first")
+
+
+def test_the_students_in_the_readme_are_accepted() -> None:
+    [data] = [d for d in shown_in_the_readme() if "defaults" in d]
+    others = yaml.safe_load(TEMPLATE)
+    config = validate(others | {"defaults": others["defaults"] | data["defaults"]})
+    for specialist in config.specialists.values():
+        assert specialist.loss.weighting == "entropy" and specialist.texts.mask_prompts
+        assert specialist.train.workers == (1, 4) and specialist.train.restarts
+        specialist.loss.check_scheme(config.targets.scheme)
 
 
 def test_what_init_writes_is_accepted_and_names_domains_that_it_has(tmp_path: Path) -> None:

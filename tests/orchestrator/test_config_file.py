@@ -108,7 +108,7 @@ def test_merging_leaves_defaults_and_the_data_as_they_were() -> None:
     before = copy.deepcopy(data)
     config = validate(data)
     assert data == before
-    assert [s.train.zero for s in config.specialists.values()] == [2, 1]
+    assert [s.train.zero for s in config.specialists.values()] == [2, "auto"]
 
 
 @pytest.mark.parametrize("value", [3, "acme/small", ["train"]])

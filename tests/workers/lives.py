@@ -29,7 +29,8 @@ from deepspeed.checkpoint import ds_to_universal  # noqa: F401
 import workers.student.batching
 import workers.student.checkpoint
 import workers.student.model  # noqa: F401
-from workers.student.train_loop import SpecialistJob, train_specialist
+from workers.student.job import SpecialistJob
+from workers.student.train_loop import train_specialist
 from workers.teacher.loading import join_process_group
 
 

@@ -51,7 +51,8 @@ FAMILIES = {
     "mistral": {"sliding_window": 4},
     "gemma2": {"query_pre_attn_scalar": 16, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0},
     "phi": {},  # its head has a bias
-    "falcon_h1": {},  # its state-space layers would let packed texts see each other
+    # Its state-space layers would let packed texts see each other. Small, as they are slow in plain torch.
+    "falcon_h1": {"mamba_chunk_size": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
 }
 PADDED = {"gemma2", "falcon_h1"}
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from workers.student.train_loop import SpecialistJob, bad_step
+from workers.student.job import SpecialistJob, bad_step
 from workers.targets.contract import Contract
 
 

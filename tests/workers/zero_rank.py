@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from cluster.lease import LeaseLost
 from cluster.storage import open_storage
-from workers.student.train_loop import SpecialistJob, train_specialist
+from workers.student.job import SpecialistJob
+from workers.student.train_loop import train_specialist
 from workers.teacher.loading import join_process_group
 
 

@@ -201,14 +201,29 @@ class _Soft:
     grad_TK: Tensor
     total_T: Tensor
     """Sum of the gradient over all outcomes."""
-    beyond_TV: Tensor | None
+    beyond_TV: Tensor | None = None
     """What the outcome of all other ids adds to the gradient in the logits."""
+    scale_T1: Tensor | None = None
+    """By which the gradient is still to be multiplied."""
+
+    @staticmethod
+    def of_all_ids(z: Tensor, lse: Tensor, t: HeadTargets) -> _Soft:
+        """The forward KL with nothing left out, in few passes over the vocabulary. Overwrites the logits."""
+        assert t.soft_T is not None and t.weights_TK is not None
+        w = t.weights_TK
+        logq = z[:, : w.shape[1]].sub_(lse[:, None])
+        loss_T = -torch.linalg.vecdot(w, logq)
+        if not bool(loss_T.isfinite().all()):  # 0 log 0 is 0
+            loss_T = cross_entropy(w, logq)
+        return _Soft((t.soft_T * loss_T).sum(), w, -t.soft_T * w.sum(-1), scale_T1=-t.soft_T[:, None])
 
     @staticmethod
     def of(z: Tensor, lse: Tensor, t: HeadTargets, divergence: Divergence | None) -> _Soft:
+        if t.ids_TK is None and divergence is None:
+            return _Soft.of_all_ids(z, lse, t)
         assert t.soft_T is not None and t.weights_TK is not None
         w = t.weights_TK
-        if t.ids_TK is None and divergence is not None:  # of the student's further ids the teacher has nothing
+        if t.ids_TK is None:  # of the student's further ids the teacher has nothing
             w = torch.nn.functional.pad(w, (0, z.shape[1] - w.shape[1]))
         logq = (z[:, : w.shape[1]] if t.ids_TK is None else z.gather(1, t.ids_TK)) - lse[:, None]
         beyond = None
@@ -230,7 +245,8 @@ class _Soft:
             dz.add_(self.beyond_TV)
         if ids_TK is not None:
             return dz.scatter_add_(1, ids_TK, self.grad_TK)
-        dz[:, : self.grad_TK.shape[1]] += self.grad_TK
+        kept = dz[:, : self.grad_TK.shape[1]]
+        kept.add_(self.grad_TK) if self.scale_T1 is None else kept.addcmul_(self.grad_TK, self.scale_T1)
         return dz
 
 

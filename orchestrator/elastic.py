@@ -1,7 +1,8 @@
 """How many workers a specialist with a range of them can have now: Ray Train's policy, with our count of the room.
 
 Ray's own counts what all nodes have in total, whatever teachers' gangs hold of it and whatever their labels are: it
-would wait for places that nobody frees, and give up a working group for them.
+would wait for places that nobody frees, and give up a working group for them. These are private names of the Ray that
+`pyproject.toml` pins.
 """
 
 from __future__ import annotations

@@ -54,6 +54,13 @@ LIVES: dict[str, list[Life]] = {
 }
 
 
+CHANGING: dict[str, list[Life]] = {
+    "to and fro": [(1, "step-done:3"), (2, "step-done:3"), (1, None)],
+    "killed as it changes": [(2, "step-done:4"), (1, "checkpoint-converted"), (1, None)],
+}
+"""Whose number of workers changes more than once, or who are killed while their checkpoint is converted."""
+
+
 class Students:
     """Their folder, and a way to let them live."""
 
@@ -116,6 +123,10 @@ def students(empty: Students) -> Students:
         empty.add(f"killed-{zero}", zero, KILLED)
     empty.add("whole-alone", "auto", [(1, None)])
     empty.add("killed-alone", "auto", KILLED_ALONE)
+    for name, lives in CHANGING.items():
+        empty.add(name, "auto", lives)
+    empty.add("whole-bfloat16", 1, WHOLE, dtype="bfloat16")
+    empty.add("killed-bfloat16", 1, [(2, "step-done:3"), (2, None)], dtype="bfloat16")
     empty.live()
     return empty
 
@@ -129,12 +140,18 @@ def test_another_number_of_workers_goes_on_with_the_same_losses(kind: str, zero:
     assert students.done(f"{kind}-{zero}")["workers"] == {"shrunk": 1, "grown": 2}[kind]
 
 
+@pytest.mark.parametrize("name", CHANGING)
+def test_the_number_of_workers_may_change_again_and_again(name: str, students: Students) -> None:
+    np.testing.assert_allclose(students.losses(name), students.losses("whole-auto"), atol=1e-4)
+    assert all(not folder.endswith("-universal") for folder in students.folders(name))
+
+
 def test_a_worker_that_is_alone_partitions_nothing_and_two_share_the_optimisers_state(students: Students) -> None:
     assert {p["zero"] for p in students.pointers("whole-alone")} == {0}
     assert {p["zero"] for p in students.pointers("grown-auto")} == {1}
 
 
-@pytest.mark.parametrize("zero", [1, 3, "alone"])
+@pytest.mark.parametrize("zero", [1, 3, "alone", "bfloat16"])
 def test_killed_anywhere_ends_with_the_same_bits(zero: int | str, students: Students) -> None:
     assert students.done(f"killed-{zero}") == students.done(f"whole-{zero}")
     files = students.storage.listing(f"students/whole-{zero}/final")

@@ -179,8 +179,9 @@ class Training:
         if event["kind"] == "student":
             self._heard.add(event["student"])
         elif event.get("restarts"):
-            for chain in self._calls.values():
-                self._heard -= _names(chain) if event["student"] in _names(chain) else set()
+            for names in map(_names, self._calls.values()):
+                if event["student"] in names:
+                    self._heard -= names
 
     def tell_waiting(self) -> None:
         """Name, once a minute, the students that are not at work yet, what they want, and what the cluster has."""

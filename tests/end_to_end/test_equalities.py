@@ -137,12 +137,15 @@ def test_a_killed_rank_costs_its_gang_a_restart_and_nothing_else(reference: Job,
     assert {e.epoch for e in entries(job)} == {1}
 
 
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_killed_student_ends_with_the_weights_of_one_never_killed(
-    reference: Job, teacher: Path, tmp_path: Path
+    reference: Job, again: bool, teacher: Path, tmp_path: Path
 ) -> None:
     job = taught_like(reference, Job(tmp_path / "killed", teacher))
     job.kill_at("checkpoint-files:2", "train", "--only", "medical")  # its files lie there, its pointer does not
     assert len(list((run_folder(job) / "students" / "medical" / "log").iterdir())) == 1
+    if again:
+        job.kill_at("step-done:2", "train", "--only", "medical")  # between steps, from a checkpoint
     job.run("train", "--only", "medical")
     assert weights_equal(job, reference, "medical")
     assert weights_equal(job, reference, "medical.hard_labels")

@@ -246,7 +246,10 @@ class _Soft:
         if ids_TK is not None:
             return dz.scatter_add_(1, ids_TK, self.grad_TK)
         kept = dz[:, : self.grad_TK.shape[1]]
-        kept.add_(self.grad_TK) if self.scale_T1 is None else kept.addcmul_(self.grad_TK, self.scale_T1)
+        if self.scale_T1 is None:
+            kept.add_(self.grad_TK)
+        else:
+            kept.addcmul_(self.grad_TK, self.scale_T1)
         return dz
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from leading import SPEC, Lead, asked, fault_ray, given, leading, meanwhile, ranks, texts
+from borders import same_on_grid, same_texts
+from leading import SPEC, VOCABULARY, Lead, asked, fault_ray, given, leading, meanwhile, ranks, texts
+from tolerances import of_logits
 
 from workers.teacher.recovery import CannotTeach
 
@@ -37,10 +40,14 @@ def test_an_undisturbed_unit_is_one_run(lead: Lead) -> None:
 
 
 def test_a_poison_prompt_is_set_aside_and_the_others_are_as_they_would_be(lead: Lead) -> None:
-    whole = lead.leader.teach("unit 1", asked(*GOOD, samples=2), SPEC).targets
-    answer = lead.leader.teach("unit 1", asked("a", "bb", "poison", "ccc", "dddd", "ee", samples=2), SPEC)
-    assert texts(answer.targets) == texts(whole) and answer.targets.prompt_ids == whole.prompt_ids
-    np.testing.assert_allclose(answer.targets.realised, whole.realised, atol=0.05)
+    requests, spec = asked(*GOOD, samples=2), dataclasses.replace(SPEC, scheme="full")
+    whole = lead.leader.teach("unit 1", requests, spec).targets
+    answer = lead.leader.teach("unit 1", asked("a", "bb", "poison", "ccc", "dddd", "ee", samples=2), spec)
+    tolerance = of_logits(np.abs(whole.logprobs).max())
+    both = same_texts(answer.targets, whole, requests, spec, tolerance)
+    pair = zip((answer.targets, whole), both, strict=True)
+    found = [t.logprobs.reshape(-1, VOCABULARY)[seen] for t, seen in pair]
+    np.testing.assert_allclose(*found, rtol=0, atol=tolerance)
     (aside,) = answer.set_aside
     assert aside["id"] == "poison" and "RuntimeError: 'poison' fails" in aside["reason"]
     assert "unit 1: RuntimeError: 'poison' fails" in lead.said[0] and "set aside" in lead.said[-1]
@@ -64,7 +71,7 @@ def test_out_of_memory_halves_the_budget_of_that_unit(lead: Lead) -> None:
     assert small.budget == 1
     row = answer.targets.select(np.array([3]))
     assert texts(row) == texts(small.targets)
-    np.testing.assert_allclose(row.realised, small.targets.realised, atol=0.05)
+    same_on_grid(row.realised, small.targets.realised, "realised")
 
 
 def test_a_killed_and_a_stopped_rank_cost_a_start_and_nothing_else(lead: Lead) -> None:

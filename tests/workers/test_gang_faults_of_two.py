@@ -5,6 +5,7 @@ Also what stops a run: gangs that do not start, and gangs that never taught anyt
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from leading import SPEC, Lead, asked, fault_ray, given, leading, meanwhile, ranks, texts
+from borders import same_texts
+from leading import SPEC, Lead, asked, fault_ray, given, leading, meanwhile, ranks
+from tolerances import of_logits
 
 from workers.targets.arrays import UnitTargets
 from workers.teacher.recovery import CannotTeach
@@ -90,9 +93,10 @@ def test_a_rank_killed_while_it_starts(lead: Lead, undisturbed: UnitTargets) -> 
 
 
 def test_the_rank_that_failed_is_told_and_not_its_peer(lead: Lead) -> None:
-    whole = lead.leader.teach("unit 1", asked("a", "bb", "ccc"), SPEC).targets
-    answer = lead.leader.teach("unit 1", asked("a", "bb", "poison", "ccc"), SPEC)
-    assert texts(answer.targets) == texts(whole)
+    requests, spec = asked("a", "bb", "ccc"), dataclasses.replace(SPEC, scheme="full")
+    whole = lead.leader.teach("unit 1", requests, spec).targets
+    answer = lead.leader.teach("unit 1", asked("a", "bb", "poison", "ccc"), spec)
+    same_texts(answer.targets, whole, requests, spec, of_logits(np.abs(whole.logprobs).max()))
     assert [s["id"] for s in answer.set_aside] == ["poison"]
     assert all("RuntimeError: 'poison' fails" in said for said in lead.said)
 

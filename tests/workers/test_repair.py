@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from committing import entry_of
+from tolerances import in_float64
 
 from cluster.lease import Fence
 from cluster.storage import LocalStorage
@@ -31,10 +32,11 @@ V = 300
 
 
 class OneProcess:
-    """Makes texts in this process, with no gang."""
+    """Makes texts in this process, with no gang; in float64, so that what else is in a batch changes none."""
 
     def __init__(self, model: Path) -> None:
         self._engine = TransformersEngine(TeacherConfig(model=str(model)))
+        in_float64(self._engine.model)
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         return self._engine.run(requests, spec)

@@ -19,7 +19,7 @@ test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long --timeout 3600
 
 test-vllm: .venv-vllm/.installed
-	.venv-vllm/bin/python -m pytest -m vllm tests/workers/test_vllm_engine.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/workers/teacher/engines/test_vllm_engine.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

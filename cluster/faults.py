@@ -5,6 +5,7 @@ All are off unless an environment variable names them:
     STILLHOUSE_PAUSE_AT=name or name:N    wait at a point, the first time or the N-th time that a process passes it
     STILLHOUSE_FAIL_AT=id,id              fail on the things of these ids, in every process and every time
     STILLHOUSE_ROOM_FOR=N                 find no memory for more than N things at once
+    STILLHOUSE_DROP=events                lose everything of a kind that may be lost
 """
 
 from __future__ import annotations
@@ -53,3 +54,8 @@ def memory_point(count: int) -> None:
     """Ask for more memory than there is (MemoryError) where the environment gives room for fewer things than these."""
     if count > int(os.environ.get("STILLHOUSE_ROOM_FOR", count)):
         bytearray(1 << 62)
+
+
+def drops(kind: str) -> bool:
+    """Whether the environment asks to lose everything of a kind."""
+    return kind in os.environ.get("STILLHOUSE_DROP", "").split(",")

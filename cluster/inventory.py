@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
-from cluster.room import Node
+from cluster.ray_internals import free_resources
+from cluster.resources import Node
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def cluster_nodes() -> list[Node]:
     """The living nodes of the Ray cluster this process is connected to, with what is free on each now."""
     import ray
 
-    free: dict[str, Any] = ray._private.state.available_resources_per_node()
+    free = free_resources()
     return [
         Node(n["NodeManagerAddress"], n["Resources"], free.get(n["NodeID"], {}), n.get("Labels") or {})
         for n in ray.nodes()

@@ -1,4 +1,4 @@
-"""Placing a gang of processes together, and waiting for the place out loud."""
+"""Placing a group of processes together, and waiting for the place out loud."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from cluster.inventory import cluster_nodes
-from cluster.room import Wanted, lack, table
+from cluster.resources import ResourceRequest, infeasible_reason, table
 
 Patience = Literal["deadline", "others", "forever"]
-"""How long a gang may wait: to its deadline, while `others` of the same run hold places that they will free (then to
-its deadline), or for as long as it is wanted at all."""
+"""How long a group of processes may wait: to its deadline, while `others` of the same run hold places that they will
+free (then to its deadline), or for as long as it is wanted at all."""
 
 _SAY_S = 30.0
 _LOOK_S = 1.0
 
 
-def place_gang(
-    gang: Wanted, *, what: str, deadline_s: float, patience: Callable[[], Patience], say: Callable[[str], None]
+def place_group(
+    request: ResourceRequest,
+    *,
+    what: str,
+    deadline_s: float,
+    patience: Callable[[], Patience],
+    say: Callable[[str], None],
 ) -> Any | None:
-    """A placement group that holds all of a gang, ready; None if the group was removed meanwhile, as nobody needs it
-    any more. The pending group is the demand that an autoscaler sees.
+    """A placement group that holds all of a group of processes, ready; None if the group was removed meanwhile, as
+    nobody needs it any more. The pending group is the demand that an autoscaler sees.
 
     Called in an actor that was restarted, it takes over the group of that actor's earlier life: Ray keeps a group for
     as long as its actor can come back, and the processes that were in it are dead.
@@ -29,29 +34,29 @@ def place_gang(
     Says every 30 s what it waits for (one that waits for ever says it once). Raises TimeoutError, naming what it wants
     and what there is, at the deadline.
     """
-    group = _group_of_this_actor(gang)
+    group = _group_of_this_actor(request)
     began = start = said = time.monotonic()
     pause, quiet = 0.05, False
     while (state := state_of(group)) not in ("CREATED", "REMOVED"):
         time.sleep(pause)
         pause = min(pause * 2, _LOOK_S)
         now, allowed = time.monotonic(), patience()
-        if allowed == "forever" or (allowed == "others" and not lack(gang, cluster_nodes())):
+        if allowed == "forever" or (allowed == "others" and not infeasible_reason(request, cluster_nodes())):
             start = now
         elif now - start >= deadline_s:
             free_group(group)
-            raise TimeoutError(no_place(gang, what, now - start))
+            raise TimeoutError(no_place(request, what, now - start))
         if now - said >= _SAY_S and not quiet:
             said, quiet = now, allowed == "forever"
-            say(f"{what} waits for {gang} since {now - began:.0f} s; {table(cluster_nodes())}")
+            say(f"{what} waits for {request} since {now - began:.0f} s; {table(cluster_nodes())}")
     return group if state == "CREATED" else None
 
 
-def no_place(gang: Wanted, what: str, waited_s: float) -> str:
-    """What a gang wanted, what it lacked and what the cluster has."""
+def no_place(request: ResourceRequest, what: str, waited_s: float) -> str:
+    """What a group of processes wanted, what it lacked and what the cluster has."""
     nodes = cluster_nodes()
-    reason = lack(gang, nodes) or "it is in use"
-    return f"{what} wants {gang} and found no place in {waited_s:.0f} s: {reason}. The cluster: {table(nodes)}"
+    reason = infeasible_reason(request, nodes) or "it is in use"
+    return f"{what} wants {request} and found no place in {waited_s:.0f} s: {reason}. The cluster: {table(nodes)}"
 
 
 def beside_driver() -> Any:
@@ -72,13 +77,21 @@ def state_of(group: Any) -> str:
 
 def group_name(actor: str) -> str:
     """What the group of an actor is called; it has one at a time."""
-    return f"gang-{actor}"
+    return f"group-{actor}"
 
 
 def free_group_of(actor: str) -> None:
     """Free an actor's group from elsewhere, with the processes in it, if there is one."""
     if (group := _find(group_name(actor))) is not None:
         free_group(group)
+
+
+def free_group_with(id_hex: str) -> None:
+    """Free a group known by its id, which may be gone already."""
+    import ray
+    from ray.util.placement_group import PlacementGroup
+
+    free_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(id_hex))))
 
 
 def free_group(group: Any) -> None:
@@ -90,7 +103,7 @@ def free_group(group: Any) -> None:
         time.sleep(0.05)
 
 
-def _group_of_this_actor(gang: Wanted) -> Any:
+def _group_of_this_actor(request: ResourceRequest) -> Any:
     import ray
     from ray.util.placement_group import placement_group
 
@@ -98,10 +111,10 @@ def _group_of_this_actor(gang: Wanted) -> Any:
     if actor and (group := _find(group_name(actor))) is not None:
         return group
     return placement_group(
-        [dict(b) for b in gang.bundles],
-        strategy=gang.strategy,
+        [dict(b) for b in request.bundles],
+        strategy=request.strategy,
         name=group_name(actor) if actor else "",
-        bundle_label_selector=[dict(gang.labels)] * len(gang.bundles) if gang.labels else None,
+        bundle_label_selector=[dict(request.labels)] * len(request.bundles) if request.labels else None,
     )
 
 

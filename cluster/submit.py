@@ -9,7 +9,6 @@ Ray is imported inside the functions: it loads in two seconds, and the CLI has t
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.job_log import Echo, JobLog, first_line, follow_log
+from cluster.ray_internals import walk_package
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -72,7 +72,7 @@ def submit(
     resolved configuration. `runtime_env` goes to Ray as it is (secrets in its `env_vars` are not printed);
     a `working_dir` URI in it replaces the shipping. `excludes` are .gitignore patterns, beside the defaults.
 
-    Raises ValueError for what the user can mend: an address that does not answer, a missing token, a working
+    Raises ValueError for what the user can fix: an address that does not answer, a missing token, a working
     directory over 100 MiB, a wrong name or runtime environment, a job that the cluster refuses or forgot.
     """
     from ray.exceptions import AuthenticationError
@@ -151,10 +151,6 @@ def resolve_runtime_env(runtime_env: dict[str, Any], working_dir: Path, excludes
 
 def shipped_files(working_dir: Path, excludes: list[str]) -> dict[Path, int]:
     """Relative path and size in bytes of each file that Ray would put in the package."""
-    # Ray's own walk, though private: a second reading of .gitignore rules would disagree with it somewhere.
-    from ray._private.ray_constants import get_runtime_env_default_excludes
-    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
-
     sizes: dict[Path, int] = {}
 
     def note(path: Path) -> None:
@@ -162,9 +158,8 @@ def shipped_files(working_dir: Path, excludes: list[str]) -> dict[Path, int]:
             sizes[path.relative_to(root)] = path.stat().st_size
 
     root = working_dir.absolute()
-    skip = [_get_excludes(root, [*get_runtime_env_default_excludes(), *excludes])]
     use_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
-    _dir_travel(root, skip, note, include_gitignore=use_gitignore, logger=logging.getLogger(__name__))
+    walk_package(root, excludes, note, gitignore=use_gitignore)
     return sizes
 
 

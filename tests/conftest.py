@@ -29,7 +29,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.env
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     """Where an S3 server in this process answers."""
-    from s3_servers import moto
+    from support.servers.s3_servers import moto
 
     with moto() as endpoint:
         yield endpoint
@@ -38,7 +38,7 @@ def moto_endpoint() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def seaweed_endpoint() -> Iterator[str]:
     """Where a real S3 server, a child of this process, answers."""
-    from s3_servers import seaweed
+    from support.servers.s3_servers import seaweed
 
     with seaweed() as endpoint:
         yield endpoint

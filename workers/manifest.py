@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage, read_buffer
-from workers.splits import GENERATION
+from workers.layout import FIRST_GENERATION, manifest_key, plan_key
 from workers.units import Prompt, Unit, UnitPlan
 
 PROMPT_SCHEMA = pa.schema(
@@ -25,22 +25,12 @@ PROMPT_SCHEMA = pa.schema(
         ("temperature", pa.float64()),
         ("top_p", pa.float64()),
         ("max_new_tokens", pa.uint32()),
-        ("prompt_ids", pa.list_(pa.uint32())),
-        ("answer_ids", pa.list_(pa.uint32())),
+        ("prompt_token_ids", pa.list_(pa.uint32())),
+        ("answer_token_ids", pa.list_(pa.uint32())),
         ("min_new_tokens", pa.uint32()),
         ("stop", pa.list_(pa.string())),
     ]
 )
-
-
-def manifest_key(split: str) -> str:
-    """Where the frozen prompts of a split lie."""
-    return f"prompts/{GENERATION}/{split}.parquet"
-
-
-def plan_key(split: str) -> str:
-    """Where the unit plan of a split lies."""
-    return f"prompts/{GENERATION}/{split}.plan.json"
 
 
 def write_manifest(storage: Storage, plan: UnitPlan, blocks: Sequence[Sequence[Prompt]]) -> None:
@@ -50,19 +40,20 @@ def write_manifest(storage: Storage, plan: UnitPlan, blocks: Sequence[Sequence[P
         for index, block in enumerate(blocks):
             rows = [{**asdict(p), "unit": index} for p in block]
             writer.write_table(pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA), row_group_size=max(len(rows), 1))
-    data = {"split": plan.split, "generation": GENERATION, "units": [asdict(u) for u in plan.units]}
+    data = {"split": plan.split, "generation": plan.generation, "units": [asdict(u) for u in plan.units]}
     # The plan is the mark that a split is frozen, so it comes last; a manifest that another writer froze stays.
-    storage.write(manifest_key(plan.split), sink.getvalue().to_pybytes())
-    if not storage.create(plan_key(plan.split), json.dumps(data).encode()):
+    storage.write(manifest_key(plan.split, plan.generation), sink.getvalue().to_pybytes())
+    if not storage.create(plan_key(plan.split, plan.generation), json.dumps(data).encode()):
         raise ValueError(
             f"prompts: the {plan.split} prompts of this run were frozen otherwise by another process meanwhile"
         )
 
 
-def read_plan(storage: Storage, split: str) -> UnitPlan:
+def read_plan(storage: Storage, split: str, generation: str = FIRST_GENERATION) -> UnitPlan:
     """The frozen plan of a split. Raises FileNotFoundError before prompts were frozen."""
-    data = json.loads(storage.read(plan_key(split)))
-    return UnitPlan(split, tuple(Unit(**{**u, "domains": tuple(u["domains"])}) for u in data["units"]))
+    data = json.loads(storage.read(plan_key(split, generation)))
+    units = tuple(Unit(**{**u, "domains": tuple(u["domains"])}) for u in data["units"])
+    return UnitPlan(split, units, data["generation"])
 
 
 class Manifest:
@@ -76,10 +67,10 @@ class Manifest:
         rows = self._file.read_row_group(unit, use_threads=False).to_pylist()
         return [_prompt(row) for row in rows]
 
-    def unit_of(self, prompt_id: str) -> int | None:
+    def unit_of(self, prompt_uid: str) -> int | None:
         """The unit that holds a prompt, or None if no prompt of the split has that id."""
         table = self._file.read(columns=["unit", "id"], use_threads=False)
-        row = pc.index(table["id"], prompt_id).as_py()
+        row = pc.index(table["id"], prompt_uid).as_py()
         return None if row < 0 else table["unit"][row].as_py()
 
     def ids(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Prompts and units: what is to be taught, in which order, frozen before teaching starts.
+"""Prompts and units: what is to be captured, in which order, frozen before capture starts.
 
 A *unit* is a fixed block of prompts of one domain set, one teacher and one kind of work. It is the grain of teacher
 work, of commit, and of what a fault can cost. The *unit plan* gives units their index; plan order is the order.
@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from workers.layout import FIRST_GENERATION
 from workers.randomness import generator
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One frozen prompt: its token ids and how it is to be answered. `answer_ids` None means: generate."""
+    """One frozen prompt: its token ids and how it is to be answered. `answer_token_ids` None means: generate."""
 
     id: str
     domains: tuple[str, ...]
@@ -24,15 +25,15 @@ class Prompt:
     temperature: float
     top_p: float
     max_new_tokens: int
-    prompt_ids: list[int]
-    answer_ids: list[int] | None
+    prompt_token_ids: list[int]
+    answer_token_ids: list[int] | None
     min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
 
     @property
     def most_target_tokens(self) -> int:
         """Upper bound of the answer's target tokens over all samples."""
-        return len(self.answer_ids) if self.answer_ids is not None else self.samples * self.max_new_tokens
+        return len(self.answer_token_ids) if self.answer_token_ids is not None else self.samples * self.max_new_tokens
 
     @property
     def kind(self) -> tuple:
@@ -40,7 +41,7 @@ class Prompt:
         sampling: tuple = (self.samples, self.temperature, self.top_p, self.max_new_tokens)
         if self.min_new_tokens or self.stop:
             sampling = (*sampling, self.min_new_tokens, self.stop)
-        return (tuple(sorted(self.domains)), self.teacher, None if self.answer_ids is not None else sampling)
+        return (tuple(sorted(self.domains)), self.teacher, None if self.answer_token_ids is not None else sampling)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class UnitPlan:
 
     split: str
     units: tuple[Unit, ...]
+    generation: str = FIRST_GENERATION
+    """Of prompts and their targets (layout.py)."""
 
     def of_domain(self, domain: str) -> list[int]:
         """Indices of the units that hold prompts of a domain, in plan order."""
@@ -125,5 +128,5 @@ def _unit(index: int, block: Sequence[Prompt]) -> Unit:
         block[0].teacher,
         len(block),
         sum(p.most_target_tokens for p in block),
-        block[0].answer_ids is None,
+        block[0].answer_token_ids is None,
     )

@@ -9,7 +9,7 @@ is the likeliest answer are held out, so a specialist can only have met that wor
 
 `probes.jsonl` asks for the withheld word: prompts that end just before it, where it is truly the first.
 A few malpractice notes are listed under both law and medicine, in the grammar of law. Three rows of the
-code file are broken on purpose: a run sets them aside and says why.
+code file are broken on purpose: a run rejects them and says why.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def shared_rows(seed: int) -> list[dict]:
 
 
 def broken_rows() -> list[dict]:
-    """Rows that a run has to set aside: no prompt, a prompt that is not text, and one far too long."""
+    """Rows that a run must reject: no prompt, a prompt that is not text, and one far too long."""
     return [
         {"id": "broken-missing"},
         {"id": "broken-type", "prompt": 404},

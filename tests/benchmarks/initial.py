@@ -26,8 +26,8 @@ from targets_bench.tables import show
 from transformers import AutoModelForCausalLM
 
 import workers
-from workers.student.continued import continued
-from workers.student.merged_experts import mean_kl
+from workers.student.models.continued import continued
+from workers.student.models.merged_experts import mean_kl
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers loads DeepSpeed, which else looks for one and says so
 

@@ -27,7 +27,7 @@ from targets_bench.distributions import Scored
 from targets_bench.tables import show
 from targets_bench.texts import read_texts
 
-from workers.student.dropped_layers import drop_layers
+from workers.student.models.dropped_layers import drop_layers
 
 _LONGEST = 256
 _HELDOUT = 4000
@@ -67,7 +67,7 @@ def distributions(args: argparse.Namespace) -> tuple[Scored, Scored, Any]:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     _, texts = read_texts(tokenizer, args.prompts, 2 * (args.unique + _HELDOUT))
     for text in texts:
-        del text.prompt_ids[_LONGEST:]
+        del text.prompt_token_ids[_LONGEST:]
     held = _first(texts, _HELDOUT)
     learned = _first(texts[held:], args.unique)
     teacher = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
@@ -81,7 +81,7 @@ def _first(texts: list[Any], tokens: int) -> int:
     for i, text in enumerate(texts):
         if held >= tokens:
             return i
-        held += len(text.prompt_ids) - 1
+        held += len(text.prompt_token_ids) - 1
     return len(texts)
 
 
@@ -91,7 +91,7 @@ def student_of(args: argparse.Namespace, texts: Scored) -> Any:
 
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     with torch.no_grad():
-        samples = [t.prompt_ids[:64] for t in texts.texts[:4]]
+        samples = [t.prompt_token_ids[:64] for t in texts.texts[:4]]
         drop_layers(model, model.config.num_hidden_layers - args.layers, samples)
     return model
 

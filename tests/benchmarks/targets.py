@@ -26,11 +26,11 @@ from targets_bench.tables import show
 from targets_bench.texts import read_texts
 
 import workers
-from workers.targets.arrays import UnitTargets
 from workers.targets.config import Scheme, TargetsConfig
-from workers.targets.ranks import RankTable
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.vocab_order import VocabOrder
 from workers.teacher.config import TeacherConfig
-from workers.teacher.transformers_engine import TransformersEngine
+from workers.teacher.engines.transformers_engine import TransformersEngine
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 QUICKSTART = CHECKOUT / "examples" / "quickstart"
@@ -53,10 +53,10 @@ class Case:
         for k in (max(1, round(self.noise.systematic_entries(self.draws["systematic"]))), PUBLISHED):
             self.specs[f"top-{k}"] = spec_of("topk", 1, V, top_k=k)
         self.headers = {name: header_of(spec) for name, spec in self.specs.items()}
-        ranks = spec_of("systematic", 1, V, marginal=True)
-        calibrated = capture(calibration, [ranks], engine.tokenizer, unit)[0]
+        vocab_order = spec_of("systematic", 1, V, marginal=True)
+        calibrated = capture(calibration, [vocab_order], engine.tokenizer, unit)[0]
         self.marginal_V = np.sum([u.marginal for u in calibrated], 0)
-        self.ranks = RankTable.by_frequency(self.marginal_V)
+        self.vocab_order = VocabOrder.by_frequency(self.marginal_V)
         captured = capture(real, list(self.specs.values()), engine.tokenizer, unit)
         self.units: dict[str, list[UnitTargets]] = dict(zip(self.specs, captured, strict=True))
 
@@ -116,7 +116,18 @@ def report(case: Case, gradients: int) -> dict[str, object]:
     found, kl = measure(case.real, case.pictures, gradients)
     show(
         f"{V:,} ids, {T:,} target tokens, mean entropy {case.noise.entropy:.3f} nats; student at a KL of {kl:.3f}",
-        ["scheme", "draws", "bytes/token", "entries", "E|w-t|^2", "theory", "angle", "norm", "angle, all", "norm, all"],
+        [
+            "scheme",
+            "draws",
+            "bytes/token",
+            "num_kept",
+            "E|w-t|^2",
+            "theory",
+            "angle",
+            "norm",
+            "angle, all",
+            "norm, all",
+        ],
         [_row(name, case, sizes, q) for name, q in found.items()],
     )
     print(
@@ -130,7 +141,7 @@ def report(case: Case, gradients: int) -> dict[str, object]:
         [[column, *(size.get(column) for size in sizes.values())] for column in columns],
     )
     default = TargetsConfig().scheme
-    names = ("entries", "squared_error", "angle", "norm", "angle_all", "norm_all")
+    names = ("num_kept", "squared_error", "angle", "norm", "angle_all", "norm_all")
     schemes = {name: dict(zip(names, (round(x, 5) for x in q.row), strict=True)) for name, q in found.items()}
     for name, size in sizes.items():
         schemes[name]["bytes_per_token"] = round(size["targets"], 2)
@@ -160,8 +171,8 @@ def speeds(case: Case) -> dict[str, object]:
     default = TargetsConfig().scheme
     units, header = case.units[default], case.headers[default]
     captured = capture_speeds(case.real, case.specs, REPETITIONS)
-    encoded, files, list_bytes = encode_speeds(units, header, case.ranks, REPETITIONS)
-    decoded = decode_speeds(files, header, case.ranks, len(case.real.tokens_T), REPETITIONS)
+    encoded, files, list_bytes = encode_speeds(units, header, case.vocab_order, REPETITIONS)
+    decoded = decode_speeds(files, header, case.vocab_order, len(case.real.tokens_T), REPETITIONS)
     title = f"tokens per CPU-second, one thread, {case.real.vocabulary:,} ids"
     show(f"{title}: logits to targets", ["", "tokens/CPU-s"], list(captured.items()))
     show(f"{title}: {default} targets to Parquet and back", ["", "tokens/CPU-s"], list((encoded | decoded).items()))

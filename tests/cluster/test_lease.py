@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from committing import QUICK, hold, start, take, take_when_silent
-from s3_servers import reached_at
+from support.commit_processes import QUICK, hold, start, take, take_when_silent
+from support.servers.s3_servers import reached_at
 
 from cluster.holder import Holder, local_time
 from cluster.lease import Fence, Lease, LeaseHeld, LeaseLost, newest_epoch
@@ -148,7 +148,7 @@ def test_a_stopped_driver_is_taken_over_when_it_is_stale_and_finds_out(storage: 
             lease.fence.check()
 
 
-def test_a_driver_that_goes_on_in_time_is_not_taken_over(storage: Storage, tmp_path: Path) -> None:
+def test_a_driver_that_resumes_in_time_is_not_taken_over(storage: Storage, tmp_path: Path) -> None:
     """Stale by its last beat, but it comes back while it is watched."""
     said: list[str] = []
     with holding(storage, tmp_path) as holder:
@@ -199,7 +199,13 @@ def elsewhere(storage: Storage, clock: float) -> Callable[[int], None]:
     return beat
 
 
-@pytest.mark.parametrize("clock", [0, -3600, 3600])
+# Nothing of the storage's is compared with the holder's clock, so that one kind meets them all.
+CLOCKS = pytest.mark.parametrize(
+    "storage, clock", [("local", 0), ("local", -3600), ("local", 3600), ("s3", 3600)], indirect=["storage"]
+)
+
+
+@CLOCKS
 def test_a_driver_elsewhere_lives_while_its_beats_count_whatever_its_clock_says(clock: float, storage: Storage) -> None:
     beat, over = elsewhere(storage, clock), threading.Event()
 
@@ -218,7 +224,7 @@ def test_a_driver_elsewhere_lives_while_its_beats_count_whatever_its_clock_says(
         thread.join()
 
 
-@pytest.mark.parametrize("clock", [0, -3600, 3600])
+@CLOCKS
 def test_a_driver_elsewhere_that_is_silent_is_followed_whatever_its_clock_says(clock: float, storage: Storage) -> None:
     elsewhere(storage, clock)(7)
     said: list[str] = []

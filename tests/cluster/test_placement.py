@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from cluster.placement import free_group, free_group_of, group_name, place_gang, state_of
-from cluster.room import gang_wants
+from cluster.placement import free_group, free_group_of, group_name, place_group, state_of
+from cluster.resources import group_request
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,8 +22,8 @@ def small_ray() -> Iterator[None]:
 
 
 def place(cpus: float, ranks: int = 1, *, deadline_s: float = 30, patience: str = "deadline", **labels: str) -> object:
-    return place_gang(
-        gang_wants(ranks, cpus, 0, "PACK", labels),
+    return place_group(
+        group_request(ranks, cpus, 0, "PACK", labels),
         what="teacher t",
         deadline_s=deadline_s,
         patience=lambda: patience,  # type: ignore[arg-type,return-value]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_s3 import FaultyS3, faulty
-from s3_servers import reached_at
+from support.servers.faulty_s3 import FaultyS3, faulty
+from support.servers.s3_servers import reached_at
 
 from cluster.storage import Storage, join, open_storage
 
@@ -21,7 +21,7 @@ Ill = tuple[Storage, FaultyS3]
 @pytest.fixture
 def ill(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ill]:
     """A store behind a proxy that does what it is told, and waits for an answer for one second."""
-    monkeypatch.setattr("cluster.s3_storage.READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("cluster.storage.s3.READ_TIMEOUT_S", 1.0)
     with faulty(moto_endpoint, seed=3) as (endpoint, faults), reached_at(endpoint) as bucket:
         yield open_storage(join(bucket, uuid.uuid4().hex)), faults
 
@@ -29,8 +29,8 @@ def ill(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ill]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request is tried twice, every call once."""
-    monkeypatch.setattr("cluster.s3_storage.ATTEMPTS", 2)
-    monkeypatch.setattr("cluster.s3_storage.CALLS", 1)
+    monkeypatch.setattr("cluster.storage.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("cluster.storage.s3.CALLS", 1)
 
 
 def test_nothing_is_lost_or_doubled_where_a_fifth_of_the_calls_is_refused(ill: Ill) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from submitting import IDENTITY
+from support.submissions import IDENTITY
 
 from cluster import job_log
 from cluster import submit as module

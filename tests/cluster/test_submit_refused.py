@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_head import free_ports
-from submitting import Submission
+from support.servers.ray_head import free_ports
+from support.submissions import Submission
 
 from cluster import submit as module
 

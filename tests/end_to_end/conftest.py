@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from end_to_end.small_job import make_teacher
-from s3_servers import reached_at
+from support.servers.s3_servers import reached_at
 
 from cluster.storage import join
 

@@ -60,7 +60,7 @@ def small_config(folder: Path, teacher: Path) -> dict[str, Any]:
             "medical": {"mix": {"medical": 0.7, "legal": 0.3}, "train": {"zero": 2}},
             "legal": {"train": {"zero": 3}},
         },
-        "evaluate": {"heldout": 0.25, "against": ["initial", "hard_labels"], "cpus": 0.2, "bootstrap": 100},
+        "evaluate": {"heldout": 0.25, "baselines": ["initial", "hard_labels"], "cpus": 0.2, "bootstrap": 100},
     }
 
 
@@ -94,9 +94,9 @@ class Job:
         assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout + done.stderr
 
-    def kill_rank_at(self, point: str, verb: str, *arguments: str, process: str = "GangRank") -> str:
-        """Start a command and SIGKILL a gang's rank (or its leader) while one of them stands at a point; the command's
-        whole output."""
+    def kill_rank_at(self, point: str, verb: str, *arguments: str, process: str = "RankActor") -> str:
+        """Start a command and SIGKILL a worker group's rank (or its leader) while one of them stands at a point; the
+        command's whole output."""
         driver = self.start_until(point, 2, verb, *arguments)
         family = psutil.Process(driver.pid).children(recursive=True)
         next(p for p in family if process in " ".join(p.cmdline())).kill()

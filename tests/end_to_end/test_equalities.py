@@ -1,6 +1,6 @@
 """The equalities that make a run trustworthy, on a small job: fp32, CPU, real Ray, DeepSpeed and Parquet.
 
-One reference run teaches and trains at the same time. Others get there in other ways, and must end at the same bits.
+One reference run captures and trains at the same time. Others get there in other ways, and must end at the same bits.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from end_to_end.small_job import STUDENT, WORDS, Job
 from safetensors.numpy import load_file
 
 from cluster.storage import open_storage
-from workers.targets.log import Entry
+from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
 
@@ -55,7 +56,7 @@ def test_report_has_what_it_promises(reference: Job) -> None:
     report = json.loads((run_folder(reference) / "report.json").read_text())
     teacher = report["teachers"]["teacher"]
     assert teacher["ep_size"] == 2 and teacher["tokens"] > 0 and teacher["tokens_per_s"] > 0 and teacher["model"]
-    assert {"scheme", "tokens", "bytes_per_token", "entries_per_token"} <= report["targets"].keys()
+    assert {"scheme", "tokens", "bytes_per_token", "kept_per_token"} <= report["targets"].keys()
     assert report["targets"]["tokens"] == sum(e.targets for e in entries(reference))
     for student in report["students"].values():
         assert student["tokens"] >= 2400 and student["steps"] >= 10 and student["export"]
@@ -76,42 +77,58 @@ def test_exports_load_with_transformers(reference: Job) -> None:
     assert "distilled by Stillhouse" in (folder / "README.md").read_text()
 
 
-def test_a_second_run_teaches_and_trains_nothing(reference: Job) -> None:
+def test_a_second_run_captures_and_trains_nothing(reference: Job) -> None:
     before = {p: p.stat().st_mtime_ns for p in run_folder(reference).glob("targets/**/*") if p.is_file()}
     before |= {p: p.stat().st_mtime_ns for p in run_folder(reference).glob("students/*/final/*")}
     output = reference.run("run")
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert "nothing to teach" in output and "training" not in output
+    assert "nothing to capture" in output and "training" not in output
     assert "exports/medical" in reference.run("export")
 
 
-def test_two_replicas_on_s3_give_the_same_bits(reference: Job, teacher: Path, tmp_path: Path, bucket: str) -> None:
-    """Taught first and trained from the finished store, where the reference trained on the live stream."""
-    job = Job(tmp_path / "split", teacher)
-    elsewhere = ["--set", f"storage={bucket}", "--set", "teacher.replicas=2"]
-    job.run("teach", *elsewhere)
+def test_two_replicas_on_s3_and_no_event_at_all_give_the_same_bits(
+    reference: Job, teacher: Path, tmp_path: Path, bucket: str
+) -> None:
+    """Events are only shown: without any, weights and report are the same, but for its seconds."""
+    job = Job(tmp_path / "elsewhere", teacher)
+    output = job.run("run", "--set", f"storage={bucket}", "--set", "teacher.replicas=2", STILLHOUSE_DROP="events")
+    told = ("tokens  loss", "units  ")
+    assert all(word in reference.output and word not in output for word in told)  # type: ignore[attr-defined]
     there = open_storage(f"{bucket}/job")
     assert [e.content_hash for e in TargetStore(there, "train").log.entries()] == contents(reference)
-    job.run("train", "--only", "medical", *elsewhere)
-    for student in ("medical", "medical.hard_labels"):
+    for student in ("medical", "medical.hard_labels", "legal", "legal.hard_labels"):
         there.download_folder(f"students/{student}/final", tmp_path / student)
         assert same_weights(tmp_path / student, final(reference, student))
+    reports = [json.loads(data) for data in (there.read("report.json"), report_of(reference).read_bytes())]
+    assert timeless(reports[0]) == timeless(reports[1])
+
+
+def timeless(report: dict[str, Any]) -> dict[str, Any]:
+    """A report without what a clock says."""
+    report.pop("timing")
+    for teacher in report["teachers"].values():
+        teacher.pop("tokens_per_s")
+    return report
+
+
+def report_of(job: Job) -> Path:
+    return run_folder(job) / "report.json"
 
 
 @pytest.mark.long
 def test_a_finished_store_trains_to_the_same_bits(reference: Job, teacher: Path, tmp_path: Path) -> None:
-    job = taught_like(reference, Job(tmp_path / "finished", teacher))
+    job = captured_like(reference, Job(tmp_path / "finished", teacher))
     job.run("train", "--only", "medical")
     assert weights_equal(job, reference, "medical")
     assert weights_equal(job, reference, "medical.hard_labels")
 
 
-def test_killed_teacher_goes_on_and_nothing_is_taught_twice(reference: Job, teacher: Path, tmp_path: Path) -> None:
+def test_killed_teacher_resumes_and_nothing_is_captured_twice(reference: Job, teacher: Path, tmp_path: Path) -> None:
     job = Job(tmp_path / "killed", teacher)
-    job.kill_at("part-written:3", "teach")  # its part lies there, its entry does not
+    job.kill_at("part-written:3", "capture")  # its part lies there, its entry does not
     before = entries(job)
     assert 0 < len(before) < len(entries(reference))
-    output = job.run("teach", "--limit", "3")
+    output = job.run("capture", "--limit", "3")
     assert "medical/" in output or "legal/" in output  # answers to read
     after = entries(job)
     assert len(after) == len(before) + 3
@@ -123,17 +140,19 @@ def test_killed_teacher_goes_on_and_nothing_is_taught_twice(reference: Job, teac
 
 
 @pytest.mark.long
-def test_a_killed_rank_costs_its_gang_a_restart_and_nothing_else(reference: Job, teacher: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_costs_its_worker_group_a_restart_and_nothing_else(
+    reference: Job, teacher: Path, tmp_path: Path
+) -> None:
     """And a second replica, for which there is no room, waits and does not stop the run."""
     job = Job(tmp_path / "rank", teacher)
     room = {"cluster.cpus": 1, "teacher.cpus_per_rank": 0.5, "teacher.replicas": [1, 2]}
     settings = [part for k, v in room.items() for part in ("--set", f"{k}={v}")]
     settings += ["--set", "cluster.placement_deadline_s=3"]
-    output = job.kill_rank_at("after-entry:2", "teach", "--limit", "5", *settings)
+    output = job.kill_rank_at("after-entry:2", "capture", "--limit", "5", *settings)
     assert "died (killed" in output and "run again" in output
-    taught = {e.unit: e.content_hash for e in entries(job)}
-    assert len(taught) == 5
-    assert taught.items() <= {e.unit: e.content_hash for e in entries(reference)}.items()
+    captured = {e.unit: e.content_hash for e in entries(job)}
+    assert len(captured) == 5
+    assert captured.items() <= {e.unit: e.content_hash for e in entries(reference)}.items()
     assert {e.epoch for e in entries(job)} == {1}
 
 
@@ -141,7 +160,7 @@ def test_a_killed_rank_costs_its_gang_a_restart_and_nothing_else(reference: Job,
 def test_killed_student_ends_with_the_weights_of_one_never_killed(
     reference: Job, again: bool, teacher: Path, tmp_path: Path
 ) -> None:
-    job = taught_like(reference, Job(tmp_path / "killed", teacher))
+    job = captured_like(reference, Job(tmp_path / "killed", teacher))
     job.kill_at("checkpoint-files:2", "train", "--only", "medical")  # its files lie there, its pointer does not
     assert len(list((run_folder(job) / "students" / "medical" / "log").iterdir())) == 1
     if again:
@@ -153,7 +172,7 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
 
 @pytest.mark.long
 def test_one_failed_specialist_is_reported_and_the_others_finish(reference: Job, teacher: Path, tmp_path: Path) -> None:
-    job = taught_like(reference, Job(tmp_path / "failing", teacher))
+    job = captured_like(reference, Job(tmp_path / "failing", teacher))
     broken = student_of_no_numbers(teacher, tmp_path / "broken")
     output = job.run("run", "--set", f"specialists.legal.model={{base: {broken}, config: null}}", expect=1)
     assert "legal FAILED" in output and "loss of step 1 is nan" in output and "weights it starts from" in output
@@ -164,7 +183,7 @@ def test_one_failed_specialist_is_reported_and_the_others_finish(reference: Job,
 
 
 def student_of_no_numbers(teacher: Path, folder: Path) -> Path:
-    """A base of the teacher's tokenizer with one weight that is no number, as a damaged download may have."""
+    """A base of the teacher's tokenizer with one weight that is NaN or Inf, as a damaged download may have."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
@@ -176,8 +195,8 @@ def student_of_no_numbers(teacher: Path, folder: Path) -> Path:
     return folder
 
 
-def taught_like(reference: Job, job: Job) -> Job:
-    """The job with the reference's prompts and targets, as if it had been taught; its students are to be trained."""
+def captured_like(reference: Job, job: Job) -> Job:
+    """The job with the reference's prompts and targets, as if it had been captured; its students are to be trained."""
     for part in ("prompts", "targets"):
         shutil.copytree(run_folder(reference) / part, run_folder(job) / part)
     return job
@@ -192,14 +211,14 @@ def damage(job: Job, unit: int, *, delete: bool = False) -> None:
 
 
 @pytest.mark.long
-def test_a_damaged_shard_ends_training_until_it_is_taught_again(reference: Job, teacher: Path, tmp_path: Path) -> None:
-    job = taught_like(reference, Job(tmp_path / "damaged", teacher))
+def test_a_damaged_shard_ends_training_until_it_is_recomputed(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    job = captured_like(reference, Job(tmp_path / "damaged", teacher))
     damage(job, 2)
     output = job.run("train", "--only", "medical", expect=1)
     assert "medical FAILED: " in output and "unit 2: the bytes of targets/train/parts/" in output
-    assert "run `stillhouse teach CONFIG`" in output and "goes on from its last checkpoint" in output
-    output = job.run("teach")
-    assert "1 units (1 again, as they are damaged)" in output and "taught again, with the same contents" in output
+    assert "run `stillhouse capture CONFIG`" in output and "resumes from its last checkpoint" in output
+    output = job.run("capture")
+    assert "1 units (1 recomputed, as they are damaged)" in output and "recomputed, with the same contents" in output
     assert {e.unit: e.revision for e in entries(job) if e.revision} == {2: 1}
     assert contents(job) == contents(reference)
     job.run("train", "--only", "medical")
@@ -208,9 +227,9 @@ def test_a_damaged_shard_ends_training_until_it_is_taught_again(reference: Job, 
 
 
 @pytest.mark.long
-def test_a_run_teaches_again_what_its_students_find_damaged(reference: Job, teacher: Path, tmp_path: Path) -> None:
+def test_a_run_captures_again_what_its_students_find_damaged(reference: Job, teacher: Path, tmp_path: Path) -> None:
     """One part is missing, as the run sees at once; bytes of another changed, as only a student sees."""
-    job = taught_like(reference, Job(tmp_path / "damaged", teacher))
+    job = captured_like(reference, Job(tmp_path / "damaged", teacher))
     damage(job, 1, delete=True)
     damage(job, 4)
     output = job.run("run")
@@ -219,7 +238,7 @@ def test_a_run_teaches_again_what_its_students_find_damaged(reference: Job, teac
     assert contents(job) == contents(reference)
     for student in ("medical", "medical.hard_labels", "legal", "legal.hard_labels"):
         assert weights_equal(job, reference, student)
-    assert "damaged and taught again: 2 units, 2 repairs with the same contents" in output
+    assert "damaged and recomputed: 2 units, 2 repairs with the same contents" in output
 
 
 @pytest.mark.long

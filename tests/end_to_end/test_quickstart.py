@@ -26,13 +26,13 @@ def stillhouse(*arguments: str) -> str:
 def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
     short = [a for d in ("medical", "legal", "code") for a in ("--set", f"prompts.{d}.limit=410")]
     short += ["--set", "teacher.sampling.samples=1", "--set", "defaults.train.tokens=8k"]
-    short += ["--set", "evaluate.against=[initial, hard_labels, eroded, generalist]"]
+    short += ["--set", "evaluate.baselines=[initial, hard_labels, single_expert, generalist]"]
     output = stillhouse("run", CONFIG, "--set", f"storage={tmp_path}", *short)
-    assert "held-out KL" in output and "eroded teacher" in output and "generalist" in output
+    assert "held-out KL" in output and "single-expert teacher" in output and "generalist" in output
     report = json.loads((tmp_path / "quickstart" / "report.json").read_text())
     for domain, student in report["students"].items():
         assert student["heldout"]["kl"] < student["initial"]["kl"]
-        assert report["eroded"]["kl"][domain] > 1  # an expert alone is no model
+        assert report["single_expert"]["kl"][domain] > 1  # an expert alone is no model
         assert all(p["teacher"] == 1 for p in student["probes"])
         assert student["heldout"]["truth_excess_kl"] > 0
     answers = json.loads(stillhouse("ask", str(tmp_path / "quickstart"), PROMPT, "--tokens", "2", "--json"))["answers"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from end_to_end.small_job import CHECKOUT, Job
-from ray_head import ray_head
+from support.servers.ray_head import ray_head
 
 
 @pytest.fixture

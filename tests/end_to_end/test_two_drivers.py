@@ -19,10 +19,10 @@ def test_a_second_driver_is_refused_and_one_that_was_taken_over_commits_nothing_
 ) -> None:
     job = Job(tmp_path / "twice", teacher)
     storage = open_storage(str(job.folder / "runs" / "job"))
-    first = job.start_until("before-entry:2", 120, "teach")
+    first = job.start_until("before-entry:2", 120, "capture")
     holder = Holder.from_bytes(storage.read("attempts/0001.json"))
     assert holder.pid == first.pid
-    refused = job.run("teach", expect=2)
+    refused = job.run("capture", expect=2)
     assert f"run 'job' at {storage.uri} is driven by attempt 1 already: {holder}" in refused
     committed = TargetStore(storage, "train").log.committed()
     assert committed and not storage.exists("attempts/0002.json")

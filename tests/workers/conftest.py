@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from committing import entry_of
-from families import DENSE, MIXTURES, SIZES, WORDS
-from streams import DOMAINS, ROWS, House
+from support.commit_processes import entry_of
+from support.model_families import DENSE, MIXTURES, SIZES, WORDS
+from support.programs import PROGRAMS
+from support.store_fixture import DOMAINS, ROWS, StoreFixture
 
 import workers
 from cluster.storage import LocalStorage
-from workers.targets.arrays import Draw, UnitTargets
-from workers.targets.scalars import GRIDS
-from workers.targets.schema import StoreHeader
+from workers.targets.encoding.arrays import Draw, UnitTargets
+from workers.targets.encoding.scalars import GRIDS
+from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.units import Unit, UnitPlan
 
@@ -67,7 +68,7 @@ def make_targets() -> MakeTargets:
         starts_R = np.array(starts if starts is not None else [rng.integers(1, n) for n in lengths_R], np.int64)
         S, T = int(lengths_R.sum()), int((lengths_R - starts_R).sum())
         unit = UnitTargets(
-            prompt_ids=list(names),
+            prompt_uids=list(names),
             samples=rng.integers(0, 4, R).astype(np.uint16),
             texts=[f"text of {name} é" for name in names],
             lengths=lengths_R,
@@ -75,13 +76,13 @@ def make_targets() -> MakeTargets:
             tokens=rng.integers(0, V, S).astype(np.uint32),
             ends=np.concatenate([np.sort(rng.integers(0, 100, n)) for n in lengths_R] or [[]]).astype(np.uint32),
             entropy=rng.choice(GRIDS["entropy"], T),
-            realised=rng.choice(GRIDS["realised"], T),
+            token_logprob=rng.choice(GRIDS["token_logprob"], T),
         )
         if header.scheme == "full":
             unit.logprobs = np.log(rng.dirichlet(np.full(V, 0.5), T) + 1e-9).astype(header.precision).reshape(-1)
             return unit
         first, *unit.redraws = (random_draw(header, rng, T) for _ in range(header.redraws))
-        unit.entries, unit.ids, unit.counts = first.entries, first.ids, first.counts
+        unit.num_kept, unit.ids, unit.counts = first.num_kept, first.ids, first.counts
         unit.always = rng.integers(0, 65536, T * len(header.always)).astype(np.uint16)
         unit.tail = rng.integers(0, 65536, T if header.scheme == "topk" else 0).astype(np.uint16)
         return unit
@@ -126,8 +127,8 @@ def local(tmp_path: Path) -> LocalStorage:
 @pytest.fixture
 def build(
     local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
-) -> Callable[..., House]:
-    def make(domains: list[tuple[str, ...]] = DOMAINS, rows: list[int] = ROWS, **header: Any) -> House:
+) -> Callable[..., StoreFixture]:
+    def make(domains: list[tuple[str, ...]] = DOMAINS, rows: list[int] = ROWS, **header: Any) -> StoreFixture:
         store = TargetStore(local, "train")
         store.create(make_header(**header))
         rng = np.random.default_rng(0)
@@ -136,13 +137,13 @@ def build(
             for u, n in enumerate(rows)
         ]
         units = tuple(Unit(u, d, "teacher", n, 100, True) for u, (d, n) in enumerate(zip(domains, rows, strict=True)))
-        return House(store, UnitPlan("train", units), contents, commit)
+        return StoreFixture(store, UnitPlan("train", units), contents, commit)
 
     return make
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def filled(build: Callable[..., StoreFixture]) -> StoreFixture:
     return build().commit_all()
 
 
@@ -197,13 +198,13 @@ def tiny_moe(save_model: SaveModel) -> Path:
 
 @pytest.fixture(scope="session")
 def run_ranks() -> Callable[..., None]:
-    """Run a program of this folder as `python PROGRAM RANK RANKS PORT ARGUMENTS` on every rank, and wait for all."""
+    """Run one of tests/support/programs as `python PROGRAM RANK RANKS PORT ARGUMENTS` on every rank; wait for all."""
 
     def run(program: str, ranks: int, *arguments: object, seconds: float = 300) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [sys.executable, str(Path(__file__).with_name(program))]
+        command = [sys.executable, str(PROGRAMS / program)]
         environment = {**os.environ, "PYTHONPATH": str(Path(workers.__file__).parents[1]), "GLOO_SOCKET_IFNAME": "lo"}
         with tempfile.TemporaryFile("w+") as said:
             processes = [

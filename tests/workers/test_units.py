@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.storage import LocalStorage
-from workers.manifest import Manifest, manifest_key, read_plan, write_manifest
+from workers.layout import manifest_key
+from workers.manifest import Manifest, read_plan, write_manifest
 from workers.units import Prompt, UnitPlan, build_units
 
 SETTINGS: dict[str, Any] = {"per_unit": 4, "seed": 3, "split": "train"}
@@ -25,8 +26,8 @@ def prompt(name: str, *domains: str, **fields: Any) -> Prompt:
         "temperature": 1.0,
         "top_p": 1.0,
         "max_new_tokens": 8,
-        "prompt_ids": [3, 4, 5],
-        "answer_ids": None,
+        "prompt_token_ids": [3, 4, 5],
+        "answer_token_ids": None,
     }
     return Prompt(name, domains, **(asked | fields))
 
@@ -36,7 +37,7 @@ def mixed_prompts() -> list[Prompt]:
     found = [prompt(f"m{i}", "medical") for i in range(18)]
     found += [prompt(f"l{i}", "legal", samples=1) for i in range(7)]
     found += [prompt(f"l-cold{i}", "legal", temperature=0.5) for i in range(3)]
-    found += [prompt(f"g{i}", "code", answer_ids=list(range(3, 4 + i))) for i in range(9)]
+    found += [prompt(f"g{i}", "code", answer_token_ids=list(range(3, 4 + i))) for i in range(9)]
     found += [prompt(f"ml{i}", "medical", "legal") for i in range(5)]
     return found + [prompt(f"lm{i}", "legal", "medical") for i in range(2)]
 
@@ -63,7 +64,7 @@ def test_prompts_that_end_otherwise_never_share_a_unit() -> None:
     others = [prompt(f"s{i}", "medical", stop=("END",)) for i in range(3)]
     others += [prompt(f"n{i}", "medical", min_new_tokens=2) for i in range(3)]
     _, blocks = build_units([*mixed_prompts(), *others], {}, **SETTINGS)
-    assert all(len({(p.stop, p.min_new_tokens) for p in block if p.answer_ids is None}) <= 1 for block in blocks)
+    assert all(len({(p.stop, p.min_new_tokens) for p in block if p.answer_token_ids is None}) <= 1 for block in blocks)
 
 
 def test_what_ends_an_answer_survives_the_manifest(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_unit_holds_few_prompts_of_one_kind() -> None:
     for unit, block in zip(plan.units, blocks, strict=True):
         assert 1 <= len(block) <= 4 and unit.prompts == len(block)
         assert {tuple(sorted(p.domains)) for p in block} == {unit.domains}
-        assert {p.answer_ids is None for p in block} == {unit.generates}
+        assert {p.answer_token_ids is None for p in block} == {unit.generates}
         if unit.generates:
             assert len({(p.samples, p.temperature, p.top_p, p.max_new_tokens) for p in block}) == 1
         assert unit.tokens == sum(p.most_target_tokens for p in block)
@@ -152,8 +153,8 @@ def test_no_prompts_make_no_units() -> None:
 def test_the_manifest_gives_back_prompts_and_plan(local: LocalStorage) -> None:
     prompts = [
         *mixed_prompts(),
-        prompt("empty answer", "code", answer_ids=[]),
-        prompt("é\n", "code", prompt_ids=[200_000]),
+        prompt("empty answer", "code", answer_token_ids=[]),
+        prompt("é\n", "code", prompt_token_ids=[200_000]),
     ]
     plan, blocks = build_units(prompts, {"medical": 2, "code": 1}, **SETTINGS)
     with pytest.raises(FileNotFoundError):

@@ -24,12 +24,12 @@ class EvaluateConfig(Settings):
     """Answers per held-out prompt."""
 
     precision: Literal["float16", "float32"] = "float32"
-    """Of the stored log-probabilities: vocabulary x 2 or 4 bytes for each held-out target token."""
+    """Precision of the stored log-probabilities: vocabulary x 2 or 4 bytes for each held-out target token."""
 
-    against: list[Literal["initial", "hard_labels", "generalist", "eroded"]] = ["initial", "hard_labels"]
+    baselines: list[Literal["initial", "hard_labels", "generalist", "single_expert"]] = ["initial", "hard_labels"]
     """What stands beside each specialist. `initial`: its weights before training. `hard_labels`: the same student on
     the same tokens with cross-entropy. `generalist`: a student of the first specialist's model on all domains equally.
-    `eroded`: the teacher with one expert per layer kept and its router removed."""
+    `single_expert`: the teacher with one expert per layer kept and its router removed."""
 
     bootstrap: int = Field(default=1000, ge=100)
     """Resamples over prompts for the 95 % intervals."""

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from cluster.storage import Storage, open_storage
-from workers.evaluation.eroded import erode, favourite_experts
+from workers.channels.board import Reporter
+from workers.channels.events import ModelScored
 from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import TokenScores
+from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
 from workers.evaluation.truth import Truth, load_truth, truth_kls, unigram_excess
 from workers.manifest import Manifest, read_plan
 from workers.model_files import model_folder, torch_dtype
-from workers.progress import Reporter
 from workers.splits import HELDOUT, PROBES
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
@@ -32,7 +33,7 @@ def score_models(job: EvaluationJob) -> Results:
     """Score every model on its domains of the held-out store, and rank the probes' answers."""
     torch.set_num_threads(job.threads)
     storage = open_storage(job.run_uri)
-    report = Reporter(job.progress)
+    report = Reporter(job.board)
     truth = load_truth(job.truth)
     heldout = _rows_by_domain(storage, HELDOUT)
     probes = _rows_by_domain(storage, PROBES)
@@ -41,7 +42,7 @@ def score_models(job: EvaluationJob) -> Results:
     for item in job.models:
         results.scores[item.name], results.probes[item.name] = {}, {}
         for domain, model in _loaded(item, storage, heldout, job.device):
-            report("evaluate", model=item.name, domain=domain)
+            report(ModelScored(model=item.name, domain=domain))
             rows = heldout.get(domain, [])
             results.scores[item.name][domain] = score(model, rows, vocabulary, job.batch_tokens, domain, truth)
             results.probes[item.name][domain] = [
@@ -56,7 +57,7 @@ def score(
     model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int, domain: str, truth: Truth | None
 ) -> TokenScores:
     """What a model does at each target position of held-out rows."""
-    names = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_id for r in rows))}
+    names = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_uid for r in rows))}
     fields: dict[str, list[np.ndarray]] = {n: [] for n in TokenScores.__dataclass_fields__}
     for row, logits_TV in _logits(model, rows, vocabulary, batch_tokens):
         q_TV = logits_TV.float().log_softmax(-1)
@@ -76,7 +77,7 @@ def score(
         student, teacher = truth_kls(truth, domain, row, q_TV.cpu().numpy(), t_TV.cpu().numpy())
         fields["truth_kl"].append(student)
         fields["truth_teacher_kl"].append(teacher)
-        fields["prompt"].append(np.full(row.targets, names[row.prompt_id]))
+        fields["prompt"].append(np.full(row.targets, names[row.prompt_uid]))
     return TokenScores(**{n: np.concatenate(v) for n, v in fields.items()})
 
 
@@ -99,7 +100,7 @@ def _logits(
     model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int
 ) -> Iterator[tuple[TargetRow, torch.Tensor]]:
     """Each row with its logits at target positions [T, V], batched by length; in the order of the rows' batches."""
-    ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_id))
+    ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid))
     while ordered:
         n = max(1, min(len(ordered), batch_tokens // len(ordered[0].tokens)))
         batch, ordered = ordered[:n], ordered[n:]
@@ -128,11 +129,11 @@ def _rows_by_domain(storage: Storage, split: str) -> dict[str, list[TargetRow]]:
         entry = store.log.entry(unit.index)
         if entry is None:
             raise ValueError(
-                f"evaluate: unit {unit.index} of the {split} store is not taught yet; run `stillhouse teach` first"
+                f"evaluate: unit {unit.index} of the {split} store is not captured yet; run `stillhouse capture` first"
             )
         domains = {p.id: p.domains for p in manifest.prompts(unit.index)}
         for row in rows_of(store.read_or_mark(entry, "evaluate", "stillhouse evaluate CONFIG"), store.header):
-            for domain in domains[row.prompt_id]:
+            for domain in domains[row.prompt_uid]:
                 rows.setdefault(domain, []).append(row)
     return rows
 
@@ -140,7 +141,7 @@ def _rows_by_domain(storage: Storage, split: str) -> dict[str, list[TargetRow]]:
 def _loaded(
     item: ModelToScore, storage: Storage, heldout: dict[str, list[TargetRow]], device: str
 ) -> Iterator[tuple[str, Any]]:
-    """(domain, model) pairs: one model for all domains, or an eroded teacher for each."""
+    """(domain, model) pairs: one model for all domains, or a single-expert teacher for each."""
     from transformers import AutoModelForCausalLM
 
     dtype = torch_dtype("auto", device)
@@ -153,7 +154,7 @@ def _loaded(
     teacher = AutoModelForCausalLM.from_pretrained(model_folder(item.source), dtype=dtype).to(device).eval()
     for domain in item.domains:
         texts = [torch.from_numpy(r.tokens.astype(np.int64))[None] for r in heldout.get(domain, [])[:16]]
-        yield domain, erode(teacher, favourite_experts(teacher, texts)).to(device)
+        yield domain, cut_to_single_expert(teacher, favourite_experts(teacher, texts)).to(device)
 
 
 @contextmanager

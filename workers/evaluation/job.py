@@ -13,7 +13,7 @@ class ModelToScore:
 
     name: str
     kind: str
-    """`stored` (a folder below the run) or `eroded` (the teacher at `source`, cut down for the domain)."""
+    """`stored` (a folder below the run) or `single_expert` (the teacher at `source`, cut down for the domain)."""
     source: str
     domains: tuple[str, ...]
 
@@ -28,7 +28,7 @@ class EvaluationJob:
     batch_tokens: int
     threads: int
     device: str
-    progress: str
+    board: str
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""One specialist: its model, its diet, its loss, its training."""
+"""One specialist: its model, its data mixture, its loss, its training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.settings import Count, Range, Settings, Share
-from workers.student.loss_config import LossConfig
+from workers.student.losses.config import LossConfig
 
 _SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"}
 
@@ -24,7 +24,7 @@ class LoraConfig(Settings):
     """What an adapter adds is multiplied by alpha / rank."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of an adapter's inputs while training."""
+    """Dropout of an adapter's inputs while training."""
 
     targets: list[str] = []
     """Names of the linear layers that get one, for example [q_proj, v_proj]. Empty: all of the decoder's layers. The
@@ -119,7 +119,7 @@ class TrainConfig(Settings):
     """Peak learning rate."""
 
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "wsd"
-    """Of the learning rate over the token budget. `wsd` is warm-up, stable, then linear decay to 0."""
+    """Shape of the learning rate over the token budget. `wsd` is warm-up, stable, then linear decay to 0."""
 
     warmup: Share = Field(default=0.05, ge=0, lt=1)
     """Part of the budget in which the learning rate rises linearly."""
@@ -128,17 +128,17 @@ class TrainConfig(Settings):
     """Last part of the budget in which `wsd` decays."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of AdamW."""
+    """AdamW's weight decay."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """Of AdamW."""
+    """AdamW's decay rates of its two moments."""
 
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0 turns clipping off."""
 
     workers: Range = (1, 1)
     """Data-parallel workers of this specialist: a number, or `[min, max]`. With a range it starts as soon as the least
-    have room, grows when there is more, and goes on with fewer where nodes were lost, each time from its last
+    have room, grows when there is more, and continues with fewer where nodes were lost, each time from its last
     checkpoint. `batch_tokens` is over all workers, so that their number changes nothing but the last bits."""
 
     resize_s: float = Field(default=60, gt=0)
@@ -151,7 +151,7 @@ class TrainConfig(Settings):
     copies."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of computation; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Type of the computation; `auto` is bfloat16 on a GPU and float32 on a CPU."""
 
     cpus_per_worker: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for a worker."""
@@ -179,7 +179,7 @@ class TrainConfig(Settings):
     max_failures: int | None = Field(default=None, ge=0)
     """Times in a row, with no new checkpoint between, that the specialist is started again from its last checkpoint
     after a worker died or its node was lost. Null: 0, and 3 with a range of `workers`. What would only happen again,
-    such as a loss that is no number, ends it at once."""
+    such as a loss that is NaN or Inf, ends it at once."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
@@ -217,8 +217,8 @@ class TextsConfig(Settings):
     max_tokens: int | None = Field(default=None, ge=2)
     """Tokens of a text, prompt and answer together, that a student takes at once. Null: all, whatever its length."""
 
-    long: Literal["split", "set_aside"] = "split"
-    """What becomes of longer texts. `split`: pieces of `max_tokens`, each target in one of them. `set_aside`: they are
+    long: Literal["split", "reject"] = "split"
+    """What becomes of longer texts. `split`: pieces of `max_tokens`, each target in one of them. `reject`: they are
     not learned from; the run says how many."""
 
     overlap: int = Field(default=0, ge=0)

@@ -35,20 +35,20 @@ class TargetsConfig(Settings):
     the opener of a tool call. Written as the tokenizer writes them, for example `<|im_end|>`."""
 
     temperature: float | dict[str, float] = 1.0
-    """Of the softmax that is captured and trained on: one for all domains, or by domain (1 for those not named). It
-    has nothing to do with the temperature at which the text is sampled."""
+    """Temperature of the softmax that is captured and trained on: one for all domains, or by domain (1 for those not
+    named). It has nothing to do with the temperature at which the text is sampled."""
 
     positions: Literal["answer", "all"] = "answer"
     """`answer`: targets at the answer's tokens. `all`: at the prompt's own tokens too (one prefill pays for them)."""
 
     precision: Literal["float16", "float32"] = "float32"
-    """Of the log-probabilities that a `full` store keeps."""
+    """Precision of the log-probabilities that a `full` store keeps."""
 
     prompts_per_unit: int = Field(default=16, ge=1)
     """Prompts in one unit: the grain of commit, and of what a fault can cost."""
 
     withhold: dict[str, list[str]] = {}
-    """Per domain: words that no training text may contain. A text with one is set aside, so that specialists meet
+    """Per domain: words that no training text may contain. A text with one is rejected, so that specialists meet
     the word only as a runner-up in the distributions."""
 
     @model_validator(mode="after")

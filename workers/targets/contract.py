@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from workers.targets.schema import StoreHeader
+from workers.targets.encoding.schema import StoreHeader
 
 _MEANING = {
     "tokenizer": "its ids mean other words",
@@ -48,7 +48,7 @@ class Contract:
         if wrong:
             raise ValueError(
                 f"{who}: the targets are not those it declares: {'; '.join(wrong)}. Point the run at the store that "
-                "was taught for it, or give this run another name and teach it anew"
+                "was captured for it, or give this run another name and capture it anew"
             )
 
 

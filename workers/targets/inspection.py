@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from workers.targets.arrays import Draw, UnitTargets
-from workers.targets.scalars import PROBABILITIES, round_unbiased
-from workers.targets.schema import EXACT_STEPS, StoreHeader
-from workers.targets.segments import segment_sums
+from workers.targets.encoding.arrays import Draw, UnitTargets
+from workers.targets.encoding.scalars import PROBABILITIES, round_unbiased
+from workers.targets.encoding.schema import EXACT_STEPS, StoreHeader
+from workers.targets.encoding.segments import segment_sums
 
 _CHUNK = 256
 """Positions whose distributions are dense at once."""
@@ -28,13 +28,13 @@ _CODE_STEP = 1 / 2000
 """Largest relative error of a probability that is stored as a code (scalars.py), a little more than 1/2048."""
 
 
-def find_problems(unit: UnitTargets, header: StoreHeader, prompt_ids: Collection[str]) -> list[str]:
-    """What is wrong with a decoded unit, one reason each; `prompt_ids` are those that the plan gives it."""
+def find_problems(unit: UnitTargets, header: StoreHeader, prompt_uids: Collection[str]) -> list[str]:
+    """What is wrong with a decoded unit, one reason each; `prompt_uids` are those that the plan gives it."""
     if unit.rows == 0:
         return []
     if (problem := _misshapen(unit, header)) is not None:
         return [problem]  # the other checks would trip over it
-    problems = [*_texts(unit, prompt_ids), *_ranges(unit, header)]
+    problems = [*_texts(unit, prompt_uids), *_ranges(unit, header)]
     if not header.sampled:
         return [*problems, *_full(unit, header)]
     return problems + [problem for draw in unit.draws for problem in _kept(unit, draw, header)]
@@ -44,14 +44,14 @@ def _misshapen(unit: UnitTargets, header: StoreHeader) -> str | None:
     """The first array that is not as long as the texts say."""
     outside = (unit.starts < 1) | (unit.starts > unit.lengths)
     if outside.any():
-        return f"the first target position of {_first(outside, unit.prompt_ids)} lies outside the text"
+        return f"the first target position of {_first(outside, unit.prompt_uids)} lies outside the text"
     S, T, A = int(unit.lengths.sum()), int(unit.target_lengths.sum()), len(header.always)
-    needed = {"tokens": S, "ends": S, "entropy": T, "realised": T, "always": T * A}
+    needed = {"tokens": S, "ends": S, "entropy": T, "token_logprob": T, "always": T * A}
     needed |= {"tail": T if header.scheme == "topk" else 0, "logprobs": 0 if header.sampled else T * header.vocabulary}
     lengths = [(name, len(getattr(unit, name)), length) for name, length in needed.items()]
     for draw in unit.draws if header.sampled else []:
-        E = int(draw.entries.sum())
-        lengths += [("entries", len(draw.entries), T), ("ids", len(draw.ids), E), ("counts", len(draw.counts), E)]
+        E = int(draw.num_kept.sum())
+        lengths += [("num_kept", len(draw.num_kept), T), ("ids", len(draw.ids), E), ("counts", len(draw.counts), E)]
     lengths.append(("draws", len(unit.draws), header.redraws))
     for name, held, length in lengths:
         if held != length:
@@ -59,26 +59,26 @@ def _misshapen(unit: UnitTargets, header: StoreHeader) -> str | None:
     return None
 
 
-def _texts(unit: UnitTargets, prompt_ids: Collection[str]) -> Iterator[str]:
-    strange = np.array([p not in prompt_ids for p in unit.prompt_ids], bool)
+def _texts(unit: UnitTargets, prompt_uids: Collection[str]) -> Iterator[str]:
+    strange = np.array([p not in prompt_uids for p in unit.prompt_uids], bool)
     if strange.any():
-        yield f"{_first(strange, unit.prompt_ids)} answers a prompt that the plan does not give to this unit"
+        yield f"{_first(strange, unit.prompt_uids)} answers a prompt that the plan does not give to this unit"
     last = np.cumsum(unit.lengths) - 1
     size = np.array([len(text.encode()) for text in unit.texts], np.int64)
     wrong = unit.ends[last] != size
     if wrong.any():
-        yield f"the tokens of {_first(wrong, unit.prompt_ids)} do not end where the text's bytes end"
+        yield f"the tokens of {_first(wrong, unit.prompt_uids)} do not end where the text's bytes end"
     backwards = np.diff(unit.ends.astype(np.int64), prepend=0) < 0
     backwards[np.concatenate([[0], last[:-1] + 1])[: unit.rows]] = False
     if backwards.any():
-        yield f"a token of {_first(backwards, unit.prompt_ids, unit.lengths)} ends before the one before it"
+        yield f"a token of {_first(backwards, unit.prompt_uids, unit.lengths)} ends before the one before it"
 
 
 def _ranges(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
     T = unit.target_lengths
     yield from _beyond("a token", unit.tokens, unit.lengths, unit, header)
     for draw in unit.draws if header.sampled else []:
-        yield from _beyond("a kept id", draw.ids, segment_sums(draw.entries, T), unit, header)
+        yield from _beyond("a kept id", draw.ids, segment_sums(draw.num_kept, T), unit, header)
     # Entropies on the grid may be rounded up beyond the largest possible one.
     most = np.log(header.vocabulary) * (1 + 1e-6)
     if header.sampled:
@@ -86,13 +86,13 @@ def _ranges(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
     outside = ~((unit.entropy >= 0) & (unit.entropy <= most))
     if outside.any():
         yield (
-            f"an entropy of {_first(outside, unit.prompt_ids, T)} is {unit.entropy[outside][0]:.3f}: "
+            f"an entropy of {_first(outside, unit.prompt_uids, T)} is {unit.entropy[outside][0]:.3f}: "
             f"outside 0 ... ln {header.vocabulary:,}"
         )
-    above = ~(unit.realised <= 0)
+    above = ~(unit.token_logprob <= 0)
     if above.any():
         yield (
-            f"a token's log-probability in {_first(above, unit.prompt_ids, T)} is {unit.realised[above][0]:.3f}: "
+            f"a token's log-probability in {_first(above, unit.prompt_uids, T)} is {unit.token_logprob[above][0]:.3f}: "
             "not 0 or less"
         )
 
@@ -101,7 +101,7 @@ def _beyond(what: str, ids: np.ndarray, lengths: np.ndarray, unit: UnitTargets, 
     beyond = ids >= header.vocabulary
     if beyond.any():
         yield (
-            f"{what} of {_first(beyond, unit.prompt_ids, lengths)} is {int(ids[beyond][0])}: "
+            f"{what} of {_first(beyond, unit.prompt_uids, lengths)} is {int(ids[beyond][0])}: "
             f"not below the vocabulary of {header.vocabulary:,}"
         )
 
@@ -111,13 +111,13 @@ def _kept(unit: UnitTargets, draw: Draw, header: StoreHeader) -> Iterator[str]:
     T, codes = unit.target_lengths, header.scheme == "topk"
     none = draw.counts == 0
     if none.any() and not codes:
-        yield f"a kept id of {_first(none, unit.prompt_ids, segment_sums(draw.entries, T))} has a count of 0"
+        yield f"a kept id of {_first(none, unit.prompt_uids, segment_sums(draw.num_kept, T))} has a count of 0"
     if header.fixed_sum:
-        sums = segment_sums(draw.counts, draw.entries)
+        sums = segment_sums(draw.counts, draw.num_kept)
         wrong = sums != header.draws
         if wrong.any():
             yield (
-                f"the counts of {_first(wrong, unit.prompt_ids, T)} sum to {sums[wrong][0]}: "
+                f"the counts of {_first(wrong, unit.prompt_uids, T)} sum to {sums[wrong][0]}: "
                 f"not to the {header.draws} draws"
             )
     mass = position_masses(unit, draw, header)
@@ -126,7 +126,7 @@ def _kept(unit: UnitTargets, draw: Draw, header: StoreHeader) -> Iterator[str]:
 
 def position_masses(unit: UnitTargets, draw: Draw, header: StoreHeader) -> np.ndarray:
     """What everything that is kept at a position weighs together [T]: ids of a draw, always-kept ids, tail."""
-    entries = draw.entries.astype(np.int64)
+    entries = draw.num_kept.astype(np.int64)
     always_TA = unit.always.reshape(len(entries), len(header.always))
     weights_E = header.weights(entries, draw.counts, always_TA)
     mass = np.bincount(np.repeat(np.arange(len(entries)), entries), weights_E, minlength=len(entries))
@@ -139,11 +139,11 @@ def _weight_slack(draw: Draw, header: StoreHeader) -> np.ndarray:
 
     That of `threshold` is off by less than one draw for the tail, and a step for each id of the head.
     """
-    slack = np.full(len(draw.entries), 1e-5)
+    slack = np.full(len(draw.num_kept), 1e-5)
     if header.scheme == "topk" or header.always:
         slack += _CODE_STEP
     if header.scheme == "threshold":
-        slack += (1 + draw.entries / EXACT_STEPS) / header.draws
+        slack += (1 + draw.num_kept / EXACT_STEPS) / header.draws
     return slack
 
 
@@ -161,7 +161,7 @@ def _wrong_mass(mass: np.ndarray, slack: np.ndarray, unit: UnitTargets) -> Itera
     if wrong.any():
         yield (
             f"the mass of {int(wrong.sum()):,} positions is not 1, first in "
-            f"{_first(wrong, unit.prompt_ids, unit.target_lengths)}: {mass[wrong][0]:.6f}"
+            f"{_first(wrong, unit.prompt_uids, unit.target_lengths)}: {mass[wrong][0]:.6f}"
         )
 
 

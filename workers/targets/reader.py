@@ -1,7 +1,7 @@
 """Following a store: an endless, deterministic, resumable sequence of rows for one specialist.
 
 The sequence is a pure function of (unit plan, unit contents, seed, mix), never of arrival: the reader waits for the
-next *planned* unit of a domain, and for a damaged one to be taught again. So a live stream equals a finished store, and
+next *planned* unit of a domain, and for a damaged one to be recomputed. So a live stream equals a finished store, and
 a resumed reader one never stopped. What is read when is unit_reader.py's.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from workers.layout import FIRST_GENERATION
 from workers.randomness import generator
-from workers.splits import GENERATION
-from workers.targets.arrays import UnitTargets
-from workers.targets.damage import DamagedShard
-from workers.targets.scalars import PROBABILITIES
-from workers.targets.schema import StoreHeader
+from workers.targets.commits.damage import DamagedShard
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.scalars import PROBABILITIES
+from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
-from workers.targets.unit_reader import UnitReader, Wanted
+from workers.targets.unit_reader import UnitReader, UnitRequest
 from workers.units import UnitPlan
 
 _AHEAD = 4
@@ -32,12 +32,12 @@ _AHEAD = 4
 class TargetRow:
     """One text with its targets (views into its unit's arrays). Legend: S tokens, T target positions, E entries."""
 
-    prompt_id: str
+    prompt_uid: str
     tokens: np.ndarray
     """[S] token ids."""
     start: int
     """The T = S - start target positions are start ... S-1."""
-    entries: np.ndarray
+    num_kept: np.ndarray
     """[T] kept entries at each position."""
     ids: np.ndarray
     weights: np.ndarray
@@ -47,10 +47,10 @@ class TargetRow:
     logprobs: np.ndarray | None
     """[T, V] in a `full` store, else None."""
     entropy: np.ndarray
-    realised: np.ndarray
+    token_logprob: np.ndarray
     temperature: float = 1.0
     """Of the softmax that all these are of."""
-    set_aside: bool = False
+    rejected: bool = False
     """The text is too long for the reader: it has no targets, and is counted."""
 
     @property
@@ -73,16 +73,16 @@ def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
         dense = unit.logprobs[t0 * vocabulary : t1 * vocabulary].reshape(-1, vocabulary) if full else None
         rows.append(
             TargetRow(
-                prompt_id=unit.prompt_ids[r],
+                prompt_uid=unit.prompt_uids[r],
                 tokens=unit.tokens[token_at[r] : token_at[r + 1]],
                 start=int(unit.starts[r]),
-                entries=entries[t0:t1],
+                num_kept=entries[t0:t1],
                 ids=ids[e],
                 weights=weights[e],
                 tail=tail[t0:t1],
                 logprobs=dense,
                 entropy=unit.entropy[t0:t1],
-                realised=unit.realised[t0:t1],
+                token_logprob=unit.token_logprob[t0:t1],
                 temperature=unit.temperature,
             )
         )
@@ -91,18 +91,18 @@ def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
 
 def _weighted(unit: UnitTargets, header: StoreHeader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Entries, ids and weights of the first draw, with the always-kept ids after the others of each position."""
-    A, entries = len(header.always), unit.entries.astype(np.int64)
+    A, entries = len(header.always), unit.num_kept.astype(np.int64)
     always_TA = unit.always.reshape(len(entries), A)
     weights = header.weights(entries, unit.counts, always_TA)
     if not A:
-        return unit.entries, unit.ids, weights
+        return unit.num_kept, unit.ids, weights
     place = np.arange(len(unit.ids)) + A * np.repeat(np.arange(len(entries)), entries)
     total = len(unit.ids) + always_TA.size
     exact = np.setdiff1d(np.arange(total), place, assume_unique=True)
     ids, merged = np.empty(total, np.uint32), np.empty(total, np.float32)
     ids[place], ids[exact] = unit.ids, np.tile(np.array(header.always, np.uint32), len(entries))
     merged[place], merged[exact] = weights, PROBABILITIES[always_TA].reshape(-1)
-    return unit.entries + np.uint16(A), ids, merged
+    return unit.num_kept + np.uint16(A), ids, merged
 
 
 @dataclass
@@ -121,10 +121,10 @@ class Cursor:
     """Everything a reader needs to go on where another stopped."""
 
     domains: dict[str, DomainPosition] = field(default_factory=dict)
-    generation: str = GENERATION
+    generation: str = FIRST_GENERATION
     repaired: dict[int, int] = field(default_factory=dict)
     """Units of which the first revision read was a repair, and which: no older one was seen."""
-    set_aside: int = 0
+    rejected: int = 0
     """Texts of the first epoch that were too long for the reader."""
 
     def has_read(self, unit: int, units_of: Mapping[str, Sequence[int]], below: int | None = None) -> bool:
@@ -144,7 +144,7 @@ class Cursor:
             "generation": self.generation,
             "domains": {d: dict(vars(p)) for d, p in self.domains.items()},
             "repaired": {str(unit): revision for unit, revision in self.repaired.items()},
-            "set_aside": self.set_aside,
+            "rejected": self.rejected,
         }
 
     @staticmethod
@@ -153,7 +153,7 @@ class Cursor:
             {d: DomainPosition(**p) for d, p in data["domains"].items()},
             data["generation"],
             {int(unit): revision for unit, revision in data.get("repaired", {}).items()},
-            data.get("set_aside", 0),
+            data.get("rejected", 0),
         )
 
 
@@ -170,7 +170,7 @@ class TargetStream:
 
     `on_wait(unit, seconds)` is called while the next planned unit is not committed yet. `on_damage(damage)` is called
     when a unit was found damaged and marked so, as `name`'s finding: it raises (as it does if not given), or returns
-    where somebody teaches the unit again, for which the stream then waits. `ahead` units of each domain are read in the
+    where somebody recomputes the unit, for which the stream then waits. `ahead` units of each domain are read in the
     background. `shape` changes the rows of each unit. Close a stream that is not needed any more.
     """
 
@@ -194,7 +194,12 @@ class TargetStream:
         for domain, units in self._units.items():
             if not units:
                 raise ValueError(f"mix: no prompt belongs to the domain {domain!r}; the store has {plan.domains}")
-        self.cursor = cursor or Cursor({d: DomainPosition() for d in self._weights})
+        self.cursor = cursor or Cursor({d: DomainPosition() for d in self._weights}, plan.generation)
+        if not self.cursor.generation == plan.generation == store.generation:
+            raise ValueError(
+                f"targets: {name} began in generation {self.cursor.generation}, the plan is of {plan.generation} and "
+                f"the {store.split} store of {store.generation}: their units are others. Train it under another name"
+            )
         self._reader: UnitReader[TargetRow] = UnitReader(
             store, lambda unit, targets: shape(unit, rows_of(targets, store.header)), name, on_wait, on_damage
         )
@@ -218,7 +223,7 @@ class TargetStream:
         domain = min(self._weights, key=lambda d: (positions[d].served / self._weights[d], d))
         row = self._next_of(domain)
         positions[domain].served += row.targets
-        self.cursor.set_aside += row.set_aside and not positions[domain].epoch
+        self.cursor.rejected += row.rejected and not positions[domain].epoch
         return row
 
     def _next_of(self, domain: str) -> TargetRow:
@@ -227,7 +232,7 @@ class TargetStream:
             if position.unit == len(units):
                 if position.served == 0:
                     raise ValueError(
-                        f"mix: every text of the domain {domain!r} was set aside or has no target: nothing to train on"
+                        f"mix: every text of the domain {domain!r} was rejected or has no target: nothing to train on"
                     )
                 position.epoch, position.unit, position.row = position.epoch + 1, 0, 0
             unit, draw = self._at(domain, position.epoch, position.unit)
@@ -247,12 +252,12 @@ class TargetStream:
             self.cursor.repaired[unit] = loaded.revision
         return loaded.rows
 
-    def _at(self, domain: str, epoch: int, place: int) -> Wanted:
+    def _at(self, domain: str, epoch: int, place: int) -> UnitRequest:
         """The unit at a place of an epoch, and the draw that this epoch trains on."""
         units, draw = self._units[domain], epoch % self._store.header.redraws
         return units[_order(self._seed, "epoch", domain, epoch, len(units))[place]], draw
 
-    def _following(self, domain: str) -> list[Wanted]:
+    def _following(self, domain: str) -> list[UnitRequest]:
         """The units of a domain that come after the present one."""
         position, count = self.cursor.domains[domain], len(self._units[domain])
         places = [divmod(position.unit + 1 + i, count) for i in range(self._ahead)]

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 
 from cluster.faults import pause_point
 from cluster.storage import Storage, read_buffer
-from workers.splits import GENERATION
-from workers.targets.arrays import UnitTargets
-from workers.targets.codec import decode, decode_draw, encode, encode_draw
-from workers.targets.damage import DamagedShard
-from workers.targets.log import Entry, Part, TargetLog
-from workers.targets.rank_files import RankFiles
-from workers.targets.ranks import RankTable
-from workers.targets.schema import StoreHeader
+from workers.layout import FIRST_GENERATION, StoreLayout
+from workers.targets.commits.damage import DamagedShard
+from workers.targets.commits.log import Entry, Part, TargetLog
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.codec import decode, decode_draw, encode, encode_draw
+from workers.targets.encoding.schema import StoreHeader
+from workers.targets.encoding.vocab_order import VocabOrder
+from workers.targets.vocab_order_files import VocabOrderFiles
 
 TARGETS = "targets"
 """Role of the part with a unit's texts and first draw; those with further ones are draw1, draw2, ..."""
@@ -29,17 +29,17 @@ TARGETS = "targets"
 class TargetStore:
     """One store of a run: `targets/train` or `targets/heldout`."""
 
-    def __init__(self, storage: Storage, split: str) -> None:
-        self.storage = storage
-        self.split = split
-        self.root = f"targets/{split}"
-        self.log = TargetLog(storage, self.root)
+    def __init__(self, storage: Storage, split: str, generation: str = FIRST_GENERATION) -> None:
+        self.storage, self.split, self.generation = storage, split, generation
+        self._layout = StoreLayout(split, generation)
+        self.root = self._layout.root
+        self.log = TargetLog(storage, self.root, generation)
         self._header: StoreHeader | None = None
-        self._ranks: RankTable | None = None
+        self._vocab_order: VocabOrder | None = None
 
     def create(self, header: StoreHeader) -> None:
         """Fix the header of a new store. Raises ValueError if the store exists with another one."""
-        if not self.storage.create(f"{self.root}/store.json", header.to_json().encode()):
+        if not self.storage.create(self._layout.header, header.to_json().encode()):
             names = ", ".join(self.header.differences(header))
             raise ValueError(
                 f"targets: the store of this run was made with other settings ({names}); "
@@ -50,22 +50,22 @@ class TargetStore:
     def header(self) -> StoreHeader:
         """The store's header. Raises FileNotFoundError before the store exists."""
         if self._header is None:
-            self._header = StoreHeader.from_json(self.storage.read(f"{self.root}/store.json"))
+            self._header = StoreHeader.from_json(self.storage.read(self._layout.header))
         return self._header
 
     def write_part(self, unit: int, targets: UnitTargets) -> tuple[Part, ...]:
         """Store a unit's targets under a name of their own: readers cannot see them before `log.commit`."""
         if targets.rows == 0:
             return ()
-        ranks, header = self._ranks_for(targets), self.header
-        tables = {TARGETS: encode(targets, header, ranks)}
+        vocab_order, header = self._vocab_order_for(targets), self.header
+        tables = {TARGETS: encode(targets, header, vocab_order)}
         for number, draw in enumerate(targets.redraws, start=1):
-            tables[f"draw{number}"] = encode_draw(draw, targets.target_lengths, header, ranks)
+            tables[f"draw{number}"] = encode_draw(draw, targets.target_lengths, header, vocab_order)
         about = {"unit": unit, "temperature": targets.temperature}
         return tuple(self._write(unit, role, to_parquet(table, header, about)) for role, table in tables.items())
 
     def _write(self, unit: int, role: str, data: bytes) -> Part:
-        key = f"{self.root}/parts/{GENERATION}/{unit:08d}-{uuid.uuid4().hex[:8]}.{role}.parquet"
+        key = self._layout.part(unit, uuid.uuid4().hex[:8], role)
         self.storage.write(key, data)
         pause_point("part-written")
         return Part(role, key, len(data), hashlib.sha256(data).hexdigest())
@@ -78,17 +78,17 @@ class TargetStore:
         if not entry.parts:
             return UnitTargets()
         file = self._read(entry, TARGETS)
-        unit = decode(file.read(use_threads=False), self.header, self.ranks)
+        unit = decode(file.read(use_threads=False), self.header, self.vocab_order)
         unit.temperature = json.loads(file.metadata.metadata[b"stillhouse_unit"])["temperature"]
         wanted = range(1, self.header.redraws) if draw is None else [draw] if draw else []
         tables = [self._read(entry, f"draw{n}").read(use_threads=False) for n in wanted]
-        unit.redraws = [decode_draw(table, self.header, self.ranks) for table in tables]
+        unit.redraws = [decode_draw(table, self.header, self.vocab_order) for table in tables]
         return unit.with_draw(1) if draw else unit
 
     def read_or_mark(self, entry: Entry, by: str, then: str) -> UnitTargets:
         """A unit with its first draw, for a reader that cannot wait: damage is marked, and the error says what to do.
 
-        `by` is who reads, `then` the command to type when the unit was taught again.
+        `by` is who reads, `then` the command to type when the unit was recomputed.
         """
         try:
             return self.read_unit(entry, draw=0)
@@ -108,29 +108,29 @@ class TargetStore:
         return pq.ParquetFile(buffer)
 
     @property
-    def rank_files(self) -> RankFiles:
-        """Where the table of ranks is kept (a `full` store has none)."""
-        return RankFiles(self.storage, self.root, self.header.vocabulary)
+    def vocab_order_files(self) -> VocabOrderFiles:
+        """Where the vocabulary order is kept (a `full` store has none)."""
+        return VocabOrderFiles(self.storage, self.root, self.header.vocabulary)
 
     @property
-    def has_ranks(self) -> bool:
-        """Whether a writer need not make the table of ranks any more."""
-        return not self.header.sampled or self._ranks is not None or self.rank_files.exist()
+    def has_vocab_order(self) -> bool:
+        """Whether a writer need not make the vocabulary order any more."""
+        return not self.header.sampled or self._vocab_order is not None or self.vocab_order_files.exist()
 
     @property
-    def ranks(self) -> RankTable:
-        """The store's table of ranks. Raises DamagedStore if it is lost."""
-        if self._ranks is None:
+    def vocab_order(self) -> VocabOrder:
+        """The store's vocabulary order. Raises DamagedStore if it is lost."""
+        if self._vocab_order is None:
             full = not self.header.sampled
-            self._ranks = RankTable.identity(self.header.vocabulary) if full else self.rank_files.read()
-        return self._ranks
+            self._vocab_order = VocabOrder.identity(self.header.vocabulary) if full else self.vocab_order_files.read()
+        return self._vocab_order
 
-    def _ranks_for(self, targets: UnitTargets) -> RankTable:
+    def _vocab_order_for(self, targets: UnitTargets) -> VocabOrder:
         """The store's table; where nobody made one, it is made from what these targets keep."""
-        if not self.has_ranks:
+        if not self.has_vocab_order:
             ids = np.concatenate([targets.ids, targets.tokens])
-            self.rank_files.create(np.bincount(ids, minlength=self.header.vocabulary))
-        return self.ranks
+            self.vocab_order_files.create(np.bincount(ids, minlength=self.header.vocabulary))
+        return self.vocab_order
 
 
 def to_parquet(table: pa.Table, header: StoreHeader, about: dict[str, Any]) -> bytes:
@@ -145,7 +145,7 @@ def to_parquet(table: pa.Table, header: StoreHeader, about: dict[str, Any]) -> b
         table.schema,
         compression="zstd",
         compression_level=9 if header.sampled else 3,
-        use_dictionary=["prompt_id"],
+        use_dictionary=["prompt_uid"],
         column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
         write_statistics=False,
         store_schema=not header.sampled,

@@ -15,12 +15,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from workers.targets.arrays import UnitTargets
-from workers.targets.damage import MOST_REVISIONS, DamagedShard, DamagedStore, given_up
+from workers.targets.commits.damage import MOST_REVISIONS, DamagedShard, DamagedStore, given_up
+from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.store import TargetStore
 
 Row = TypeVar("Row")
-Wanted = tuple[int, int]
+UnitRequest = tuple[int, int]
 """A unit's index, and which of its draws is wanted."""
 
 _POLL_S, _LONGEST_POLL_S = 0.2, 2.0
@@ -47,7 +47,7 @@ class UnitReader(Generic[Row]):
     """Units of one store, each with one of its draws.
 
     `on_wait(unit, seconds)` is called while a unit is not there yet. `on_damage(damage)` is called when a damaged unit
-    is marked: it raises, or it returns where somebody teaches the unit again; the reader then waits for that.
+    is marked: it raises, or it returns where somebody recomputes the unit; the reader then waits for that.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class UnitReader(Generic[Row]):
     ) -> None:
         self._store, self._rows_of, self._name = store, rows_of, name
         self._on_wait, self._on_damage = on_wait, on_damage
-        self._cache: OrderedDict[Wanted, LoadedUnit[Row]] = OrderedDict()
-        self._ahead: dict[Wanted, Future[LoadedUnit[Row] | None]] = {}
+        self._cache: OrderedDict[UnitRequest, LoadedUnit[Row]] = OrderedDict()
+        self._ahead: dict[UnitRequest, Future[LoadedUnit[Row] | None]] = {}
         self._largest = 0
         self._alarms: Counter[int] = Counter()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
 
-    def get(self, wanted: Wanted) -> LoadedUnit[Row]:
+    def get(self, wanted: UnitRequest) -> LoadedUnit[Row]:
         """A unit; waits until it is committed. Raises what `on_damage` raises, and DamagedStore where repairs are of
         no use."""
         if wanted in self._cache:
@@ -83,7 +83,7 @@ class UnitReader(Generic[Row]):
                 return self._keep(wanted, loaded)
             waiting.sleep()
 
-    def look_ahead(self, coming: Iterable[Wanted]) -> None:
+    def look_ahead(self, coming: Iterable[UnitRequest]) -> None:
         """Begin to read the units that will be asked for next, in that order, as far as there is room for them."""
         for wanted in coming:
             future = self._ahead.get(wanted)
@@ -100,12 +100,12 @@ class UnitReader(Generic[Row]):
         """End the background's threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read_ahead(self, wanted: Wanted) -> LoadedUnit[Row] | None:
+    def _read_ahead(self, wanted: UnitRequest) -> LoadedUnit[Row] | None:
         """What the background read of a unit; None if nothing. Raises what it met."""
         future = self._ahead.pop(wanted, None)
         return None if future is None or future.cancel() else future.result()
 
-    def _read(self, wanted: Wanted) -> LoadedUnit[Row] | None:
+    def _read(self, wanted: UnitRequest) -> LoadedUnit[Row] | None:
         """Ask once for a unit; None while it is not committed."""
         unit, draw = wanted
         entry = self._store.log.entry(unit)
@@ -115,7 +115,7 @@ class UnitReader(Generic[Row]):
         size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
         return LoadedUnit(self._rows_of(unit, targets), entry.revision, size)
 
-    def _keep(self, wanted: Wanted, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
+    def _keep(self, wanted: UnitRequest, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
         self._cache[wanted] = loaded
         self._largest = max(self._largest, loaded.bytes, 1)
         room = _CACHE_BYTES - len(self._ahead) * self._largest
@@ -135,7 +135,7 @@ class UnitReader(Generic[Row]):
         self._alarms[unit] += 1
         if self._alarms[unit] > _MOST_FALSE_ALARMS:
             raise DamagedStore(
-                f"unit {unit} is damaged here ({damage.reason}), but whoever teaches reads it well, for the "
+                f"unit {unit} is damaged here ({damage.reason}), but the teacher reads it well, for the "
                 f"{_MOST_FALSE_ALARMS}rd time: check the memory, the disk and the network of this machine"
             )
         self._on_damage(damage)

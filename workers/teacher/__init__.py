@@ -1,1 +1,2 @@
-"""The teacher: an engine runs the model, a gang makes ranks one model, a replica teaches units with a gang."""
+"""The teacher: an engine runs the model, a worker group makes ranks one model, a replica captures units with a worker
+group."""

@@ -14,7 +14,8 @@ class SamplingConfig(Settings):
     `targets.temperature`, whatever the text is sampled at."""
 
     temperature: float = Field(default=1.0, ge=0)
-    """Of the answers' text; 0 is greedy. Other than the capture's, the text is not a sample of the distributions."""
+    """Temperature of the answers' text; 0 is greedy. Other than the capture's, the text is not a sample of the
+    distributions."""
 
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus of the answers' text. Below 1, contexts drift from what a student meets in use."""
@@ -27,7 +28,7 @@ class SamplingConfig(Settings):
 
     stop: tuple[Text, ...] = ()
     """Strings that end an answer. The text keeps the token that completes one; no end token follows, so students are
-    not taught to end there."""
+    not trained to end there."""
 
     samples: int = Field(default=1, ge=1, le=65535)
     """Answers per prompt."""
@@ -63,7 +64,7 @@ class SamplingChanges(Settings):
     """What is sampled otherwise than the teacher's `sampling` says. Null: as it is there."""
 
     temperature: float | None = Field(default=None, ge=0)
-    """Of the answers' text; 0 is greedy."""
+    """Temperature of the answers' text; 0 is greedy."""
 
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Nucleus of the answers' text."""
@@ -82,13 +83,13 @@ class SamplingChanges(Settings):
 
 
 class AnswersConfig(Settings):
-    """Which training answers are kept once they are made. Others are set aside with the reason, and counted. Whatever
+    """Which training answers are kept once they are made. Others are rejected with the reason, and counted. Whatever
     is chosen here, the texts that remain are no longer distributed as the teacher writes; the plan and the report say
     so. Held-out answers are all kept: scores are measured on the teacher's own text."""
 
     duplicates: Literal["auto", "drop", "keep"] = "auto"
     """Answers to one prompt with the same text. `drop` keeps the first, `keep` all. Of texts sampled as the
-    distributions are, frequent answers are frequent because they are probable, and dropping them teaches the rare ones
+    distributions are, frequent answers are frequent because they are probable, and dropping them favours the rare ones
     too often: `auto` keeps those, and drops where temperature, top_p or min_new_tokens bend the text anyway."""
 
     min_tokens: int = Field(default=0, ge=0)
@@ -110,7 +111,7 @@ class AnswersConfig(Settings):
     filter: str | None = None
     """`file.py:function` (relative to the configuration file), called as `function(prompt, answer, about)`: two texts,
     and a dict of id, sample, domains, teacher, tokens, ended and given. True keeps the answer; False, or a string with
-    the reason, sets it aside, as does an exception. The file's code is sent to the replicas, its hash is recorded; it
+    the reason, rejects it, as does an exception. The file's code is sent to the replicas, its hash is recorded; it
     may import what is installed there. The same answer must get the same verdict each time."""
 
     @model_validator(mode="after")
@@ -130,7 +131,7 @@ class VllmConfig(Settings):
     """GPUs of one rank, over which vLLM cuts each layer; `gpus_per_rank` must be the same. They are on one node."""
 
     enable_expert_parallel: bool = True
-    """Of a mixture of experts over several GPUs: each holds whole experts. False cuts every expert instead."""
+    """True: of a mixture of experts over several GPUs, each holds whole experts. False cuts every expert instead."""
 
     python: str | None = None
     """Python of an environment that has vLLM (from 0.32, tested with 0.32), this package and the same Ray, on every
@@ -168,7 +169,7 @@ class TeacherConfig(Settings):
     are added while units are queued and the cluster has room."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and computation. `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Type of weights and computation. `auto` is bfloat16 on a GPU and float32 on a CPU."""
 
     batch: int = Field(default=32, ge=1)
     """Texts that one rank runs at once."""
@@ -176,7 +177,7 @@ class TeacherConfig(Settings):
     units_at_once: int = Field(default=1, ge=1)
     """Units that a replica takes at once, so that texts of one fill the slots that those of another leave: worth it
     where a unit has hardly more texts than `batch` and answers differ in length. Above 1 the last bits of a text depend
-    on the units it was made with, so one taught again may differ in them; and a fault costs more."""
+    on the units it was made with, so one recomputed may differ in them; and a fault costs more."""
 
     score_tokens: int = Field(default=4096, ge=1)
     """Tokens in one forward pass of given text or of prompts, padding included, on one rank."""

@@ -1,6 +1,6 @@
 """What a teacher engine does, as a protocol and the records that cross its border.
 
-An engine knows one model and one place in a gang. It knows nothing of Ray, units, stores or students.
+An engine knows one model and one place in a worker group. It knows nothing of Ray, units, stores or students.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
-from workers.targets.arrays import UnitTargets
 from workers.targets.config import Scheme
-from workers.targets.schema import StoreHeader
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.schema import StoreHeader
 
 
 @dataclass(frozen=True)
 class TextRequest:
     """One text to make or to score: from a prompt and, where it is given, its answer."""
 
-    prompt_id: str
+    prompt_uid: str
     sample: int
-    prompt_ids: list[int]
-    answer_ids: list[int] | None
+    prompt_token_ids: list[int]
+    answer_token_ids: list[int] | None
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 0
@@ -48,7 +48,7 @@ class CaptureSpec:
     temperature: float = 1.0
     """Of the softmax that is captured, whatever the text is sampled at."""
     marginal: bool = False
-    """Add up the distributions, for the store's table of ranks."""
+    """Add up the distributions, for the store's vocabulary order."""
 
     @staticmethod
     def of(header: StoreHeader, domains: Sequence[str], *, marginal: bool = False) -> CaptureSpec:
@@ -64,10 +64,6 @@ class CaptureSpec:
         return 3 + self.redraws * draw
 
 
-class OutOfMemory(Exception):
-    """A batch did not fit into a rank's memory; with a smaller budget it may."""
-
-
 class TeacherEngine(Protocol):
     """One rank's part of a model."""
 
@@ -78,9 +74,9 @@ class TeacherEngine(Protocol):
     def describe(self) -> dict[str, Any]:
         """Facts for the record: weights held, dtype, ranks."""
 
-    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, budget: float = 1.0) -> UnitTargets:
-        """Make or score texts, with their targets; one row a request, in order. `budget` is the share of the
+    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0) -> UnitTargets:
+        """Make or score texts, with their targets; one row a request, in order. `batch_scale` is the share of the
         configured batch sizes to use, above 0. Raises OutOfMemory.
 
-        Every rank of a gang calls it at the same time, with texts of its own or (all_reduce) the same ones.
+        Every rank of a worker group calls it at the same time, with texts of its own or (all_reduce) the same ones.
         """

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workers.student.dense_sibling import dense_config
-from workers.student.merged_experts import (
+from workers.student.models.dense_sibling import dense_config
+from workers.student.models.merged_experts import (
     Mlp,
     Seen,
     average,

@@ -10,8 +10,8 @@ import torch
 from targets_bench.tables import show
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workers.student.dropped_layers import drop_layers
-from workers.student.merged_experts import mean_kl
+from workers.student.models.dropped_layers import drop_layers
+from workers.student.models.merged_experts import mean_kl
 
 _TOKENS, _MEASURED = 64, 16
 _STEP, _MOST = 2, 4

@@ -10,7 +10,7 @@ from typing import Any
 import language
 import torch
 
-from workers.student.merged_experts import mean_kl
+from workers.student.models.merged_experts import mean_kl
 
 RATES = (3e-3, 1e-3)
 _TEXTS = 5

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.targets.log import Entry, Part
+from workers.targets.commits.log import Entry, Part
 
 _LEVEL = 3
 
@@ -47,7 +47,7 @@ def _from_lines(data: bytes) -> list[Entry]:
 
 
 def _to_parquet(entries: list[Entry]) -> bytes:
-    rows = [asdict(e) | {"set_aside": json.dumps(e.set_aside)} for e in entries]
+    rows = [asdict(e) | {"rejected": json.dumps(e.rejected)} for e in entries]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd", compression_level=_LEVEL)
     return sink.getvalue()
@@ -57,5 +57,5 @@ def _from_parquet(data: bytes) -> list[Entry]:
     entries = []
     for row in pq.ParquetFile(io.BytesIO(data)).read().to_pylist():
         parts = tuple(Part(**p) for p in row.pop("parts"))
-        entries.append(Entry(parts=parts, set_aside=tuple(json.loads(row.pop("set_aside"))), **row))
+        entries.append(Entry(parts=parts, rejected=tuple(json.loads(row.pop("rejected"))), **row))
     return entries

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.storage import Storage
 from workers.splits import GENERATION, TRAIN
-from workers.targets.log import Entry, Part
+from workers.targets.commits.log import Entry, Part
 
 ROOT = f"targets/{TRAIN}"
 LOG = f"{ROOT}/log/{GENERATION}"
@@ -27,7 +27,7 @@ def synthetic(unit: int) -> Entry:
         rows=16,
         tokens=5_400 + unit % 99,
         targets=4_200 + unit % 99,
-        entries=40_000 + unit % 999,
+        num_kept=40_000 + unit % 999,
         content_hash=digest[::-1],
         teacher="teacher",
         teacher_fingerprint="f" * 64,

@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from cluster.storage import Storage
-from log_bench.entries import synthetic
+from log_bench.num_kept import synthetic
 from workers.splits import TRAIN
-from workers.targets.arrays import UnitTargets
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import TargetStream
-from workers.targets.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.units import Unit, UnitPlan
 
@@ -34,7 +34,7 @@ def follow(storage: Storage, first: int, requests: Counter[str]) -> dict[str, fl
     store = TargetStore(storage, TRAIN)
     header = StoreHeader("systematic", 21, "all", "float32", 49_152, "a" * 64, "b" * 64, 0)
     store.create(header)
-    store.rank_files.create(np.zeros(header.vocabulary))
+    store.vocab_order_files.create(np.zeros(header.vocabulary))
     targets = _targets(header)
     parts = [store.write_part(first + i, targets) for i in range(FOLLOWED_UNITS)]
     seen = [threading.Event() for _ in range(FOLLOWED_UNITS)]
@@ -79,7 +79,7 @@ def _targets(header: StoreHeader) -> UnitTargets:
     """One text of real size, with ten ids at each position."""
     rng, T = np.random.default_rng(0), _TOKENS - 1
     return UnitTargets(
-        prompt_ids=["prompt"],
+        prompt_uids=["prompt"],
         samples=np.zeros(1, np.uint16),
         texts=["x" * _TOKENS],
         lengths=np.array([_TOKENS]),
@@ -87,8 +87,8 @@ def _targets(header: StoreHeader) -> UnitTargets:
         tokens=rng.integers(0, header.vocabulary, _TOKENS).astype(np.uint32),
         ends=np.arange(1, _TOKENS + 1, dtype=np.uint32),
         entropy=np.zeros(T, np.float32),
-        realised=np.zeros(T, np.float32),
-        entries=np.full(T, 10, np.uint16),
+        token_logprob=np.zeros(T, np.float32),
+        num_kept=np.full(T, 10, np.uint16),
         ids=np.sort(rng.integers(0, header.vocabulary // 10, (T, 10)) * 10 + np.arange(10))
         .reshape(-1)
         .astype(np.uint32),

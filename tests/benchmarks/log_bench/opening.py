@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from cluster.storage import open_storage
-from log_bench.entries import ROOT
-from workers.targets.log import TargetLog
+from log_bench.num_kept import ROOT
+from workers.targets.commits.log import TargetLog
 
 
 def opened(uri: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from s3_servers import WEED, moto, reached_at, seaweed
+from support.servers.s3_servers import WEED, moto, reached_at, seaweed
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from torch import Tensor
 from trl.experimental.gkd import GKDTrainer
 
 from workers.student.config import LossConfig
-from workers.student.fused import HeadTargets, fused_loss
-from workers.student.objective import divergence_of
+from workers.student.losses.fused import HeadTargets, fused_loss
+from workers.student.losses.objective import divergence_of
 
 T, D, V = 200, 24, 500
 LOSSES = {0.0: LossConfig(), 1.0: LossConfig(divergence="reverse_kl")}
@@ -36,10 +36,10 @@ def main() -> None:
     labels = torch.randint(0, V, (T,), generator=generator)
     worst = {"trl": 0.0, "liger": 0.0}
     for beta, loss in LOSSES.items():
-        for heat in (1.0, 2.0):
-            p = (teacher_h @ teacher_W.T / heat).softmax(-1)
-            mine = ours(h, W, p, loss, heat, labels, 0.0)
-            theirs = trl(h, W, teacher_h @ teacher_W.T, beta, heat)
+        for tau in (1.0, 2.0):
+            p = (teacher_h @ teacher_W.T / tau).softmax(-1)
+            mine = ours(h, W, p, loss, tau, labels, 0.0)
+            theirs = trl(h, W, teacher_h @ teacher_W.T, beta, tau)
             worst["trl"] = max(worst["trl"], difference(mine, theirs))
         p = (teacher_h @ teacher_W.T).softmax(-1)
         mine = ours(h, W, p, loss, 1.0, labels, 0.3, 0.7)
@@ -48,22 +48,29 @@ def main() -> None:
 
 
 def ours(
-    h: Tensor, W: Tensor, p: Tensor, loss: LossConfig, heat: float, labels: Tensor, hard: float, soft: float = 1.0
+    h: Tensor,
+    W: Tensor,
+    p: Tensor,
+    loss: LossConfig,
+    tau: float,
+    labels: Tensor,
+    hard: float,
+    soft: float = 1.0,
 ) -> list[Tensor]:
     """Sum over positions less the teacher's entropy where the loss is a cross-entropy; gradients of h and W."""
     h, W = h.clone().requires_grad_(), W.clone().requires_grad_()
     ones = torch.ones(T, dtype=torch.float64)
-    targets = HeadTargets(labels, hard * ones, soft * ones, None, p, temperature_T=heat * ones if heat != 1 else None)
+    targets = HeadTargets(labels, hard * ones, soft * ones, None, p, temperature_T=tau * ones if tau != 1 else None)
     value = fused_loss(h, W, None, targets, divergence_of(loss))
     value.backward()
     floor = soft * torch.special.entr(p).sum() if loss.divergence == "forward_kl" else 0.0
     return [value.detach() - floor, *(x.grad for x in (h, W) if x.grad is not None)]
 
 
-def trl(h: Tensor, W: Tensor, teacher_logits: Tensor, beta: float, heat: float) -> list[Tensor]:
+def trl(h: Tensor, W: Tensor, teacher_logits: Tensor, beta: float, tau: float) -> list[Tensor]:
     """GKDTrainer's loss, which has no factor of the temperature squared."""
     h, W = h.clone().requires_grad_(), W.clone().requires_grad_()
-    value = GKDTrainer.generalized_jsd_loss(h @ W.T, teacher_logits, beta=beta, temperature=heat, reduction="sum")
+    value = GKDTrainer.generalized_jsd_loss(h @ W.T, teacher_logits, beta=beta, temperature=tau, reduction="sum")
     value.backward()
     return [value.detach(), *(x.grad for x in (h, W) if x.grad is not None)]
 

@@ -12,14 +12,14 @@ from targets_bench.captured import capture, spec_of
 from targets_bench.distributions import Distributions
 
 from workers.evaluation.metrics import TokenScores, summarise
-from workers.student.batching import MicroBatch, micro_batches
+from workers.student.batches.batching import MicroBatch, micro_batches
+from workers.student.batches.packing import Texts
 from workers.student.config import LossConfig
-from workers.student.model import DistillationModel, given
-from workers.student.packing import Texts
-from workers.student.schedule import learning_rate
+from workers.student.models.student_model import DistillationModel, given
+from workers.student.training.schedule import learning_rate
 from workers.targets.config import Scheme
+from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import TargetRow, rows_of
-from workers.targets.schema import StoreHeader
 
 SOFT, HARD = LossConfig(), LossConfig(kl=0, ce=1)
 BATCH_TOKENS, MICRO_TOKENS = 1024, 2048
@@ -58,7 +58,7 @@ class Course:
         [units] = capture(train, [spec], tokenizer, 64)
         self._rows = [row for unit in units for row in rows_of(unit, header)]
         firsts = np.cumsum([0, *(row.targets for row in self._rows)])
-        self._first = {row.prompt_id: int(first) for row, first in zip(self._rows, firsts, strict=False)}
+        self._first = {row.prompt_uid: int(first) for row, first in zip(self._rows, firsts, strict=False)}
         self._order = np.random.default_rng(seed)
 
     def batches(self, tokens: int) -> Iterator[tuple[int, list[MicroBatch]]]:
@@ -83,7 +83,7 @@ class Course:
             return batch
         texts = {tuple(r.tokens[:-1].tolist()): r for r in rows}
         packed = [tuple(t.tolist()) for t in batch.texts.input_BS[0].split(list(batch.texts.lengths or ()))]
-        places = [(self._first[texts[t].prompt_id], texts[t].targets) for t in packed]
+        places = [(self._first[texts[t].prompt_uid], texts[t].targets) for t in packed]
         p_TV = torch.cat([self._train.teacher_logits(slice(i, i + n)) for i, n in places]).softmax(-1)
         return replace(batch, targets=replace(batch.targets, ids_TK=None, weights_TK=p_TV))
 
@@ -110,8 +110,8 @@ def score(model: Any, heldout: Distributions) -> dict[str, float]:
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("prompt", "kl", "agree", "nll", "confidence", "top")}
     first = 0
     for number, text in enumerate(heldout.texts):
-        n = len(text.prompt_ids) - 1
-        h_nD = hidden(model, text.prompt_ids[:-1])
+        n = len(text.prompt_token_ids) - 1
+        h_nD = hidden(model, text.prompt_token_ids[:-1])
         for i in range(0, n, 256):
             s = slice(first + i, first + min(i + 256, n))
             logt = heldout.teacher_logits(s).log_softmax(-1)

@@ -32,10 +32,10 @@ from teacher_bench.rank import memory
 from cluster.storage import LocalStorage
 from students_bench.work import plan_of
 from workers.student.config import LossConfig, TrainConfig
-from workers.student.engine import engine_over, start_engine
-from workers.student.step import Optimiser
+from workers.student.training.engine import engine_over, start_engine
+from workers.student.training.step import Optimiser
 from workers.targets.reader import TargetStream
-from workers.teacher.loading import join_process_group
+from workers.teacher.engines.loading import join_process_group
 
 THREADS, WARM_UP = 2, 3
 _BATCH = 4 * 189

@@ -12,12 +12,12 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cluster.storage import LocalStorage
 from workers.splits import TRAIN
+from workers.targets.commits.log import Entry
 from workers.targets.config import Scheme
-from workers.targets.log import Entry
-from workers.targets.schema import StoreHeader
+from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
-from workers.teacher.capture import CaptureBuffer
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.sampling.capture import CaptureBuffer
 from workers.units import Unit, UnitPlan
 
 DRAWS = 21

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from targets_bench.distributions import Distributions
-from workers.targets.arrays import UnitTargets
 from workers.targets.config import Scheme
-from workers.teacher.capture import CaptureBuffer
-from workers.teacher.detokenize import texts_and_ends
+from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.generation.detokenize import texts_and_ends
+from workers.teacher.sampling.capture import CaptureBuffer
 
 _CHUNK = 512
 """Positions whose logits exist at once."""
@@ -29,7 +29,7 @@ def capture(
     """The units of each spec, all from the same logits; positions stand in the order of the distributions."""
     units: list[list[UnitTargets]] = [[] for _ in specs]
     for texts, first in _units(distributions.texts, texts_per_unit):
-        sequences = [t.prompt_ids for t in texts]
+        sequences = [t.prompt_token_ids for t in texts]
         buffers = [CaptureBuffer(texts, spec) for spec in specs]
         rows = np.repeat(np.arange(len(texts)), [len(s) - 1 for s in sequences])
         positions = np.concatenate([np.arange(1, len(s)) for s in sequences])
@@ -53,4 +53,4 @@ def _units(texts: list[TextRequest], texts_per_unit: int) -> Iterator[tuple[list
     for i in range(0, len(texts), texts_per_unit):
         block = texts[i : i + texts_per_unit]
         yield block, first
-        first += sum(len(t.prompt_ids) - 1 for t in block)
+        first += sum(len(t.prompt_token_ids) - 1 for t in block)

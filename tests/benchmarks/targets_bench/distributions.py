@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import torch
 
-from workers.student.dropped_layers import drop_layers
-from workers.student.model import load_causal_lm
+from workers.student.models.dropped_layers import drop_layers
+from workers.student.models.student_model import load_causal_lm
 from workers.teacher.engine import TextRequest
-from workers.teacher.generation import pad
+from workers.teacher.generation.loop import pad
 
 _BATCH_TOKENS = 2048
 """Tokens of one forward pass, padding included."""
@@ -44,7 +44,7 @@ class Scored:
     @torch.no_grad()
     def __init__(self, teacher: Any, student: Any, vocabulary: int, texts: list[TextRequest]) -> None:
         self.texts, self.vocabulary = texts, vocabulary
-        sequences = [t.prompt_ids for t in texts]
+        sequences = [t.prompt_token_ids for t in texts]
         self.tokens_T = torch.tensor([i for ids in sequences for i in ids[1:]])
         self._teacher_head, self._student_head = teacher.get_output_embeddings(), student.get_output_embeddings()
         self._teacher_TD, self.student_TD = _hidden(teacher, sequences), _hidden(student, sequences)
@@ -65,7 +65,7 @@ class SplitIds:
     def __init__(self, base: Distributions, vocabulary: int, tokens: int) -> None:
         """Of the first texts of `base`, with at least `tokens` target positions."""
         self._base, self.vocabulary = base, vocabulary
-        held = list(accumulate(len(t.prompt_ids) - 1 for t in base.texts))
+        held = list(accumulate(len(t.prompt_token_ids) - 1 for t in base.texts))
         count = next((i + 1 for i, n in enumerate(held) if n >= tokens), len(held))
         self.texts = base.texts[:count]
         self.tokens_T, self.student_TD = base.tokens_T[: held[count - 1]], base.student_TD[: held[count - 1]]
@@ -109,7 +109,7 @@ def student_of(folder: str, texts: list[TextRequest]) -> Any:
     layers = len(model.get_decoder().layers)
     left_out = max(1, round(layers * _LEFT_OUT))
     with torch.no_grad():
-        drop_layers(model, [layers // 2 - left_out + 1 + 2 * i for i in range(left_out)], [texts[0].prompt_ids])
+        drop_layers(model, [layers // 2 - left_out + 1 + 2 * i for i in range(left_out)], [texts[0].prompt_token_ids])
     return model
 
 

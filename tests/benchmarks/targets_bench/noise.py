@@ -1,7 +1,7 @@
 """The squared error of each scheme in closed form, at any number of draws, from exact distributions.
 
 An id of probability below 1/64 is drawn at most once by every number of draws looked at, so sums of t and t^2 over
-such ids are all that is needed of them. Formulas: workers/teacher/sampling.py.
+such ids are all that is needed of them. Formulas: workers/teacher/sampling/schemes.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from targets_bench.distributions import Distributions
-from workers.targets.schema import EXACT_STEPS
+from workers.targets.encoding.schema import EXACT_STEPS
 
 _MOST = 64
 _CHUNK = 512

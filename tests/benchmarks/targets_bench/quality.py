@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from targets_bench.distributions import Distributions
-from workers.targets.arrays import UnitTargets
-from workers.targets.scalars import PROBABILITIES
-from workers.targets.schema import StoreHeader
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.scalars import PROBABILITIES
+from workers.targets.encoding.schema import StoreHeader
 
 BATCH = 512
 """Positions of one gradient."""
@@ -46,7 +46,7 @@ class Quality:
     """Sums over batches of one scheme."""
 
     positions: int = 0
-    entries: int = 0
+    num_kept: int = 0
     squared_error: float = 0.0
     angles: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Quality:
         """|w - t|^2 of a batch."""
         t_E, w_E = t_nV[w.row_E, w.id_E].double(), w.weight_E.double()
         self.positions += len(t_nV)
-        self.entries += len(w_E)
+        self.num_kept += len(w_E)
         self.squared_error += float(t_nV.square().sum(-1).double().sum() + (w_E * (w_E - 2 * t_E)).sum())
 
     def add_gradient(self, sparse_VD: torch.Tensor, full_VD: torch.Tensor) -> None:
@@ -80,7 +80,7 @@ class Quality:
     def row(self) -> tuple[float, ...]:
         """Entries a position, squared error, angle (degrees) and norm ratio of a batch, and of all batches together."""
         T, angle, norm = self.positions, float(np.mean(self.angles)), float(np.mean(self.norms))
-        return self.entries / T, self.squared_error / T, angle, norm, self.mean_angle, self.mean_norm
+        return self.num_kept / T, self.squared_error / T, angle, norm, self.mean_angle, self.mean_norm
 
 
 class Captured:
@@ -88,7 +88,7 @@ class Captured:
 
     def __init__(self, units: list[UnitTargets], header: StoreHeader, *, naive: bool = False) -> None:
         self._naive = naive
-        self._entries_T = np.concatenate([u.entries for u in units]).astype(np.int64)
+        self._entries_T = np.concatenate([u.num_kept for u in units]).astype(np.int64)
         self._at = np.concatenate([[0], np.cumsum(self._entries_T)])
         self._ids_E = np.concatenate([u.ids for u in units]).astype(np.int64)
         counts_E = np.concatenate([u.counts for u in units])

@@ -1,4 +1,4 @@
-"""Bytes of a store, by column: as a replica writes it, with its log and its table of ranks."""
+"""Bytes of a store, by column: as a replica writes it, with its log and its vocabulary order."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 
 from cluster.storage import LocalStorage
 from workers.splits import TRAIN
-from workers.targets.arrays import UnitTargets
-from workers.targets.log import Entry
-from workers.targets.schema import StoreHeader
+from workers.targets.commits.log import Entry
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.engine import CaptureSpec
 
-RAW_TEXT = ("text", "bytes", "prompt_id")
+RAW_TEXT = ("text", "bytes", "prompt_uid")
 """Columns that hold the text, not the targets: counted apart."""
 
 _RANKED_TOKENS = 1_000_000
-"""Target tokens over which the table of ranks is spread."""
+"""Target tokens over which the vocabulary order is spread."""
 
 
 def header_of(spec: CaptureSpec) -> StoreHeader:
@@ -50,8 +50,8 @@ def bytes_per_token(units: list[UnitTargets], header: StoreHeader, marginal_V: n
         storage = LocalStorage(Path(folder))
         store = TargetStore(storage, TRAIN)
         store.create(header)
-        store.rank_files.create(marginal_V)
-        parts["table of ranks"] = 0
+        store.vocab_order_files.create(marginal_V)
+        parts["vocabulary order"] = 0
         for number, unit in enumerate(units):
             (part,) = store.write_part(number, unit)
             columns = column_bytes(storage.read(part.key))
@@ -62,8 +62,8 @@ def bytes_per_token(units: list[UnitTargets], header: StoreHeader, marginal_V: n
             parts["log entry"] += len(entry.to_bytes())
             tokens += entry.targets
         own = {f"{store.root}/store.json", *(f.key for f in storage.listing(f"{store.root}/parts"))}
-        ranks = sum(f.bytes for f in storage.listing(store.root) if f.key not in own) / _RANKED_TOKENS
-    figures = {name: size / tokens for name, size in parts.items()} | {"table of ranks": ranks}
+        vocab_order = sum(f.bytes for f in storage.listing(store.root) if f.key not in own) / _RANKED_TOKENS
+    figures = {name: size / tokens for name, size in parts.items()} | {"vocabulary order": vocab_order}
     raw = sum(figures[name] for name in RAW_TEXT)
     return figures | {"raw text": raw, "targets": sum(figures.values()) - raw}
 

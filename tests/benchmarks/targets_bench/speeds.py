@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 import torch
 
 from targets_bench.distributions import Distributions
-from workers.student.batching import micro_batches
+from workers.student.batches.batching import micro_batches
 from workers.student.config import LossConfig, TrainConfig
-from workers.targets.arrays import UnitTargets
-from workers.targets.codec import decode, encode
-from workers.targets.ranks import RankTable
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.codec import decode, encode
+from workers.targets.encoding.schema import StoreHeader
+from workers.targets.encoding.vocab_order import VocabOrder
 from workers.targets.reader import rows_of
-from workers.targets.schema import StoreHeader
 from workers.targets.store import to_parquet
-from workers.teacher.capture import CaptureBuffer
 from workers.teacher.engine import CaptureSpec
+from workers.teacher.sampling.capture import CaptureBuffer
 
 _LOGITS = 2048
 """Positions whose logits are held: 400 MB at 49,152 ids, far more than a cache."""
@@ -50,12 +50,12 @@ def capture_speeds(
     """From a forward pass's logits to a unit's targets, softmax included, text after text as the engine does it."""
     texts, held = [], 0
     for text in distributions.texts:
-        if held and held + len(text.prompt_ids) - 1 > _LOGITS:
+        if held and held + len(text.prompt_token_ids) - 1 > _LOGITS:
             break
         texts.append(text)
-        held += len(text.prompt_ids) - 1
-    ends = accumulate(len(t.prompt_ids) - 1 for t in texts)
-    spans = [slice(end - len(t.prompt_ids) + 1, end) for t, end in zip(texts, ends, strict=True)]
+        held += len(text.prompt_token_ids) - 1
+    ends = accumulate(len(t.prompt_token_ids) - 1 for t in texts)
+    spans = [slice(end - len(t.prompt_token_ids) + 1, end) for t, end in zip(texts, ends, strict=True)]
     logits_TV = torch.cat([distributions.teacher_logits(s) for s in spans])
 
     def run(spec: CaptureSpec) -> UnitTargets:
@@ -63,7 +63,7 @@ def capture_speeds(
         for row, s in enumerate(spans):
             positions = np.arange(1, 1 + s.stop - s.start)
             buffer.add(np.full(len(positions), row), positions, logits_TV[s], distributions.tokens_T[s])
-        return buffer.finish([t.prompt_ids for t in texts], [1] * len(texts))
+        return buffer.finish([t.prompt_token_ids for t in texts], [1] * len(texts))
 
     work = {name: lambda spec=spec: run(spec) for name, spec in specs.items()}
     work["softmax alone"] = lambda: [float(logits_TV[i : i + 64].softmax(-1)[0, 0]) for i in range(0, held, 64)]
@@ -71,7 +71,7 @@ def capture_speeds(
 
 
 def encode_speeds(
-    units: list[UnitTargets], header: StoreHeader, ranks: RankTable, repetitions: int
+    units: list[UnitTargets], header: StoreHeader, vocab_order: VocabOrder, repetitions: int
 ) -> tuple[dict[str, float], list[bytes], float]:
     """A unit's arrays to Parquet, and the same targets as lists of lists. Also our files, and the lists' bytes a token.
 
@@ -79,11 +79,11 @@ def encode_speeds(
     """
     about = {"unit": 0, "temperature": 1.0}
     lists = [_as_lists(unit, header) for unit in units]
-    tables = [encode(unit, header, ranks) for unit in units]
+    tables = [encode(unit, header, vocab_order) for unit in units]
     seconds = cpu_seconds(
         {
-            "encode": lambda: [to_parquet(encode(unit, header, ranks), header, about) for unit in units],
-            "of it, arrays to Arrow": lambda: [encode(unit, header, ranks) for unit in units],
+            "encode": lambda: [to_parquet(encode(unit, header, vocab_order), header, about) for unit in units],
+            "of it, arrays to Arrow": lambda: [encode(unit, header, vocab_order) for unit in units],
             "of it, Arrow to Parquet": lambda: [to_parquet(table, header, about) for table in tables],
             "list schema": lambda: [_list_schema(*made) for made in lists],
             "list schema, lists made": lambda: [_list_schema(*_as_lists(u, header)) for u in units],
@@ -97,24 +97,24 @@ def encode_speeds(
 
 
 def decode_speeds(
-    files: list[bytes], header: StoreHeader, ranks: RankTable, tokens: int, repetitions: int
+    files: list[bytes], header: StoreHeader, vocab_order: VocabOrder, tokens: int, repetitions: int
 ) -> dict[str, float]:
     """Parquet bytes in memory to a student's micro-batches, and each step of the way by itself."""
     loss, most = LossConfig(), TrainConfig().micro_tokens
     tables = [pq.ParquetFile(io.BytesIO(data)).read() for data in files]
-    units = [decode(table, header, ranks) for table in tables]
+    units = [decode(table, header, vocab_order) for table in tables]
     rows = [rows_of(unit, header) for unit in units]
 
     def whole() -> None:
         for data in files:
-            unit = decode(pq.ParquetFile(io.BytesIO(data)).read(), header, ranks)
+            unit = decode(pq.ParquetFile(io.BytesIO(data)).read(), header, vocab_order)
             micro_batches(rows_of(unit, header), loss, most)
 
     seconds = cpu_seconds(
         {
             "bytes to tensors": whole,
             "of it, Parquet to Arrow": lambda: [pq.ParquetFile(io.BytesIO(data)).read() for data in files],
-            "of it, decode": lambda: [decode(table, header, ranks) for table in tables],
+            "of it, decode": lambda: [decode(table, header, vocab_order) for table in tables],
             "of it, rows": lambda: [rows_of(unit, header) for unit in units],
             "of it, micro-batches": lambda: [micro_batches(r, loss, most) for r in rows],
         },
@@ -129,8 +129,8 @@ def _tokens(units: list[UnitTargets]) -> int:
 
 def _as_lists(unit: UnitTargets, header: StoreHeader) -> tuple[list, list, list]:
     """Tokens, kept ids and weights of every text as Python lists, one a position."""
-    entry_at = np.concatenate([[0], np.cumsum(unit.entries.astype(np.int64))])
-    weights_E = header.weights(unit.entries, unit.counts, np.zeros((len(unit.entries), 0), np.uint16))
+    entry_at = np.concatenate([[0], np.cumsum(unit.num_kept.astype(np.int64))])
+    weights_E = header.weights(unit.num_kept, unit.counts, np.zeros((len(unit.num_kept), 0), np.uint16))
     tokens, ids, weights = [], [], []
     t = s = 0
     for length, targets in zip(unit.lengths, unit.target_lengths, strict=True):

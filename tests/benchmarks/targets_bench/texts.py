@@ -6,17 +6,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import PromptSource
-from orchestrator.prompt_sources import RawPrompt, screen
+from orchestrator.config.schema import PromptSource
+from orchestrator.prompts.sources import RawPrompt, screen
 from workers.teacher.engine import TextRequest
-from workers.teacher.unit_teacher import CALIBRATION_TOKENS
+from workers.teacher.units.unit_runner import CALIBRATION_TOKENS
 
 _LONGEST = 1024
 """Tokens of a text; what is beyond is cut off."""
 
 
 def read_texts(tokenizer: Any, files: list[Path], tokens: int) -> tuple[list[TextRequest], list[TextRequest]]:
-    """Texts for the table of ranks, and others with at least `tokens` target positions (or all there are).
+    """Texts for the vocabulary order, and others with at least `tokens` target positions (or all there are).
 
     The former have as many tokens of each file as a replica takes of a domain. Rows are read as a run reads them;
     broken ones are passed over. The files take turns.
@@ -25,10 +25,10 @@ def read_texts(tokenizer: Any, files: list[Path], tokens: int) -> tuple[list[Tex
     rest: list[list[TextRequest]] = []
     for file in files:
         rows, _ = screen(file.stem, PromptSource(path=str(file)))
-        texts, read = [t for row in rows if len((t := _request(tokenizer, row)).prompt_ids) > 1], 0
+        texts, read = [t for row in rows if len((t := _request(tokenizer, row)).prompt_token_ids) > 1], 0
         while texts and read < CALIBRATION_TOKENS:
             calibration.append(texts.pop(0))
-            read += len(calibration[-1].prompt_ids)
+            read += len(calibration[-1].prompt_token_ids)
         rest.append(texts)
     chosen: list[TextRequest] = []
     positions = 0
@@ -36,7 +36,7 @@ def read_texts(tokenizer: Any, files: list[Path], tokens: int) -> tuple[list[Tex
         if positions >= tokens:
             break
         chosen.append(text)
-        positions += len(text.prompt_ids) - 1
+        positions += len(text.prompt_token_ids) - 1
     return calibration, chosen
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from workers.model_files import read_model_config
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TeacherEngine, TextRequest
-from workers.teacher.engines import load_engine
+from workers.teacher.engines.choosing import load_engine
 
 
 def main() -> None:

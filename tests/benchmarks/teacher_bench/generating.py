@@ -21,7 +21,7 @@ import torch
 
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.transformers_engine import TransformersEngine
+from workers.teacher.engines.transformers_engine import TransformersEngine
 
 BATCH, PROMPT = 32, 24
 EQUAL, SHORTEST, LONGEST = 128, 16, 256

@@ -17,7 +17,7 @@ from teacher_bench.models import random_ids
 from teacher_bench.rank import memory
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.transformers_engine import TransformersEngine
+from workers.teacher.engines.transformers_engine import TransformersEngine
 
 
 def main() -> None:

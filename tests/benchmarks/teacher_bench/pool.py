@@ -1,7 +1,8 @@
-"""Scoring through the whole pool (Ray Data, gang, sampling, encoding, commit) against a bare loop of the model.
+"""Scoring through the whole pool (Ray Data, worker group, sampling, encoding, commit) against a bare loop of the model.
 
-The pool is `stillhouse teach` on a job whose prompts have answers, one replica of one rank with two threads. Its speed
-is taken from the log, from the first commit to the last. The bare loop runs the model's forward over the very batches.
+The pool is `stillhouse capture` on a job whose prompts have answers, one replica of one rank with two threads. Its
+speed is taken from the log, from the first commit to the last. The bare loop runs the model's forward over the very
+batches.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def pool_figures(model: Path, folder: Path, *, rounds: int, units: int) -> dict[
     rows = []
     for number in range(rounds):
         with tempfile.TemporaryDirectory(dir=folder) as own:
-            pool = teach(model, Path(own), units)
+            pool = capture(model, Path(own), units)
             texts = Path(own, "texts.json")
             texts.write_text(json.dumps(frozen_texts(Path(own, "runs", "pool"))))
             bare = run_ranks("bare", model, texts, ranks=1, threads=2)
@@ -60,16 +61,16 @@ def pool_figures(model: Path, folder: Path, *, rounds: int, units: int) -> dict[
     }
 
 
-def teach(model: Path, folder: Path, units: int) -> dict[str, float]:
+def capture(model: Path, folder: Path, units: int) -> dict[str, float]:
     """Tokens, wall and CPU-seconds between the first commit and the last."""
     job = write_job(model, folder, units)
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "RAY_AUTH_MODE": "disabled"}
-    command = [sys.executable, "-m", "orchestrator", "teach", str(job)]
+    command = [sys.executable, "-m", "orchestrator", "capture", str(job)]
     driver = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL)
     samples: list[tuple[float, float]] = []
     watcher = threading.Thread(target=_watch, args=(driver.pid, samples))
     watcher.start()
-    assert driver.wait() == 0, "teach failed"
+    assert driver.wait() == 0, "capture failed"
     watcher.join()
     store = TargetStore(open_storage(str(folder / "runs" / "pool")), "train")
     entries = sorted(store.log.entries(), key=lambda e: e.finished)
@@ -114,7 +115,7 @@ def frozen_texts(run: Path) -> list[list[list[int]]]:
     storage = open_storage(str(run))
     manifest = Manifest(storage, "train")
     units = [manifest.prompts(unit.index) for unit in read_plan(storage, "train").units]
-    return [[p.prompt_ids + (p.answer_ids or []) for p in unit] for unit in units]
+    return [[p.prompt_token_ids + (p.answer_token_ids or []) for p in unit] for unit in units]
 
 
 def _watch(pid: int, samples: list[tuple[float, float]]) -> None:

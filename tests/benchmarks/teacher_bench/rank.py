@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from workers.teacher.batches import by_tokens
 from workers.teacher.config import TeacherConfig
-from workers.teacher.dealing import deal
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.generation import pad
-from workers.teacher.loading import join_process_group, load_teacher, weights_held
-from workers.teacher.transformers_engine import TransformersEngine
+from workers.teacher.engines.loading import join_process_group, load_teacher, weights_held
+from workers.teacher.engines.transformers_engine import TransformersEngine
+from workers.teacher.generation.batches import by_tokens
+from workers.teacher.generation.loop import pad
+from workers.teacher.groups.dealing import deal
 
 
 def main() -> None:
@@ -44,7 +44,9 @@ def main() -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         run(engine, units[1:])
         found = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-        found["tokens"] = sum(len(r.prompt_ids) + len(r.answer_ids or ()) for unit in units[1:] for r in unit)
+        found["tokens"] = sum(
+            len(r.prompt_token_ids) + len(r.answer_token_ids or ()) for unit in units[1:] for r in unit
+        )
     print(json.dumps(found))
     if ranks > 1:
         torch.distributed.barrier()
@@ -72,7 +74,7 @@ def load(config: TeacherConfig, ranks: int) -> dict[str, Any]:
 
 
 def requests(unit: list[list[int]], rank: int, ranks: int) -> list[TextRequest]:
-    """This rank's share of a unit, as a gang deals it."""
+    """This rank's share of a unit, as a worker group deals it."""
     texts = [TextRequest(f"t{i}", 0, ids[:1], ids[1:]) for i, ids in enumerate(unit)]
     return [texts[i] for i in deal(texts, ranks)[rank]]
 
@@ -89,7 +91,9 @@ def bare(engine: TransformersEngine, units: list[list[TextRequest]]) -> None:
     """What anyone would write: the model's own forward over the same batches, and nothing done with its logits."""
     for unit in units:
         for batch in by_tokens(range(len(unit)), unit, engine.config.score_tokens):
-            ids_BS, mask_BS = pad([unit[i].prompt_ids + (unit[i].answer_ids or []) for i in batch], left=False)
+            ids_BS, mask_BS = pad(
+                [unit[i].prompt_token_ids + (unit[i].answer_token_ids or []) for i in batch], left=False
+            )
             engine.model(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
 
 

@@ -1,0 +1,141 @@
+"""A store in a local folder. All bytes are synced before their name appears, and names before a call returns."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cluster.faults import pause_point
+from cluster.storage.stored import Stored, files_below
+
+
+class LocalStorage:
+    """Files below a folder; commits by hard link, which fails if the name exists."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(os.path.expanduser(root)))
+        self.uri = str(self.root)
+
+    def read(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [path.read_bytes() if (path := self.root / key).exists() else None for key in keys]
+
+    def write(self, key: str, data: bytes) -> None:
+        temporary = self._stage("write", key, data)
+        os.replace(temporary, self.root / key)
+        pause_point("write-replaced")
+        _sync_folder((self.root / key).parent)
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self.root / key
+        if path.exists():
+            return path.read_bytes() == data
+        temporary = self._stage("create", key, data)
+        try:
+            os.link(temporary, path)
+            pause_point("create-linked")
+        except FileExistsError:
+            return path.read_bytes() == data
+        finally:
+            os.unlink(temporary)
+        _sync_folder(path.parent)
+        return True
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).exists()
+
+    def keys(self, prefix: str) -> list[str]:
+        folder = self.root / prefix
+        if not folder.is_dir():
+            return []
+        names = (entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+        return sorted(posixpath.join(prefix, name) for name in names)
+
+    def listing(self, prefix: str) -> list[Stored]:
+        found = []
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    stat = path.stat()
+                    found.append(Stored(path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda f: f.key)
+
+    def delete(self, key: str) -> None:
+        path = self.root / key
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def upload_folder(self, folder: Path, key: str) -> list[str]:
+        keys = []
+        for name in files_below(folder):
+            target = self.root / key / name
+            _make_folder(target.parent)
+            temporary = target.parent / f".{target.name}.{os.getpid()}"
+            shutil.copyfile(folder / name, temporary)
+            _sync_file(temporary)
+            os.replace(temporary, target)
+            keys.append(posixpath.join(key, name))
+            pause_point("file-uploaded")
+        for parent in {(self.root / k).parent for k in keys}:
+            _sync_folder(parent)
+        return keys
+
+    def download_folder(self, key: str, folder: Path) -> None:
+        shutil.copytree(self.root / key, folder, dirs_exist_ok=True)
+
+    def local_path(self, key: str) -> Path | None:
+        return self.root / key
+
+    def arrow_filesystem(self, key: str) -> tuple[Any, str]:
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), str(self.root / key)
+
+    def _stage(self, verb: str, key: str, data: bytes) -> str:
+        """The data in a synced temporary file beside its final place (hidden from `keys`)."""
+        folder = (self.root / key).parent
+        _make_folder(folder)
+        handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+        os.fchmod(handle, 0o644)  # mkstemp makes it private; a run folder may be shared
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            pause_point(f"{verb}-staged")
+            os.fsync(file.fileno())
+        pause_point(f"{verb}-synced")
+        return temporary
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it. A new one's name is synced, or a power cut could take all that lies in it."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _sync_folder(new.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

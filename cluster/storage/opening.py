@@ -1,0 +1,105 @@
+"""One small object store over a local folder or an S3 prefix: the only place that opens a filesystem.
+
+Keys are relative, with forward slashes. `create` is the commit: it makes a key only if it is absent, on both kinds.
+A rename is never a commit on S3. The two kinds are in cluster/storage/local.py and cluster/storage/s3.py.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.storage.local import LocalStorage
+from cluster.storage.s3 import RemoteStorage
+from cluster.storage.stored import Stored
+
+
+class Storage(Protocol):
+    """What the rest of the project asks of a store. Errors are OSError; a missing key is FileNotFoundError."""
+
+    uri: str
+
+    def read(self, key: str) -> bytes: ...
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes of many keys, asked for at the same time; None where a key is missing."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Make or replace a key. Readers see the old bytes or the new ones, never a part."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Make a key if it is absent. True if the key now holds exactly `data`; False if another writer won.
+
+        An OSError means that it failed, or that whether it was made could not be found out: make it again.
+        """
+
+    def exists(self, key: str) -> bool: ...
+    def keys(self, prefix: str) -> list[str]:
+        """Keys of the files directly below a prefix (a folder), sorted."""
+
+    def listing(self, prefix: str) -> list[Stored]:
+        """All files below a prefix, at any depth, also those that a killed writer left half done; sorted by key."""
+
+    def delete(self, key: str) -> None: ...
+    def upload_folder(self, folder: Path, key: str) -> list[str]:
+        """Copy every file below a local folder to keys below `key`; returns their keys."""
+
+    def download_folder(self, key: str, folder: Path) -> None: ...
+    def local_path(self, key: str) -> Path | None:
+        """The file or folder on this machine behind a key, or None where the store is remote."""
+
+    def arrow_filesystem(self, key: str) -> tuple[Any, str]:
+        """The pyarrow filesystem and the path in it of a key, for a library that writes by itself."""
+
+
+def open_storage(uri: str) -> Storage:
+    """The store at a local path, a `file://` URI or an `s3://bucket/prefix`.
+
+    Credentials come by the usual AWS chain; AWS_ENDPOINT_URL is honoured.
+    """
+    if uri.startswith("s3://"):
+        return RemoteStorage(uri)
+    if "://" in uri and not uri.startswith("file://"):
+        raise ValueError(f"storage: {uri!r} is neither a local folder nor s3://bucket/prefix")
+    return LocalStorage(Path(uri.removeprefix("file://")))
+
+
+def join(base: str, *parts: str) -> str:
+    """A URI or local path with parts appended."""
+    return posixpath.join(base, *parts)
+
+
+def check_writable(storage: Storage) -> None:
+    """Write and delete a small key, so that a run does not find out later. Raises ValueError with the reason."""
+    key = f".writable-{os.getpid()}"
+    try:
+        storage.write(key, b"stillhouse")
+        storage.delete(key)
+    except OSError as error:
+        raise ValueError(
+            f"storage: cannot write to {storage.uri!r}: {error}. Name a folder or bucket that you can "
+            "write to, or fix its permissions"
+        ) from error
+
+
+def free_bytes(uri: str) -> int | None:
+    """Free space of the disk below a local path (which may not exist yet), in bytes; None for a remote store."""
+    if uri.startswith("s3://"):
+        return None
+    path = Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))))
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def read_buffer(storage: Storage, key: str) -> io.BytesIO:
+    """A key's bytes as a seekable file.
+
+    Parquet in it is read with `use_threads=False`: a thread of Arrow's pool may let go of these bytes, which are
+    Python's, a moment after the read, and if the process ends meanwhile it aborts.
+    """
+    return io.BytesIO(storage.read(key))

@@ -1,0 +1,63 @@
+"""The `stillhouse` command. Imports nothing heavy: a stage's own module is imported when its command runs.
+
+Exit codes: 0 done, 1 a specialist (or the work itself) failed, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from orchestrator.cli import before, looking, stages
+from orchestrator.cli.output import ERR
+from orchestrator.cli.targets import targets
+from orchestrator.runs.errors import RunFailed
+
+app = typer.Typer(
+    name="stillhouse",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Distil one mixture-of-experts teacher into several dense specialists, in one run, on a Ray cluster.",
+)
+for command in (
+    *(before.init, before.validate, before.plan),
+    *(stages.run, stages.capture, stages.train, stages.evaluate, stages.export),
+    *(looking.ask, looking.gc, before.submit),
+):
+    app.command()(command)
+app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(stages.teach)
+app.add_typer(targets, name="targets")
+
+
+def main() -> None:
+    """The entry point: one clear line for a wrong request, a traceback only for our own faults."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)  # the code of typer.Exit is returned, not raised
+    except ValueError as error:
+        for line in str(error).splitlines():
+            ERR.print(f"error: {line}", markup=False)
+        sys.exit(2)
+    except RunFailed as error:
+        ERR.print(f"failed: {error}", markup=False)
+        ERR.print("What is committed stays; the same command resumes")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        ERR.print("stopped. What is committed stays; the same command resumes")
+        sys.exit(130)
+    except typer.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except Exception as error:
+        if not _is_usage_error(error):
+            raise
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(2)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    return hasattr(error, "show") and hasattr(error, "exit_code")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Commands that look at a run that is there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import Json, Run
+from orchestrator.cli.output import OUT, after, print_json
+
+
+def ask(
+    where: Run,
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 24,
+    top: Annotated[int, typer.Option(min=1, help="Runners-up to show.")] = 5,
+    no_teacher: Annotated[bool, typer.Option("--no-teacher", help="Do not load the teacher.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Teacher, specialists and controls side by side on one prompt: what they write, and what they nearly wrote."""
+    from orchestrator.render.answers import show_answers
+    from orchestrator.stores.ask import ask_run
+
+    answers = ask_run(where, prompt, tokens=tokens, top=top, teacher=not no_teacher)
+    if as_json:
+        print_json({"prompt": prompt, "answers": answers})
+    else:
+        show_answers(prompt, answers, OUT)
+
+
+def gc(
+    where: Run,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed.")] = False,
+    older_than: Annotated[str, typer.Option(help="Leave alone what is younger: 90s, 30m, 12h, 1d.")] = "1d",
+    as_json: Json = False,
+) -> None:
+    """List what no unit of a run's target stores needs: parts of lost races and killed writers, repaired parts."""
+    from orchestrator.stores.garbage import collect_garbage, lines_of
+
+    found = collect_garbage(where, older_than=older_than, delete=delete)
+    after(as_json, found, lines_of(found, older_than))

@@ -1,0 +1,17 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given more than once.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name (below runs/), its folder or s3:// URI, or its YAML file.")
+]

@@ -1,0 +1,55 @@
+"""How commands print: lines for a person, one JSON object for a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from orchestrator.config.loading import ConfigFile
+    from orchestrator.monitors.base import Monitor
+    from orchestrator.reporting.report import Report
+
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def monitors(quiet: bool) -> list[Monitor]:
+    """Progress on standard output, or on standard error where a program reads the output."""
+    from orchestrator.monitors.console import ConsoleMonitor
+
+    return [ConsoleMonitor(ERR if quiet else Console(highlight=False))]
+
+
+def show_report(as_json: bool, report: Report, lines: list[str]) -> None:
+    """A report for a program, or its closing table and lines, and `lines` below them, for a person."""
+    from orchestrator.render.closing import print_closing
+
+    if as_json:
+        print_json(report.to_dict())
+        return
+    print_closing(report, Console(highlight=False))
+    after(False, None, lines)
+
+
+def folder_of(file: ConfigFile) -> str:
+    """The run's folder, as its configuration has it."""
+    storage = file.config.storage
+    return f"{storage.rstrip('/')}/{file.config.name}"
+
+
+def after(as_json: bool, data: Any, lines: list[str]) -> None:
+    """What a command ends with: data for a program, or lines for a person."""
+    if as_json:
+        print_json(data)
+        return
+    for line in lines:
+        OUT.print(line, markup=False)
+
+
+def print_json(data: Any) -> None:
+    """One JSON object, for programs."""
+    sys.stdout.write(json.dumps(data, default=str) + "\n")

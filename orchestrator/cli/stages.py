@@ -1,0 +1,90 @@
+"""Commands that do the work of a run: all of it, or one stage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import Config, Json, Sets
+from orchestrator.cli.output import after, folder_of, monitors, show_report
+
+
+def run(config: Config, sets: Sets = [], as_json: Json = False) -> None:
+    """Capture, train, evaluate and export. The same command resumes where an earlier one stopped."""
+    from orchestrator.config.loading import load_config
+    from orchestrator.driver import pipeline
+
+    file = load_config(config, sets)
+    code, report = pipeline.run_all(file, monitors(as_json))
+    show_report(as_json, report, [f'Report: {folder_of(file)}/report.md.  Try: stillhouse ask {folder_of(file)} "..."'])
+    raise typer.Exit(code)
+
+
+def capture(
+    config: Config,
+    sets: Sets = [],
+    as_json: Json = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Units to capture at most: see answers before paying for all.")
+    ] = None,
+) -> None:
+    """The teacher's part alone: fill the target stores."""
+    from orchestrator.config.loading import load_config
+    from orchestrator.driver import pipeline
+    from orchestrator.stores.summary import summary_of_captured
+
+    file = load_config(config, sets)
+    summary = summary_of_captured(pipeline.capture_only(file, monitors(as_json), limit), answers=3)
+    after(
+        as_json,
+        summary,
+        [
+            f"{summary['tokens']:,} target tokens in {summary['units']} units at {folder_of(file)}",
+            *(f"  {a['prompt_uid']}: {a['text']}" for a in summary["answers"]),
+        ],
+    )
+
+
+def train(
+    config: Config,
+    sets: Sets = [],
+    as_json: Json = False,
+    only: Annotated[list[str], typer.Option("--only", help="Specialists to train; all by default.")] = [],
+) -> None:
+    """The students' part alone, from targets that are captured already."""
+    from orchestrator.config.loading import load_config
+    from orchestrator.driver import pipeline
+
+    file = load_config(config, sets)
+    for name in only:
+        if name not in file.config.specialists:
+            raise ValueError(f"--only {name}: no such specialist; there are {', '.join(file.config.specialists)}")
+    failures = pipeline.train_only(file, monitors(as_json), only)
+    after(as_json, {"failures": failures}, [f"{n} FAILED: {e}" for n, e in failures.items()] or ["trained"])
+    raise typer.Exit(1 if failures else 0)
+
+
+def evaluate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
+    """Score what is trained on the held-out store, and write the report."""
+    from orchestrator.config.loading import load_config
+    from orchestrator.driver import pipeline
+
+    file = load_config(config, sets)
+    report = pipeline.evaluate_only(file, monitors(as_json))
+    show_report(as_json, report, [f"Report: {folder_of(file)}/report.md"])
+
+
+def export(config: Config, sets: Sets = [], as_json: Json = False) -> None:
+    """Export what is trained as folders that transformers loads."""
+    from orchestrator.config.loading import load_config
+    from orchestrator.driver import pipeline
+
+    file = load_config(config, sets)
+    folders = pipeline.export_only(file, monitors(as_json))
+    after(as_json, {"exports": folders}, [f"exported {folder_of(file)}/{f}" for f in folders])
+
+
+def teach() -> None:
+    """The old name of `capture`."""
+    raise ValueError("teach: this command is called `stillhouse capture` now")

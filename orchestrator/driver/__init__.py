@@ -1,0 +1,1 @@
+"""One driver's attempt at a run: its session, the loop over teacher and students, the pipeline."""

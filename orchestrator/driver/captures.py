@@ -1,0 +1,145 @@
+"""The teachers' side of a run: one pool for each teacher's missing units, all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from cluster.placement import beside_driver
+from orchestrator.runs.context import RunContext
+from orchestrator.runs.errors import RunFailed
+from orchestrator.stages.capture import pool_size
+from orchestrator.stages.repairs import rows_of_marked
+from orchestrator.stages.teacher_pool import TeacherPool
+from workers.channels.events import CaptureStarted
+from workers.channels.messages import (
+    CaptureStopped,
+    ControlMessage,
+    DamageFound,
+    ReplicaLost,
+    ReplicaPlaced,
+    UnitCaptured,
+)
+from workers.failures import first_cause
+from workers.manifest import read_plan
+from workers.splits import TRAIN
+
+_MOST_LOSSES = 3
+"""Replicas lost in a row, with no unit captured between, before the run stops: it would not get better by itself."""
+
+
+@dataclass(frozen=True)
+class CaptureStatus:
+    """How far the teachers are."""
+
+    placed: bool
+    """Whether the least replicas of all have their places, or need none."""
+    over: bool
+
+
+class Captures:
+    """The passes over missing units.
+
+    Units that students find damaged are recomputed in a further pass, when the teacher's present one is over: two
+    pools of one teacher could hold what the other waits for.
+    """
+
+    def __init__(self, ctx: RunContext, work: dict[str, list[dict[str, Any]]]) -> None:
+        self._ctx = ctx
+        self._calls: dict[Any, str] = {}
+        self._pools: dict[str, Any] = {}
+        self._damaged: dict[str, set[int]] = {}
+        self._losses: dict[str, list[str]] = {}
+        self._growing = False
+        self._unplaced: dict[str, int] = {}
+        names = sorted(name for name, rows in work.items() if rows)
+        if not names:
+            ctx.say("nothing to capture: every planned unit is committed")
+        for name in names:
+            self._unplaced[name] = pool_size(ctx.config.teachers[name], len(work[name]))[0]
+            self._start(name, work[name])
+
+    def grow(self) -> None:
+        """Let replicas beyond the least look for a place."""
+        if not self._growing:
+            self._growing = True
+            self._tell_pools()
+
+    def take(self, message: ControlMessage) -> None:
+        """Act on a message. Raises RunFailed for what stops a teacher, and for replicas that are lost again and again
+        without a unit captured between."""
+        match message:
+            case CaptureStopped(teacher=teacher, cause=cause):
+                raise RunFailed(f"{self._name(teacher)} stopped: {cause}")
+            case UnitCaptured(teacher=teacher):
+                self._losses.pop(teacher, None)
+            case ReplicaLost(teacher=teacher, note=note):
+                losses = self._losses.setdefault(teacher, [])
+                losses.append(note)
+                if len(losses) >= _MOST_LOSSES:
+                    raise RunFailed(f"{self._name(teacher)} stopped: {len(losses)} times in a row {losses[0]}")
+            case ReplicaPlaced(teacher=teacher, count=count):
+                if count >= self._unplaced.get(teacher, count + 1):
+                    del self._unplaced[teacher]
+            case DamageFound(unit=unit):
+                teacher = read_plan(self._ctx.run.storage, TRAIN).units[unit].teacher
+                self._damaged.setdefault(teacher, set()).add(unit)
+
+    def finished(self) -> list[tuple[str, BaseException | None]]:
+        """The passes that ended since the last call, each with its error, if any."""
+        calls = list(self._calls)
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
+        ended: list[tuple[str, BaseException | None]] = []
+        for call in ready:
+            name = self._calls.pop(call)
+            try:
+                ray.get(call)
+                ended.append((name, None))
+            except ray.exceptions.RayError as error:
+                ended.append((name, error))
+        return ended
+
+    def poll(self, ended: list[tuple[str, BaseException | None]]) -> CaptureStatus:
+        """Go on after the passes that ended: free their pools, and recompute what was found damaged meanwhile.
+
+        Raises RunFailed with the first cause of a pass that failed.
+        """
+        for name, error in ended:
+            if error is not None:
+                self._ctx.require_lease()
+                raise RunFailed(f"{self._name(name)} stopped: {first_cause(error)}") from error
+            del self._pools[name]
+            self._unplaced.pop(name, None)
+            self._tell_pools()
+        self._start_repairs()
+        over = not self._calls
+        return CaptureStatus(placed=over or not self._unplaced, over=over)
+
+    def _name(self, teacher: str) -> str:
+        """A teacher in a sentence."""
+        return f"teacher {teacher}" if len(self._ctx.config.teachers) > 1 else "the teacher"
+
+    def _start(self, name: str, rows: list[dict[str, Any]]) -> None:
+        ctx, teacher = self._ctx, self._ctx.config.teachers[name]
+        least, most = pool_size(teacher, len(rows))
+        again = sum(row["repair"] > 0 for row in rows)
+        units = f"{len(rows)} units" + (f" ({again} recomputed, as they are damaged)" if again else "")
+        ctx.say(f"teacher {name}: {units}, {least} to {most} replicas of {teacher.ep_size} ranks")
+        ctx.report(CaptureStarted(teacher=name, units=len(rows), repairs=again))
+        pool = TeacherPool.options(scheduling_strategy=beside_driver()).remote(len(rows), least)  # type: ignore[attr-defined]
+        self._pools[name] = pool
+        self._calls[pool.capture.remote(ctx.run.uri, ctx.config, name, rows, ctx.epoch, ctx.board)] = name
+        self._tell_pools()
+
+    def _tell_pools(self) -> None:
+        """Let every pool know what the others do."""
+        for pool in self._pools.values():
+            pool.tell.remote(self._growing, len(self._pools) - 1)
+
+    def _start_repairs(self) -> None:
+        """A pass for the units that students reported, where their teacher is idle and they are damaged still."""
+        for name in sorted(set(self._damaged) - set(self._calls.values())):
+            if rows := rows_of_marked(self._ctx.run, TRAIN, self._damaged.pop(name)):
+                self._start(name, rows)

@@ -1,0 +1,134 @@
+"""A run from prompts to report, and each of its stages alone.
+
+    freeze prompts -> capture units <-> train students -> evaluate -> export -> report
+
+Capture and training meet only in the target store: students begin with the first committed unit. Every stage leaves
+what it made in the run folder and passes over what is there already, so the same command resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from orchestrator.config.loading import ConfigFile
+from orchestrator.config.students import student_groups
+from orchestrator.driver.captures import Captures
+from orchestrator.driver.loop import watch
+from orchestrator.driver.session import Session, open_leased, open_session
+from orchestrator.driver.trainings import Trainings
+from orchestrator.monitors.base import Monitor
+from orchestrator.render.markdown import markdown
+from orchestrator.render.model_card import model_card
+from orchestrator.reporting.evaluation import Evaluation
+from orchestrator.reporting.report import Report, build_report
+from orchestrator.reporting.timing import Timing
+from orchestrator.runs.folder import RunFolder
+from orchestrator.stages import evaluation
+from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
+from orchestrator.stages.export import export
+from orchestrator.stages.preparation import Preparation
+from workers.layout import REPORT_JSON, REPORT_MARKDOWN
+from workers.splits import TRAIN
+from workers.targets.contract import Contract
+
+
+def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]:
+    """The whole run; returns the exit code (1 if a specialist failed) and the report."""
+    with open_session(file, monitors) as session:
+        with Preparation(session.ctx) as preparation:
+            declared = freeze_prompts(session, preparation)
+            captures = Captures(session.ctx, missing_units(session.ctx.run))
+            make_initial_weights(session, preparation, declared.vocabulary)  # while the teacher loads
+        watch(session, captures, Trainings(session.ctx, [], declared, session.failures, repairs=True))
+        report = measure_and_export(session)
+    return (1 if session.failures else 0), report
+
+
+def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | None) -> RunFolder:
+    """The teacher's part alone: all missing units, or the first `limit` of them."""
+    with open_session(file, monitors) as session:
+        with Preparation(session.ctx) as preparation:
+            freeze_prompts(session, preparation)
+        watch(session, Captures(session.ctx, limited(missing_units(session.ctx.run), limit)), None)
+    return session.ctx.run
+
+
+def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -> dict[str, str]:
+    """The students' part alone, from units that are captured already; returns the failures."""
+    with open_session(file, monitors) as session:
+        with Preparation(session.ctx) as preparation:
+            declared = freeze_prompts(session, preparation)
+            if missing := missing_units(session.ctx.run, (TRAIN,)):
+                raise ValueError(
+                    f"train: {lacking(missing)}; run `stillhouse capture` first, or `stillhouse run`, which does both "
+                    "at once"
+                )
+            make_initial_weights(session, preparation, declared.vocabulary)
+        watch(session, None, Trainings(session.ctx, only, declared, session.failures, repairs=False))
+    return session.failures
+
+
+def evaluate_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Report:
+    """Scores and report of what is trained."""
+    with open_session(file, monitors) as session:
+        return measure_and_export(session, exports=False)
+
+
+def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> list[str]:
+    """Exports of what is trained, with the scores of the last report; returns their keys."""
+    config = file.located()
+    run = RunFolder.of(config)
+    run.refuse_other(file.config)
+    if not any(run.student_done(n) for n in config.specialists):
+        raise ValueError(f"export: no specialist of {run.uri} is trained yet; run `stillhouse train` first")
+    with open_leased(file, monitors) as session:
+        report, last = build_report(run, config, None, {}, Timing()), run.read_json(REPORT_JSON)
+        if last is not None:
+            report.take_scores(Report.from_json(last))
+        return export(session.ctx, {name: model_card(report, name) for name in report.students})
+
+
+def freeze_prompts(session: Session, preparation: Preparation) -> Contract:
+    """Prompts frozen and stores opened; returns what students expect of theirs. What is there already is only read."""
+    summary = preparation.prompts(session.found.take_screened())
+    splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
+    session.ctx.say(f"prompts frozen: {splits}; {summary['rejected']} rows rejected")
+    for reason, count in summary["reasons"].items():
+        session.ctx.say(f"  rejected: {count} × {reason}")
+    return open_stores(session.ctx.run, session.ctx.config, session.found.tokenizer, summary["vocabulary"])
+
+
+def make_initial_weights(session: Session, preparation: Preparation, vocabulary: int) -> None:
+    """What every student starts from, made where it is missing."""
+    for group in student_groups(session.ctx.config):
+        session.ctx.say(f"student {group[0].name}: {preparation.initial(group[0], vocabulary)}")
+
+
+def measure_and_export(session: Session, *, exports: bool = True) -> Report:
+    """Evaluate, export, report."""
+    ctx = session.ctx
+    report = build_report(ctx.run, ctx.config, _measured(session), session.failures, session.timing())
+    if exports:
+        ctx.require_lease()
+        report.note_exports(export(ctx, {name: model_card(report, name) for name in report.students}))
+        report.timing = session.timing()
+    ctx.require_lease()
+    ctx.run.storage.write(REPORT_JSON, report.to_json().encode())
+    ctx.run.storage.write(REPORT_MARKDOWN, markdown(report).encode())
+    return report
+
+
+def _measured(session: Session) -> Evaluation | None:
+    """The scores of what is trained; None where nothing is."""
+    trained = [n for n in session.ctx.config.specialists if session.ctx.run.student_done(n)]
+    if not trained:
+        return None
+    session.ctx.say(f"evaluating {', '.join(trained)} on held-out text")
+    call: Any = evaluation.start(session.ctx)
+    while not ray.wait([call], timeout=0.25)[0]:
+        session.poll()
+    session.poll(patience_s=1.0)
+    return evaluation.finish(session.ctx, call)

@@ -1,0 +1,112 @@
+"""One driver's attempt at a run: checks, lease, run folder, Ray, and what comes in from the workers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.lease import Lease
+from cluster.placement import beside_driver
+from cluster.session import ray_session
+from orchestrator.config.loading import ConfigFile
+from orchestrator.monitors.base import Monitor, Monitors
+from orchestrator.monitors.jsonl import JsonlMonitor
+from orchestrator.preflight.checks import Checked, check
+from orchestrator.reporting.timing import Timing, timing_of
+from orchestrator.runs.context import RunContext
+from orchestrator.runs.folder import RunFolder
+from workers.channels.events import Message
+from workers.channels.messages import ControlMessage
+from workers.layout import EventsLayout
+
+CODE = Path(__file__).resolve().parents[2]
+_SAVE_WALL_S = 5.0
+
+
+@dataclass
+class Session:
+    """An attempt that holds the run's lease."""
+
+    ctx: RunContext
+    found: Checked
+    monitors: Monitors
+    board: Any = None
+    """The actor to which workers tell what happens; None where there is no Ray."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Specialists that failed, with the first cause."""
+    started: float = field(default_factory=time.time)
+    _saved: float = 0.0
+    _events: Any = None
+    """The call for events that the board has not answered yet."""
+
+    def poll(self, *, patience_s: float = 0.0) -> list[ControlMessage]:
+        """Show what the workers told since the last call; returns the messages that steer the run.
+
+        A flood of events holds up no message: they are shown as they come, with so much patience. Raises RunFailed if
+        a beat has found that the run was taken over.
+        """
+        import ray
+
+        self.ctx.require_lease(look=False)
+        messages = ray.get(self.board.messages.remote())
+        if self._events is None:
+            self._events = self.board.events.remote()
+        if ray.wait([self._events], timeout=patience_s)[0]:
+            for event in ray.get(self._events):
+                self.monitors.take(event)
+            self._events = None
+        self.monitors.flush()
+        if time.time() - self._saved > _SAVE_WALL_S:
+            self.save()
+        return messages
+
+    def save(self) -> None:
+        """Note how long this attempt has worked. Raises RunFailed if the run was taken over."""
+        self.ctx.require_lease()
+        wall = {"started": self.started, "wall_s": time.time() - self.started}
+        self.ctx.run.storage.write(EventsLayout(self.ctx.epoch).wall, json.dumps(wall).encode())
+        self._saved = time.time()
+
+    def timing(self) -> Timing:
+        """Seconds of the run's parts over all attempts. Raises RunFailed if the run was taken over."""
+        self.save()
+        self.monitors.flush(force=True)
+        return timing_of(self.ctx.run.storage, lambda why: self.ctx.say(f"not counted in the report's seconds: {why}"))
+
+
+@contextmanager
+def open_leased(file: ConfigFile, monitors: Sequence[Monitor]) -> Iterator[Session]:
+    """Check everything, take the run's lease and open its folder; then the block.
+
+    Raises ValueError for a wrong request, and while another driver holds the run.
+    """
+    found, config = check(file, frozen_will_do=True), file.located()
+    run = RunFolder.of(config)
+    with Monitors(monitors) as watching:
+        say = lambda text: watching.take(Message(text=text))  # noqa: E731
+        with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
+            run.open(file)
+            ctx = RunContext(run, config, lease, watching.take)
+            with watching.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
+                ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
+                yield Session(ctx, found, watching)
+
+
+@contextmanager
+def open_session(file: ConfigFile, monitors: Sequence[Monitor]) -> Iterator[Session]:
+    """As `open_leased`, and connected to Ray."""
+    with (
+        open_leased(file, monitors) as session,
+        ray_session(session.ctx.config.cluster, f"stillhouse-{file.config.name}", CODE),
+    ):
+        from workers.channels.board import Board
+
+        name, where = f"board-{file.config.name}-{session.ctx.epoch}", beside_driver()
+        session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
+        session.ctx = replace(session.ctx, board=name)
+        yield session

@@ -1,0 +1,1 @@
+"""Sending a run to a cluster."""

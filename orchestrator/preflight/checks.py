@@ -1,0 +1,199 @@
+"""What must hold before anything is loaded: files, tokenizers, experts, domains, storage. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.storage import check_writable, open_storage
+from orchestrator.config.loading import ConfigFile
+from orchestrator.config.python_function import check_function
+from orchestrator.config.schema import RunConfig
+from orchestrator.preflight.prompts import check_answering
+from orchestrator.preflight.students import check_students
+from orchestrator.prompts.policy import PolicyResolver
+from orchestrator.prompts.sources import RawPrompt, RejectedRow, Screened, assign_splits, read_probes, screen_all
+from orchestrator.prompts.tokenizing import TokenizerFacts
+from orchestrator.runs.folder import RunFolder
+from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
+from workers.layout import PROMPTS_SUMMARY
+from workers.manifest import read_plan
+from workers.model_files import (
+    expert_count,
+    model_folder,
+    read_model_config,
+    token_ids,
+)
+from workers.splits import TRAIN
+from workers.teacher.engines.families import check_teacher_family, why_not_generate
+from workers.teacher.engines.vllm_settings import check_vllm
+
+
+@dataclass
+class Checked:
+    """What the checks found out on their way."""
+
+    teacher_folders: dict[str, Path] = field(default_factory=dict)
+    tokenizer: TokenizerFacts = field(default_factory=TokenizerFacts)
+    prompts: list[RawPrompt] = field(default_factory=list)
+    """Those that can be asked; none where the run's frozen prompts did."""
+    rejected: list[RejectedRow] = field(default_factory=list)
+    screened: Screened | None = None
+    """The rows of all sources as they were read."""
+
+    def take_screened(self) -> Screened | None:
+        """The rows as they were read, for the last time: nobody holds prompts for the length of a run."""
+        screened, self.screened = self.screened, None
+        self.prompts, self.rejected = [], []
+        return screened
+
+
+def check(file: ConfigFile, *, frozen_will_do: bool = False) -> Checked:
+    """All checks of a configuration; raises ValueError at the first that fails, naming setting, value and remedy.
+
+    Where `frozen_will_do`, prompts that a run has frozen are what counts, and their sources are not read again.
+    """
+    config, found = file.located(), Checked()
+    _check_teachers(config, found)
+    check_students(config, found.tokenizer.fingerprint)
+    check_storage(file)
+    run = RunFolder.of(config)
+    if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):
+        _check_mixes(config, set(read_plan(run.storage, TRAIN).domains))
+    else:
+        _check_prompts(config, found)
+    _check_what_judges(config)
+    return found
+
+
+def check_storage(file: ConfigFile) -> None:
+    """The storage can be written, and the run's name is free or has the same configuration."""
+    config = file.located()
+    check_writable(open_storage(config.storage))
+    RunFolder.of(config).refuse_other(file.config)
+
+
+def _check_teachers(config: RunConfig, found: Checked) -> None:
+    fingerprint = ""
+    for name, teacher in config.teachers.items():
+        key = config.teacher_key(name)
+        try:
+            folder = model_folder(teacher.model, teacher.revision, weights=False)
+            tokenizer = tokenizer_fingerprint(folder)
+        except ValueError as error:
+            raise ValueError(f"{key}.{error}") from None
+        model_config = read_model_config(folder)
+        check_vllm(key, teacher, expert_count(model_config))
+        if teacher.engine == "transformers":
+            check_teacher_family(key, teacher.model, model_config, ep_size=teacher.ep_size, gpus=teacher.gpus_per_rank)
+        else:
+            _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
+        if fingerprint and tokenizer != fingerprint:
+            raise ValueError(
+                f"{key}.model: {teacher.model!r} has another tokenizer than the first teacher; "
+                "targets of one run share one tokenizer"
+            )
+        found.teacher_folders[name] = folder
+        fingerprint = tokenizer
+    templates = {name: chat_template_fingerprint(folder) for name, folder in found.teacher_folders.items()}
+    one = len(set(templates.values())) == 1
+    folder = found.teacher_folders[config.first_teacher()]
+    found.tokenizer = TokenizerFacts(
+        fingerprint,
+        templates[config.first_teacher()] if one else hash_json(templates),
+        tuple(_token_id(folder, token) for token in config.targets.always_keep),
+    )
+
+
+def _check_vllm_is_there(key: str, python: str | None, address: str | None) -> None:
+    """Where the ranks run on this machine. What a cluster's nodes have shows when a rank starts."""
+    if address is not None or "RAY_ADDRESS" in os.environ:
+        return
+    if python is not None and not (os.path.isabs(python) and os.access(python, os.X_OK)):
+        raise ValueError(
+            f"{key}.vllm.python: {python!r} is not the absolute path of a program on this machine; name the Python of "
+            "an environment that has vLLM"
+        )
+    if python is None and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            f"{key}.engine: vllm, but the package vllm is not installed; install it in an environment of its own and "
+            f"name its Python in {key}.vllm.python, or set engine transformers"
+        )
+
+
+def _token_id(folder: Path, token: str) -> int:
+    ids = token_ids(folder)
+    if token not in ids:
+        raise ValueError(
+            f"targets.always_keep: {token!r} is not a token of the teacher's tokenizer; write it as its "
+            "tokenizer.json does, a space for example as Ġ or ▁"
+        )
+    return ids[token]
+
+
+def _check_prompts(config: RunConfig, found: Checked) -> None:
+    found.screened = screen_all(config)
+    for name, (good, bad) in found.screened.items():
+        found.prompts += good
+        found.rejected += bad
+        if not good:
+            reason = f"; the first: {bad[0].reason}" if bad else ""
+            path = config.prompts[name].path
+            raise ValueError(f"prompts.{name}: no usable row in {path!r} ({len(bad)} rejected{reason})")
+    rejected = check_answering(config, found.prompts, found.teacher_folders)
+    found.rejected += rejected.values()
+    found.prompts = [p for i, p in enumerate(found.prompts) if i not in rejected]
+    splits = assign_splits(found.prompts, config.evaluate.heldout)
+    domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
+    _check_mixes(config, domains)
+    _check_answers(config, found)
+    named = {
+        "domains": set(config.domains) - {d for p in found.prompts for d in p.domains},
+        "targets.withhold": set(config.targets.withhold),
+        "targets.temperature": config.targets.temperatures.keys() - {"*"},
+    }
+    for where, names in named.items():
+        for domain in sorted(names - domains):
+            raise ValueError(f"{where}: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
+
+
+def _check_mixes(config: RunConfig, domains: set[str]) -> None:
+    """Every domain that a specialist wants has training prompts."""
+    for name in config.specialists:
+        for domain, share in config.mix_of(name).items():
+            if share > 0 and domain not in domains:
+                raise ValueError(
+                    f"specialists.{name}.mix: no training prompt belongs to the domain {domain!r}; there are "
+                    f"{sorted(domains)}. "
+                    "Add a prompt source of that name, or fix the mix"
+                )
+
+
+def _check_answers(config: RunConfig, found: Checked) -> None:
+    """Teachers that cannot answer are given nothing to answer."""
+    policies = PolicyResolver(config)
+    for name, folder in found.teacher_folders.items():
+        reason = why_not_generate(read_model_config(folder))
+        if reason is None or config.teachers[name].engine == "vllm":
+            continue
+        for prompt in found.prompts:
+            mine = policies.of(prompt.source, prompt.domains).teacher == name
+            if mine and (prompt.answer is None or config.evaluate.text != "given"):
+                raise ValueError(
+                    f"{config.teacher_key(name)}.model: {reason}. Give every prompt its answer and set evaluate.text "
+                    "to given, so that text is scored, or take another model"
+                )
+
+
+def _check_what_judges(config: RunConfig) -> None:
+    if config.answers.filter is not None:
+        check_function("answers.filter", config.answers.filter)
+    if config.evaluate.probes is not None:
+        try:
+            read_probes(config.evaluate.probes)
+        except OSError as error:
+            raise ValueError(f"evaluate.probes: cannot read {config.evaluate.probes!r}: {error.strerror}") from None
+    if config.evaluate.truth is not None:
+        check_function("evaluate.truth", config.evaluate.truth)

@@ -1,0 +1,91 @@
+"""How large models and stores are, from files and settings alone: for the plan. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from workers.model_sizes import DTYPE_BYTES, EXPERT_WEIGHTS, model_size, tensor_shapes
+from workers.student.config import ModelConfig
+from workers.student.models.dense_sibling import active_width, dense_config, expert_width
+from workers.targets.config import TargetsConfig
+
+
+def decoder_parameters(config: dict[str, Any], vocabulary: int) -> int:
+    """Parameters of a decoder with gated MLPs (llama, qwen3, mistral ...), from its configuration; norms left out."""
+    hidden, layers = config.get("hidden_size", 0), config.get("num_hidden_layers", 0)
+    heads = config.get("num_attention_heads", 1)
+    head = config.get("head_dim") or hidden // max(heads, 1)
+    attention = hidden * head * (2 * heads + 2 * (config.get("num_key_value_heads") or heads))
+    embeddings = config.get("vocab_size", vocabulary) * hidden * (1 if config.get("tie_word_embeddings") else 2)
+    return layers * (attention + 3 * hidden * config.get("intermediate_size", 0)) + embeddings
+
+
+def student_size(
+    model: ModelConfig, folder: Path | None, base_config: dict[str, Any] | None, vocabulary: int
+) -> int | None:
+    """Parameters of a student before it is made; None where the base is not downloaded yet."""
+    if model.config is not None:
+        return decoder_parameters(model.config, vocabulary)
+    if model.merge_experts is not None:
+        return _merged_size(model, base_config, vocabulary) if base_config else None
+    size = model_size(folder) if folder is not None else None
+    if size is None or base_config is None:
+        return decoder_parameters(base_config, vocabulary) if base_config else None
+    dropped, layers = _dropped(model), base_config.get("num_hidden_layers", 0)
+    embeddings = decoder_parameters({**base_config, "num_hidden_layers": 0}, vocabulary)
+    return size.parameters - round((size.parameters - embeddings) * dropped / max(layers, 1))
+
+
+def _merged_size(model: ModelConfig, mixture: dict[str, Any], vocabulary: int) -> int:
+    """Parameters of the dense model that a mixture of experts becomes."""
+    dense = dense_config(mixture, _merged_width(model, mixture))
+    return decoder_parameters({**dense, "num_hidden_layers": dense["num_hidden_layers"] - _dropped(model)}, vocabulary)
+
+
+def _merged_width(model: ModelConfig, mixture: dict[str, Any]) -> int:
+    return expert_width(mixture) if model.merge == "average" else model.merged_width or active_width(mixture)
+
+
+def linear_layers(model: ModelConfig, folder: Path, base_config: dict[str, Any]) -> dict[str, int]:
+    """Linear layers of a student's decoder by name: the sum of inputs and outputs of all of a name, which is what a
+    rank of LoRA costs. Empty where the weights are not downloaded yet."""
+    sums: dict[str, int] = {}
+    layers = int(base_config.get("num_hidden_layers", 0))
+    for name, shape in tensor_shapes(folder).items():
+        if ".layers." in name and name.endswith(".weight") and len(shape) == 2 and not _is_of_experts(name):
+            sums[name.split(".")[-2]] = sums.get(name.split(".")[-2], 0) + sum(shape)
+    if model.merge_experts is not None and sums:
+        sizes = layers * (_merged_width(model, base_config) + int(base_config["hidden_size"]))
+        sums |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), sizes)
+    return {name: size * (layers - _dropped(model)) // max(layers, 1) for name, size in sums.items()}
+
+
+def _is_of_experts(name: str) -> bool:
+    """Whether a tensor is an expert's or a router's."""
+    return any(part in name for part in EXPERT_WEIGHTS) or name.endswith((".gate.weight", ".router.layer.weight"))
+
+
+def _dropped(model: ModelConfig) -> int:
+    return len(model.drop_layers) if isinstance(model.drop_layers, list) else model.drop_layers
+
+
+def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:
+    """Bytes of one target token on disk, about.
+
+    Of a draw, entries grow like N^0.7 (9.2 at 20 draws, 17 at 50: measured on a 135M model, 2.5 nats a token), and an
+    entry takes about 1.3 bytes; the scalars take about 4, the text about 4. An exact probability takes two.
+    """
+    if targets.scheme == "full":
+        return vocabulary * DTYPE_BYTES[targets.precision] + 8.0
+    exact = 2.0 * len(targets.always_keep)
+    if targets.scheme == "topk":
+        return 10.0 + exact + 3.3 * min(targets.top_k, vocabulary)
+    return 8.0 + exact + targets.redraws * 1.5 * 1.13 * targets.draws**0.7
+
+
+def kv_cache_bytes(config: dict[str, Any], tokens: int, width: int) -> int:
+    """Bytes of the keys and values of so many tokens."""
+    heads = config.get("num_attention_heads", 1)
+    head = config.get("head_dim") or config.get("hidden_size", 0) // max(heads, 1)
+    return 2 * tokens * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * head * width

@@ -1,0 +1,1 @@
+"""From prompt sources to frozen units: reading, policy, duplicates, tokenizing."""

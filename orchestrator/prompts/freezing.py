@@ -1,0 +1,188 @@
+"""Freezing the prompts before capture starts: ids, domains, splits, token ids, units. Broken rows are rejected.
+
+`freeze` runs once, in the Preparer's process, with the teachers' tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.storage import Storage, open_storage
+from orchestrator.config.schema import RunConfig
+from orchestrator.prompts.duplicates import question, repeats
+from orchestrator.prompts.policy import PolicyResolver, PromptPolicy
+from orchestrator.prompts.sources import RawPrompt, RejectedRow, Screened, assign_splits, read_probes, screen_all
+from orchestrator.prompts.tokenizing import TeacherTokenizer
+from workers.layout import PROMPTS_REJECTED, PROMPTS_SUMMARY
+from workers.manifest import write_manifest
+from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.targets.encoding.schema import shared_temperature
+from workers.units import Prompt, build_units
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A row that is readable to its teacher."""
+
+    row: RawPrompt
+    how: PromptPolicy
+    text: str
+    ids: list[int]
+
+
+def freeze(config: RunConfig, run_uri: str, screened: Screened | None = None) -> dict[str, Any]:
+    """Tokenize, split and block all prompts; write manifests, plans and the rows rejected. Returns the summary.
+
+    `screened` are the rows of all sources, where they were read already; else they are read here.
+    """
+    tokenizers = {name: TeacherTokenizer(teacher) for name, teacher in config.teachers.items()}
+    asked, bad = _read(config, screened or screen_all(config), tokenizers)
+    rows = [a.row for a in asked]
+    again = repeats(config, rows, [question(a.row, a.how, a.text) for a in asked])
+    bad += again.values()
+    asked = [a for i, a in enumerate(asked) if i not in again]
+    prompts: dict[str, list[Prompt]] = {TRAIN: [], HELDOUT: []}
+    for item, split in zip(asked, assign_splits([a.row for a in asked], config.evaluate.heldout), strict=True):
+        try:
+            prompts[split].append(_prompt(item, config, tokenizers[item.how.teacher], split))
+        except ValueError as error:
+            bad.append(_rejected(item.row, error))
+    prompts[PROBES] = _probes(config, tokenizers)
+    known = {p.id for items in prompts.values() for p in items}
+    facts = {
+        "vocabulary": tokenizers[config.first_teacher()].vocabulary,
+        "stop_ids": {name: tokenizer.stop_ids for name, tokenizer in tokenizers.items()},
+        "asked": _summary_of([a for a in asked if a.row.id in known]),
+    }
+    return _write(open_storage(run_uri), config, prompts, bad, facts)
+
+
+def _read(
+    config: RunConfig, screened: Screened, tokenizers: dict[str, TeacherTokenizer]
+) -> tuple[list[_Asked], list[RejectedRow]]:
+    """All rows of all sources that can be asked, and the others."""
+    policies, asked, bad = PolicyResolver(config), [], []
+    for good, broken in screened.values():
+        bad += broken
+        for row in good:
+            try:
+                how = policies.of(row.source, row.domains)
+                shared_temperature(config.targets.temperatures, row.domains)
+                asked.append(_Asked(row, how, *tokenizers[how.teacher].prompt(row, how)))
+            except ValueError as error:
+                bad.append(_rejected(row, error))
+    return asked, bad
+
+
+def _rejected(row: RawPrompt, error: ValueError) -> RejectedRow:
+    return RejectedRow(row.source, row.row, row.id, str(error))
+
+
+def _write(
+    storage: Storage,
+    config: RunConfig,
+    prompts: dict[str, list[Prompt]],
+    bad: list[RejectedRow],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    lines = "".join(json.dumps(vars(b)) + "\n" for b in bad)
+    storage.write(PROMPTS_REJECTED, lines.encode())
+    by_source = {n: dict(Counter(b.reason for b in bad if b.source == n)) for n in config.prompts}
+    summary: dict[str, Any] = {
+        **facts,
+        "rejected": len(bad),
+        "reasons": dict(Counter(b.reason for b in bad)),
+        "reasons_by_source": {name: reasons for name, reasons in by_source.items() if reasons},
+        "splits": {},
+    }
+    demand = config.demand()
+    for split, items in prompts.items():
+        if split == PROBES and not items:
+            continue
+        plan, blocks = build_units(
+            items, demand if split == TRAIN else {}, config.targets.prompts_per_unit, config.seed, split
+        )
+        write_manifest(storage, plan, blocks)
+        summary["splits"][split] = {
+            "units": len(plan.units),
+            "prompts": len(items),
+            "domains": {d: sum(d in p.domains for p in items) for d in plan.domains},
+        }
+    storage.write(PROMPTS_SUMMARY, json.dumps(summary).encode())
+    return summary
+
+
+def _prompt(item: _Asked, config: RunConfig, tokenizer: TeacherTokenizer, split: str) -> Prompt:
+    """A prompt of a split, with its given answer or how it is to be answered. Raises ValueError with the reason to
+    reject it. A held-out answer is sampled as the distributions are (temperature 1, top_p 1, its end not barred),
+    whatever training text is: scores are measured on the teacher's own text."""
+    row, sampling, heldout = item.row, item.how.sampling, split == HELDOUT
+    answer_token_ids = None
+    if row.answer is not None and (not heldout or config.evaluate.text == "given"):
+        answer_token_ids = tokenizer.answer_token_ids(row.answer)
+    new_tokens = len(answer_token_ids) if answer_token_ids is not None else sampling.max_new_tokens
+    most = min(tokenizer.longest, config.prompts[row.source].max_tokens or tokenizer.longest)
+    if len(item.ids) + new_tokens > most:
+        whose = f"prompts.{row.source}.max_tokens" if most < tokenizer.longest else "the teacher"
+        raise ValueError(f"longer than the {most} tokens of {whose}")
+    return Prompt(
+        id=row.id,
+        domains=row.domains,
+        teacher=item.how.teacher,
+        samples=config.evaluate.samples if heldout else sampling.samples,
+        temperature=1.0 if heldout else sampling.temperature,
+        top_p=1.0 if heldout else sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens,
+        prompt_token_ids=item.ids,
+        answer_token_ids=answer_token_ids,
+        min_new_tokens=0 if heldout else sampling.min_new_tokens,
+        stop=sampling.stop,
+    )
+
+
+def _probes(config: RunConfig, tokenizers: dict[str, TeacherTokenizer]) -> list[Prompt]:
+    """Probes as prompts whose given answer is the one token to rank, by the teacher of their domain. Raises ValueError
+    for an answer of no token."""
+    rows = read_probes(config.evaluate.probes) if config.evaluate.probes is not None else []
+    probes = []
+    for number, row in enumerate(rows):
+        teacher = config.teacher_of(row["domain"])
+        answer_token_ids = tokenizers[teacher].ids(row["answer"], special=False)[:1]
+        if not answer_token_ids:
+            raise ValueError(f"evaluate.probes: the answer of line {number + 1} has no tokens")
+        probes.append(
+            Prompt(
+                id=f"probe-{number:04d}",
+                domains=(row["domain"],),
+                teacher=teacher,
+                samples=1,
+                temperature=1.0,
+                top_p=1.0,
+                max_new_tokens=1,
+                prompt_token_ids=tokenizers[teacher].ids(row["prompt"], special=True),
+                answer_token_ids=answer_token_ids,
+            )
+        )
+    return probes
+
+
+def _summary_of(asked: Sequence[_Asked]) -> list[dict[str, Any]]:
+    """How rows were asked: once for each source, its rows' domains and whether their answer is given."""
+    counts = Counter((a.row.source, a.row.domains, a.row.answer is not None, a.how) for a in asked)
+    return [
+        {
+            "source": source,
+            "domains": list(domains),
+            "given": given,
+            "prompts": count,
+            "teacher": how.teacher,
+            "system_prompt": how.system_prompt,
+            "chat": how.chat,
+            "sampling": how.sampling.model_dump(mode="json"),
+        }
+        for (source, domains, given, how), count in counts.items()
+    ]

@@ -1,0 +1,100 @@
+"""How each prompt is to be answered: by which teacher, sampled how, behind which system prompt. Touches no model.
+
+A prompt's source has the last word, then its domains, then the teacher, setting by setting:
+
+    prompts.SOURCE.{teacher,sampling,system_prompt}  over  domains.DOMAIN.{...}  over  teachers.TEACHER.sampling
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config.schema import DomainConfig, RunConfig
+from orchestrator.prompts.sources import RawPrompt
+from workers.teacher.config import SamplingConfig
+
+_SYSTEM_ROLES = ("system", "developer")
+
+
+class ConfigConflict(ValueError):
+    """Settings of a source, a domain and a teacher that make no sense together. The message names their key."""
+
+
+@dataclass(frozen=True)
+class PromptPolicy:
+    """How a prompt is answered."""
+
+    teacher: str
+    sampling: SamplingConfig
+    system_prompt: str | None
+    chat: bool
+    """Whether text is written as a user's message."""
+
+    def differences(self, other: PromptPolicy) -> dict[str, tuple[Any, Any]]:
+        """The settings that another way of answering has otherwise."""
+        mine, theirs = self._settings(), other._settings()
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"teacher": self.teacher, "system_prompt": self.system_prompt, **self.sampling.model_dump()}
+
+
+class PolicyResolver:
+    """How the prompts of a configuration are answered, by source and domains."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._known: dict[tuple[str, tuple[str, ...]], PromptPolicy] = {}
+
+    def of(self, source: str, domains: tuple[str, ...]) -> PromptPolicy:
+        """How a prompt of a source and some domains is answered.
+
+        Raises ValueError, a reason to reject it, where its domains disagree; ConfigConflict.
+        """
+        if (source, domains) not in self._known:
+            self._known[source, domains] = self._shared(source, domains)
+        return self._known[source, domains]
+
+    def system_prompt_key(self, prompt: RawPrompt) -> str:
+        """The key that says which system prompt a prompt has."""
+        own = self._config.prompts[prompt.source].system_prompt is not None
+        return f"prompts.{prompt.source}.system_prompt" if own else f"domains.{prompt.domains[0]}.system_prompt"
+
+    def _shared(self, source: str, domains: tuple[str, ...]) -> PromptPolicy:
+        first, *others = (self._in_domain(source, d) for d in domains)
+        for domain, other in zip(domains[1:], others, strict=True):
+            for name, (one, two) in first.differences(other).items():
+                values = "" if name == "system_prompt" else f" ({one} and {two})"
+                raise ValueError(f"belongs to {domains[0]} and {domain}, which disagree on {name}{values}")
+        return first
+
+    def _in_domain(self, source: str, domain: str) -> PromptPolicy:
+        config, own = self._config, self._config.prompts[source]
+        settings = config.domains.get(domain, DomainConfig())
+        teacher = own.teacher or config.teacher_of(domain)
+        try:
+            sampling = config.teachers[teacher].sampling.changed(settings.sampling, own.sampling)
+        except ValueError as error:
+            where = f"prompts.{source}" if own.sampling is not None else f"domains.{domain}"
+            raise ConfigConflict(f"{where}.sampling, for {domain} and the teacher {teacher!r}: {error}") from None
+        prompt = own.system_prompt if own.system_prompt is not None else settings.system_prompt
+        return PromptPolicy(teacher, sampling, prompt or None, own.chat)
+
+
+def chat_of(prompt: RawPrompt, how: PromptPolicy) -> list[dict[str, Any]] | None:
+    """The messages of a prompt, behind its system prompt; None for text that stands as it is.
+
+    A row's own system message takes the system prompt's place. Raises ValueError for text with a system prompt.
+    """
+    if prompt.messages is None and not how.chat:
+        if how.system_prompt is not None:
+            raise ValueError(
+                f"is text, before which no system prompt can stand; say prompts.{prompt.source}.chat: true, or "
+                f"prompts.{prompt.source}.system_prompt: ''"
+            )
+        return None
+    messages = prompt.messages if prompt.messages is not None else [{"role": "user", "content": prompt.prompt}]
+    if how.system_prompt is None or any(m.get("role") in _SYSTEM_ROLES for m in messages):
+        return messages
+    return [{"role": "system", "content": how.system_prompt}, *messages]

@@ -1,0 +1,1 @@
+"""Data as a person reads it: tables, Markdown, model cards."""

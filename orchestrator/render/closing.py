@@ -1,0 +1,70 @@
+"""What a run prints when it ends: a table of its specialists, and lines below it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.config.students import GENERALIST
+from orchestrator.render.columns import print_columns
+from orchestrator.render.sentences import store_lines, timing_line
+from orchestrator.reporting.records import StudentReport
+from orchestrator.reporting.report import Report
+from orchestrator.reporting.scores import ProbeRanks, Score
+
+
+def print_closing(report: Report, out: Console) -> None:
+    """Print each specialist on its own domain beside what it is measured against, and then all else in lines."""
+    measured = {n: s for n, s in report.students.items() if s.heldout is not None}
+    if measured:
+        out.print(Text(f"run {report.run}: held-out KL to the teacher", style="bold"), soft_wrap=True)
+        _print_table(report, measured, out)
+    for line in closing_lines(report):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _print_table(report: Report, measured: dict[str, StudentReport], out: Console) -> None:
+    controls: dict[str, dict[str, Score | None]] = {
+        "initial": {n: s.initial for n, s in measured.items()},
+        "hard labels": {n: s.hard_labels for n, s in measured.items()},
+        "generalist": {n: report.table.get(GENERALIST, {}).get(s.domain) for n, s in measured.items()},
+    }
+    beside = {head: column for head, column in controls.items() if any(column.values())}
+    heads = ["specialist", "KL ± 95 %", *beside, "top-1"]
+    rows = [[name, *_own(s), *(_kl(c[name]) for c in beside.values()), _top1(s)] for name, s in measured.items()]
+    print_columns(out, heads, rows, ["specialist"])
+
+
+def _own(student: StudentReport) -> list[str]:
+    """Its KL and half the width of the interval."""
+    score = student.heldout
+    return [f"{score.kl:.3f} ± {(score.kl_high - score.kl_low) / 2:.3f}"] if score else ["–"]
+
+
+def _kl(score: Score | None) -> str:
+    return f"{score.kl:.3f}" if score else "–"
+
+
+def _top1(student: StudentReport) -> str:
+    return f"{student.heldout.top1_agreement:.0%}" if student.heldout else "–"
+
+
+def closing_lines(report: Report) -> list[str]:
+    """What stands below the table: the single-expert teacher, probes, what was rejected, failures, times."""
+    lines = []
+    if report.single_expert is not None:
+        kl = ", ".join(f"{domain} {value:.2f}" for domain, value in report.single_expert.kl.items())
+        lines.append(f"single-expert teacher (one expert a layer, no router): KL {kl}")
+    for name, student in report.students.items():
+        if student.probes:
+            lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")
+    lines += store_lines(report)
+    lines += [f"note: {note}" for note in report.notes]
+    lines += [f"FAILED {name}: {error}" for name, error in report.failures.items()]
+    return [*lines, timing_line(report.timing)]
+
+
+def _ranks(probes: tuple[ProbeRanks, ...]) -> str:
+    own = ", ".join("-" if p.specialist is None else str(p.specialist) for p in probes)
+    labels = ", ".join("-" if p.hard_labels is None else str(p.hard_labels) for p in probes)
+    return f"specialist {own}; hard labels {labels}"

@@ -1,0 +1,40 @@
+"""Templates of this package's `templates/`, filled in. Jinja2 is imported when the first one is."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def filled(template: str, **values: Any) -> str:
+    """A template's text. What it names and is not given is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+def one_line(text: str) -> str:
+    """Text that stays in its item of a list: without line breaks."""
+    return " ".join(text.split())
+
+
+def table_cell(text: str) -> str:
+    """Text that stays in its cell. A backslash before the bar would depend on the backslashes before it."""
+    return one_line(text).replace("|", "&#124;")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader(__package__),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown: what could break it goes through `line` or `cell`
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {"fmt": format, "line": one_line, "cell": table_cell}
+    return made

@@ -1,0 +1,36 @@
+"""report.md."""
+
+from __future__ import annotations
+
+from orchestrator.render.jinja import filled
+from orchestrator.render.sentences import store_lines, timing_line
+from orchestrator.reporting.report import Report
+
+_SINGLE_EXPERT = "*single-expert teacher* (one expert a layer, no router)"
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown."""
+    kl_by_domain = {name: {d: s.kl for d, s in scores.items()} for name, scores in report.table.items()}
+    if report.single_expert is not None:
+        kl_by_domain[_SINGLE_EXPERT] = report.single_expert.kl
+    return filled(
+        "report.md.j2",
+        report=report,
+        kl_by_domain=kl_by_domain,
+        domains=sorted({domain for row in kl_by_domain.values() for domain in row}),
+        excess=_excess(report),
+        store_lines=store_lines(report),
+        timing=timing_line(report.timing),
+    )
+
+
+def _excess(report: Report) -> dict[str, tuple[float, float]]:
+    """By specialist: its excess KL to the truth, and the unigram's."""
+    unigram = report.unigram.truth_excess_kl if report.unigram is not None else {}
+    found = {}
+    for name, student in report.students.items():
+        score, beside = student.heldout, unigram.get(student.domain)
+        if score is not None and score.truth_excess_kl is not None and beside:
+            found[name] = (score.truth_excess_kl, beside)
+    return found

@@ -1,0 +1,53 @@
+"""What the closing lines and report.md say in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.reporting.report import Report
+from orchestrator.reporting.timing import Timing
+
+_SHOWN = 8
+"""Reasons of one domain that are told apart; a filter may give as many as there are answers."""
+
+
+def store_lines(report: Report) -> list[str]:
+    """What was rejected, by source and by domain, and what was damaged and recomputed."""
+    return [*_rejected_lines(report), *_repair_lines(report)]
+
+
+def _rejected_lines(report: Report) -> list[str]:
+    """A line for each source of prompts and each domain of answers."""
+    rows, answers = report.prompts.reasons_by_source, report.targets.rejected_by_domain
+    lines = [f"rows of prompts.{source} rejected: {_counted(reasons)}" for source, reasons in rows.items()]
+    return lines + [f"answers of {domain} rejected: {_counted(reasons)}" for domain, reasons in answers.items()]
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    most = sorted(reasons.items(), key=lambda item: -item[1])
+    words = [f"{count:,} × {reason}" for reason, count in most[:_SHOWN]]
+    if rest := most[_SHOWN:]:
+        words.append(f"{sum(count for _, count in rest):,} × {len(rest):,} other reasons")
+    return "; ".join(words)
+
+
+def _repair_lines(report: Report) -> list[str]:
+    """One line for all repairs, and one for each unit that came back with other contents."""
+    if not report.repairs:
+        return []
+    units = len({(r.split, r.unit) for r in report.repairs})
+    changed = [r for r in report.repairs if r.changed]
+    same = len(report.repairs) - len(changed)
+    lines = [f"damaged and recomputed: {units} units, {same} repairs with the same contents"]
+    for r in changed:
+        readers = f"{', '.join(r.readers)} had read the earlier ones" if r.readers else "no student had read them"
+        lines.append(f"unit {r.unit} of the {r.split} store was recomputed with other contents; {readers}")
+    return lines
+
+
+def timing_line(timing: Timing) -> str:
+    """How long teacher and students worked."""
+    return (
+        f"teacher {timing.teacher_s:.0f} s, students {timing.students_s:.0f} s, "
+        f"both at once {timing.overlap_s:.0f} s, wall {timing.wall_s:.0f} s"
+    )

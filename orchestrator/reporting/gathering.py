@@ -1,0 +1,188 @@
+"""What a report is made of, gathered from a run's folder.
+
+Models are named as the configuration names them, and the run's own folders are cut out of messages: a report is read
+on other machines than the one that ran.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import HARD_LABELS, INITIAL
+from orchestrator.reporting.evaluation import Evaluation
+from orchestrator.reporting.records import (
+    AskedReport,
+    InitialWeights,
+    PromptsReport,
+    SamplingReport,
+    SourceModel,
+    SplitReport,
+    StudentReport,
+    TargetsReport,
+    TeacherReport,
+)
+from orchestrator.reporting.rejected import rejected_answers
+from orchestrator.reporting.scores import Difference, ProbeRanks, Score
+from orchestrator.runs.folder import RunFolder
+from workers.layout import PROMPTS_SUMMARY, StudentLayout, export_key
+from workers.splits import HELDOUT, TRAIN
+from workers.targets.commits.log import Entry
+from workers.targets.config import TargetsConfig
+from workers.targets.encoding.schema import StoreHeader
+from workers.targets.store import TargetStore
+
+
+def teacher_reports(run: RunFolder, written: RunConfig) -> dict[str, TeacherReport]:
+    """Each teacher and what its units say of its work."""
+    entries = _entries(run, TRAIN) + _entries(run, HELDOUT)
+    return {name: _teacher(written, name, [e for e in entries if e.teacher == name]) for name in written.teachers}
+
+
+def _entries(run: RunFolder, split: str) -> list[Entry]:
+    return TargetStore(run.storage, split).log.entries()
+
+
+def _teacher(written: RunConfig, name: str, own: list[Entry]) -> TeacherReport:
+    teacher = written.teachers[name]
+    busy = sum(e.finished - e.started for e in own)
+    tokens = sum(e.targets for e in own)
+    return TeacherReport(
+        model=shown_model(teacher.model),
+        ep_size=teacher.ep_size,
+        dispatch=teacher.dispatch,
+        tokens=tokens,
+        generated=sum(e.generated for e in own),
+        units=len(own),
+        tokens_per_s=round(tokens / busy, 1) if busy else 0.0,
+    )
+
+
+def shown_model(written: str) -> str:
+    """A model as its configuration names it; of an absolute path, which says nothing elsewhere, the last part."""
+    return Path(written).name if os.path.isabs(os.path.expanduser(written)) else written
+
+
+def targets_report(run: RunFolder, config: RunConfig) -> TargetsReport:
+    """The training store: its header, or the settings where there is none yet, and the sums of its entries."""
+    entries = _entries(run, TRAIN)
+    try:
+        settings: StoreHeader | TargetsConfig = TargetStore(run.storage, TRAIN).header
+    except FileNotFoundError:
+        settings = config.targets
+    tokens, size = sum(e.targets for e in entries), sum(e.size for e in entries)
+    kept: float = round(sum(e.num_kept for e in entries) / max(tokens, 1), 2)
+    answers: dict[str, int | str] = {}
+    if isinstance(settings, StoreHeader):
+        kept = kept if settings.sampled else settings.vocabulary
+        answers = settings.answers
+    return TargetsReport(
+        scheme=settings.scheme,
+        draws=settings.draws,
+        positions=settings.positions,
+        tokens=tokens,
+        units=len(entries),
+        rows=sum(e.rows for e in entries),
+        bytes=size,
+        bytes_per_token=round(size / max(tokens, 1), 2),
+        kept_per_token=kept,
+        rejected=dict(Counter(item["reason"] for e in entries for item in e.rejected)),
+        rejected_by_domain=rejected_answers(run.storage, entries),
+        answers=answers,
+    )
+
+
+def prompts_report(run: RunFolder) -> PromptsReport:
+    """What freezing made of the prompts."""
+    summary: dict[str, Any] = run.read_json(PROMPTS_SUMMARY) or {}
+    return PromptsReport(
+        vocabulary=summary.get("vocabulary", 0),
+        stop_ids={name: tuple(ids) for name, ids in summary.get("stop_ids", {}).items()},
+        asked=tuple(_asked(item) for item in summary.get("asked", ())),
+        rejected=summary.get("rejected", 0),
+        reasons=summary.get("reasons", {}),
+        reasons_by_source=summary.get("reasons_by_source", {}),
+        splits={name: SplitReport(**split) for name, split in summary.get("splits", {}).items()},
+    )
+
+
+def _asked(item: dict[str, Any]) -> AskedReport:
+    sampling = SamplingReport(**item["sampling"] | {"stop": tuple(item["sampling"]["stop"])})
+    return AskedReport(**item | {"domains": tuple(item["domains"]), "sampling": sampling})
+
+
+def student_report(
+    run: RunFolder, config: RunConfig, written: RunConfig, name: str, evaluation: Evaluation | None, error: str | None
+) -> StudentReport:
+    """One specialist: what it was made of, and its scores on its own domain."""
+    own, done = config.own_domain(name), run.student_done(name) or {}
+    key = export_key(name)
+    return StudentReport(
+        domain=own,
+        mix=config.mix_of(name),
+        tokens=done.get("tokens", 0),
+        steps=done.get("steps", 0),
+        base=_base(config, written, name),
+        model=_initial_weights(run.read_json(StudentLayout(name).initial_facts)),
+        export=key if run.storage.exists(f"{key}/config.json") else None,
+        error=error,
+        heldout=_score(evaluation, name, own),
+        initial=_score(evaluation, f"{name}.{INITIAL}", own),
+        hard_labels=_score(evaluation, f"{name}.{HARD_LABELS}", own),
+        difference=_difference(evaluation, f"{name} - {HARD_LABELS}"),
+        probes=_probes(evaluation, name, own) if evaluation is not None else (),
+    )
+
+
+def _base(config: RunConfig, written: RunConfig, name: str) -> SourceModel | None:
+    """What a student starts from. A name that locating leaves as it is, is the Hub's."""
+    model = written.specialists[name].model
+    if model.source is None:
+        return None
+    shown = shown_model(model.source)
+    on_hub = shown == model.source == config.specialists[name].model.source
+    return SourceModel(name=shown, revision=model.revision, on_hub=on_hub)
+
+
+def _initial_weights(facts: dict[str, Any] | None) -> InitialWeights | None:
+    if facts is None:
+        return None
+    known: dict[str, Any] = {field.name: facts.get(field.name) for field in fields(InitialWeights)}
+    for name, value in known.items():
+        known[name] = tuple(value) if isinstance(value, list) else value
+    return InitialWeights(**known)
+
+
+def _score(evaluation: Evaluation | None, model: str, domain: str) -> Score | None:
+    found = evaluation.scores.get(model, {}).get(domain) if evaluation is not None else None
+    return Score.of(found) if found else None
+
+
+def _difference(evaluation: Evaluation | None, label: str) -> Difference | None:
+    found = evaluation.differences.get(label) if evaluation is not None else None
+    return Difference(**found) if found else None
+
+
+def _probes(evaluation: Evaluation, name: str, own: str) -> tuple[ProbeRanks, ...]:
+    """Rank of each probe's answer by the teacher, the specialist and its control."""
+    columns = {"teacher": "teacher", "specialist": name, "hard_labels": f"{name}.{HARD_LABELS}"}
+    ranks = {label: evaluation.probes.get(key, {}).get(own) or [] for label, key in columns.items()}
+    return tuple(
+        ProbeRanks(**{label: int(r[i]["rank"]) if i < len(r) else None for label, r in ranks.items()})
+        for i in range(len(ranks["teacher"]))
+    )
+
+
+def without_folders(run: RunFolder, text: str) -> str:
+    """A message with paths below the run's folder, or the configuration's, told from there."""
+    folders = [run.uri] if "://" not in run.uri else []
+    folders.append(run.environment()["config_folder"])
+    for folder in sorted(filter(lambda f: len(f) > 1, folders), key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+        text = re.sub(rf"{re.escape(folder)}(?![\w.-])", ".", text)
+    return text

@@ -1,0 +1,184 @@
+"""The parts of a report: plain records, all that report.json holds but its top level and its scores.
+
+Every field is always there. A single thing that is not there is None (null in JSON); of several, an empty tuple or
+dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.reporting.scores import Difference, Measured, MeasuredOrNone, ProbeRanks, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherReport:
+    """One teacher and its work on the training and the held-out store."""
+
+    model: str
+    """As it is written in the configuration."""
+    ep_size: int
+    """Ranks of a replica."""
+    dispatch: str
+    tokens: int
+    """Target tokens of its units."""
+    generated: int
+    """Of all its tokens, those that it sampled itself."""
+    units: int
+    tokens_per_s: float
+    """Target tokens per second of one replica's work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsReport:
+    """The training store."""
+
+    scheme: str
+    draws: int
+    """Draws per token, of the schemes that sample."""
+    positions: str
+    tokens: int
+    """Target tokens."""
+    units: int
+    rows: int
+    """Texts."""
+    bytes: int
+    bytes_per_token: float
+    kept_per_token: float
+    """Kept entries of a token's distribution."""
+    rejected: dict[str, int]
+    """Answers that were rejected, by reason."""
+    rejected_by_domain: dict[str, dict[str, int]]
+    """The same by domain and reason; an answer of two domains counts in each."""
+    answers: dict[str, int | str]
+    """The rules by which answers were rejected, as the store records them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairReport:
+    """One time that a damaged unit was recomputed."""
+
+    split: str
+    unit: int
+    revision: int
+    changed: bool
+    """Whether it came back with other contents."""
+    readers: tuple[str, ...]
+    """Students that had read the earlier contents, where these are others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingReport:
+    """How answers were sampled."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    min_new_tokens: int
+    stop: tuple[str, ...]
+    samples: int
+    """Answers per prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedReport:
+    """Prompts that were asked in the same way."""
+
+    source: str
+    domains: tuple[str, ...]
+    given: bool
+    """Whether their answers were given and only scored."""
+    prompts: int
+    teacher: str
+    system_prompt: str | None
+    chat: bool
+    sampling: SamplingReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitReport:
+    """One split of the frozen prompts."""
+
+    units: int
+    prompts: int
+    domains: dict[str, int]
+    """Prompts by domain; one of two domains counts in each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsReport:
+    """The frozen prompts; of a run that has none yet, all is 0 or empty."""
+
+    vocabulary: int
+    """Ids of the first teacher's tokenizer."""
+    stop_ids: dict[str, tuple[int, ...]]
+    """Ids that end an answer, by teacher."""
+    asked: tuple[AskedReport, ...]
+    rejected: int
+    """Rows that could not be used."""
+    reasons: dict[str, int]
+    """They again, by reason."""
+    reasons_by_source: dict[str, dict[str, int]]
+    splits: dict[str, SplitReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialWeights:
+    """Facts about the weights that a student started from. What was not done to them is None."""
+
+    parameters: int | None
+    layers: int | None
+    dropped_layers: tuple[int, ...] | None
+    """Indices of the layers left out."""
+    kl_to_base: MeasuredOrNone
+    """What leaving them out cost, nats per token."""
+    merged: str | None
+    """How experts were made one MLP: `neurons` or `average`."""
+    merged_experts: int | None
+    merged_width: int | None
+    merged_on_tokens: int | None
+    routing_entropy: tuple[Measured, ...] | None
+    """By layer; 1 where all experts are used alike."""
+    kl_to_mixture: MeasuredOrNone
+    """Of the merge that was taken, nats per token."""
+    kl_of_merges: dict[str, Measured] | None
+    """Of all that were tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceModel:
+    """A model that a student's weights come from."""
+
+    name: str
+    """As it is written in the configuration."""
+    revision: str | None
+    on_hub: bool
+    """Whether the name is an id of the Hugging Face Hub, rather than a folder's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentReport:
+    """One specialist, on its own domain, beside what it is measured against."""
+
+    domain: str
+    """The domain that it is for: the largest share of its mixture."""
+    mix: dict[str, float]
+    """Its data mixture: shares of domains that add up to 1."""
+    tokens: int
+    """Target tokens that it trained on; 0 where its training has not ended."""
+    steps: int
+    base: SourceModel | None
+    """None where it started from random weights."""
+    model: InitialWeights | None
+    export: str | None
+    """Key of the exported model below the run's folder."""
+    error: str | None
+    """Why it failed."""
+    heldout: Score | None
+    initial: Score | None
+    """Of its own initial weights."""
+    hard_labels: Score | None
+    """Of its control, which learned from the same text as labels."""
+    difference: Difference | None
+    """KL less that of the control."""
+    probes: tuple[ProbeRanks, ...]

@@ -1,0 +1,163 @@
+"""The report of a run as data: one typed record, written as report.json and read back.
+
+The JSON has a schema version. Whoever changes the name or the meaning of a field raises it. Every key is always there:
+what a run does not have is null (a single thing) or empty (several), so that jq finds the same places in each report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
+from orchestrator.prompts.notes import text_notes
+from orchestrator.reporting.evaluation import Evaluation
+from orchestrator.reporting.gathering import (
+    prompts_report,
+    student_report,
+    targets_report,
+    teacher_reports,
+    without_folders,
+)
+from orchestrator.reporting.records import PromptsReport, RepairReport, StudentReport, TargetsReport, TeacherReport
+from orchestrator.reporting.repairs import repairs
+from orchestrator.reporting.scores import Difference, ProbeRank, Score, SingleExpertReport, UnigramReport
+from orchestrator.reporting.timing import Timing
+from orchestrator.runs.folder import RunFolder
+from workers.layout import export_key
+
+SCHEMA_VERSION = 1
+"""Of report.json."""
+
+_REMEDY = "`stillhouse evaluate CONFIG` writes it anew"
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Everything that a run found."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of the records below it too
+
+    schema: int = SCHEMA_VERSION
+    run: str
+    """Its name."""
+    seed: int
+    teachers: dict[str, TeacherReport]
+    targets: TargetsReport
+    repairs: tuple[RepairReport, ...]
+    prompts: PromptsReport
+    students: dict[str, StudentReport]
+    """By specialist."""
+    timing: Timing
+    failures: dict[str, str]
+    """Why specialists and controls failed."""
+    table: dict[str, dict[str, Score]]
+    """Scores of specialists and the generalist by domain."""
+    differences: dict[str, Difference]
+    """KL of one model less that of another, by `NAME - hard_labels` and `NAME - generalist`."""
+    probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
+    """By model and domain, in the order of the probes."""
+    single_expert: SingleExpertReport | None
+    unigram: UnigramReport | None
+    notes: tuple[str, ...]
+    """Where text and captured distributions disagree."""
+
+    def note_exports(self, keys: Collection[str]) -> None:
+        """Note which specialists are exported now, by the keys of their folders."""
+        for name, student in self.students.items():
+            if (key := export_key(name)) in keys:
+                self.students[name] = replace(student, export=key)
+
+    def take_scores(self, earlier: Report) -> None:
+        """The scores that an earlier report has of the same students; what they are now stays."""
+        for name, student in self.students.items():
+            if (scored := earlier.students.get(name)) is not None:
+                scores = {field: getattr(scored, field) for field in ("heldout", "initial", "hard_labels")}
+                self.students[name] = replace(student, **scores, probes=scored.probes, difference=scored.difference)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values, `schema` first."""
+        return _adapter().dump_python(self, mode="json")
+
+    def to_json(self) -> str:
+        """The contents of report.json."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    @staticmethod
+    def from_json(data: str | bytes | dict[str, Any]) -> Report:
+        """A report from its JSON, as text or parsed.
+
+        Raises ValueError for another schema version, and for a key that is missing or not known.
+        """
+        values = data if isinstance(data, dict) else json.loads(data)
+        version = values.get("schema") if isinstance(values, dict) else None
+        if version != SCHEMA_VERSION:
+            has = "no schema version" if version is None else f"schema version {version}"
+            raise ValueError(f"report.json has {has}, this stillhouse reads version {SCHEMA_VERSION}; {_REMEDY}")
+        try:
+            report = _adapter().validate_python(values)
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise ValueError(f"report.json: {'; '.join(faults)}; {_REMEDY}") from None
+        if lacking := {f.name for f in fields(Timing)} - values["timing"].keys():  # fields that have defaults
+            raise ValueError(f"report.json: timing lacks {', '.join(sorted(lacking))}; {_REMEDY}")
+        return report
+
+
+@cache
+def _adapter() -> TypeAdapter[Report]:
+    return TypeAdapter(Report)
+
+
+def build_report(
+    run: RunFolder, config: RunConfig, evaluation: Evaluation | None, failures: dict[str, str], timing: Timing
+) -> Report:
+    """Everything that a run found. `config` has absolute paths; the report has names as they were written."""
+    written, prompts = run.config(), prompts_report(run)
+    failures = {name: without_folders(run, why) for name, why in failures.items()}
+    scores = evaluation.scores if evaluation is not None else {}
+    asked = {(a.source, a.domains) for a in prompts.asked if not a.given}
+    return Report(
+        run=config.name,
+        seed=config.seed,
+        teachers=teacher_reports(run, written),
+        targets=targets_report(run, config),
+        repairs=tuple(RepairReport(**r | {"readers": tuple(r["readers"])}) for r in repairs(run, config)),
+        prompts=prompts,
+        students={n: student_report(run, config, written, n, evaluation, failures.get(n)) for n in config.specialists},
+        timing=timing,
+        failures=failures,
+        table={n: _by_domain(scores[n]) for n in [*config.specialists, GENERALIST] if n in scores},
+        differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
+        probes=_probes(evaluation) if evaluation else {},
+        single_expert=_single_expert(scores),
+        unigram=UnigramReport(truth_excess_kl=evaluation.unigram) if evaluation and evaluation.unigram else None,
+        notes=tuple(text_notes(config, asked)),
+    )
+
+
+def _by_domain(scores: dict[str, dict[str, float]]) -> dict[str, Score]:
+    return {domain: Score.of(score) for domain, score in scores.items()}
+
+
+def _single_expert(scores: dict[str, dict[str, dict[str, float]]]) -> SingleExpertReport | None:
+    if SINGLE_EXPERT not in scores:
+        return None
+    by_domain = _by_domain(scores[SINGLE_EXPERT])
+    return SingleExpertReport(kl={domain: score.kl for domain, score in by_domain.items()}, by_domain=by_domain)
+
+
+def _probes(evaluation: Evaluation) -> dict[str, dict[str, tuple[ProbeRank, ...]]]:
+    return {
+        model: {
+            domain: tuple(ProbeRank(rank=int(r["rank"]), probability=r["probability"]) for r in ranks)
+            for domain, ranks in by_domain.items()
+        }
+        for model, by_domain in evaluation.probes.items()
+    }

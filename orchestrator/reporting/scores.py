@@ -1,0 +1,106 @@
+"""What was measured, as records: scores of models, differences between them, ranks of probes.
+
+A number that is not finite becomes null in JSON, which knows neither NaN nor infinity, and NaN when it is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+Measured = Annotated[float, BeforeValidator(_number), PlainSerializer(_finite)]
+"""A number that may not be finite."""
+
+MeasuredOrNone = Annotated[float | None, PlainSerializer(_finite)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What one model did on the held-out text of one domain, beside the teacher's exact distributions."""
+
+    kl: Measured
+    """KL(teacher ‖ model), nats per token."""
+    kl_low: Measured
+    """Lower end of its 95 % bootstrap interval over prompts, nats per token."""
+    kl_high: Measured
+    """Upper end likewise."""
+    top1_agreement: Measured
+    """Share of tokens at which teacher and model find the same one most probable."""
+    perplexity: Measured
+    """Of the model on the held-out text: exp of the mean negative log-likelihood."""
+    ece_teacher: Measured
+    """Expected calibration error: the model's top probability against the teacher's probability of that token."""
+    overconfidence_gap: Measured
+    """Mean of the model's top probability less the teacher's probability of that token."""
+    tokens: int
+    """Target tokens that were scored."""
+    prompts: int
+    """Prompts that they belong to."""
+    truth_excess_kl: MeasuredOrNone
+    """KL(truth ‖ model) - KL(truth ‖ teacher), nats per token; None where the truth is not known."""
+    truth_tokens_skipped: int | None
+    """Tokens at which it is not known; None where it never is."""
+
+    @staticmethod
+    def of(summary: Mapping[str, Any]) -> Score:
+        """The score that `workers.evaluation.metrics.summarise` gives."""
+        return Score(**{"truth_excess_kl": None, "truth_tokens_skipped": None, **summary})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """KL of one model less that of another on the same tokens, nats per token."""
+
+    kl: Measured
+    low: Measured
+    """Lower end of the paired 95 % bootstrap interval over prompts."""
+    high: Measured
+    """Upper end likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRank:
+    """Where a model puts the right answer of one probe."""
+
+    rank: int
+    """1 is the most probable token."""
+    probability: Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRanks:
+    """Ranks of the right answer of one probe, side by side; None for a model that was not asked."""
+
+    teacher: int | None
+    specialist: int | None
+    hard_labels: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleExpertReport:
+    """The teacher cut down to one expert a layer, without routers."""
+
+    kl: dict[str, Measured]
+    """KL to the whole teacher by domain, nats per token."""
+    by_domain: dict[str, Score]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnigramReport:
+    """A model that knows nothing but how often each word of a domain occurs."""
+
+    truth_excess_kl: dict[str, Measured]
+    """By domain, as `Score.truth_excess_kl`."""

@@ -1,0 +1,111 @@
+"""When teacher and students worked, from the events of all attempts at a run.
+
+Events are read once, one after another; what is held of them are spans of time, joined where they touch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from cluster.storage import Storage
+from orchestrator.runs.events import read_events
+from workers.channels.events import Event, StudentStep, StudentWaiting, UnitCommitted
+from workers.layout import EVENTS, WALL
+
+_JOIN_AT = 10_000
+"""Spans after which those that touch are joined."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a run's parts."""
+
+    teacher_s: float = 0.0
+    """Time covered by units being captured."""
+    students_s: float = 0.0
+    """Seconds of the clock in which a student stepped."""
+    wall_s: float = 0.0
+    """How long all attempts together have worked."""
+    overlap_s: float = 0.0
+    """Seconds of the clock in which the teacher worked and at least two students stepped."""
+
+
+@dataclass
+class Spans:
+    """Spans of time, as they come; the union of all of them counts."""
+
+    held: list[tuple[float, float]] = field(default_factory=list)
+    _next: int = _JOIN_AT
+
+    def add(self, start: float, end: float) -> None:
+        """One span more."""
+        self.held.append((start, end))
+        if len(self.held) >= self._next:
+            self.held = self.joined()
+            self._next = len(self.held) + _JOIN_AT
+
+    def joined(self) -> list[tuple[float, float]]:
+        """The union, in order, as spans that do not touch."""
+        union: list[tuple[float, float]] = []
+        for start, end in sorted(self.held):
+            if union and start <= union[-1][1]:
+                union[-1] = (union[-1][0], max(union[-1][1], end))
+            else:
+                union.append((start, end))
+        return union
+
+    @property
+    def seconds(self) -> float:
+        """Length of the union."""
+        return sum(end - start for start, end in self.joined())
+
+
+def timing_of(storage: Storage, skipped: Callable[[str], None] = lambda why: None) -> Timing:
+    """Seconds of a run's parts over all attempts, as far as what they told can be read; `skipped` is told what not."""
+    return timing(read_events(storage, skipped), sum(_walls(storage, skipped)))
+
+
+def _walls(storage: Storage, skipped: Callable[[str], None]) -> Iterator[float]:
+    for file in storage.listing(EVENTS):
+        if file.key.endswith(f"/{WALL}"):
+            try:
+                yield float(json.loads(storage.read(file.key))["wall_s"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                skipped(f"{file.key}: {error}")
+
+
+def timing(events: Iterable[Event], wall_s: float) -> Timing:
+    """Seconds of a run's parts, from its events in any order."""
+    units = Spans()
+    stepped: dict[str, Spans] = {}
+    for event in events:
+        if isinstance(event, UnitCommitted) and event.won:
+            units.add(event.started, event.finished)
+        elif isinstance(event, StudentStep | StudentWaiting):
+            own = stepped.setdefault(event.student, Spans())
+            for second in event.seconds:
+                own.add(second, second + 1)
+    students = Spans([span for own in stepped.values() for span in own.joined()])
+    captured = Spans([(int(start), int(end) + 1) for start, end in units.joined()])
+    return Timing(
+        teacher_s=round(units.seconds, 2),
+        students_s=float(students.seconds),
+        wall_s=round(wall_s, 2),
+        overlap_s=float(_overlap(captured, list(stepped.values()))),
+    )
+
+
+def _overlap(teacher: Spans, students: list[Spans]) -> float:
+    """Seconds that the teacher's spans share with those of at least two students: a sweep over where spans begin and
+    end."""
+    edges = [(at, step, 0) for start, end in teacher.joined() for at, step in ((start, 1), (end, -1))]
+    edges += [(at, 0, step) for own in students for start, end in own.joined() for at, step in ((start, 1), (end, -1))]
+    working = stepping = 0
+    total, before = 0.0, 0.0
+    for at, teacher_step, student_step in sorted(edges):
+        if working and stepping >= 2:
+            total += at - before
+        working, stepping, before = working + teacher_step, stepping + student_step, at
+    return total

@@ -1,0 +1,1 @@
+"""The folder of a run: its keys, its identity, its events, and how it fails."""

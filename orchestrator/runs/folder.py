@@ -1,0 +1,98 @@
+"""The folder of one run: its identity, and what is done in it. Its keys are in workers/layout.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.storage import Storage, join, open_storage
+from orchestrator.config.loading import ConfigFile, dump, load_config, validate
+from orchestrator.config.schema import RunConfig
+from orchestrator.runs.identity import differences
+from workers.layout import CONFIG, ENVIRONMENT, StudentLayout
+
+_PACKAGES = ("stillhouse", "ray", "torch", "deepspeed", "transformers", "pyarrow", "s3fs")
+
+
+class RunFolder:
+    """One run's place in storage."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.storage: Storage = open_storage(uri)
+
+    @staticmethod
+    def of(config: RunConfig) -> RunFolder:
+        return RunFolder(join(config.storage, config.name))
+
+    def open(self, file: ConfigFile) -> None:
+        """Create the run, or resume it. Raises ValueError if the name exists with another configuration."""
+        self.refuse_other(file.config)
+        self.storage.write(CONFIG, dump(file.config).encode())
+        self.storage.write(ENVIRONMENT, json.dumps(_environment(file.base), indent=1).encode())
+
+    def refuse_other(self, wanted: RunConfig) -> None:
+        """Raise ValueError, saying what differs, if the run exists with another configuration."""
+        if self.storage.exists(CONFIG) and (changes := differences(self.config(), wanted)):
+            raise ValueError(
+                f"run {wanted.name!r} exists at {self.uri} with another configuration: {'; '.join(changes)}. "
+                "Choose another name (--set name=...), or the settings of the first run"
+            )
+
+    def config(self) -> RunConfig:
+        """The configuration as it was written. Raises ValueError if there is no run here."""
+        try:
+            return validate(yaml.safe_load(self.storage.read(CONFIG)))
+        except FileNotFoundError:
+            raise ValueError(f"no run at {self.uri!r}") from None
+
+    def located_config(self) -> RunConfig:
+        """The configuration with absolute paths, from the folder that it was first read from."""
+        return ConfigFile(self.config(), Path(self.environment()["config_folder"])).located()
+
+    def environment(self) -> dict[str, Any]:
+        return json.loads(self.storage.read(ENVIRONMENT))
+
+    def read_json(self, key: str) -> Any:
+        """A JSON value, or None where there is none yet."""
+        try:
+            return json.loads(self.storage.read(key))
+        except FileNotFoundError:
+            return None
+
+    def student_done(self, name: str) -> dict[str, Any] | None:
+        """What a specialist or control left when its training ended; None before."""
+        return self.read_json(StudentLayout(name).done)
+
+
+def find_run(where: str) -> RunFolder:
+    """A run by its name below runs/, its folder, its URI, or its configuration file."""
+    if where.endswith((".yaml", ".yml")):
+        return RunFolder.of(load_config(Path(where), []).located())
+    candidates = [where] if "://" in where or "/" in where or Path(where, CONFIG).exists() else [f"runs/{where}"]
+    run = RunFolder(candidates[0])
+    run.config()
+    return run
+
+
+def _environment(base: Path) -> dict[str, Any]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return {
+        "config_folder": str(base),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+    }

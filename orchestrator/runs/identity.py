@@ -1,0 +1,55 @@
+"""Whether two configurations are of the same run: what may differ between attempts, and what must not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.config.schema import RunConfig
+
+_FREE_TO_CHANGE = ("cluster", "export", "storage")
+"""Parts that do not change what was captured or trained; a later attempt may have others."""
+
+_FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "precision", "probes")
+"""Settings of `evaluate` that are fixed once the held-out prompts are frozen; the others may change."""
+
+_FREE_FIELDS = (
+    *("replicas", "placement", "label_selector", "cpus_per_rank", "cpus_per_worker", "threads_per_rank"),
+    *("threads_per_worker", "max_failures", "workers", "resize_s", "zero", "checkpoint_steps", "checkpoint_s"),
+)
+"""Fields of teachers and specialists of which the same holds."""
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What a later configuration says otherwise, as `key: old -> new`. New specialists may be added to a run."""
+    a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for data in (a, b):
+        for key in _FREE_TO_CHANGE:
+            data.pop(key)
+        data["evaluate"] = {k: data["evaluate"][k] for k in _FROZEN_BY_PROMPTS}
+    for name in set(b["specialists"]) - set(a["specialists"]):
+        b["specialists"].pop(name)
+    flat_a, flat_b = _flatten(a), _flatten(b)
+    shown = new.teacher_key("teacher")
+    return [
+        f"{key.replace('teachers.teacher', shown)}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
+        for key in dict.fromkeys([*flat_a, *flat_b])
+        if flat_a.get(key, "nothing") != flat_b.get(key, "nothing") and not _is_free(key)
+    ]
+
+
+def _is_free(key: str) -> bool:
+    """Whether a key is `teachers.NAME.field` or `specialists.NAME.train.field` with a field that may change."""
+    part, *rest = key.split(".")
+    if part == "specialists":
+        return len(rest) > 2 and rest[1] == "train" and rest[2] in _FREE_FIELDS
+    return part == "teachers" and len(rest) > 1 and rest[1] in _FREE_FIELDS
+
+
+def _flatten(data: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(data, dict) and data:
+        return {
+            k: v
+            for key, value in data.items()
+            for k, v in _flatten(value, f"{path}.{key}" if path else str(key)).items()
+        }
+    return {path: data}

@@ -1,0 +1,1 @@
+"""The stages of a run, each driven by a module: preparation, capture, training, evaluation, export."""

@@ -1,0 +1,142 @@
+"""What is to be captured, into which stores, and what every replica is given for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.prompts.tokenizing import TokenizerFacts
+from orchestrator.runs.folder import RunFolder
+from orchestrator.stages.repairs import units_to_repair
+from workers.fingerprint import model_fingerprint
+from workers.layout import PROMPTS_SUMMARY
+from workers.manifest import read_plan
+from workers.model_files import model_folder
+from workers.splits import SPLITS, TRAIN
+from workers.targets.contract import Contract
+from workers.targets.encoding.schema import StoreHeader
+from workers.targets.store import TargetStore
+from workers.teacher.config import TeacherConfig
+from workers.teacher.units.answer_filter import FilterCode
+from workers.teacher.units.answers import AnswerRules
+from workers.teacher.units.replica import ReplicaJob
+
+
+def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vocabulary: int) -> Contract:
+    """Fix the headers of the stores; returns what specialists declare of theirs. Raises ValueError if they exist with
+    other settings (a changed teacher, say)."""
+    teachers = {
+        name: {
+            "model": teacher.model,
+            "fingerprint": model_fingerprint(model_folder(teacher.model, teacher.revision)),
+            "ep_size": teacher.ep_size,
+            "dispatch": teacher.dispatch,
+            "dtype": teacher.dtype,
+            **({"engine": teacher.engine} if teacher.engine != "transformers" else {}),
+        }
+        for name, teacher in config.teachers.items()
+    }
+    drawn: dict[str, Any] = {
+        "top_k": config.targets.top_k if config.targets.scheme == "topk" else 0,
+        "redraws": config.targets.redraws,
+        "always": tokenizer.always_keep,
+        "temperatures": config.targets.temperatures,
+        "answers": answer_rules(run, config, config.first_teacher()).record(),
+    }
+    # Held-out scores and probes need the exact distributions, at the answer only.
+    headers = {
+        split: StoreHeader(
+            scheme=config.targets.scheme if split == TRAIN else "full",
+            draws=config.targets.draws,
+            positions=config.targets.positions if split == TRAIN else "answer",
+            precision=config.targets.precision if split == TRAIN else config.evaluate.precision,
+            vocabulary=vocabulary,
+            tokenizer=tokenizer.fingerprint,
+            chat_template=tokenizer.chat_template,
+            seed=config.seed,
+            teachers=teachers,
+            **(drawn if split == TRAIN else {}),
+        )
+        for split in SPLITS
+    }
+    for split, header in headers.items():
+        TargetStore(run.storage, split).create(header)
+    return Contract.of(headers[TRAIN])
+
+
+def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str, list[dict[str, Any]]]:
+    """Planned units that no entry commits or that are damaged, by teacher, in the order in which they are to be
+    captured.
+
+    Each is {split, unit, repair}: `repair` is the revision to make, 0 of a unit that is new. Raises RunFailed for a
+    unit that was repaired too often.
+    """
+    missing: dict[str, list[dict[str, Any]]] = {}
+    for split in splits:
+        try:
+            plan = read_plan(run.storage, split)
+        except FileNotFoundError:
+            continue
+        entries = TargetStore(run.storage, split).log.entries()
+        committed, damaged = {e.unit for e in entries}, units_to_repair(run, split, entries)
+        for unit in plan.units:
+            if unit.index not in committed or unit.index in damaged:
+                repair = damaged.get(unit.index, 0) if unit.index in committed else 0
+                missing.setdefault(unit.teacher, []).append({"split": split, "unit": unit.index, "repair": repair})
+    return missing
+
+
+def replica_job(run_uri: str, config: RunConfig, name: str, epoch: int, board: str) -> ReplicaJob:
+    """What every replica of a teacher is given. Raises ValueError if the filter is another one by now."""
+    run = RunFolder(run_uri)
+    header, rules = TargetStore(run.storage, TRAIN).header, answer_rules(run, config, name)
+    if header.answers != rules.record():
+        raise ValueError("answers: the filter is not the one that this run began with; put it back as it was")
+    return ReplicaJob(
+        name=name,
+        teacher=config.teachers[name],
+        fingerprint=header.teachers[name]["fingerprint"],
+        run_uri=run_uri,
+        rules=rules,
+        epoch=epoch,
+        deadline_s=config.cluster.placement_deadline_s,
+        board=board,
+    )
+
+
+def answer_rules(run: RunFolder, config: RunConfig, name: str) -> AnswerRules:
+    """What decides on a teacher's answers, with the code of the filter as it is now. Raises ValueError without it."""
+    return AnswerRules(
+        config.answers,
+        config.targets.withhold,
+        FilterCode.read(config.answers.filter) if config.answers.filter is not None else None,
+        frozenset((run.read_json(PROMPTS_SUMMARY) or {}).get("stop_ids", {}).get(name, ())),
+    )
+
+
+def pool_size(teacher: TeacherConfig, units: int) -> tuple[int, int]:
+    """Least and most replicas for so many units: never more replicas than units."""
+    least, most = teacher.replicas
+    return min(least, units), max(min(most, units), min(least, units))
+
+
+def limited(work: dict[str, list[dict[str, Any]]], limit: int | None) -> dict[str, list[dict[str, Any]]]:
+    """The first `limit` units of all."""
+    if limit is None:
+        return work
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for name, rows in work.items():
+        kept[name] = rows[:limit]
+        limit -= len(kept[name])
+    return kept
+
+
+def lacking(missing: dict[str, list[dict[str, Any]]]) -> str:
+    """What of the training store is new or damaged, in words."""
+    rows = [row for of_teacher in missing.values() for row in of_teacher]
+    damaged = [str(row["unit"]) for row in rows if row["repair"]]
+    new = len(rows) - len(damaged)
+    words = [f"{new} units of the training store are not captured yet"] if new else []
+    if damaged:
+        words.append(f"units of the training store are damaged and to be recomputed: {', '.join(damaged)}")
+    return "; ".join(words)

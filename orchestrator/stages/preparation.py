@@ -1,0 +1,62 @@
+"""What must be there before teacher and students start, made by one short-lived process that loads torch, if at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from orchestrator.config.students import Student
+from orchestrator.prompts.sources import Screened
+from orchestrator.runs.context import RunContext
+from orchestrator.stages.preparer import Preparer
+from workers.layout import PROMPTS_SUMMARY, StudentLayout
+
+
+class Preparation:
+    """Makes what is missing; starts its process at the first thing that is. A context manager."""
+
+    def __init__(self, ctx: RunContext) -> None:
+        self._ctx = ctx
+        self._actor: Any = None
+
+    def __enter__(self) -> Preparation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+
+    def prompts(self, screened: Screened | None) -> dict[str, Any]:
+        """The summary of the frozen prompts; `screened` are the rows of their sources, where they were read already."""
+        ctx = self._ctx
+        if (summary := ctx.run.read_json(PROMPTS_SUMMARY)) is not None:
+            return summary
+        return ray.get(self._preparer().freeze_prompts.remote(ctx.config, ctx.run.uri, screened))
+
+    def initial(self, student: Student, vocabulary: int) -> str:
+        """Make a student's initial weights where they are missing; returns what they are, in words."""
+        ctx, name = self._ctx, student.control_of or student.name
+        facts = ctx.run.read_json(StudentLayout(name).initial_facts)
+        if facts is None:
+            domain = max(student.mix, key=lambda d: student.mix[d])
+            # Of the name, so that another specialist in the run does not change this one's weights.
+            seed = ctx.config.seed * 1000 + sum(student.name.encode()) % 1000
+            model = student.config.model
+            facts = ray.get(self._preparer().make_initial.remote(ctx.run.uri, name, model, domain, vocabulary, seed))
+        return _in_words(facts)
+
+    def _preparer(self) -> Any:
+        if self._actor is None:
+            self._actor = Preparer.remote()  # type: ignore[attr-defined]
+        return self._actor
+
+
+def _in_words(facts: dict[str, Any]) -> str:
+    words = f"{facts['parameters'] / 1e6:.2f} M parameters, {facts['layers']} layers"
+    if "merged" in facts:
+        words += f", {facts['merged_experts']} experts made {facts['merged_width']} neurons by {facts['merged']} "
+        words += f"(KL to the mixture {facts['kl_to_mixture']:.3f})"
+    if "dropped_layers" in facts:
+        words += f", layers dropped {facts['dropped_layers']} (KL to base {facts['kl_to_base']:.3f})"
+    return words

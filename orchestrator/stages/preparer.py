@@ -1,0 +1,76 @@
+"""One short-lived actor before the run: freeze the prompts and make the students' initial weights, in one process
+that loads torch once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.storage import open_storage
+from orchestrator.config.schema import RunConfig
+from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.sources import Screened
+from workers.layout import StudentLayout
+from workers.manifest import Manifest, read_plan
+from workers.splits import TRAIN
+from workers.student.config import ModelConfig
+
+_SAMPLE_TEXTS, _SAMPLE_TOKENS = 96, 192
+"""Texts, and tokens of each at most, on which layers and experts are measured: more tokens than an MLP has neurons."""
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Preparer:
+    """Makes prompts and initial weights. What is there already is not asked of it (preparation.py)."""
+
+    def freeze_prompts(self, config: RunConfig, run_uri: str, screened: Screened | None) -> dict[str, Any]:
+        """Freeze the prompts; returns their summary."""
+        return freeze(config, run_uri, screened)
+
+    def make_initial(
+        self, run_uri: str, student: str, model: ModelConfig, domain: str, vocabulary: int, seed: int
+    ) -> dict[str, Any]:
+        """Write a student's initial weights; returns facts about them."""
+        import torch
+
+        from workers.student.models.initial import make_initial
+
+        storage = open_storage(run_uri)
+        torch.set_num_threads(os.cpu_count() or 1)
+        texts, prompts = samples(run_uri, domain, model)
+        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+            facts = make_initial(
+                model, Path(folder), vocabulary=vocabulary, seed=seed, sample_ids=texts, prompt_token_ids=prompts
+            )
+            storage.upload_folder(Path(folder), StudentLayout(student).initial)
+        storage.write(StudentLayout(student).initial_facts, json.dumps(facts).encode())
+        return facts
+
+
+def samples(run_uri: str, domain: str, model: ModelConfig) -> tuple[list[list[int]], list[list[int]]]:
+    """Texts of a domain to measure layers or experts on, and prompts that a mixture of experts is to answer first."""
+    if model.merge_experts is not None:
+        return sample_texts(run_uri, domain)
+    if model.drop_layers:
+        answered, prompts = sample_texts(run_uri, domain)
+        return answered + prompts, []
+    return [], []
+
+
+def sample_texts(run_uri: str, domain: str) -> tuple[list[list[int]], list[list[int]]]:
+    """The beginnings of some training texts of a domain: those whose answer is given, and prompts without one."""
+    storage = open_storage(run_uri)
+    plan, manifest = read_plan(storage, TRAIN), Manifest(storage, TRAIN)
+    prompts = itertools.chain.from_iterable(manifest.prompts(unit) for unit in plan.of_domain(domain))
+    answered: list[list[int]] = []
+    asked: list[list[int]] = []
+    for prompt in itertools.islice(prompts, _SAMPLE_TEXTS):
+        into = asked if prompt.answer_token_ids is None else answered
+        into.append((prompt.prompt_token_ids + (prompt.answer_token_ids or []))[:_SAMPLE_TOKENS])
+    return answered, asked

@@ -1,0 +1,32 @@
+"""What the workers of a student are given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.config.students import Student, starts_from
+from orchestrator.runs.context import RunContext
+from workers.student.training.job import SpecialistJob
+from workers.targets.contract import Contract
+
+
+def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: bool) -> dict[str, Any]:
+    """What the student's workers are given. `repairs`: whether damaged units are recomputed meanwhile."""
+    return asdict(
+        SpecialistJob(
+            name=student.name,
+            run_uri=ctx.run.uri,
+            initial=starts_from(student).initial,
+            mix=student.mix,
+            loss=student.config.loss.model_dump(),
+            texts=student.config.texts.model_dump(),
+            train=student.config.train.model_dump(),
+            seed=ctx.config.seed,
+            declared=declared,
+            epoch=ctx.epoch,
+            board=ctx.board,
+            repairs=repairs,
+            lora=student.config.model.lora.model_dump() if student.config.model.lora else None,
+        )
+    )

@@ -1,0 +1,106 @@
+"""Training the specialists at once: one supervisor actor, in which each has a thread with its trainer and controller.
+
+It loads Ray Train, but no torch: the workers do. One that fails is started again from its last checkpoint, where its
+settings say so, or reported alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from cluster.lease import LeaseLost
+from cluster.storage import open_storage
+from workers.channels.board import Control, Reporter
+from workers.channels.events import Message
+from workers.channels.messages import StudentRestarted
+from workers.failures import Failure, first_failure, last_line
+from workers.layout import RAY_TRAIN, StudentLayout
+from workers.student.config import TrainConfig
+from workers.student.training.train_loop import train_group
+
+NON_RETRYABLE = (FloatingPointError, LeaseLost, ValueError)
+"""What a training that resumes to the bit would come to once more."""
+
+_COLLECTIVE_S = 4 * 3600
+"""Seconds that ranks wait for each other: rank 0 alone writes final models and converts checkpoints, which may be
+large. A rank that died is noticed by Ray, long before."""
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Supervisor:
+    """Runs trainers, one per call; calls run in threads of this actor, so that they train at the same time."""
+
+    def train(self, jobs: list[dict[str, Any]]) -> str | None:
+        """Train a group of students, one after another, to their end; returns None, or the first cause of its failure.
+
+        Failures count where no new checkpoint came between them.
+        """
+        restarts = TrainConfig.model_validate(jobs[0]["train"]).restarts
+        failures, before = 0, None
+        while (failure := _fit(jobs)) is not None:
+            if not (restarts and failure.retryable):
+                return failure.cause
+            progress = _progress_marker(jobs)
+            failures, before = (failures + 1 if progress == before else 1), progress
+            if failures > restarts:
+                return failure.cause
+            name = next((job["name"] for job, (done, _) in zip(jobs, progress, strict=True) if not done), "")
+            again = f"started again from its last checkpoint ({failures} of {restarts} times without a new one)"
+            Control(jobs[0]["board"])(StudentRestarted(name or jobs[0]["name"]))
+            Reporter(jobs[0]["board"])(Message(text=f"{failure.cause}; {again}", student=name))
+        return None
+
+
+def _progress_marker(jobs: list[dict[str, Any]]) -> list[tuple[bool, list[str]]]:
+    """How far a group has come: of each student, whether it is done, and the pointer of its last checkpoint."""
+    storage = open_storage(jobs[0]["run_uri"])
+    students = [StudentLayout(job["name"]) for job in jobs]
+    return [(storage.exists(s.done), storage.keys(s.pointers)[-1:]) for s in students]
+
+
+def _fit(jobs: list[dict[str, Any]]) -> Failure | None:
+    """Train what is left of a group, once; returns None, or the cause of its failure."""
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+
+    from orchestrator.stages.train_internals import FreeSlotsTrainer
+    from workers.student.training.process_group import ProcessGroup
+
+    train = jobs[0]["train"]
+    gpu, (least, most) = train["gpus_per_worker"] > 0, train["workers"]
+    resources = {"CPU": train["cpus_per_worker"]} | ({"GPU": train["gpus_per_worker"]} if gpu else {})
+    filesystem, path = open_storage(jobs[0]["run_uri"]).arrow_filesystem(RAY_TRAIN)
+    trainer = FreeSlotsTrainer(
+        train_group,
+        train_loop_config={"jobs": jobs},
+        backend_config=ProcessGroup(
+            "nccl" if gpu else "gloo",
+            _COLLECTIVE_S,
+            board=jobs[0]["board"],
+            run_uri=jobs[0]["run_uri"],
+            students=tuple(job["name"] for job in jobs),
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=least if least == most else (least, most),
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            label_selector=train["label_selector"] or None,
+            elastic_resize_monitor_interval_s=train["resize_s"],
+        ),
+        run_config=RunConfig(
+            name=jobs[0]["name"],
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        return first_failure(list(error.worker_failures.values()), NON_RETRYABLE) or Failure(
+            last_line(str(error)), True
+        )
+    except ControllerError as error:
+        return Failure(last_line(str(error)), True)
+    return None

@@ -1,0 +1,1 @@
+"""Looking at the target stores and models of a run."""

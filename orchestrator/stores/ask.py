@@ -1,0 +1,82 @@
+"""One prompt, every model of a run: what each writes, and its runners-up, from exact distributions."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import HARD_LABELS
+from orchestrator.runs.folder import RunFolder, find_run
+from workers.layout import StudentLayout
+from workers.model_files import model_folder
+
+
+def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) -> dict[str, dict[str, Any]]:
+    """Answers by model: {text, next: [[token, probability], ...]}; greedy, so that they can be compared.
+
+    Raises ValueError if there is no such run or nothing of it is trained.
+    """
+    run = find_run(where)
+    config = run.located_config()
+    models = _models(run, config, teacher)
+    if not models:
+        raise ValueError(f"ask: nothing of {run.uri} is trained yet; run `stillhouse run` first")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    first = config.teachers[config.first_teacher()]
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(first.model, first.revision))
+    answers: dict[str, dict[str, Any]] = {}
+    for name, source in models.items():
+        with tempfile.TemporaryDirectory(prefix="stillhouse-") as temporary:
+            folder = _fetch(run, source, Path(temporary))
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            answers[name] = _answer(model, tokenizer, prompt, tokens, top)
+    return answers
+
+
+def _models(run: RunFolder, config: RunConfig, teacher: bool) -> dict[str, str | Path]:
+    """Names and places of what can be asked: a Path is a folder on this machine, a string a key of the run."""
+    models: dict[str, str | Path] = {}
+    for name in config.specialists:
+        for student in (name, f"{name}.{HARD_LABELS}"):
+            if run.student_done(student) is not None:
+                models[student] = StudentLayout(student).final
+    if teacher and models:
+        teachers: dict[str, str | Path] = {n: model_folder(t.model, t.revision) for n, t in config.teachers.items()}
+        models = teachers | models
+    return models
+
+
+def _fetch(run: RunFolder, source: str | Path, temporary: Path) -> Path:
+    if isinstance(source, Path):
+        return source
+    local = run.storage.local_path(source)
+    if local is None:
+        run.storage.download_folder(source, temporary)
+    return local or temporary
+
+
+def _answer(model: Any, tokenizer: Any, prompt: str, tokens: int, top: int) -> dict[str, Any]:
+    import torch
+
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    length, nearly = ids.shape[1], []
+    stop = tokenizer.eos_token_id
+    for step in range(tokens):
+        logits_V = model(input_ids=ids, use_cache=False).logits[0, -1, : len(tokenizer)]
+        if step == 0:
+            best = logits_V.float().softmax(-1).topk(min(top, len(logits_V)))
+            nearly = [
+                [tokenizer.decode([i]), p] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+        token = int(logits_V.argmax())
+        if token == stop:
+            break
+        ids = torch.cat([ids, torch.tensor([[token]])], 1)
+    return {"text": tokenizer.decode(ids[0, length:]), "next": nearly}

@@ -1,0 +1,54 @@
+"""Each of Ray's private names that the cluster room uses, against what it is used for: fails when Ray changes it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.ray_internals import free_resources, walk_package
+
+
+@pytest.fixture(scope="module")
+def small_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def test_available_resources_per_node_counts_what_is_held(small_ray: None) -> None:
+    (node,) = (n["NodeID"] for n in ray.nodes())
+    assert free_resources()[node]["CPU"] == 2
+    group = ray.util.placement_group([{"CPU": 1.5}])
+    ray.get(group.ready())
+    assert free_resources().keys() == {node} and free_resources()[node]["CPU"] == 0.5
+    ray.util.remove_placement_group(group)
+
+
+def test_the_walk_of_a_package_goes_by_both_ways_to_exclude(tmp_path: Path) -> None:
+    for name in ("kept.py", "deep/kept.py", "data.bin", "ignored.log", ".venv/huge"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".gitignore").write_text("*.log\n")
+
+    def found(*, gitignore: bool) -> set[str]:
+        paths: list[Path] = []
+        walk_package(tmp_path, ["*.bin"], paths.append, gitignore=gitignore)
+        return {p.relative_to(tmp_path).as_posix() for p in paths if p.is_file()}
+
+    assert found(gitignore=True) == {"kept.py", "deep/kept.py", ".gitignore"}
+    assert found(gitignore=False) == {"kept.py", "deep/kept.py", ".gitignore", "ignored.log"}
+
+
+def test_the_parts_of_the_walk_take_what_they_are_given() -> None:
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+    assert list(inspect.signature(_get_excludes).parameters) == ["path", "excludes"]
+    assert list(inspect.signature(_dir_travel).parameters) == [
+        "path", "excludes", "handler", "include_gitignore", "logger"
+    ]  # fmt: skip
+    assert ".venv" in get_runtime_env_default_excludes()

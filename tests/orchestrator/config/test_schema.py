@@ -1,0 +1,79 @@
+"""What the parts of a configuration must agree on, and what it says of itself: mixes, demand, names, ranges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.small_configuration import put, refused, small
+
+from orchestrator.config.loading import validate
+
+
+def test_a_mix_becomes_shares_that_sum_to_one() -> None:
+    config = validate(small(specialists={"medical": {"model": "m", "mix": {"medical": 3, "legal": 1}}}))
+    assert config.mix_of("medical") == {"medical": 0.75, "legal": 0.25}
+    assert config.own_domain("medical") == "medical"
+
+
+def test_without_a_mix_the_domain_of_its_own_name() -> None:
+    assert validate(small()).mix_of("medical") == {"medical": 1.0}
+
+
+def test_demand_adds_up_over_specialists() -> None:
+    config = validate(
+        small(
+            specialists={
+                "medical": {"model": "m", "train": {"tokens": 1000}},
+                "legal": {"model": "m", "mix": {"legal": 3, "medical": 1}, "train": {"tokens": 400}},
+            }
+        )
+    )
+    assert config.demand() == {"medical": 1100, "legal": 300}
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        {"a": 1, "b": -0.5},
+        {"a": 0},
+        {"a": float("nan")},
+        {"a": -1, "b": -1},
+    ],
+    ids=["one negative", "all zero", "nan", "all negative"],
+)
+def test_a_mix_that_makes_no_sense(mix: dict[str, float]) -> None:
+    assert refused(put("specialists.medical.mix", mix)).startswith("specialists.medical.mix")
+
+
+def test_a_source_that_names_no_teacher() -> None:
+    message = refused(put("prompts.medical.teacher", "bigger"))
+    assert message.startswith("prompts.medical.teacher: 'bigger'") and "['teacher']" in message
+
+
+@pytest.mark.parametrize("name", ["a/b", "a.hard_labels", "", "a b", "../x"])
+def test_names_of_specialists(name: str) -> None:
+    assert "letters, digits" in refused(small(specialists={name: {"model": "m", "mix": {"medical": 1}}}))
+
+
+@pytest.mark.parametrize(("name", "control"), [("generalist",) * 2, ("single_expert",) * 2, ("teacher", "initial")])
+def test_a_specialist_must_not_have_the_name_of_what_stands_beside_it(name: str, control: str) -> None:
+    """Scores and probe ranks are kept by name: it would take the place of a control, or of the teacher."""
+    specialists = {name: {"model": "m", "mix": {"medical": 1}}}
+    message = refused(small(specialists=specialists, evaluate={"baselines": [control]}))
+    assert message.startswith("specialists: ") and name in message
+
+
+@pytest.mark.parametrize("replicas", [0, [0, 0], [-1, 2], [4, 1]])
+def test_replicas_that_make_no_pool(replicas: Any) -> None:
+    assert "replicas" in refused(put("teacher.replicas", replicas))
+
+
+@pytest.mark.parametrize(("key", "value"), [("lr", float("inf")), ("betas", [2, 3]), ("clip", float("inf"))])
+def test_settings_of_the_optimiser_that_make_no_sense(key: str, value: Any) -> None:
+    assert key in refused(put(f"specialists.medical.train.{key}", value))
+
+
+def test_a_model_needs_one_source() -> None:
+    for model in ({}, {"base": "m", "config": {"model_type": "llama"}}, {"config": {"hidden_size": 8}}):
+        assert refused(put("specialists.medical.model", model)).startswith("specialists.medical.model: ")

@@ -1,0 +1,194 @@
+"""An attempt at a run: what it keeps, what it reads again, and what a driver that lost the run must not write."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from support.project import Project
+
+from cluster.holder import Holder
+from cluster.lease import Lease, LeaseHeld
+from orchestrator.driver.loop import watch
+from orchestrator.driver.pipeline import measure_and_export
+from orchestrator.driver.session import Session, open_leased
+from orchestrator.monitors.base import Monitors
+from orchestrator.monitors.jsonl import JsonlMonitor
+from orchestrator.preflight.checks import Checked, check
+from orchestrator.prompts.freezing import freeze
+from orchestrator.runs.context import RunContext
+from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.events import read_events
+from orchestrator.runs.folder import RunFolder
+from workers.channels.board import Board, Control, Reporter
+from workers.channels.events import Message
+from workers.channels.messages import StudentPlaced
+from workers.layout import EventsLayout
+
+
+@pytest.fixture(scope="module")
+def board() -> Iterator[Any]:
+    """A board in a Ray of this module's own."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield Board.options(name="board").remote()  # type: ignore[attr-defined]
+    ray.shutdown()
+
+
+@contextmanager
+def attempt(run: RunFolder, config: Any, board: Any = None) -> Iterator[Session]:
+    with Lease.take(run.storage, "the run") as lease, Monitors([]) as monitors:
+        ctx = RunContext(run, config, lease, monitors.take)
+        with monitors.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
+            yield Session(ctx, Checked(), monitors, board)
+
+
+def events(run: RunFolder) -> list[str]:
+    return [event.text for event in read_events(run.storage) if isinstance(event, Message)]
+
+
+# The two roads ------------------------------------------------------------------------------------------------
+
+
+def test_events_are_shown_and_messages_steer(board: Any, project: Project, tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    with attempt(run, project.load().config, board) as session:
+        Control("board")(StudentPlaced("medical"))
+        Reporter("board")(Message(text="hello"))
+        deadline = time.monotonic() + 30
+        messages = session.poll(patience_s=1)
+        while "hello" not in events(run) and time.monotonic() < deadline:
+            messages += session.poll(patience_s=1)
+            session.monitors.flush(force=True)
+    assert messages == [StudentPlaced("medical")] and events(run) == ["hello"]
+
+
+def test_lost_events_lose_no_message(
+    board: Any, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_DROP", "events")
+    run = RunFolder(str(tmp_path / "run"))
+    with attempt(run, project.load().config, board) as session:
+        Reporter("board")(Message(text="lost"))
+        Control("board")(StudentPlaced("legal"))
+        assert session.poll() == [StudentPlaced("legal")]
+    assert events(run) == []
+
+
+def test_without_a_board_nothing_is_told_and_nothing_fails() -> None:
+    Reporter("")(Message(text="to nobody"))
+    Control("")(StudentPlaced("medical"))
+
+
+# What is kept -------------------------------------------------------------------------------------------------
+
+
+def test_the_wall_is_that_of_all_attempts(project: Project, tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    for number in (1, 2):
+        with attempt(run, project.load().config) as session:
+            session.ctx.say(f"attempt {number}")
+            first = session.timing().wall_s
+            assert first <= session.timing().wall_s
+    walls = [run.read_json(EventsLayout(n).wall)["wall_s"] for n in (1, 2)]
+    with attempt(run, project.load().config) as session:
+        assert session.timing().wall_s >= round(sum(walls), 2)
+    assert events(run) == ["attempt 1", "attempt 2"]
+
+
+def test_one_attempt_at_a_time(project: Project) -> None:
+    file = project.load()
+    with open_leased(file, []), pytest.raises(LeaseHeld), open_leased(file, []):
+        pass
+
+
+# Sources are read once ----------------------------------------------------------------------------------------
+
+
+def test_frozen_prompts_are_not_read_from_their_sources_again(project: Project) -> None:
+    file = project.load()
+    run, config = RunFolder.of(file.located()), file.located()
+    run.open(file)
+    first = check(file, frozen_will_do=True)
+    assert first.screened is not None and first.prompts
+    freeze(config, run.uri, first.take_screened())
+    assert first.screened is None and not first.prompts
+    for name in ("medical", "legal"):
+        (project.folder / f"{name}.jsonl").unlink()
+    again = check(file, frozen_will_do=True)
+    assert again.screened is None and again.tokenizer == first.tokenizer
+    with pytest.raises(ValueError, match="no such file"):
+        check(file)
+
+
+def test_rows_read_by_the_checks_freeze_as_rows_read_by_the_freezer(project: Project, tmp_path: Path) -> None:
+    project.rows("legal.jsonl", {"prompt": "the rule"}, {"prompt": 3}, {"prompt": "the rule"}, "no json")
+    file = project.load()
+    config = file.located()
+    frozen = [freeze(config, str(tmp_path / "a"), check(file).take_screened()), freeze(config, str(tmp_path / "b"))]
+    assert frozen[0] == frozen[1] and frozen[0]["rejected"] == 3
+    files = [{p.name: p.read_bytes() for p in (tmp_path / x / "prompts").rglob("*") if p.is_file()} for x in "ab"]
+    assert files[0] == files[1]
+
+
+def test_a_new_specialists_domain_must_be_among_the_frozen_ones(project: Project) -> None:
+    file = project.load()
+    run = RunFolder.of(file.located())
+    run.open(file)
+    freeze(file.located(), run.uri)
+    project.set("specialists.poet", {"mix": {"poetry": 1}})
+    with pytest.raises(ValueError, match=r"specialists\.poet\.mix.*'poetry'"):
+        check(project.load(), frozen_will_do=True)
+
+
+# Taken over ---------------------------------------------------------------------------------------------------
+
+
+def take_over(run: RunFolder) -> str:
+    """Another driver has the run now; returns who."""
+    holder = replace(Holder.this_process(), host="elsewhere", pid=7)
+    assert run.storage.create("attempts/0002.json", holder.to_bytes())
+    return f"attempt 1 was taken over by attempt 2 ({holder})"
+
+
+def files(run: RunFolder) -> dict[str, float]:
+    return {f.key: f.modified for f in run.storage.listing("") if not f.key.startswith("attempts/")}
+
+
+def test_a_driver_that_was_taken_over_writes_no_events_and_no_report(project: Project, tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    with attempt(run, project.load().config) as session:
+        session.save()
+        session.ctx.say("never kept")
+        before, who = files(run), take_over(run)
+        writes: list[Callable[[], object]] = [session.save, session.timing, lambda: measure_and_export(session)]
+        for write in writes:
+            with pytest.raises(RunFailed) as caught:
+                write()
+            assert who in str(caught.value)
+    assert files(run) == before
+
+
+def test_a_driver_that_learns_of_it_by_its_beats_stops_watching(board: Any, project: Project, tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    with attempt(run, project.load().config, board) as session:
+        session.ctx.require_lease(look=False)
+        who = take_over(run)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                session.ctx.require_lease(look=False)
+            except RunFailed:
+                break
+            time.sleep(0.05)
+        with pytest.raises(RunFailed) as caught:
+            watch(session, None, None)
+        assert who in str(caught.value)
+    assert files(run) == {} and not run.storage.exists("attempts/0001.end.json")
+    assert json.loads(run.storage.read("attempts/0002.json"))

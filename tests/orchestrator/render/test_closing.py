@@ -1,0 +1,77 @@
+"""What a run prints when it ends, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support.measured_run import measured_report, opened
+from support.small_configuration import clinic
+
+from orchestrator.render.closing import closing_lines, print_closing
+from orchestrator.reporting.report import Report, build_report
+from orchestrator.reporting.timing import Timing
+
+LONG = "a_specialist_whose_name_is_longer_than_the_lines_of_most_terminals_that_people_ever_work_at"
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    return measured_report(tmp_path)
+
+
+def printed(report: Report, *, terminal: bool = False, width: int | None = None) -> list[str]:
+    out = io.StringIO()
+    print_closing(report, Console(file=out, highlight=False, force_terminal=terminal, width=width))
+    return out.getvalue().splitlines()
+
+
+def test_the_table_sets_each_specialist_beside_its_controls(report: Report) -> None:
+    title, heads, row, *_ = printed(report)
+    assert "clinic" in title and "held-out KL" in title
+    assert " ".join(heads.split()) == "specialist KL ± 95 % initial hard labels generalist top-1"
+    assert row.split() == ["medical", "0.111", "±", "0.020", "4.444", "0.333", "0.555", "88%"]
+
+
+@pytest.mark.parametrize("controls", ["initial", "hard_labels"])
+def test_a_control_that_nobody_has_has_no_column(report: Report, controls: str) -> None:
+    report.students["medical"] = replace(report.students["medical"], **{controls: None})
+    assert controls.replace("_", " ") not in printed(report)[1]
+
+
+def test_in_a_pipe_no_line_is_broken_or_cut(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console that is no terminal takes 80 columns, or what COLUMNS says."""
+    monkeypatch.setenv("COLUMNS", "80")
+    report.students[LONG] = report.students.pop("medical")
+    lines = printed(report)
+    assert all(words in lines[2] for words in (LONG, "0.111 ± 0.020", "4.444", "0.333", "0.555", "88%"))
+    assert len(lines[1]) == len(lines[2]) > 80, "right-aligned below their heads"
+    assert lines[3:] == closing_lines(report) and max(map(len, lines[3:])) > 80
+
+
+def test_a_terminal_gets_a_table_of_its_width(report: Report) -> None:
+    table = printed(report, terminal=True, width=100)[1:4]
+    assert any("─" in line for line in table) and any("0.111" in line for line in table)
+
+
+def test_the_lines_below(report: Report) -> None:
+    text = "\n".join(closing_lines(report))
+    assert "single-expert teacher" in text and "medical 1.78, legal 1.89" in text
+    assert "medical, rank of each probe: specialist 2, 3; hard labels 71, -" in text
+    assert "FAILED legal: ValueError: loss is NaN at step 88" in text
+    assert "3 × is not JSON" in text and "damaged" not in text
+    for seconds in ("teacher 61 s", "students 47 s", "both at once 33 s", "wall 92 s"):
+        assert seconds in text
+
+
+def test_markup_in_messages_is_text(tmp_path: Path) -> None:
+    report = measured_report(tmp_path, {"legal": "KeyError: [bold]x[/bold] [/]"})
+    assert "FAILED legal: KeyError: [bold]x[/bold] [/]" in printed(report)
+
+
+def test_nothing_measured_prints_no_table(tmp_path: Path) -> None:
+    report = build_report(opened(tmp_path), clinic(), None, {}, Timing())
+    assert printed(report) == closing_lines(report)

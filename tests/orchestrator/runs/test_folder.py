@@ -1,0 +1,159 @@
+"""The run folder: whose it is, what may differ between attempts, and what a driver that lost it must not write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.project import Project
+
+from cluster.lease import Lease
+from orchestrator.config.loading import ConfigFile, validate
+from orchestrator.config.schema import RunConfig
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.identity import differences
+from workers.layout import CONFIG
+
+
+def config(**changes: Any) -> RunConfig:
+    return validate(
+        {
+            "name": "clinic",
+            "teacher": {"model": "t", "sampling": {"samples": 2}},
+            "prompts": {"medical": "m.jsonl"},
+            "targets": {"withhold": {"medical": ["a"]}},
+            "specialists": {"medical": {"model": "s"}},
+        }
+        | changes
+    )
+
+
+# differences --------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_differs_from_itself_in_nothing() -> None:
+    assert differences(config(), config()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster": {"cpus": 4}},
+        {"evaluate": {"bootstrap": 200, "baselines": ["single_expert"]}},
+        {"export": []},
+        {"storage": "elsewhere"},
+        {"teacher": {"model": "t", "sampling": {"samples": 2}, "replicas": 3, "placement": "SPREAD"}},
+        {"specialists": {"medical": {"model": "s", "train": {"checkpoint_steps": 5, "label_selector": {"a": "b"}}}}},
+        {"specialists": {"medical": {"model": "s"}, "new": {"model": "s", "mix": {"medical": 1}}}},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_what_may_differ(changes: dict[str, Any]) -> None:
+    assert differences(config(), config(**changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 3}, ["seed: 0 -> 3"]),
+        ({"teacher": {"model": "u", "sampling": {"samples": 2}}}, ["teacher.model: t -> u"]),
+        ({"teacher": {"model": "t"}}, ["teacher.sampling.samples: 2 -> 1"]),
+        ({"targets": {"withhold": {"medical": ["a"]}, "draws": 5}}, ["targets.draws: 21 -> 5"]),
+        ({"targets": {"withhold": {"medical": ["b"]}}}, ["targets.withhold.medical: ['a'] -> ['b']"]),
+        ({"prompts": {"medical": {"path": "m.jsonl", "limit": 4}}}, ["prompts.medical.limit: None -> 4"]),
+    ],
+    ids=str,
+)
+def test_what_differs_is_said_once_and_exactly(changes: dict[str, Any], said: list[str]) -> None:
+    assert differences(config(), config(**changes)) == said
+
+
+def test_a_prompt_source_more_or_less_differs() -> None:
+    more = config(prompts={"medical": "m.jsonl", "legal": "l.jsonl"})
+    assert any(d.startswith("prompts.legal.path: nothing -> l.jsonl") for d in differences(config(), more))
+    assert any(d.startswith("prompts.legal.path: l.jsonl -> nothing") for d in differences(more, config()))
+
+
+def test_a_specialist_less_differs_and_one_more_does_not() -> None:
+    more = config(specialists={"medical": {"model": "s"}, "new": {"model": "s", "mix": {"medical": 1}}})
+    assert differences(config(), more) == []
+    assert differences(more, config()) and all(d.startswith("specialists.new") for d in differences(more, config()))
+
+
+def test_a_name_like_a_free_field_is_only_a_name() -> None:
+    """Free fields are fields of teachers and of train; a domain may be called `placement`."""
+    changes: list[dict[str, Any]] = [
+        {"prompts": {"medical": "m.jsonl", "placement": "p.jsonl"}},
+        {"prompts": {"medical": "m.jsonl", "placement": "q.jsonl"}},
+    ]
+    old, new = (config(**c) for c in changes)
+    assert differences(old, new) == ["prompts.placement.path: p.jsonl -> q.jsonl"]
+
+
+def test_a_share_of_a_domain_named_like_a_free_field_differs() -> None:
+    old, new = (config(specialists={"m": {"model": "s", "mix": {"medical": 1, "placement": w}}}) for w in (1, 2))
+    assert differences(old, new) == ["specialists.m.mix.placement: 1.0 -> 2.0"]
+
+
+def test_differences_leave_the_configurations_as_they_were() -> None:
+    old, new = config(), config(seed=1)
+    differences(old, new)
+    assert old == config() and new == config(seed=1)
+
+
+# Opening ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_can_be_opened_again_and_read_back(project: Project) -> None:
+    file: ConfigFile = project.load()
+    run = RunFolder.of(file.located())
+    with pytest.raises(ValueError, match="no run at"):
+        run.config()
+    for _ in range(2):
+        run.open(file)
+    assert run.config() == file.config
+    assert run.located_config() == file.located()
+    assert yaml.safe_load(run.storage.read(CONFIG))["name"] == "trial"
+    environment = run.environment()
+    assert environment["config_folder"] == str(project.folder)
+    assert {"python", "platform", "cpus", "packages"} <= environment.keys()
+    assert {"torch", "ray", "deepspeed", "transformers"} <= environment["packages"].keys()
+
+
+def test_a_run_of_another_configuration_is_left_as_it_was(project: Project) -> None:
+    file: ConfigFile = project.load()
+    run = RunFolder.of(file.located())
+    run.open(file)
+    before = run.storage.read(CONFIG)
+    with pytest.raises(ValueError, match=r"seed: 0 -> 5.*--set name="):
+        run.open(project.load("seed=5"))
+    assert run.storage.read(CONFIG) == before
+
+
+def test_a_run_takes_on_what_may_change(project: Project) -> None:
+    file: ConfigFile = project.load()
+    run = RunFolder.of(file.located())
+    run.open(file)
+    run.open(project.load("evaluate.bootstrap=200"))
+    assert run.config().evaluate.bootstrap == 200
+
+
+def test_no_secret_of_the_environment_is_written(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "precious-secret")
+    monkeypatch.setenv("HF_TOKEN", "precious-token")
+    file: ConfigFile = project.load()
+    run = RunFolder.of(file.located())
+    run.open(file)
+    with Lease.take(run.storage, "the run"):
+        pass
+    assert not [p for p in Path(run.uri).rglob("*") if p.is_file() and b"precious" in p.read_bytes()]
+
+
+def test_what_is_not_there_is_none(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    assert run.read_json("report.json") is None and run.student_done("medical") is None
+    run.storage.write("students/medical/done.json", json.dumps({"steps": 3}).encode())
+    assert run.student_done("medical") == {"steps": 3}

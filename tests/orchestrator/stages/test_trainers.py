@@ -1,0 +1,141 @@
+"""Several trainers at once in one actor, on a real Ray: their process groups, their places, and which processes run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from cluster.placement import free_group_with
+from workers.channels.board import Board
+from workers.channels.events import StudentState
+from workers.channels.messages import StudentPlaced
+
+BOARD = "board-of-trainers"
+WORKERS = {"a": 1, "b": 2, "c": 1}
+NOT_STARTED = ("TrainController", "DatasetManager", "PlacementGroupCleaner")
+
+
+def train(config: dict[str, Any]) -> dict[str, Any]:
+    """What each worker sees of its group; waits for a file, if it is named."""
+    import os
+
+    import torch
+    import torch.distributed as dist
+
+    rank = torch.tensor(dist.get_rank() + 1)
+    dist.all_reduce(rank)
+    (Path(config["marks"]) / f"{config['name']}-{dist.get_rank()}").touch()
+    while not Path(config["until"]).exists():
+        time.sleep(0.05)
+    return {"sum": int(rank), "world": os.environ["WORLD_SIZE"], "local": os.environ["LOCAL_RANK"]}
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)
+class Trainers:
+    """As the supervisor of students, without students."""
+
+    def fit(self, name: str, marks: str, until: str) -> Any:
+        """Train to the end; returns what rank 0's function does."""
+        from ray.train import RunConfig, ScalingConfig
+
+        from orchestrator.stages.train_internals import FreeSlotsTrainer
+        from workers.student.training.process_group import ProcessGroup
+
+        trainer = FreeSlotsTrainer(
+            train,
+            train_loop_config={"name": name, "marks": marks, "until": until},
+            backend_config=ProcessGroup("gloo", 60, BOARD, marks, (name,)),
+            scaling_config=ScalingConfig(num_workers=WORKERS[name], resources_per_worker={"CPU": 0.5}),
+            run_config=RunConfig(name=name, storage_path=marks),
+        )
+        return trainer.fit().return_value
+
+    def loaded(self) -> list[str]:
+        """Libraries of models in this process."""
+        import sys
+
+        return [name for name in ("torch", "transformers", "deepspeed") if name in sys.modules]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def board() -> Iterator[Any]:
+    board = Board.options(name=BOARD).remote()  # type: ignore[attr-defined]
+    yield board
+    ray.kill(board)
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def free_cpus() -> float:
+    return ray.available_resources().get("CPU", 0)
+
+
+def actors() -> dict[str, bool]:
+    """Of each process of an actor: whether it holds torch's library."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and "IDLE" not in title:
+                maps = Path(f"/proc/{process.pid}/maps").read_text()
+                found[f"{title.strip()} {process.pid}"] = "libtorch_cpu" in maps
+        except (psutil.NoSuchProcess, FileNotFoundError):  # it ended meanwhile
+            continue
+    return found
+
+
+def test_they_train_at_once_and_only_workers_load_torch(board: Any, tmp_path: Path) -> None:
+    trainers, until = Trainers.remote(), tmp_path / "until"  # type: ignore[attr-defined]
+    calls = {n: trainers.fit.remote(n, str(tmp_path), str(until)) for n in WORKERS}
+    wait_for(lambda: len(list(tmp_path.glob("?-?"))) == sum(WORKERS.values()))
+    here = actors()
+    until.touch()
+    done = {name: ray.get(call, timeout=60) for name, call in calls.items()}
+    assert done["a"] == done["c"] == {"sum": 1, "world": "1", "local": "0"}
+    assert done["b"] == {"sum": 3, "world": "2", "local": "0"}
+
+    assert sum(here.values()) == sum(WORKERS.values())
+    assert all("TrainWorker" in name for name, torch in here.items() if torch)
+    assert not [name for name in here if any(n in name for n in NOT_STARTED)]
+    assert ray.get(trainers.loaded.remote()) == []
+
+    messages, events = ray.get([board.messages.remote(), board.events.remote()])
+    assert {m.student for m in messages} == WORKERS.keys() and all(isinstance(m, StudentPlaced) for m in messages)
+    assert len({m.place for m in messages} - {""}) == len(WORKERS)
+    assert {(e.student, e.state) for e in events if isinstance(e, StudentState)} == {(n, "loading") for n in WORKERS}
+    assert wait_for(lambda: free_cpus() == 3)
+    ray.kill(trainers)
+
+
+def test_the_places_of_an_actor_that_died_can_be_freed(board: Any, tmp_path: Path) -> None:
+    trainers = Trainers.remote()  # type: ignore[attr-defined]
+    call = trainers.fit.remote("b", str(tmp_path), str(tmp_path / "never"))
+    wait_for(lambda: len(list(tmp_path.glob("b-?"))) == 2)
+    (message,) = ray.get(board.messages.remote())
+    ray.kill(trainers)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(call, timeout=30)
+    assert wait_for(lambda: not [name for name in actors() if "TrainWorker" in name])
+    assert free_cpus() == 2
+    free_group_with(message.place)
+    assert wait_for(lambda: free_cpus() == 3)
+    free_group_with(message.place)

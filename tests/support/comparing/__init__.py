@@ -1,0 +1,1 @@
+"""How far two right computations may differ."""

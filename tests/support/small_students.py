@@ -1,0 +1,103 @@
+"""A target store of two domains and the initial weights of a tiny student: what training needs, without a teacher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.storage import LocalStorage
+from support.comparing.tolerances import of_adam
+from support.programs import PROGRAMS
+from workers.manifest import write_manifest
+from workers.student.config import ModelConfig
+from workers.student.models.initial import make_initial
+from workers.targets.contract import Contract
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.schema import StoreHeader
+from workers.targets.store import TargetStore
+from workers.units import Prompt, build_units
+
+MakeTargets = Callable[..., UnitTargets]
+CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]
+
+V = 300
+MIX = {"a": 0.5, "b": 0.5}
+SIZES = {
+    "model_type": "qwen3",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "tie_word_embeddings": True,
+}
+
+
+def fill_store(storage: LocalStorage, header: StoreHeader, make_targets: MakeTargets, commit: CommitUnit) -> None:
+    """Sparse targets of texts of unequal lengths, in two domains."""
+    rng = np.random.default_rng(0)
+    store = TargetStore(storage, "train")
+    store.create(header)
+    prompts = [Prompt(f"{d}{i}", (d,), "t", 1, 1.0, 1.0, 8, [3], None) for d in MIX for i in range(12)]
+    plan, blocks = build_units(prompts, MIX, 4, 0, "train")
+    write_manifest(storage, plan, blocks)
+    for unit, block in enumerate(blocks):
+        assert commit(store, unit, make_targets(header, rng, [p.id for p in block], rng.integers(2, 25, len(block))))
+
+
+def make_student(root: Path) -> None:
+    """Random initial weights at the key `initial`."""
+    make_initial(ModelConfig(config=SIZES), root / "initial", vocabulary=V, seed=1, sample_ids=[])
+
+
+def student_job(root: Path, name: str, loss: dict[str, Any], train: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    """The fields of a SpecialistJob in that folder."""
+    return {
+        "name": name,
+        "run_uri": str(root),
+        "initial": "initial",
+        "mix": MIX,
+        "loss": loss,
+        "train": train,
+        "seed": 0,
+        "declared": vars(Contract.of(TargetStore(LocalStorage(root), "train").header)),
+        "epoch": 1,
+        "board": "",
+        **extra,
+    }
+
+
+def life(
+    job: dict[str, Any], ranks: int = 2, pause: str | None = None, after: tuple[str, int] | None = None
+) -> dict[str, Any]:
+    """One life of a student, for `live`: its job, how many workers, the point at which they are killed, and the other
+    student and its step whose checkpoint is all that is left of an earlier life."""
+    return {"job": job, "ranks": ranks, "pause": pause, "after": after}
+
+
+def live(root: Path, lives: list[dict[str, Any]]) -> None:
+    """Let students live, one after another, each with worker processes of its own."""
+    (root / "lives.json").write_text(json.dumps(lives))
+    command = [sys.executable, str(PROGRAMS / "student_lifetimes.py"), str(root / "lives.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+def assert_trained_alike(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], first: dict[str, torch.Tensor]
+) -> None:
+    """Weights that were trained from `first` in two ways: what did not move is equal, and none is further apart than if
+    every step of one had been the other's turned round."""
+    assert found.keys() == expected.keys()
+    for key, weight in expected.items():
+        moved, apart = float((weight - first[key]).abs().max()), (found[key] - weight).abs()
+        assert apart.max() <= 2 * moved and (apart <= of_adam(moved)).float().mean() >= 0.99, key

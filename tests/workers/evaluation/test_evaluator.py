@@ -1,0 +1,219 @@
+"""Scoring models: the teacher against itself, ranks of answers, and the teacher cut down to one expert a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.comparing.tolerances import in_float64, of_capture
+
+from workers.evaluation.evaluator import answer_rank, score
+from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
+from workers.targets.encoding.schema import StoreHeader
+from workers.targets.reader import TargetRow, rows_of
+from workers.teacher.config import TeacherConfig
+from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.engines.transformers_engine import TransformersEngine
+
+V = 300
+TEXTS = np.random.default_rng(0).integers(3, V, (3, 12))
+MOE = ["qwen3_moe", "mixtral"]
+
+
+@pytest.fixture(autouse=True)
+def _scoring() -> Iterator[None]:
+    """As within `score_models`."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def heldout(tiny_moe: Path) -> tuple[Any, list[TargetRow]]:
+    """The teacher, in float64, and its exact distributions on texts of its own of unequal lengths."""
+    engine = TransformersEngine(TeacherConfig(model=str(tiny_moe)))
+    in_float64(engine.model)
+    rng = np.random.default_rng(1)
+    asked = [
+        TextRequest(f"p{i}", 0, rng.integers(3, V, 2 + i % 4).tolist(), None, max_new_tokens=3 + i) for i in range(8)
+    ]
+    targets = engine.run(asked, CaptureSpec("full", 1, "answer", "float32", V, 0))
+    return engine.model, rows_of(targets, StoreHeader("full", 1, "answer", "float32", V, "", "", 0))
+
+
+def off_by(rows: list[TargetRow]) -> float:
+    """What rounding leaves between two scores of a model in float64: they are differences of two log-probabilities, or
+    means of such, whose logits are as large as these."""
+    return 2 * of_capture(max(np.abs(r.logprobs).max() for r in rows if r.logprobs is not None))
+
+
+# Scores -----------------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_scored_against_itself_is_perfect(heldout: tuple[Any, list[TargetRow]]) -> None:
+    teacher, rows = heldout
+    found = score(teacher, rows, V, 64, "a", None)
+    assert len(found.kl) == sum(r.targets for r in rows)
+    assert np.abs(found.kl).max() < off_by(rows)
+    assert (found.agree == 1).all()
+    np.testing.assert_allclose(found.confidence, found.teacher_at_top, rtol=0, atol=off_by(rows))
+    ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid))
+    token_logprob = np.concatenate([r.token_logprob for r in ordered])
+    np.testing.assert_allclose(-found.nll, token_logprob, rtol=0, atol=off_by(rows))
+
+
+def test_a_student_is_scored_as_by_hand(heldout: tuple[Any, list[TargetRow]], tiny_model: Callable[..., Any]) -> None:
+    _, rows = heldout
+    student = in_float64(tiny_model("llama", seed=5, vocab_size=V + 20))  # padded beyond the tokenizer
+    found = score(student, rows, V, 64, "a", None)
+    ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid))
+    kl, agree, nll, confidence, at_top = [], [], [], [], []
+    for row in ordered:
+        ids = torch.from_numpy(row.tokens.astype(np.int64))
+        q_TV = student(ids[None]).logits[0, row.start - 1 : -1, :V].double().softmax(-1).numpy()
+        assert row.logprobs is not None
+        t_TV = np.exp(row.logprobs.astype(np.float64))
+        positions = np.arange(row.targets)
+        kl.append((t_TV * (np.log(t_TV) - np.log(q_TV))).sum(-1))
+        agree.append(q_TV.argmax(-1) == t_TV.argmax(-1))
+        nll.append(-np.log(q_TV[positions, row.tokens[row.start :]]))
+        confidence.append(q_TV.max(-1))
+        at_top.append(t_TV[positions, q_TV.argmax(-1)])
+    for name, values in {
+        "kl": kl,
+        "agree": agree,
+        "nll": nll,
+        "confidence": confidence,
+        "teacher_at_top": at_top,
+    }.items():
+        np.testing.assert_allclose(
+            getattr(found, name), np.concatenate(values), rtol=0, atol=off_by(rows), err_msg=name
+        )
+    assert found.kl.mean() > 0.1
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
+def test_scores_do_not_depend_on_the_size_of_batches(
+    batch_tokens: int, heldout: tuple[Any, list[TargetRow]], tiny_model: Callable[..., Any]
+) -> None:
+    _, rows = heldout
+    student = in_float64(tiny_model("llama", seed=5))
+    usual, other = (score(student, rows, V, n, "a", None) for n in (50, batch_tokens))
+    np.testing.assert_allclose(other.kl, usual.kl, rtol=0, atol=off_by(rows))
+    assert np.array_equal(other.prompt, usual.prompt)
+
+
+def test_each_position_belongs_to_its_prompt(heldout: tuple[Any, list[TargetRow]]) -> None:
+    teacher, rows = heldout
+    found = score(teacher, rows, V, 64, "a", None)
+    assert np.bincount(found.prompt).tolist() == [r.targets for r in rows]
+
+
+def test_the_truth_is_asked_for_each_text(heldout: tuple[Any, list[TargetRow]]) -> None:
+    """A truth that is the teacher itself, known at every second position only."""
+    teacher, rows = heldout
+
+    def truth(domain: str, ids: list[int], start: int) -> np.ndarray:
+        row = next(r for r in rows if r.tokens.tolist() == ids)
+        assert domain == "a" and start == row.start and row.logprobs is not None
+        p_TV = np.exp(row.logprobs.astype(np.float64))
+        p_TV[1::2] = np.nan
+        return p_TV
+
+    found = score(teacher, rows, V, 64, "a", truth)
+    known = ~np.isnan(found.truth_kl)
+    assert known.sum() == sum((r.targets + 1) // 2 for r in rows)
+    assert np.array_equal(known, ~np.isnan(found.truth_teacher_kl))
+    assert np.abs(found.truth_kl[known]).max() < off_by(rows)
+
+
+def test_the_rank_of_an_answer(tiny_model: Callable[..., Any]) -> None:
+    model = in_float64(tiny_model("llama", vocab_size=V + 20))
+    prompt = TEXTS[0]
+    logits_V = model(torch.from_numpy(prompt)[None]).logits[0, -1, :V]
+    p_V = logits_V.softmax(-1)
+    order = p_V.argsort(descending=True)
+    for rank in (1, 2, 17, V):
+        token = int(order[rank - 1])
+        found = answer_rank(model, np.append(prompt, [token, 5]).astype(np.uint32), len(prompt), V)
+        assert found["rank"] == rank
+        assert found["probability"] == pytest.approx(float(p_V[token]), rel=of_capture(logits_V.abs().max()))
+
+
+# The single-expert teacher -----------------------------------------------------------------------------------------
+
+
+def dense_model(moe: Any, keep: list[int], tiny_model: Callable[..., Any]) -> Any:
+    """The dense model of the same family whose MLPs are the kept experts: no router, each at weight 1."""
+    dense_type = {"qwen3_moe": "qwen3", "mixtral": "mistral"}[moe.config.model_type]
+    dense = tiny_model(
+        dense_type,
+        num_hidden_layers=moe.config.num_hidden_layers,
+        tie_word_embeddings=moe.config.tie_word_embeddings,
+        rms_norm_eps=moe.config.rms_norm_eps,
+        rope_parameters=moe.config.rope_parameters,
+    )
+    state, sparse = moe.state_dict(), 0
+    for name, parameter in dense.state_dict().items():
+        if ".mlp." not in name or name in state:
+            parameter.copy_(state[name])
+    for index, layer in enumerate(dense.get_decoder().layers):
+        experts = getattr(moe.get_decoder().layers[index].mlp, "experts", None)
+        if experts is None:
+            continue
+        gate, up = experts.gate_up_proj[keep[sparse]].chunk(2)
+        layer.mlp.gate_proj.weight.copy_(gate)
+        layer.mlp.up_proj.weight.copy_(up)
+        layer.mlp.down_proj.weight.copy_(experts.down_proj[keep[sparse]])
+        sparse += 1
+    return dense.eval()
+
+
+CUTS = [
+    ("qwen3_moe", {}, [3, 6]),
+    ("qwen3_moe", {"norm_topk_prob": True}, [0, 7]),
+    ("qwen3_moe", {"num_hidden_layers": 3, "mlp_only_layers": [0]}, [5, 2]),
+    ("mixtral", {}, [1, 3]),
+]
+
+
+@pytest.mark.parametrize("architecture, sizes, keep", CUTS)
+def test_the_single_expert_teacher_is_its_kept_experts_at_weight_1(
+    architecture: str, sizes: dict[str, Any], keep: list[int], tiny_model: Callable[..., Any]
+) -> None:
+    teacher = in_float64(tiny_model(architecture, **sizes))
+    before = teacher(torch.from_numpy(TEXTS)).logits
+    single_expert = cut_to_single_expert(teacher, keep)
+    expected = in_float64(dense_model(teacher, keep, tiny_model))(torch.from_numpy(TEXTS)).logits
+    found = single_expert(torch.from_numpy(TEXTS)).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=of_capture(expected.abs().max()))
+    assert (found - before).abs().max() > 0.1
+    torch.testing.assert_close(teacher(torch.from_numpy(TEXTS)).logits, before)  # the teacher is left as it was
+    assert sum(p.numel() for p in single_expert.parameters()) < sum(p.numel() for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_favourite_experts_are_those_that_most_tokens_go_to(architecture: str, tiny_model: Callable[..., Any]) -> None:
+    teacher = in_float64(tiny_model(architecture, num_hidden_layers=3))
+    entering: list[torch.Tensor] = []
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0].detach()))
+        for layer in teacher.get_decoder().layers
+    ]
+    texts = [torch.from_numpy(text)[None] for text in TEXTS]
+    found = favourite_experts(teacher, texts)
+    for hook in hooks:
+        hook.remove()
+    E = teacher.get_decoder().layers[0].mlp.gate.weight.shape[0]
+    counts = torch.zeros(3, E)
+    for i, h in enumerate(entering):
+        chosen = (
+            (h.reshape(-1, h.shape[-1]) @ teacher.get_decoder().layers[i % 3].mlp.gate.weight.T).topk(2, -1).indices
+        )
+        counts[i % 3] += torch.bincount(chosen.flatten(), minlength=E)
+    assert counts.sum() == TEXTS.size * 2 * 3
+    for layer, expert in enumerate(found):
+        assert counts[layer, expert] == counts[layer].max()

@@ -1,0 +1,68 @@
+"""What is refused of a family, before anything is loaded; every family that is tested is let through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.model_families import DENSE, MIXTURES
+
+from workers.model_sizes import model_size
+from workers.teacher.engines.families import check_teacher_family, why_not_generate
+
+
+def check(config: dict[str, Any], **settings: Any) -> None:
+    check_teacher_family("teacher", "m", config, **{"ep_size": 2, "gpus": 0, **settings})
+
+
+@pytest.mark.parametrize("family", [*MIXTURES, *DENSE])
+def test_what_is_tested_is_let_through(family: str, save_model: Callable[..., Path], tiny_model: Any) -> None:
+    """With its experts counted as they are in memory, from a checkpoint of the names it is saved with."""
+    folder = save_model(family)
+    config = json.loads((folder / "config.json").read_text())
+    check(config, ep_size=2 if family in MIXTURES else 1)
+    assert why_not_generate(config) is None
+    size = model_size(folder)
+    assert size is not None
+    experts = sum(p.numel() for n, p in tiny_model(family).named_parameters() if ".experts." in n)
+    assert size.experts == experts and (experts > 0) == (family in MIXTURES)
+
+
+@pytest.mark.parametrize(
+    "config, settings, said",
+    [
+        ({"model_type": "llama"}, {}, "'m' is a dense model (llama)"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, {"ep_size": 3}, "3 does not divide the 8 experts"),
+        (
+            {"model_type": "switch_transformers", "num_experts": 8},
+            {},
+            "no expert-parallel plan for switch_transformers",
+        ),
+        (
+            {"model_type": "gpt_oss", "num_local_experts": 8, "quantization_config": {"quant_method": "mxfp4"}},
+            {},
+            "quantised (mxfp4), which runs on GPUs only",
+        ),
+        (
+            {"model_type": "gpt_oss", "num_local_experts": 8, "quantization_config": {"quant_method": "mxfp4"}},
+            {"gpus": 1},
+            "quantised experts are not split over ranks",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused(config: dict[str, Any], settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check(config, **settings)
+    assert said in str(error.value) and str(error.value).startswith("teacher.")
+
+
+def test_a_quantised_model_on_one_gpu_is_let_through() -> None:
+    check({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}, ep_size=1, gpus=1)
+
+
+def test_layers_that_slots_cannot_hold_are_named() -> None:
+    config = {"model_type": "qwen3_next", "layer_types": ["linear_attention", "full_attention"]}
+    assert "layers of linear_attention" in str(why_not_generate(config))

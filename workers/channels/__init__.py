@@ -1,0 +1,1 @@
+"""How workers tell the driver what happens: events that are shown, and messages that steer."""

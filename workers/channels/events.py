@@ -1,0 +1,167 @@
+"""What a run tells while it works: typed events, in one schema with one version.
+
+Events are telemetry. Losing any of them, or all, changes what a person sees and the report's seconds, and nothing else;
+what steers a run travels by messages.py. A changed or renamed field raises SCHEMA_VERSION.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+SCHEMA_VERSION = 1
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time: float = Field(default_factory=clock.time)
+    """Seconds since 1970, by the clock of the process that tells."""
+
+
+class Message(_Event):
+    """Something that a person should read."""
+
+    kind: Literal["message"] = "message"
+    text: str
+    student: str = ""
+    """The student that it is about, if any."""
+
+
+class CaptureStarted(_Event):
+    """A teacher's pass over units begins."""
+
+    kind: Literal["capture_started"] = "capture_started"
+    teacher: str
+    units: int
+    repairs: int
+    """Units of these that are recomputed, as they were damaged."""
+
+
+class ReplicaReady(_Event):
+    """A replica has loaded its model."""
+
+    kind: Literal["replica_ready"] = "replica_ready"
+    teacher: str
+    weights_held: list[int]
+    """Numbers of weights, by rank."""
+
+
+class UnitCommitted(_Event):
+    """A unit was made; `won` is False where another writer had committed it meanwhile."""
+
+    kind: Literal["unit_committed"] = "unit_committed"
+    split: str
+    unit: int
+    won: bool
+    started: float
+    finished: float
+    rows: int
+    tokens: int
+    targets: int
+    bytes: int
+    rejected: int
+    """Texts that were not kept."""
+    revision: int = 0
+    content_changed: bool = False
+    """Whether a repair brought other contents than before."""
+
+
+class UnitDamaged(_Event):
+    """A student found a unit damaged."""
+
+    kind: Literal["unit_damaged"] = "unit_damaged"
+    student: str
+    unit: int
+    reason: str
+
+
+class StudentState(_Event):
+    """A student begins to load libraries and weights, in its place; trains; is done; or failed."""
+
+    kind: Literal["student_state"] = "student_state"
+    student: str
+    state: Literal["loading", "training", "done", "failed"]
+    step: int = 0
+    tokens: int = 0
+    budget: int = 0
+    note: str = ""
+
+
+class StudentStep(_Event):
+    """Where a student's training stands, told a few times a second at most."""
+
+    kind: Literal["student_step"] = "student_step"
+    student: str
+    step: int
+    tokens: int
+    """Target tokens trained on."""
+    budget: int
+    loss: float
+    grad_norm: float
+    lr: float
+    waited: float
+    """Seconds that the last step waited for its texts."""
+    seconds: list[int]
+    """Seconds of the clock in which a step ran, since the last time."""
+
+
+class StudentWaiting(_Event):
+    """A student waits for a unit that is not committed yet, or for a damaged one to be recomputed."""
+
+    kind: Literal["student_waiting"] = "student_waiting"
+    student: str
+    unit: int
+    waited: float
+    seconds: list[int]
+    """As in StudentStep."""
+    damage: str = ""
+    """What is wrong with the unit."""
+
+
+class CheckpointSaved(_Event):
+    """A student's checkpoint is complete."""
+
+    kind: Literal["checkpoint_saved"] = "checkpoint_saved"
+    student: str
+    step: int
+    tokens: int
+    loss: float
+
+
+class ModelScored(_Event):
+    """The evaluator begins to score a model on a domain."""
+
+    kind: Literal["model_scored"] = "model_scored"
+    model: str
+    domain: str
+
+
+Event = (
+    Message
+    | CaptureStarted
+    | ReplicaReady
+    | UnitCommitted
+    | UnitDamaged
+    | StudentState
+    | StudentStep
+    | StudentWaiting
+    | CheckpointSaved
+    | ModelScored
+)
+
+_ONE: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def to_lines(events: Iterable[Event]) -> bytes:
+    """Events as JSON, one a line."""
+    return b"".join(event.__pydantic_serializer__.to_json(event) + b"\n" for event in events)
+
+
+def from_lines(data: bytes) -> Iterator[Event]:
+    """The inverse of `to_lines`. Raises ValueError for a line that is no event of this schema."""
+    for line in data.splitlines():
+        yield _ONE.validate_json(line)

@@ -1,0 +1,197 @@
+"""Every storage key of a run, in one place (but for `attempts/`, which is the lease's: cluster/lease.py).
+
+    config.resolved.yaml environment.json attempts/         whose run it is, with what, and who drove it
+    prompts/summary.json prompts/rejected.jsonl             what was made of the prompt sources
+    prompts/g0000/train.parquet prompts/g0000/train.plan.json   frozen prompts and the unit plan of a split
+    targets/train/                                          a target store (workers/targets/FORMAT.md)
+    students/medical/                                       one student: initial, checkpoints, final
+    exports/medical/ report.json report.md                  what a run is for
+    events/0001/                                            what attempt 1 told while it worked
+    ray_train/                                              what Ray Train keeps of its own
+
+`g0000` is a *generation* of prompts and their targets: new prompts or a changed teacher open the next one. It is a
+value that plans, stores and cursors carry, so that a student never resumes in another one than it began in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST_GENERATION = "g0000"
+"""The generation that this version writes."""
+
+CONFIG, ENVIRONMENT = "config.resolved.yaml", "environment.json"
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+PROMPTS_SUMMARY, PROMPTS_REJECTED = "prompts/summary.json", "prompts/rejected.jsonl"
+TARGETS, EVENTS = "targets", "events"
+WALL = "wall.json"
+"""In the events of an attempt: when it began, and for how long it has worked."""
+RAY_TRAIN = "ray_train"
+"""What Ray Train keeps of its own."""
+
+
+def manifest_key(split: str, generation: str = FIRST_GENERATION) -> str:
+    """Where the frozen prompts of a split lie."""
+    return f"prompts/{generation}/{split}.parquet"
+
+
+def plan_key(split: str, generation: str = FIRST_GENERATION) -> str:
+    """Where the unit plan of a split lies."""
+    return f"prompts/{generation}/{split}.plan.json"
+
+
+def export_key(student: str) -> str:
+    """The folder of an exported specialist."""
+    return f"exports/{student}"
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """The keys of one target store."""
+
+    split: str
+    generation: str = FIRST_GENERATION
+
+    @property
+    def root(self) -> str:
+        return f"{TARGETS}/{self.split}"
+
+    @property
+    def header(self) -> str:
+        return f"{self.root}/store.json"
+
+    @property
+    def parts(self) -> str:
+        return f"{self.root}/parts/{self.generation}"
+
+    def part(self, unit: int, writer: str, role: str) -> str:
+        """A part of a unit, named so that no two writers share it."""
+        return f"{self.parts}/{unit:08d}-{writer}.{role}.parquet"
+
+
+@dataclass(frozen=True)
+class LogLayout:
+    """The keys of a store's log, below the store's root."""
+
+    store: str
+    generation: str = FIRST_GENERATION
+
+    @property
+    def root(self) -> str:
+        """Folder of the entries of units as they were first captured."""
+        return f"{self.store}/log/{self.generation}"
+
+    @property
+    def repairs(self) -> str:
+        """Folder of the entries of units that were recomputed."""
+        return f"{self.root}/repairs"
+
+    def entry(self, unit: int, revision: int) -> str:
+        """The entry of a revision of a unit; 0 is the first."""
+        return f"{self.repairs}/{unit:08d}.r{revision}.json" if revision else f"{self.root}/{unit:08d}.json"
+
+    @staticmethod
+    def unit_of(key: str) -> tuple[int, int]:
+        """Unit and revision of an entry's key."""
+        unit, _, revision = key.rsplit("/", 1)[1].removesuffix(".json").partition(".r")
+        return int(unit), int(revision or 0)
+
+
+def damage_folder(store: str) -> str:
+    """Where the marks of damaged units lie."""
+    return f"{store}/damaged"
+
+
+def damage_key(store: str, unit: int, revision: int) -> str:
+    """The mark of a damaged revision of a unit."""
+    return f"{damage_folder(store)}/{unit:08d}.r{revision}.json"
+
+
+def vocab_order_keys(store: str) -> tuple[str, str]:
+    """The two files of a store's vocabulary order."""
+    return f"{store}/vocab_order.parquet", f"{store}/vocab_order.copy.parquet"
+
+
+@dataclass(frozen=True)
+class StudentLayout:
+    """The keys of one student."""
+
+    name: str
+
+    @property
+    def root(self) -> str:
+        return f"students/{self.name}"
+
+    @property
+    def initial(self) -> str:
+        """Folder of the weights that it starts from."""
+        return f"{self.root}/initial"
+
+    @property
+    def initial_facts(self) -> str:
+        return f"{self.initial}.json"
+
+    @property
+    def final(self) -> str:
+        """Folder of the trained model."""
+        return f"{self.root}/final"
+
+    @property
+    def adapter(self) -> str:
+        """Folder of the adapter of a model that was trained with LoRA."""
+        return f"{self.root}/adapter"
+
+    @property
+    def done(self) -> str:
+        """What it left when its training ended."""
+        return f"{self.root}/done.json"
+
+    @property
+    def pointers(self) -> str:
+        """Folder of the pointers to complete checkpoints."""
+        return f"{self.root}/log"
+
+    def pointer(self, step: int) -> str:
+        """The pointer to the checkpoint of a step."""
+        return f"{self.pointers}/{step:08d}.json"
+
+    @property
+    def checkpoints(self) -> str:
+        return f"{self.root}/checkpoints"
+
+    def checkpoint(self, step: int, save: str) -> str:
+        """Folder of one save of a step."""
+        return f"{self.checkpoints}/step-{step:08d}-{save}"
+
+    @property
+    def groups(self) -> str:
+        """Folder of the marks that say which group of workers trains it now."""
+        return f"{self.root}/groups"
+
+    def group(self, number: int) -> str:
+        """The mark of one group of workers."""
+        return f"{self.groups}/{number:06d}"
+
+    def failed_step(self, step: int) -> str:
+        """The ids of the texts of a step that failed."""
+        return f"{self.root}/failed-step-{step}.json"
+
+
+@dataclass(frozen=True)
+class EventsLayout:
+    """The keys of what one attempt told."""
+
+    attempt: int
+
+    @property
+    def root(self) -> str:
+        return f"{EVENTS}/{self.attempt:04d}"
+
+    def segment(self, number: int) -> str:
+        """A segment of the event log; written once."""
+        return f"{self.root}/{number:06d}.jsonl"
+
+    @property
+    def wall(self) -> str:
+        """When the attempt began, and for how long it has worked."""
+        return f"{self.root}/{WALL}"

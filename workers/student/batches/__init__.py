@@ -1,0 +1,1 @@
+"""From rows of the store to packed micro-batches."""

@@ -1,0 +1,1 @@
+"""Checkpoints that outlive a kill, and go on with another number of workers."""

@@ -1,0 +1,84 @@
+"""What a student does after its backbone, as far as the fused loss can do it too.
+
+The fused loss multiplies by the head's weight itself. Whatever else an architecture does to its logits must be known
+here, or the loss would be that of another model. So it is tried: where head and `LogitMap` give other logits than
+the model's own forward, the model makes its logits itself, all at once, and the run says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from workers.student.losses.fused import LogitMap
+from workers.student.models.packed_attention import arguments
+
+_PROBE = [[5, 3, 8, 1, 4], [2, 7, 1, 6, 2]]
+_SAME = {torch.float32: 1e-3}
+_ROUNDED = 0.05
+"""Of the spread of what is compared: what two ways may differ, more where numbers are rounded to bfloat16."""
+
+
+def logit_map(config: Any) -> LogitMap:
+    """What a transformers configuration says that happens to logits: Cohere multiplies them (`logit_scale`), Granite
+    divides them (`logits_scaling`), Gemma caps them (`final_logit_softcapping`)."""
+    multiplied = getattr(config, "logit_scale", None) or 1.0
+    divided = getattr(config, "logits_scaling", None) or 1.0
+    return LogitMap(multiplied / divided, getattr(config, "final_logit_softcapping", None) or None)
+
+
+@contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def can_be_fused(model: Any) -> bool:
+    """Whether backbone, head's weight and `logit_map` give the model's own logits, tried on a few tokens."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        return False
+    ids_BS = _probe(model)
+    with _without_dropout(model):
+        own = model(input_ids=ids_BS, use_cache=False).logits.float()
+        h_BSD = model.get_decoder()(input_ids=ids_BS, use_cache=False).last_hidden_state
+        z = torch.nn.functional.linear(h_BSD, head.weight, head.bias).float()
+    logit_map(model.config).apply_(z)
+    return _same(own, z, model.dtype)
+
+
+def can_be_packed(model: Any, attention: str) -> bool:
+    """Whether texts in one row give the hidden states that they give alone, tried on a few tokens.
+
+    The model is left with the attention implementation `attention` if so, and with its own if not.
+    """
+    ids_BS, before = _probe(model), model.config._attn_implementation
+    lengths, place_S = (ids_BS.shape[1],) * len(ids_BS), torch.arange(ids_BS.shape[1], device=ids_BS.device)
+    packed = {"input_ids": ids_BS.reshape(1, -1), "position_ids": place_S.repeat(len(ids_BS))[None]}
+    try:
+        with _without_dropout(model):
+            alone = model.get_decoder()(input_ids=ids_BS, use_cache=False).last_hidden_state.float()
+            model.set_attn_implementation(attention)
+            found = model.get_decoder()(**packed, use_cache=False, **arguments(lengths, ids_BS.device))
+        if _same(alone, found.last_hidden_state.float().reshape(alone.shape), model.dtype):
+            return True
+    except (NotImplementedError, TypeError, ValueError):
+        pass  # this architecture does not know of such an attention, or asks more of it
+    model.set_attn_implementation(before)
+    return False
+
+
+def _probe(model: Any) -> torch.Tensor:
+    return torch.tensor(_PROBE, device=model.device) % model.config.get_text_config().vocab_size
+
+
+def _same(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= _SAME.get(dtype, _ROUNDED) * one.std())

@@ -1,0 +1,84 @@
+"""A student as DeepSpeed sees it: backbone, head and loss in one module.
+
+Under ZeRO-3 a parameter is whole only inside the forward of a module that owns it, so the loss that multiplies by the
+head's weight is a module that owns it too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.student.batches.packing import Layout, Texts
+from workers.student.losses.fused import Divergence, HeadTargets, LogitMap, fused_loss, loss_of_logits
+from workers.student.models.head import can_be_fused, can_be_packed, logit_map
+from workers.student.models.packed_attention import arguments, implementation
+
+
+class LossHead(nn.Module):
+    """The LM head and the loss; shares its parameters with the model's own head (and tied embeddings)."""
+
+    def __init__(self, head: nn.Linear, divergence: Divergence | None, logits: LogitMap) -> None:
+        super().__init__()
+        self.weight = head.weight
+        self.bias = head.bias
+        self._divergence, self._logits = divergence, logits
+
+    def forward(self, h_TD: Tensor, targets: HeadTargets) -> Tensor:
+        """Summed loss of hidden states at T positions (see `fused_loss`)."""
+        return fused_loss(h_TD, self.weight, self.bias, targets, self._divergence, self._logits)
+
+
+class DistillationModel(nn.Module):
+    """Texts and targets in, summed loss out.
+
+    `layout` is how texts must lie: as asked, but `padded` where the architecture lets packed texts see each other.
+    `fused` is False where its logits are more than `LogitMap` knows: they are then made all at once.
+    """
+
+    def __init__(self, causal_lm: Any, divergence: Divergence | None = None, layout: Layout = "packed") -> None:
+        super().__init__()
+        self.fused = can_be_fused(causal_lm)
+        attention = implementation(causal_lm.device.type, causal_lm.dtype)
+        self.layout: Layout = "packed" if layout == "packed" and can_be_packed(causal_lm, attention) else "padded"
+        self._divergence = divergence
+        self.causal_lm = causal_lm
+        if self.fused:
+            self.loss_head = LossHead(causal_lm.get_output_embeddings(), divergence, logit_map(causal_lm.config))
+        self.register_state_dict_post_hook(_drop_frozen)
+
+    def forward(self, texts: Texts, targets: HeadTargets) -> Tensor:
+        """Sum over target positions of the weighted loss, float32 scalar (see `fused_loss`)."""
+        if not self.fused:
+            z_BSV = self.causal_lm(**given(texts), use_cache=False).logits
+            return loss_of_logits(z_BSV.flatten(0, 1)[texts.positions_T], targets, self._divergence)
+        h_BSD = self.causal_lm.get_decoder()(**given(texts), use_cache=False).last_hidden_state
+        return self.loss_head(h_BSD.flatten(0, 1)[texts.positions_T], targets)
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """A checkpoint has no use for what training leaves as it is. A shared parameter goes under each of its names."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)
+
+
+def given(texts: Texts) -> dict[str, Any]:
+    """Texts as a transformers model takes them."""
+    if texts.lengths is None:
+        return {"input_ids": texts.input_BS, "attention_mask": texts.mask_BS}
+    packed = {"input_ids": texts.input_BS, "position_ids": texts.place_BS}
+    return packed | arguments(texts.lengths, texts.input_BS.device)
+
+
+def load_causal_lm(folder: str, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> Any:
+    """A student's model from a safetensors folder, ready to train."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.config.use_cache = False
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model.train()

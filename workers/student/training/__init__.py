@@ -1,0 +1,1 @@
+"""The training loop of a worker, its engine and its steps."""

@@ -1,0 +1,57 @@
+"""What a worker of a specialist is told, and what it says when a step fails."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.layout import StudentLayout
+from workers.targets.contract import Contract
+
+
+@dataclass(frozen=True)
+class SpecialistJob:
+    """All a worker needs to know, as it crosses to its process (pydantic records travel as dictionaries)."""
+
+    name: str
+    run_uri: str
+    initial: str
+    """Key of the folder with the initial weights."""
+    mix: dict[str, float]
+    loss: dict[str, Any]
+    train: dict[str, Any]
+    seed: int
+    declared: Contract
+    """What the targets must be."""
+    epoch: int
+    """The driver's lease, which must hold when a checkpoint or the final model is written."""
+    board: str
+    """Name of the run's board."""
+    texts: dict[str, Any] = field(default_factory=dict)
+    repairs: bool = False
+    """Whether somebody recomputes damaged units while this student waits for them."""
+    lora: dict[str, Any] | None = None
+    """Settings of the adapters that are trained in place of all weights."""
+
+    @staticmethod
+    def from_fields(fields: dict[str, Any]) -> SpecialistJob:
+        """The inverse of `asdict`."""
+        return SpecialistJob(**{**fields, "declared": Contract(**fields["declared"])})
+
+    @property
+    def layout(self) -> StudentLayout:
+        return StudentLayout(self.name)
+
+
+def bad_step(job: SpecialistJob, step: int, loss: float, norm: float) -> FloatingPointError:
+    """The error of a step whose loss or gradient is NaN or Inf, with what to do about it."""
+    remedy = "try a smaller train.lr, or train.clip 1"
+    if step == 1:
+        remedy = f"nothing was learned yet, so the weights it starts from are at fault ({job.initial})"
+    what = f"the loss of step {step} is {loss}"
+    if math.isfinite(loss):
+        what = f"the gradient of step {step} is NaN or Inf (norm {norm}), though its loss is {loss:.4g}"
+    return FloatingPointError(
+        f"{job.name}: {what}; {remedy}. The ids of its texts are in {job.layout.failed_step(step)}"
+    )

@@ -1,0 +1,64 @@
+"""One optimiser step on a global batch: this worker's share of it as micro-batches, accumulated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from workers.student.batches.batching import micro_batches
+from workers.student.config import LossConfig, TrainConfig
+from workers.student.training.schedule import learning_rate
+from workers.targets.reader import TargetRow
+
+
+class Optimiser:
+    """Steps of one worker with a DeepSpeed engine over a `DistillationModel`.
+
+    The loss is a sum, divided once by the target tokens of the global batch, so that neither the number of workers nor
+    that of micro-batches changes a step.
+    """
+
+    def __init__(self, engine: Any, device: str, loss: LossConfig, train: TrainConfig) -> None:
+        self._engine, self._device, self._loss, self._train = engine, device, loss, train
+        self._rank, self._world = dist.get_rank(), dist.get_world_size()
+
+    def step(self, rows: list[TargetRow], tokens: int) -> tuple[float, float, float]:
+        """Learn from a global batch, when `tokens` of the budget are behind. A collective.
+
+        Returns the mean loss per target token (a divergence is 0 at best), the norm of the gradient before clipping,
+        and the learning rate.
+        """
+        targets, spent, train = sum(r.targets for r in rows), tokens / self._train.tokens, self._train
+        lr = learning_rate(spent, train.lr, train.schedule, train.warmup, train.decay)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        work = self._work(rows, spent)
+        total = torch.zeros((), dtype=torch.float64)
+        for i, batch in enumerate(work):
+            self._engine.set_gradient_accumulation_boundary(i == len(work) - 1)
+            # DeepSpeed averages gradients over workers. Scaled here, the large ones need not be.
+            here = batch.scaled(self._world / targets).map(lambda t: t.to(self._device, non_blocking=True))
+            loss = self._engine(here.texts, here.targets)
+            self._engine.backward(loss)
+            self._engine.step()
+            total += loss.detach().double().cpu() - here.floor
+        mean = float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
+        return mean, float(self._engine.get_global_grad_norm() or 0.0), lr
+
+    def _work(self, rows: list[TargetRow], spent: float) -> list[Any]:
+        """This worker's micro-batches, as many as those of the worker that has most."""
+        most, layout = self._train.micro_tokens, self._engine.module.layout
+        mine = micro_batches(rows[self._rank :: self._world], self._loss, most, layout, spent=spent)
+        count = int(self._over_ranks(torch.tensor(len(mine)), dist.ReduceOp.MAX))
+        if len(mine) < count:
+            like = mine or micro_batches(rows[:1], self._loss, most, layout, spent=spent)
+            mine += [like[0].scaled(0.0)] * (count - len(mine))
+        return mine
+
+    def _over_ranks(self, value: torch.Tensor, how: Any) -> torch.Tensor:
+        if self._world > 1:
+            value = value.to(self._device)
+            dist.all_reduce(value, how)
+        return value

@@ -1,0 +1,293 @@
+"""The function that Ray Train runs on every worker of a specialist.
+
+Read a global batch, take this worker's share, accumulate micro-batches, step; write checkpoints; leave the trained
+model as a safetensors folder. The sequence of global batches does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cluster.faults import pause_point
+from cluster.lease import Fence
+from cluster.storage import Storage, open_storage
+from workers.channels.board import Control, Reporter
+from workers.channels.events import CheckpointSaved, Message, StudentState, StudentStep, StudentWaiting, UnitDamaged
+from workers.channels.messages import DamageFound
+from workers.manifest import Manifest, read_plan
+from workers.randomness import generator
+from workers.splits import TRAIN
+from workers.student.config import LoraConfig, LossConfig, TextsConfig, TrainConfig
+from workers.student.training.engine import start_engine, whole_weights
+from workers.student.training.job import SpecialistJob, bad_step
+from workers.targets.commits.damage import DamagedShard
+from workers.targets.reader import Cursor, Shape, TargetRow, TargetStream
+from workers.targets.store import TargetStore
+
+if TYPE_CHECKING:
+    from workers.student.checkpoints.checkpoint import CheckpointPointer
+
+_REPORT_S = 0.5
+"""Seconds between two progress events of a worker, at least."""
+
+
+def train_group(config: dict[str, Any]) -> None:
+    """Train students one after another in the same workers: a specialist, then its control.
+
+    `config["jobs"]` are the fields of SpecialistJobs with the same workers. A student that is done is passed over, so
+    that a restart resumes in the middle.
+    """
+    for fields in config["jobs"]:
+        job = SpecialistJob.from_fields(fields)
+        if not open_storage(job.run_uri).exists(job.layout.done):
+            train_specialist(job)
+
+
+def train_specialist(job: SpecialistJob) -> None:
+    """Train one student from where its last checkpoint stands to the end of its budget."""
+    train = TrainConfig.model_validate(job.train)
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if train.gpus_per_worker else "cpu")
+    trainer = Trainer(job, train, LossConfig.model_validate(job.loss))
+    try:
+        trainer.run()
+    finally:
+        trainer.stream.close()
+    trainer.release_engine()  # the next student of the chain starts in this process
+
+
+class Trainer:
+    """One worker's side of a specialist's training."""
+
+    def __init__(self, job: SpecialistJob, train: TrainConfig, loss: LossConfig) -> None:
+        import torch.distributed as dist
+
+        from workers.student.checkpoints.checkpoint import Checkpoints
+        from workers.student.training.cadence import Cadence
+        from workers.student.training.step import Optimiser
+
+        self.job, self.train = job, train
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.storage: Storage = open_storage(job.run_uri)
+        self.fence = Fence(self.storage, job.epoch)
+        self.report = Reporter(job.board if self.rank == 0 else "")
+        self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
+        self.engine: Any
+        self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
+        self.optimiser: Any = Optimiser(self.engine, device, loss, train)
+        self.checkpoints = Checkpoints(self.storage, job.layout, self.fence, self._notice)
+        self.cadence = Cadence(train, self.rank, self.world, device)
+        self._reported = 0.0
+        self._seconds: set[int] = set()
+        """Of the clock, in which a step ran since the last report."""
+        self._damages: dict[int, str] = {}
+        self.step, self.tokens = 0, 0
+        self.history: list[dict[str, float]] = []
+        cursor = self._resume()
+        self.stream = TargetStream(
+            *(self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor),
+            on_wait=self._waiting,
+            on_damage=self._damaged,
+            name=job.name,
+            shape=text_shape(self.storage, TextsConfig.model_validate(job.texts)),
+        )
+        self._tell_fallbacks()
+
+    def _tell_state(self, state: Literal["training", "done"]) -> None:
+        self.report(
+            StudentState(
+                student=self.job.name, state=state, step=self.step, tokens=self.tokens, budget=self.train.tokens
+            )
+        )
+
+    def _notice(self, text: str) -> None:
+        self.report(Message(text=text, student=self.job.name))
+
+    def _tell_fallbacks(self) -> None:
+        """What this architecture cannot do as asked, and is done otherwise."""
+        model = self.engine.module
+        if self.train.packing and model.layout == "padded":
+            self._notice("texts are padded, since its architecture cannot keep packed ones apart")
+        if not model.fused:
+            self._notice("it makes all logits at once, since the fused loss does not know its head")
+
+    def run(self) -> None:
+        """Steps until the budget is spent, then the final model."""
+        self._tell_state("training")
+        while self.tokens < self.train.tokens:
+            started = time.time()
+            rows = self.stream.next_batch(self.train.batch_tokens)
+            read = time.time()
+            self._seed_dropout()
+            loss, norm, lr = self.optimiser.step(rows, self.tokens)
+            # ZeRO says -1 of a norm that is NaN or Inf.
+            if not (math.isfinite(loss) and math.isfinite(norm) and norm >= 0):
+                self._save_batch(rows)
+                raise bad_step(self.job, self.step + 1, loss, norm)
+            pause_point("step-done")
+            self.step += 1
+            self.tokens += sum(r.targets for r in rows)
+            self.cadence.note(loss)
+            self._note_step(loss, norm, lr, started, read)
+            if self.cadence.due(self.step) or self.tokens >= self.train.tokens:
+                self._checkpoint()
+        self._finish()
+
+    def _open_store(self) -> TargetStore:
+        store = TargetStore(self.storage, TRAIN)
+        self.job.declared.check(store.header, self.job.name)
+        return store
+
+    def _resume(self) -> Cursor | None:
+        pointer = self.checkpoints.resume(self.engine)
+        if pointer is None:
+            return None
+        self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
+        return Cursor.from_dict(pointer.cursor)
+
+    def _checkpoint(self) -> None:
+        from workers.student.checkpoints.checkpoint import CheckpointPointer
+
+        pointer = CheckpointPointer(
+            self.step,
+            self.tokens,
+            self.world,
+            self.engine.zero_optimization_stage(),
+            self.cadence.loss,
+            self.stream.cursor.to_dict(),
+            self.checkpoints.new_key(self.step),
+            self.history,
+        )
+        self.checkpoints.save(self.engine, pointer)
+        self.cadence.restart()
+        self.report(CheckpointSaved(student=self.job.name, step=self.step, tokens=self.tokens, loss=pointer.loss))
+
+    def _finish(self) -> None:
+        """The trained model as a safetensors folder, then the mark that says so. Raises LeaseLost."""
+        import torch.distributed as dist
+
+        best = self.checkpoints.best()
+        final_step = best.step if self.train.keep == "best" else self.step
+        if final_step != self.step:
+            self._go_back_to(best)
+        state = whole_weights(self.engine)
+        if self.rank == 0:
+            if self.lora is not None:
+                state = self._take_adapter(state, self.lora)
+            with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+                self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
+                self.checkpoints.check()
+                self.storage.delete(self.job.layout.final)  # what a killed upload has left
+                self.storage.upload_folder(Path(folder), self.job.layout.final)
+            pause_point("final-files")
+            done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
+            done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
+            done |= {"texts_rejected": self.stream.cursor.rejected}
+            done |= {"final_step": final_step, "best_step": best.step, "best_loss": best.loss}
+            self.checkpoints.check()
+            self.storage.write(self.job.layout.done, json.dumps(done).encode())
+        dist.barrier()
+        self._tell_state("done")
+
+    def _go_back_to(self, pointer: CheckpointPointer) -> None:
+        """The weights of an earlier checkpoint, in an engine of their own: DeepSpeed loads into a new one only."""
+        self.release_engine()  # two engines at once would be twice the memory
+        loss = LossConfig.model_validate(self.job.loss)
+        self.engine, _ = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
+        self.checkpoints.load(self.engine, pointer)
+
+    def release_engine(self) -> None:
+        """Free the engine's memory."""
+        self.engine.destroy()
+        self.engine = self.optimiser = None
+        gc.collect()
+
+    def _take_adapter(self, state: dict[str, Any], lora: LoraConfig) -> dict[str, Any]:
+        """Keep the adapter beside the model that is made here: the weights with the adapter in them."""
+        from workers.student.models.lora import merge_adapters, save_adapter
+
+        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+            save_adapter(state, lora, self.job.initial, Path(folder))
+            self.fence.check()
+            self.storage.upload_folder(Path(folder), self.job.layout.adapter)
+        return merge_adapters(state, lora)
+
+    def _seed_dropout(self) -> None:
+        """Dropout is seeded by step and worker, so that a resumed training drops what an uninterrupted one would."""
+        import torch
+
+        torch.manual_seed(int(generator(self.job.seed, "dropout", self.step, self.rank).integers(2**63)))
+
+    def _note_step(self, loss: float, norm: float, lr: float, asked: float, began: float) -> None:
+        """Keep the loss curve and tell the run, now and then. `seconds` are those of the clock in which a step ran."""
+        now = time.time()
+        self._seconds.update(range(int(began), int(now) + 1))
+        fields = {"step": self.step, "tokens": self.tokens, "loss": loss, "grad_norm": norm, "lr": lr}
+        every = max(1, self.train.tokens // self.train.batch_tokens // 200)
+        if self.step % every == 0 or self.step == 1:
+            self.history.append({k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()})
+        if now - self._reported >= _REPORT_S or self.tokens >= self.train.tokens:
+            self.report(
+                StudentStep(
+                    student=self.job.name,
+                    step=self.step,
+                    tokens=self.tokens,
+                    budget=self.train.tokens,
+                    loss=loss,
+                    grad_norm=norm,
+                    lr=lr,
+                    waited=began - asked,
+                    seconds=sorted(self._seconds),
+                )
+            )
+            self._reported = now
+            self._seconds.clear()
+
+    def _waiting(self, unit: int, seconds: float) -> None:
+        if time.time() - self._reported >= _REPORT_S:
+            seconds_stepped, why = sorted(self._seconds), self._damages.get(unit, "")
+            self.report(
+                StudentWaiting(student=self.job.name, unit=unit, waited=seconds, seconds=seconds_stepped, damage=why)
+            )
+            self._seconds.clear()
+            self._reported = time.time()
+
+    def _damaged(self, damage: DamagedShard) -> None:
+        """Tell the run, from whichever worker found it; where no teacher runs, the student ends here."""
+        if not self.job.repairs:
+            raise damage.with_remedy("stillhouse train CONFIG", "training resumes from its last checkpoint")
+        self._damages[damage.unit] = damage.reason
+        Reporter(self.job.board)(UnitDamaged(student=self.job.name, unit=damage.unit, reason=damage.reason))
+        Control(self.job.board)(DamageFound(self.job.name, damage.unit))
+
+    def _save_batch(self, rows: list[TargetRow]) -> None:
+        """Before any rank raises, as that ends all of them."""
+        import torch.distributed as dist
+
+        if self.rank == 0:
+            ids = [r.prompt_uid for r in rows]
+            self.storage.write(self.job.layout.failed_step(self.step + 1), json.dumps(ids).encode())
+        dist.barrier()
+
+
+def text_shape(storage: Storage, rules: TextsConfig) -> Shape:
+    """The rows of a unit as `rules` want them. Called from several threads."""
+    from workers.student.batches.texts import shape_rows
+
+    if not rules.mask_prompts:
+        return lambda unit, rows: shape_rows(rows, rules, None)
+    manifest, lock = Manifest(storage, TRAIN), threading.Lock()
+
+    def shape(unit: int, rows: list[TargetRow]) -> list[TargetRow]:
+        with lock:
+            lengths = {p.id: len(p.prompt_token_ids) for p in manifest.prompts(unit)}
+        return shape_rows(rows, rules, lengths)
+
+    return shape

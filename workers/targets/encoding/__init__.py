@@ -1,0 +1,1 @@
+"""What a unit's targets are as arrays, and as bytes."""

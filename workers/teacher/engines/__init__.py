@@ -1,0 +1,1 @@
+"""What runs a teacher's model: transformers, or vLLM."""

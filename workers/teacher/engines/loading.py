@@ -1,0 +1,70 @@
+"""Loading a teacher: one process, or experts sharded over the ranks of a worker group."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from workers.model_files import model_folder, torch_dtype
+from workers.teacher.config import TeacherConfig
+
+
+def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") -> Any:
+    """The teacher in evaluation mode, its experts over `ranks` processes of the default process group.
+
+    `all_to_all` keeps whole dense weights on every rank, so that each runs texts of its own and nothing but tokens
+    travels; `all_reduce` shards them as tensor parallelism does, for texts that all ranks share.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = model_folder(config.model, config.revision)
+    layout: dict[str, Any] = {}
+    if ranks > 1:
+        from transformers.distributed import DistributedConfig
+
+        from workers.teacher.engines.dispatch import own_texts_layout
+
+        if config.dispatch == "all_to_all":
+            layout["distributed_config"] = own_texts_layout(folder, ranks, trust_remote_code=config.trust_remote_code)
+        else:
+            layout["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto", ep_size=ranks)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch_dtype(config.dtype, device), trust_remote_code=config.trust_remote_code, **layout
+    )
+    if ranks == 1:
+        model = model.to(device)
+    return model.eval()
+
+
+def weights_held(model: Any) -> int:
+    """Weights of a model that are in this process."""
+    return sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in model.parameters())
+
+
+def join_process_group(rank: int, ranks: int, address: str, port: int, device: str, deadline_s: float = 1800) -> None:
+    """Make this process rank `rank` of a worker group (gloo on CPUs, nccl on GPUs). Collectives fail after
+    `deadline_s`."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    os.environ.update(
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        LOCAL_RANK="0" if device == "cuda" else str(rank),
+    )
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=deadline_s)
+    )
+
+
+def limit_collectives(deadline_s: float) -> None:
+    """Let the collectives of every process group fail after `deadline_s` from now on: loading may take longer."""
+    from datetime import timedelta
+
+    from torch.distributed import distributed_c10d as c10d
+
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timedelta(seconds=deadline_s), group)

@@ -1,0 +1,130 @@
+"""From a teacher's configuration to vLLM's arguments and environment, and what of it vLLM cannot do. Imports neither
+vLLM nor torch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from workers.model_files import torch_dtype
+from workers.teacher.config import TeacherConfig, VllmConfig
+
+_CPU_CACHE_BYTES = 1 << 30
+"""Of keys and values on a CPU, where vLLM would else take most of the machine's memory."""
+
+_SET_ELSEWHERE = {
+    "model": "teacher.model",
+    "tokenizer": "teacher.model",
+    "revision": "teacher.revision",
+    "dtype": "teacher.dtype",
+    "trust_remote_code": "teacher.trust_remote_code",
+    "max_num_seqs": "teacher.batch",
+    "max_num_batched_tokens": "teacher.score_tokens",
+    "tensor_parallel_size": "teacher.vllm.tensor_parallel",
+    "enable_expert_parallel": "teacher.vllm.enable_expert_parallel",
+    "data_parallel_size": "teacher.ep_size",
+    "data_parallel_rank": "teacher.ep_size",
+}
+_IMPOSSIBLE = {
+    "pipeline_parallel_size": "the stages of a pipeline do not see the logits; raise vllm.tensor_parallel or ep_size",
+    "nnodes": "a rank's GPUs are on one node; raise ep_size, whose ranks may be on several",
+    "speculative_config": "drafted tokens are not seen one by one, and targets are captured from each",
+    "logits_processors": "another one would change the logits that are captured",
+    "logprobs_mode": "targets are made of raw log-probabilities",
+    "async_scheduling": "an answer must be complete before its next step is planned",
+    "distributed_executor_backend": "each rank is an actor of its own already",
+    "skip_tokenizer_init": "text is made outside vLLM",
+    "runner": "a teacher generates",
+}
+
+
+def check_vllm(key: str, config: TeacherConfig, experts: int) -> None:
+    """Raise ValueError if vLLM cannot run a teacher of so many experts (0: dense) as its configuration says; `key` is
+    how messages name it."""
+    if config.engine != "vllm":
+        if config.vllm != VllmConfig():
+            raise ValueError(
+                f"{key}.vllm: given, but {key}.engine is {config.engine!r}; set it to vllm, or leave this out"
+            )
+        return
+    for name in config.vllm.engine_kwargs:
+        if name in _SET_ELSEWHERE:
+            setting = _SET_ELSEWHERE[name].replace("teacher", key, 1)
+            raise ValueError(f"{key}.vllm.engine_kwargs: {name} is what {setting} says; set that")
+        if name in _IMPOSSIBLE:
+            raise ValueError(f"{key}.vllm.engine_kwargs: {name} cannot be set: {_IMPOSSIBLE[name]}")
+    if config.dispatch == "all_reduce":
+        raise ValueError(
+            f"{key}.dispatch: all_reduce, but vLLM's ranks have texts of their own; leave it at all_to_all"
+        )
+    if config.gpus_per_rank:
+        _check_gpus(key, config)
+    else:
+        _check_cpus(key, config, experts)
+
+
+def _check_gpus(key: str, config: TeacherConfig) -> None:
+    if config.gpus_per_rank != config.vllm.tensor_parallel:
+        raise ValueError(
+            f"{key}.vllm.tensor_parallel: {config.vllm.tensor_parallel}, but {key}.gpus_per_rank is "
+            f"{config.gpus_per_rank:g}; they must be the same: a rank's GPUs are those that each layer is cut over"
+        )
+
+
+def _check_cpus(key: str, config: TeacherConfig, experts: int) -> None:
+    if config.ep_size > 1:
+        raise ValueError(
+            f"{key}.ep_size: {config.ep_size}, but vLLM's ranks cannot exchange tokens on CPUs; use GPUs "
+            f"({key}.gpus_per_rank), engine transformers, or ep_size 1"
+        )
+    if experts and config.vllm.tensor_parallel > 1 and config.vllm.enable_expert_parallel:
+        raise ValueError(
+            f"{key}.vllm.enable_expert_parallel: true, but vLLM's kernels for CPUs crash on a part of the experts; set "
+            "it to false, which cuts every expert"
+        )
+
+
+def engine_arguments(config: TeacherConfig, folder: str, *, device: str, ranks: int, experts: int) -> dict[str, Any]:
+    """Arguments of vLLM's engine."""
+    shared = experts > 0 and ranks * config.vllm.tensor_parallel > 1
+    own: dict[str, Any] = {
+        "model": folder,
+        "skip_tokenizer_init": True,
+        "trust_remote_code": config.trust_remote_code,
+        "dtype": str(torch_dtype(config.dtype, device)).removeprefix("torch."),
+        "max_num_seqs": config.batch,
+        "max_num_batched_tokens": max(config.score_tokens, config.batch),
+        "tensor_parallel_size": config.vllm.tensor_parallel,
+        "enable_expert_parallel": shared and config.vllm.enable_expert_parallel,
+        "distributed_executor_backend": "mp" if config.vllm.tensor_parallel > 1 else "uni",
+        "generation_config": "vllm",
+        "logprobs_mode": "raw_logprobs",
+        "max_logprobs": -1,
+        "async_scheduling": False,
+        "disable_log_stats": True,
+        "logits_processors": ["workers.teacher.engines.vllm_capture:CaptureProcessor"],
+    }
+    if device == "cpu":
+        own["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+    return own | config.vllm.engine_kwargs
+
+
+def set_environment(config: TeacherConfig, rank: int, ranks: int, address: str, port: int) -> None:
+    """What vLLM takes from the environment, before it is imported."""
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine's own process is the rank
+        VLLM_USE_V2_MODEL_RUNNER="0",  # the second one has other logits processors, and does not run on CPUs
+        VLLM_CPU_OMP_THREADS_BIND="nobind",  # several ranks share a machine
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
+        VLLM_NO_USAGE_STATS="1",
+        OMP_NUM_THREADS=str(config.threads_per_rank),
+    )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if ranks > 1:
+        os.environ.update(
+            VLLM_DP_RANK=str(rank),
+            VLLM_DP_RANK_LOCAL="0",  # Ray shows each rank its own devices only
+            VLLM_DP_SIZE=str(ranks),
+            VLLM_DP_MASTER_IP=address,
+            VLLM_DP_MASTER_PORT=str(port),
+        )

@@ -1,0 +1,1 @@
+"""Growing answers in slots, and scoring given ones, in batches."""

@@ -1,0 +1,143 @@
+"""Answers as they grow: prompts wait for a slot, live in it token by token, and leave it to the next.
+
+Each step runs one token of every live text. A text that ends leaves its slot at once; when an eighth of the slots are
+free, waiting prompts are prefilled together and join. What is computed of a text does not depend on its neighbours but
+for the last bits of a sum, and which texts are neighbours depends on the requests alone.
+
+Legend: n texts at work, P tokens of a prompt, H hidden size, V tokenizer ids.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from workers.teacher.engine import TextRequest
+from workers.teacher.generation.batches import waiting_order
+from workers.teacher.generation.forward import TwoPartModel
+from workers.teacher.generation.slots import SlotCache
+
+Choose = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
+"""From texts [n] and their last hidden states [n, H] to their next tokens [n]; captures what they are drawn from."""
+
+Prefilled = Callable[[int, torch.Tensor], None]
+"""Takes a text and the hidden states of its prompt [P, H]."""
+
+
+@dataclass
+class Ends:
+    """What ends an answer: ids, strings, lengths."""
+
+    stop_ids: set[int]
+    decode: Callable[[list[int]], str]
+
+    def reached(self, request: TextRequest, answer: list[int]) -> bool:
+        """Whether an answer is complete with its last token."""
+        if len(answer) >= request.max_new_tokens:
+            return True
+        if len(answer) < request.min_new_tokens:
+            return False
+        return answer[-1] in self.stop_ids or any(self._holds(s, answer) for s in request.stop)
+
+    def _holds(self, stop: str, answer: list[int]) -> bool:
+        # A string has at most as many tokens as bytes, and the first characters of a window may be broken.
+        return stop in self.decode(answer[-len(stop.encode()) - 4 :])
+
+
+class Generation:
+    """The answers of some requests in the slots of one rank. `texts` holds prompt and answer so far."""
+
+    def __init__(
+        self, model: TwoPartModel, requests: list[TextRequest], asked: Sequence[int], ends: Ends, *, slots: int
+    ) -> None:
+        self._model, self._requests, self._ends = model, requests, ends
+        self._waiting = deque(waiting_order(asked, requests))
+        self._slots = min(slots, max(len(asked), 1))
+        self._cache = SlotCache(self._slots, 1)
+        self._live: list[int] = []
+        self.texts = {i: list(requests[i].prompt_token_ids) for i in asked}
+
+    @property
+    def live(self) -> bool:
+        """Whether a step has anything to run."""
+        return bool(self._live)
+
+    @property
+    def wants_to_join(self) -> bool:
+        """Whether waiting prompts should be prefilled now."""
+        free = self._slots - len(self._live)
+        return bool(self._waiting) and free >= max(1, self._slots // 8)
+
+    def join(self, choose: Choose, prefilled: Prefilled, *, tokens: int) -> None:
+        """Prefill waiting prompts, as many as there are free slots and fit `tokens`; their answers begin."""
+        prompts, texts, row_of_text = self._next_prompts(tokens)
+        ids_BP, mask_BP = pad(prompts, left=True)
+        cache = SlotCache(len(prompts), ids_BP.shape[1] + 1)
+        cache.first = [ids_BP.shape[1] - len(p) for p in prompts]
+        hidden_BPH = self._model.body(ids_BP, mask_BP, cache, (mask_BP.cumsum(-1) - 1).clamp_min(0))
+        cache.advance(ids_BP.shape[1])
+        for text, row in zip(texts, row_of_text, strict=True):
+            prefilled(text, hidden_BPH[row, ids_BP.shape[1] - len(prompts[row]) :])
+        grows = self._append(texts, choose(np.array(texts), hidden_BPH[row_of_text, -1]))
+        if any(grows):
+            self._cache.join(cache, [row for row, more in zip(row_of_text, grows, strict=True) if more])
+            self._live += [text for text, more in zip(texts, grows, strict=True) if more]
+
+    def step(self, choose: Choose) -> None:
+        """One more token of every live text."""
+        last = [self.texts[t][-1] for t in self._live]
+        positions = [len(self.texts[t]) - 1 for t in self._live]
+        mask = self._cache.mask(1)
+        hidden_n1H = self._model.body(torch.tensor(last)[:, None], mask, self._cache, torch.tensor(positions)[:, None])
+        self._cache.advance(1)
+        grows = self._append(self._live, choose(np.array(self._live), hidden_n1H[:, -1]))
+        for row in reversed(range(len(grows))):
+            if not grows[row]:
+                self._cache.leave(row)
+                self._live[row] = self._live[-1]
+                self._live.pop()
+
+    def idle_step(self) -> None:
+        """A pass of one token that nobody wants, so that peers' collectives are answered."""
+        self._model.body(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))
+
+    def _next_prompts(self, tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
+        """Distinct prompts to prefill, the texts they begin, and of each text the row of its prompt."""
+        prompts: list[list[int]] = []
+        texts: list[int] = []
+        row_of_text: list[int] = []
+        while self._waiting and len(self._live) + len(texts) < self._slots:
+            prompt = self._requests[self._waiting[0]].prompt_token_ids
+            if not prompts or prompt != prompts[-1]:
+                longest = max(len(prompt), *map(len, prompts)) if prompts else len(prompt)
+                if prompts and longest * (len(prompts) + 1) > tokens:
+                    break
+                prompts.append(prompt)
+            texts.append(self._waiting.popleft())
+            row_of_text.append(len(prompts) - 1)
+        return prompts, texts, row_of_text
+
+    def _append(self, texts: Sequence[int], tokens_n: torch.Tensor) -> list[bool]:
+        """Put the chosen tokens at the end of texts; whether each goes on."""
+        grows = []
+        for text, token in zip(texts, tokens_n.tolist(), strict=True):
+            self.texts[text].append(token)
+            request = self._requests[text]
+            grows.append(not self._ends.reached(request, self.texts[text][len(request.prompt_token_ids) :]))
+        return grows
+
+
+def pad(sequences: list[list[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, S] padded with 0, and their attention mask."""
+    S = max(map(len, sequences))
+    ids_BS = torch.zeros(len(sequences), S, dtype=torch.long)
+    mask_BS = torch.zeros_like(ids_BS)
+    for b, sequence in enumerate(sequences):
+        place = slice(S - len(sequence), S) if left else slice(0, len(sequence))
+        ids_BS[b, place] = torch.tensor(sequence)
+        mask_BS[b, place] = 1
+    return ids_BS, mask_BS

@@ -1,0 +1,1 @@
+"""Ranks as one model, and what is done when one of them fails."""

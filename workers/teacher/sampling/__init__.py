@@ -1,0 +1,1 @@
+"""From dense distributions to sparse targets."""

@@ -1,0 +1,1 @@
+"""A unit of prompts: captured, selected, committed."""

@@ -1,0 +1,143 @@
+"""A replica: the thin Ray Data actor that leads one worker group. It captures a unit and commits it.
+
+It loads no torch: the ranks do. What it does with units is in unit_runner.py, what with faults in
+groups/fault_tolerant_group.py.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from cluster.lease import Fence
+from cluster.placement import place_group, state_of
+from cluster.storage import open_storage
+from workers.channels.board import Control, Reporter
+from workers.channels.events import Message, ReplicaReady
+from workers.channels.messages import CaptureStopped, ReplicaLost, ReplicaPlaced, UnitCaptured
+from workers.teacher.config import TeacherConfig
+from workers.teacher.groups.fault_tolerant_group import FaultTolerantGroup
+from workers.teacher.groups.recovery import CannotCapture
+from workers.teacher.groups.resources import resource_request
+from workers.teacher.units.answers import AnswerRules
+from workers.teacher.units.unit_runner import Row, UnitRunner
+
+
+@dataclass(frozen=True)
+class ReplicaJob:
+    """All a replica needs to know, as it crosses to its process."""
+
+    name: str
+    teacher: TeacherConfig
+    fingerprint: str
+    run_uri: str
+    rules: AnswerRules
+    epoch: int
+    """The driver's lease, which must hold when a unit is committed."""
+    deadline_s: float
+    board: str
+    """Name of the run's board."""
+
+
+class NotNeeded(Exception):
+    """No unit is left for this replica."""
+
+
+class Replica:
+    """A `map_batches` callable: rows {split, unit, repair} in, one row of facts per unit out.
+
+    `repair` is the revision to make: 0 for a unit that is new. `pool` is the actor that admits replicas to places
+    (orchestrator/stages/teacher_pool.py).
+    """
+
+    def __init__(self, job: ReplicaJob, pool: Any) -> None:
+        self._job, self._pool = job, pool
+        self._me = ray.get_runtime_context().get_actor_id()
+        self._report, self._control = Reporter(job.board), Control(job.board)
+        self._at_work = False
+        self._place: Any = None
+        self._worker_group = FaultTolerantGroup(
+            job.teacher, f"teacher {job.name}", place=self._find_place, say=self._say
+        )
+        storage = open_storage(job.run_uri)
+        self._runner = UnitRunner(
+            storage,
+            self._worker_group,
+            Fence(storage, job.epoch),
+            self._report,
+            teacher=job.name,
+            fingerprint=job.fingerprint,
+            rules=job.rules,
+        )
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            where = ray.util.get_node_ip_address()
+            note = f"the process that leads a replica of teacher {job.name} died and was started again on {where}"
+            self._say(note)
+            self._control(ReplicaLost(job.name, note))
+        try:
+            facts = self._worker_group.start()
+        except NotNeeded:
+            return
+        except CannotCapture as error:
+            # Raised here it would be raised again by every replica that Ray Data starts instead of this one.
+            self._control(CaptureStopped(job.name, str(error)))
+            return
+        self._report(ReplicaReady(teacher=job.name, weights_held=[fact["weights_held"] for fact in facts]))
+        self._pool.rest.remote(self._me)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        columns = (batch["split"].tolist(), batch["unit"].tolist(), batch["repair"].tolist())
+        rows = [(str(split), int(unit), int(repair)) for split, unit, repair in zip(*columns, strict=True)]
+        return {"unit": batch["unit"], "split": batch["split"], "captured": np.array(self._take(rows))}
+
+    def _take(self, rows: list[Row]) -> list[bool]:
+        """Capture units, as ones that the pool knows to be taken."""
+        for row in rows:
+            ray.get(self._pool.begin.remote(self._me, row))
+        self._at_work = True
+        try:
+            if self._place is not None and state_of(self._place) == "REMOVED":
+                self._worker_group.close()  # the pool thought that it was done here
+            won = self._runner.capture(rows)
+            for split, unit, _ in rows:
+                self._control(UnitCaptured(self._job.name, split, unit))
+            return won
+        except CannotCapture as error:
+            self._control(CaptureStopped(self._job.name, str(error)))
+            raise
+        finally:
+            self._at_work = False
+            self._pool.rest.remote(self._me)
+
+    def _find_place(self) -> Any:
+        """The group to make the worker group in: the one that there is, or a new one. Raises NotNeeded, or
+        CannotCapture."""
+        while True:
+            self._be_admitted()
+            try:
+                self._place = place_group(
+                    resource_request(self._job.teacher),
+                    what=f"a replica of teacher {self._job.name}",
+                    deadline_s=self._job.deadline_s,
+                    patience=lambda: ray.get(self._pool.patience.remote(self._me)),
+                    say=self._say,
+                )
+            except TimeoutError as error:
+                raise CannotCapture(str(error)) from None
+            if self._place is not None:
+                self._control(ReplicaPlaced(self._job.name, ray.get(self._pool.placed.remote(self._me))))
+                return self._place
+
+    def _be_admitted(self) -> None:
+        """Wait until this replica may look for a place. Raises NotNeeded."""
+        while not self._at_work and (answer := ray.get(self._pool.admit.remote(self._me))) != "place":
+            if answer == "nothing":
+                raise NotNeeded
+            time.sleep(1)
+
+    def _say(self, text: str) -> None:
+        self._report(Message(text=text))

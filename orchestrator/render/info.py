@@ -29,7 +29,7 @@ def show_info(info: dict[str, Any], header: StoreHeader, out: Console) -> None:
         ]
         for domain, d in info["domains"].items()
     ]
-    print_columns(out, ["domain", "units", "target tokens", "entries a token", "bytes a token"], rows, ["domain"])
+    print_columns(out, ["domain", "units", "target tokens", "kept ids a token", "bytes a token"], rows, ["domain"])
     if sum(d["planned"] for d in info["domains"].values()) > units["planned"]:
         out.print("units of several domains count in each")
     if units["missing"]:
@@ -86,7 +86,7 @@ def _held(info: dict[str, Any], header: StoreHeader) -> dict[str, str]:
         "texts": f"{info['rows']:,} with {info['tokens']:,} tokens: {info['targets']:,} targets, "
         f"{info['generated']:,} tokens generated",
         "stored": f"{naturalsize(info['bytes'])}: {info['bytes_per_token']:,} bytes and "
-        f"{info['kept_per_token']:,} entries a target token",
+        f"{info['kept_per_token']:,} kept ids a target token",
     }
     for name, label in (("texts_rejected", "texts rejected"), ("prompts_rejected", "rows rejected")):
         if info[name]:

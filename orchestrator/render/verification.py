@@ -48,7 +48,7 @@ def show_verification(result: dict[str, Any], out: Console) -> None:
         ]
         for domain, d in result["domains"].items()
     ]
-    heads = ["domain", "units", "targets", "entropy", "log p", "entries/token", "bytes/token"]
+    heads = ["domain", "units", "targets", "entropy", "log p", "ids/token", "bytes/token"]
     print_columns(out, heads, rows, ["domain"])
     units, faults = result["units"], result["faults"]
     vocab_order_lost = sum(fault["unit"] is None for fault in faults) == 2

@@ -25,9 +25,10 @@ from workers.teacher.units.replica import ReplicaJob
 def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vocabulary: int) -> Contract:
     """Fix the headers of the stores; returns what specialists declare of theirs. Raises ValueError if they exist with
     other settings (a changed teacher, say)."""
+    written = run.config().teachers  # a run may be resumed where its models lie in another folder
     teachers = {
         name: {
-            "model": teacher.model,
+            "model": written[name].model,
             "fingerprint": model_fingerprint(model_folder(teacher.model, teacher.revision)),
             "ep_size": teacher.ep_size,
             "dispatch": teacher.dispatch,

@@ -327,6 +327,7 @@ def test_another_filter_is_another_store(chatty: Project) -> None:
     def opened() -> RunFolder:
         file = chatty.load()
         run, config = RunFolder.of(file.located()), file.located()
+        run.open(file)
         open_stores(run, config, check(file).tokenizer, 12)
         return run
 
@@ -335,6 +336,8 @@ def test_another_filter_is_another_store(chatty: Project) -> None:
     recorded = TargetStore(run.storage, TRAIN).header.answers
     assert recorded["filter"] == "keep.py:keep" and len(recorded["filter_sha256"]) == 64
     assert TargetStore(run.storage, HELDOUT).header.answers == {}
+    # As it was written: the same run may be resumed where its models lie elsewhere.
+    assert TargetStore(run.storage, TRAIN).header.teachers["teacher"]["model"] == "teacher"
     opened()
     chatty.text("keep.py", "def keep(prompt, answer, about): return False\n")
     with pytest.raises(ValueError, match=r"other settings \(answers\.filter_sha256\)"):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from cluster.placement import beside_driver
+from orchestrator.driver.calls import take_ended
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.capture import pool_size
@@ -89,17 +88,7 @@ class Captures:
 
     def finished(self) -> list[tuple[str, BaseException | None]]:
         """The passes that ended since the last call, each with its error, if any."""
-        calls = list(self._calls)
-        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
-        ended: list[tuple[str, BaseException | None]] = []
-        for call in ready:
-            name = self._calls.pop(call)
-            try:
-                ray.get(call)
-                ended.append((name, None))
-            except ray.exceptions.RayError as error:
-                ended.append((name, error))
-        return ended
+        return [(name, error) for name, _, error in take_ended(self._calls)]
 
     def poll(self, ended: list[tuple[str, BaseException | None]]) -> CaptureStatus:
         """Go on after the passes that ended: free their pools, and recompute what was found damaged meanwhile.

@@ -110,11 +110,13 @@ def make_initial_weights(session: Session, preparation: Preparation, vocabulary:
 def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     """Evaluate, export, report."""
     ctx = session.ctx
-    report = build_report(ctx.run, ctx.config, _measured(session), session.failures, session.timing())
+    measured = _measured(session)
+    session.save()
+    report = build_report(ctx.run, ctx.config, measured, session.failures, Timing())
     if exports:
         ctx.require_lease()
         report.note_exports(export(ctx, {name: model_card(report, name) for name in report.students}))
-        report.timing = session.timing()
+    report.timing = session.timing()  # of the exports too; it reads all events
     ctx.require_lease()
     ctx.run.storage.write(REPORT_JSON, report.to_json().encode())
     ctx.run.storage.write(REPORT_MARKDOWN, markdown(report).encode())

@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from cluster.inventory import cluster_nodes
 from cluster.placement import beside_driver, free_group_with
 from cluster.resources import table
 from orchestrator.config.students import Student, student_groups
+from orchestrator.driver.calls import take_ended
 from orchestrator.runs.context import RunContext
 from orchestrator.stages.students import make_job
 from orchestrator.stages.supervisor import Supervisor
@@ -97,16 +96,10 @@ class Trainings:
 
     def finished(self) -> list[EndedGroup]:
         """The groups that ended since the last call."""
-        calls = list(self._calls)
-        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
-        ended = []
-        for call in ready:
-            group = self._calls.pop(call)
-            try:
-                ended.append(EndedGroup(group, ray.get(call)))
-            except ray.exceptions.RayError as lost:
-                ended.append(EndedGroup(group, first_cause(lost), supervisor_lost=True))
-        return ended
+        return [
+            EndedGroup(group, error) if lost is None else EndedGroup(group, first_cause(lost), supervisor_lost=True)
+            for group, error, lost in take_ended(self._calls)
+        ]
 
     def poll(self, ended: list[EndedGroup]) -> TrainingStatus:
         """Go on after the groups that ended; a failure is noted and shown, the others go on."""

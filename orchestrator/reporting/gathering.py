@@ -31,21 +31,16 @@ from orchestrator.reporting.rejected import rejected_answers
 from orchestrator.reporting.scores import Difference, ProbeRanks, Score
 from orchestrator.runs.folder import RunFolder
 from workers.layout import PROMPTS_SUMMARY, StudentLayout, export_key
-from workers.splits import HELDOUT, TRAIN
+from workers.splits import TRAIN
 from workers.targets.commits.log import Entry
 from workers.targets.config import TargetsConfig
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
 
 
-def teacher_reports(run: RunFolder, written: RunConfig) -> dict[str, TeacherReport]:
-    """Each teacher and what its units say of its work."""
-    entries = _entries(run, TRAIN) + _entries(run, HELDOUT)
+def teacher_reports(written: RunConfig, entries: list[Entry]) -> dict[str, TeacherReport]:
+    """Each teacher and what its units, of all splits, say of its work."""
     return {name: _teacher(written, name, [e for e in entries if e.teacher == name]) for name in written.teachers}
-
-
-def _entries(run: RunFolder, split: str) -> list[Entry]:
-    return TargetStore(run.storage, split).log.entries()
 
 
 def _teacher(written: RunConfig, name: str, own: list[Entry]) -> TeacherReport:
@@ -68,9 +63,8 @@ def shown_model(written: str) -> str:
     return Path(written).name if os.path.isabs(os.path.expanduser(written)) else written
 
 
-def targets_report(run: RunFolder, config: RunConfig) -> TargetsReport:
-    """The training store: its header, or the settings where there is none yet, and the sums of its entries."""
-    entries = _entries(run, TRAIN)
+def targets_report(run: RunFolder, config: RunConfig, entries: list[Entry]) -> TargetsReport:
+    """The training store: its header, or the settings where there is none yet, and the sums of its `entries`."""
     try:
         settings: StoreHeader | TargetsConfig = TargetStore(run.storage, TRAIN).header
     except FileNotFoundError:

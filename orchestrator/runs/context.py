@@ -45,7 +45,7 @@ class RunContext:
     def holds_lease(self) -> bool:
         """Whether the run is still this driver's."""
         try:
-            self.lease.fence.check()
-        except LeaseLost:
+            self.require_lease()
+        except RunFailed:
             return False
         return True

@@ -6,11 +6,11 @@ from typing import Any
 
 import ray
 
-from orchestrator.config.students import Student
+from orchestrator.config.students import Student, starts_from
 from orchestrator.prompts.sources import Screened
 from orchestrator.runs.context import RunContext
 from orchestrator.stages.preparer import Preparer
-from workers.layout import PROMPTS_SUMMARY, StudentLayout
+from workers.layout import PROMPTS_SUMMARY
 
 
 class Preparation:
@@ -36,14 +36,15 @@ class Preparation:
 
     def initial(self, student: Student, vocabulary: int) -> str:
         """Make a student's initial weights where they are missing; returns what they are, in words."""
-        ctx, name = self._ctx, student.control_of or student.name
-        facts = ctx.run.read_json(StudentLayout(name).initial_facts)
+        ctx, start = self._ctx, starts_from(student)
+        facts = ctx.run.read_json(start.initial_facts)
         if facts is None:
             domain = max(student.mix, key=lambda d: student.mix[d])
             # Of the name, so that another specialist in the run does not change this one's weights.
             seed = ctx.config.seed * 1000 + sum(student.name.encode()) % 1000
             model = student.config.model
-            facts = ray.get(self._preparer().make_initial.remote(ctx.run.uri, name, model, domain, vocabulary, seed))
+            make = self._preparer().make_initial
+            facts = ray.get(make.remote(ctx.run.uri, start.name, model, domain, vocabulary, seed))
         return _in_words(facts)
 
     def _preparer(self) -> Any:

@@ -78,9 +78,14 @@ def token_ids(folder: Path) -> dict[str, int]:
 
 def stop_ids(tokenizer: Any, model_config: Any) -> set[int]:
     """Ids that end an answer: the tokenizer's end of text and those of the model's configuration."""
-    configured = getattr(model_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return {i for i in [tokenizer.eos_token_id, *ids] if i is not None}
+    own = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    return own | configured_stop_ids({"eos_token_id": getattr(model_config, "eos_token_id", None)})
+
+
+def configured_stop_ids(model_config: dict[str, Any]) -> set[int]:
+    """Ids that end an answer by a model's config.json: one, several or none."""
+    configured = model_config.get("eos_token_id")
+    return {i for i in (configured if isinstance(configured, list) else [configured]) if i is not None}
 
 
 @lru_cache

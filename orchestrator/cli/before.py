@@ -29,14 +29,24 @@ def validate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
     """Check a configuration, its files, tokenizers and storage. Loads no model."""
     from orchestrator.config.loading import load_config
     from orchestrator.preflight.checks import check
+    from orchestrator.render.sources import source_data, source_line
 
     found = check(load_config(config, sets))
+    sources = found.screened or {}
     if as_json:
-        print_json({"ok": True, "prompts": len(found.prompts), "rejected": [vars(s) for s in found.rejected]})
+        rejected = [vars(s) for s in found.rejected]
+        read = {name: source_data(rows) for name, rows in sources.items()}
+        print_json(
+            {"ok": True, "prompts": len(found.prompts), "rejected": rejected, "sources": read, "notes": found.notes}
+        )
         return
     OUT.print(f"{config} is fine: {len(found.prompts):,} usable prompts", markup=False)
+    for name, rows in sources.items():
+        OUT.print(f"  {source_line(name, rows)}", markup=False)
+    for note in found.notes:
+        OUT.print(f"  note: {note}", markup=False)
     for item in found.rejected:
-        OUT.print(f"  rejected: {item.source} row {item.row + 1}: {item.reason}", markup=False)
+        OUT.print(f"  rejected: {item}", markup=False)
 
 
 def plan(

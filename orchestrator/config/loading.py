@@ -21,6 +21,8 @@ _TOP_LEVEL_FORMS = ("teacher", "defaults")
 _RENAMED = {"evaluate.against": "evaluate.baselines"}
 """Keys that had another name before version 0.1 was released; what they meant is not guessed."""
 
+_DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
+
 _RENAMED_VALUES = {"eroded": "single_expert", "set_aside": "reject"}
 
 
@@ -189,7 +191,7 @@ def _locate(base: Path, name: str) -> str:
     if not name or "://" in name:
         return name
     path = base / os.path.expanduser(name)
-    looks_local = name.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".parquet")
+    looks_local = name.startswith((".", "/", "~")) or path.suffix in _DATA_FILES or any(c in name for c in "*?[")
     return str(path.absolute()) if os.path.exists(path) or looks_local else name
 
 

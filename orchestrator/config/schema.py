@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
 from cluster.settings import Settings, Text
@@ -16,28 +17,70 @@ from workers.teacher.config import AnswersConfig, SamplingChanges, TeacherConfig
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
+_NOT_OF_TEMPLATES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"} | {
+    "tokenize", "chat_template", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+}  # fmt: skip
+"""What is given to every template, or is an argument of transformers' own and reaches none."""
+
+
+def _check_kwargs(value: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(value.keys() & _NOT_OF_TEMPLATES):
+        raise ValueError(f"{', '.join(taken)}: not a setting of a chat template but set by the run; take it out")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("holds a value that is not JSON (a date, perhaps); write it as text or a number") from None
+    return value
+
+
+TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_check_kwargs)]
+"""Settings that a chat template reads by name."""
+
+
 class PromptSource(Settings):
     """Where prompts of a domain come from. A plain string means `path`."""
 
     path: str
-    """A .jsonl or .parquet file (relative to the configuration file, or s3://...), or a Hugging Face dataset id. Rows
-    hold `prompt` (text) or `messages` (chat); optional `answer` (scored instead of generating), `id`, `domain` (a name
-    or a list; without it the name of this source), `split` (`train` or `heldout`)."""
+    """A file (.jsonl, .json, .csv or .parquet, each also .gz or .zst), a pattern such as data/*.jsonl, a folder, a
+    dataset saved on disk (all relative to the configuration file, or s3://...), or the id of a dataset on the Hugging
+    Face Hub. What rows may hold is in orchestrator/prompts/FORMATS.md; each may also have `id`, `domain` (a name or a
+    list; without it the name of this source) and `split` (`train` or `heldout`)."""
 
     dataset_split: str = "train"
-    """Split of a Hugging Face dataset."""
+    """Split of a dataset: on the Hub, saved on disk, or of a folder whose files are named by split."""
 
     dataset_config: str | None = None
-    """Configuration of a Hugging Face dataset."""
+    """Configuration of a dataset on the Hub. Null: its default."""
 
-    prompt_field: str = "prompt"
-    """Column of the prompt's text."""
+    prompt_field: str | None = None
+    """Column of the question: text, or messages. Null: the known names."""
 
-    messages_field: str = "messages"
-    """Column of the chat messages."""
+    input_field: str | None = None
+    """Column of text below the question, a blank line between. Null: `input` or `context` below an `instruction`."""
 
-    answer_field: str = "answer"
-    """Column of the given answer."""
+    messages_field: str | None = None
+    """Column of a whole conversation. Null: `messages` or `conversations`."""
+
+    text_field: str | None = None
+    """Column of a whole text that is given: nothing is asked, the teacher scores it. Null: `text`."""
+
+    answer_field: str | None = None
+    """Column of the given answer: text, or messages. Null: `answer`, `completion`, `response` or `output`. "": none."""
+
+    system_field: str | None = None
+    """Column of a system message. Null: `system` or `system_prompt`. "": none."""
+
+    tools_field: str | None = None
+    """Column of the functions that a conversation may call. Null: `tools`. "": none."""
+
+    answers: Literal["given", "sampled"] | None = None
+    """`given`: the answer of each row is scored, and a row without one is rejected. `sampled`: the teacher answers,
+    whatever the row has. Null: given where there is one, else sampled."""
+
+    answer_format: Literal["template", "verbatim"] = "template"
+    """How a given answer of a chat is written. `template`: as the chat template writes an assistant's turn; where that
+    leaves out or rewrites a part (reasoning, mostly), the row is rejected. `verbatim`: as it stands behind the opening
+    of the assistant's turn, and the end token."""
 
     teacher: str | None = None
     """Name of the teacher that answers these prompts. Null: as `domains` says, else the first."""
@@ -48,9 +91,17 @@ class PromptSource(Settings):
     system_prompt: Text | None = None
     """Put before the messages of each row that has no system message of its own. Null: as `domains` says. "": none."""
 
-    chat: bool = False
-    """Write rows of `prompt` as a user's message in the teacher's chat template: what an instruct teacher expects. As
-    they stand, they are text to be continued. Rows of `messages` are chat anyhow."""
+    chat_template_kwargs: TemplateKwargs = {}
+    """Settings that the chat template reads, for example {enable_thinking: false}; over those of `domains`, by key."""
+
+    chat: bool | None = None
+    """True: write a question as a user's message in the teacher's chat template, as an instruct teacher expects.
+    False: as text to be continued. Null: `prompt` is text, `instruction` and `question` are messages. Rows of messages
+    are chat anyhow."""
+
+    special_tokens: Literal["text", "tokens"] = "text"
+    """What becomes of strings in the rows that look like special tokens, such as <|im_end|>. `text`: they are read as
+    the characters that they are. `tokens`: as those tokens, for text that was written by a template before."""
 
     duplicates: Literal["drop", "keep"] = "drop"
     """Rows that ask the same again: of the same domains, answered in the same way, with the same text (and the same
@@ -75,6 +126,9 @@ class DomainConfig(Settings):
 
     system_prompt: Text | None = None
     """Put before the messages of each row that has no system message of its own. Probes go without."""
+
+    chat_template_kwargs: TemplateKwargs = {}
+    """Settings that the chat template reads, for example {enable_thinking: false}."""
 
 
 class RunConfig(Settings):

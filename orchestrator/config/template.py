@@ -13,8 +13,9 @@ teacher:
   gpus_per_rank: 1                  # 0 runs on CPUs
   sampling: {temperature: 1, top_p: 1, max_new_tokens: 512, samples: 1}
 
-prompts:                            # .jsonl, .parquet or a Hugging Face dataset id; the key is the domain
-  medical: data/medical.jsonl       # rows: prompt or messages; optional answer (to score), id, domain, split
+prompts:                            # files, a pattern, a folder, or a Hugging Face dataset id; the key is the domain
+  medical: data/medical.jsonl       # rows: prompt, messages, conversations, instruction, question or text, with their
+                                    # answers to score, or without; optional id, domain, split
   legal: data/legal.jsonl
   code: data/code.jsonl
 

@@ -13,8 +13,17 @@ from orchestrator.config.python_function import check_function
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.prompts import check_answering
 from orchestrator.preflight.students import check_students
+from orchestrator.preflight.trial import try_prompts
 from orchestrator.prompts.policy import PolicyResolver
-from orchestrator.prompts.sources import RawPrompt, RejectedRow, Screened, assign_splits, read_probes, screen_all
+from orchestrator.prompts.sources import (
+    RawPrompt,
+    RejectedRow,
+    Screened,
+    assign_splits,
+    read_probes,
+    require_prompts,
+    screen_all,
+)
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
@@ -40,8 +49,15 @@ class Checked:
     prompts: list[RawPrompt] = field(default_factory=list)
     """Those that can be asked; none where the run's frozen prompts did."""
     rejected: list[RejectedRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is right and perhaps not meant."""
     screened: Screened | None = None
     """The rows of all sources as they were read."""
+
+    def reject(self, rejected: dict[int, RejectedRow]) -> None:
+        """Take rows, by their index, out of the prompts."""
+        self.rejected += rejected.values()
+        self.prompts = [p for i, p in enumerate(self.prompts) if i not in rejected]
 
     def take_screened(self) -> Screened | None:
         """The rows as they were read, for the last time: nobody holds prompts for the length of a run."""
@@ -61,7 +77,7 @@ def check(file: ConfigFile, *, frozen_will_do: bool = False) -> Checked:
     check_storage(file)
     run = RunFolder.of(config)
     if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):
-        _check_mixes(config, set(read_plan(run.storage, TRAIN).domains))
+        require_prompts(config, set(read_plan(run.storage, TRAIN).domains), [])
     else:
         _check_prompts(config, found)
     _check_what_judges(config)
@@ -135,19 +151,16 @@ def _token_id(folder: Path, token: str) -> int:
 
 def _check_prompts(config: RunConfig, found: Checked) -> None:
     found.screened = screen_all(config)
-    for name, (good, bad) in found.screened.items():
-        found.prompts += good
-        found.rejected += bad
-        if not good:
-            reason = f"; the first: {bad[0].reason}" if bad else ""
-            path = config.prompts[name].path
-            raise ValueError(f"prompts.{name}: no usable row in {path!r} ({len(bad)} rejected{reason})")
-    rejected = check_answering(config, found.prompts, found.teacher_folders)
-    found.rejected += rejected.values()
-    found.prompts = [p for i, p in enumerate(found.prompts) if i not in rejected]
+    for source in found.screened.values():
+        found.prompts += source.prompts
+        found.rejected += source.rejected
+    found.reject(check_answering(config, found.prompts, found.teacher_folders))
+    trial = try_prompts(config, found.prompts, found.teacher_folders)
+    found.reject(trial.rejected)
+    found.notes += trial.notes()
     splits = assign_splits(found.prompts, config.evaluate.heldout)
     domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
-    _check_mixes(config, domains)
+    require_prompts(config, domains, found.rejected)
     _check_answers(config, found)
     named = {
         "domains": set(config.domains) - {d for p in found.prompts for d in p.domains},
@@ -157,18 +170,6 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
     for where, names in named.items():
         for domain in sorted(names - domains):
             raise ValueError(f"{where}: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
-
-
-def _check_mixes(config: RunConfig, domains: set[str]) -> None:
-    """Every domain that a specialist wants has training prompts."""
-    for name in config.specialists:
-        for domain, share in config.mix_of(name).items():
-            if share > 0 and domain not in domains:
-                raise ValueError(
-                    f"specialists.{name}.mix: no training prompt belongs to the domain {domain!r}; there are "
-                    f"{sorted(domains)}. "
-                    "Add a prompt source of that name, or fix the mix"
-                )
 
 
 def _check_answers(config: RunConfig, found: Checked) -> None:

@@ -98,14 +98,14 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
     for domain in plan.prompts:
         if config.demand().get(domain, 0) <= 0:
             plan.notes.append(f"no specialist asks for the domain {domain!r}: it is captured last")
-    plan.notes += text_notes(config, asked)
+    plan.notes += found.notes + text_notes(config, asked)
 
 
 def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:
     """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
     sampling = how.sampling
-    given = prompt.answer is not None and (not heldout or config.evaluate.text == "given")
-    answer = len(prompt.answer or "") // _CHARACTERS_PER_TOKEN + 1 if given else sampling.max_new_tokens
+    given = prompt.answer is not None and (not heldout or config.evaluate.text == "given" or prompt.prompt == "")
+    answer = len(prompt.answer_text or "") // _CHARACTERS_PER_TOKEN + 1 if given else sampling.max_new_tokens
     texts = 1 if given else (config.evaluate.samples if heldout else sampling.samples)
     messages = chat_of(prompt, how)
     before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)

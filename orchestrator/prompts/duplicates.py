@@ -15,7 +15,7 @@ from workers.splits import HELDOUT
 def question(prompt: RawPrompt, how: PromptPolicy, text: str | None = None) -> Hashable:
     """What two prompts share that ask the same: domains, way of answering, given answer, and the text: as the teacher
     reads it where that is known, else as it is before any template."""
-    written = text if text is not None else chat_of(prompt, how) or prompt.prompt
+    written = text if text is not None else [chat_of(prompt, how) or prompt.prompt, prompt.tools]
     content = json.dumps([written, prompt.answer], sort_keys=True, default=str)
     return prompt.domains, how, hashlib.sha256(content.encode()).digest()
 
@@ -30,5 +30,5 @@ def repeats(config: RunConfig, prompts: Sequence[RawPrompt], questions: Sequence
         if earlier is not prompt and config.prompts[prompt.source].duplicates == "drop":
             held = earlier.split == HELDOUT
             reason = "repeats a held-out prompt" if held else "repeats an earlier prompt"
-            found[i] = RejectedRow(prompt.source, prompt.row, prompt.id, reason)
+            found[i] = prompt.rejected(reason)
     return found

@@ -14,14 +14,26 @@ from typing import Any
 from cluster.storage import Storage, open_storage
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.duplicates import question, repeats
+from orchestrator.prompts.lengths import check_length, given_token_ids, text_tokens
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy
-from orchestrator.prompts.sources import RawPrompt, RejectedRow, Screened, assign_splits, read_probes, screen_all
-from orchestrator.prompts.tokenizing import TeacherTokenizer
+from orchestrator.prompts.sources import (
+    RawPrompt,
+    RejectedRow,
+    Screened,
+    assign_splits,
+    read_probes,
+    require_prompts,
+    screen_all,
+)
+from orchestrator.prompts.tokenizing import TeacherTokenizer, TokenizedPrompt
 from workers.layout import PROMPTS_REJECTED, PROMPTS_SUMMARY
 from workers.manifest import write_manifest
 from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.targets.encoding.schema import shared_temperature
 from workers.units import Prompt, build_units
+
+_BATCH = 1024
+"""Rows that are tokenized at once."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +42,7 @@ class _Asked:
 
     row: RawPrompt
     how: PromptPolicy
-    text: str
-    ids: list[int]
+    tokens: TokenizedPrompt
 
 
 def freeze(config: RunConfig, run_uri: str, screened: Screened | None = None) -> dict[str, Any]:
@@ -39,10 +50,10 @@ def freeze(config: RunConfig, run_uri: str, screened: Screened | None = None) ->
 
     `screened` are the rows of all sources, where they were read already; else they are read here.
     """
-    tokenizers = {name: TeacherTokenizer(teacher) for name, teacher in config.teachers.items()}
+    tokenizers = {name: TeacherTokenizer.of_transformers(teacher) for name, teacher in config.teachers.items()}
     asked, bad = _read(config, screened or screen_all(config), tokenizers)
     rows = [a.row for a in asked]
-    again = repeats(config, rows, [question(a.row, a.how, a.text) for a in asked])
+    again = repeats(config, rows, [question(a.row, a.how, a.tokens.text) for a in asked])
     bad += again.values()
     asked = [a for i, a in enumerate(asked) if i not in again]
     prompts: dict[str, list[Prompt]] = {TRAIN: [], HELDOUT: []}
@@ -50,7 +61,8 @@ def freeze(config: RunConfig, run_uri: str, screened: Screened | None = None) ->
         try:
             prompts[split].append(_prompt(item, config, tokenizers[item.how.teacher], split))
         except ValueError as error:
-            bad.append(_rejected(item.row, error))
+            bad.append(item.row.rejected(error))
+    require_prompts(config, {d for p in prompts[TRAIN] for d in p.domains}, bad)
     prompts[PROBES] = _probes(config, tokenizers)
     known = {p.id for items in prompts.values() for p in items}
     facts = {
@@ -65,21 +77,28 @@ def _read(
     config: RunConfig, screened: Screened, tokenizers: dict[str, TeacherTokenizer]
 ) -> tuple[list[_Asked], list[RejectedRow]]:
     """All rows of all sources that can be asked, and the others."""
-    policies, asked, bad = PolicyResolver(config), [], []
-    for good, broken in screened.values():
-        bad += broken
-        for row in good:
+    policies = PolicyResolver(config)
+    asked: list[_Asked] = []
+    bad: list[RejectedRow] = []
+    for source in screened.values():
+        bad += source.rejected
+        by_teacher: dict[str, list[tuple[RawPrompt, PromptPolicy]]] = {}
+        for row in source.prompts:
             try:
                 how = policies.of(row.source, row.domains)
                 shared_temperature(config.targets.temperatures, row.domains)
-                asked.append(_Asked(row, how, *tokenizers[how.teacher].prompt(row, how)))
+                by_teacher.setdefault(how.teacher, []).append((row, how))
             except ValueError as error:
-                bad.append(_rejected(row, error))
+                bad.append(row.rejected(error))
+        for teacher, items in by_teacher.items():
+            for start in range(0, len(items), _BATCH):
+                batch = items[start : start + _BATCH]
+                for (row, how), tokens in zip(batch, tokenizers[teacher].prompts(batch), strict=True):
+                    if isinstance(tokens, ValueError):
+                        bad.append(row.rejected(tokens))
+                    else:
+                        asked.append(_Asked(row, how, tokens))
     return asked, bad
-
-
-def _rejected(row: RawPrompt, error: ValueError) -> RejectedRow:
-    return RejectedRow(row.source, row.row, row.id, str(error))
 
 
 def _write(
@@ -121,14 +140,8 @@ def _prompt(item: _Asked, config: RunConfig, tokenizer: TeacherTokenizer, split:
     reject it. A held-out answer is sampled as the distributions are (temperature 1, top_p 1, its end not barred),
     whatever training text is: scores are measured on the teacher's own text."""
     row, sampling, heldout = item.row, item.how.sampling, split == HELDOUT
-    answer_token_ids = None
-    if row.answer is not None and (not heldout or config.evaluate.text == "given"):
-        answer_token_ids = tokenizer.answer_token_ids(row.answer)
-    new_tokens = len(answer_token_ids) if answer_token_ids is not None else sampling.max_new_tokens
-    most = min(tokenizer.longest, config.prompts[row.source].max_tokens or tokenizer.longest)
-    if len(item.ids) + new_tokens > most:
-        whose = f"prompts.{row.source}.max_tokens" if most < tokenizer.longest else "the teacher"
-        raise ValueError(f"longer than the {most} tokens of {whose}")
+    given = given_token_ids(config, row, item.tokens, split)
+    check_length(config, row.source, text_tokens(item.how, item.tokens, given), tokenizer.longest)
     return Prompt(
         id=row.id,
         domains=row.domains,
@@ -137,8 +150,8 @@ def _prompt(item: _Asked, config: RunConfig, tokenizer: TeacherTokenizer, split:
         temperature=1.0 if heldout else sampling.temperature,
         top_p=1.0 if heldout else sampling.top_p,
         max_new_tokens=sampling.max_new_tokens,
-        prompt_token_ids=item.ids,
-        answer_token_ids=answer_token_ids,
+        prompt_token_ids=item.tokens.prompt_token_ids,
+        answer_token_ids=given,
         min_new_tokens=0 if heldout else sampling.min_new_tokens,
         stop=sampling.stop,
     )
@@ -172,7 +185,8 @@ def _probes(config: RunConfig, tokenizers: dict[str, TeacherTokenizer]) -> list[
 
 def _summary_of(asked: Sequence[_Asked]) -> list[dict[str, Any]]:
     """How rows were asked: once for each source, its rows' domains and whether their answer is given."""
-    counts = Counter((a.row.source, a.row.domains, a.row.answer is not None, a.how) for a in asked)
+    kinds = ((a.row.messages is not None, a.row.answer is not None) for a in asked)
+    counts = Counter((a.row.source, a.row.domains, *kind, a.how) for a, kind in zip(asked, kinds, strict=True))
     return [
         {
             "source": source,
@@ -181,8 +195,11 @@ def _summary_of(asked: Sequence[_Asked]) -> list[dict[str, Any]]:
             "prompts": count,
             "teacher": how.teacher,
             "system_prompt": how.system_prompt,
-            "chat": how.chat,
+            "chat": chat,
+            "chat_template_kwargs": how.chat_template_kwargs,
+            "special_tokens": how.special_tokens,
+            "answer_format": how.answer_format,
             "sampling": how.sampling.model_dump(mode="json"),
         }
-        for (source, domains, given, how), count in counts.items()
+        for (source, domains, chat, given, how), count in counts.items()
     ]

@@ -2,15 +2,18 @@
 
 A prompt's source has the last word, then its domains, then the teacher, setting by setting:
 
-    prompts.SOURCE.{teacher,sampling,system_prompt}  over  domains.DOMAIN.{...}  over  teachers.TEACHER.sampling
+    prompts.SOURCE.{teacher,sampling,system_prompt,chat_template_kwargs}  over  domains.DOMAIN.{...}  over
+    teachers.TEACHER.sampling
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.config.schema import DomainConfig, RunConfig
+from orchestrator.prompts.reading.messages import Message
 from orchestrator.prompts.sources import RawPrompt
 from workers.teacher.config import SamplingConfig
 
@@ -27,9 +30,15 @@ class PromptPolicy:
 
     teacher: str
     sampling: SamplingConfig
-    system_prompt: str | None
-    chat: bool
-    """Whether text is written as a user's message."""
+    system_prompt: str | None = None
+    template_settings: str = "{}"
+    """What the chat template is given, as JSON with its keys in order."""
+    special_tokens: Literal["text", "tokens"] = "text"
+    answer_format: Literal["template", "verbatim"] = "template"
+
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]:
+        return json.loads(self.template_settings)
 
     def differences(self, other: PromptPolicy) -> dict[str, tuple[Any, Any]]:
         """The settings that another way of answering has otherwise."""
@@ -37,7 +46,8 @@ class PromptPolicy:
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
     def _settings(self) -> dict[str, Any]:
-        return {"teacher": self.teacher, "system_prompt": self.system_prompt, **self.sampling.model_dump()}
+        kwargs = {"chat_template_kwargs": self.template_settings}
+        return {"teacher": self.teacher, "system_prompt": self.system_prompt, **kwargs, **self.sampling.model_dump()}
 
 
 class PolicyResolver:
@@ -79,22 +89,24 @@ class PolicyResolver:
             where = f"prompts.{source}" if own.sampling is not None else f"domains.{domain}"
             raise ConfigConflict(f"{where}.sampling, for {domain} and the teacher {teacher!r}: {error}") from None
         prompt = own.system_prompt if own.system_prompt is not None else settings.system_prompt
-        return PromptPolicy(teacher, sampling, prompt or None, own.chat)
+        kwargs = settings.chat_template_kwargs | own.chat_template_kwargs
+        return PromptPolicy(
+            teacher, sampling, prompt or None, json.dumps(kwargs, sort_keys=True), own.special_tokens, own.answer_format
+        )
 
 
-def chat_of(prompt: RawPrompt, how: PromptPolicy) -> list[dict[str, Any]] | None:
+def chat_of(prompt: RawPrompt, how: PromptPolicy) -> list[Message] | None:
     """The messages of a prompt, behind its system prompt; None for text that stands as it is.
 
     A row's own system message takes the system prompt's place. Raises ValueError for text with a system prompt.
     """
-    if prompt.messages is None and not how.chat:
+    if prompt.messages is None:
         if how.system_prompt is not None:
             raise ValueError(
                 f"is text, before which no system prompt can stand; say prompts.{prompt.source}.chat: true, or "
                 f"prompts.{prompt.source}.system_prompt: ''"
             )
         return None
-    messages = prompt.messages if prompt.messages is not None else [{"role": "user", "content": prompt.prompt}]
-    if how.system_prompt is None or any(m.get("role") in _SYSTEM_ROLES for m in messages):
-        return messages
-    return [{"role": "system", "content": how.system_prompt}, *messages]
+    if how.system_prompt is None or any(m["role"] in _SYSTEM_ROLES for m in prompt.messages):
+        return prompt.messages
+    return [{"role": "system", "content": how.system_prompt}, *prompt.messages]

@@ -1,34 +1,50 @@
-"""Reading prompt sources: files and datasets of rows, each usable or rejected with its reason. Touches no model."""
+"""Reading prompt sources: rows, each usable or rejected with its reason, and which split they are. Touches no model."""
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from cluster.storage import open_storage, read_buffer
 from orchestrator.config.schema import PromptSource, RunConfig
+from orchestrator.prompts.reading.files import Row, data_files, rows_of
+from orchestrator.prompts.reading.formats import ABOUT, TABLE, AmbiguousSource, RowReader
+from orchestrator.prompts.reading.messages import Message
 from workers.splits import HELDOUT, TRAIN
 
 
 @dataclass(frozen=True)
 class RawPrompt:
-    """A row that could be read, before tokenization."""
+    """A row that could be read, before tokenization. Exactly one of `prompt` and `messages` is given."""
 
     id: str
     source: str
     domains: tuple[str, ...]
     split: str | None
     prompt: str | None
-    messages: list[dict[str, Any]] | None
-    answer: str | None
+    """Text to be continued; "" where `answer` is the whole text."""
+    messages: list[Message] | None
+    """A conversation to be answered."""
+    answer: str | Message | None
+    """What is given as its continuation: text, or the assistant's turn."""
+    tools: tuple[dict[str, Any], ...] | None = None
+    """Functions that the conversation may call."""
     row: int = field(default=-1, compare=False)
-    """Its place in its source, from 0."""
+    """Its place in its file, from 0."""
+    file: str = field(default="", compare=False)
+    """Its file, where its source is several."""
+
+    @property
+    def answer_text(self) -> str | None:
+        """The given answer as text, without a template around it."""
+        return self.answer["content"] if isinstance(self.answer, dict) else self.answer
+
+    def rejected(self, reason: object) -> RejectedRow:
+        return RejectedRow(self.source, self.row, self.id, str(reason), self.file)
 
 
 @dataclass(frozen=True)
@@ -39,102 +55,143 @@ class RejectedRow:
     row: int
     id: str | None
     reason: str
+    file: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file} row {self.row + 1}" if self.file else f"row {self.row + 1}"
+        return f"{self.source} {where}: {self.reason}"
 
 
-def _parquet_rows(file: BinaryIO) -> Iterator[Any]:
-    import pyarrow.parquet as pq  # half a second that a JSONL run need not spend
+@dataclass
+class SourceRows:
+    """The rows of a source."""
 
-    for batch in pq.ParquetFile(file).iter_batches(1024, use_threads=False):
-        yield from batch.to_pylist()
-
-
-def read_rows(source: PromptSource) -> Iterator[Any]:
-    """Rows of a source, whatever they are. Raises ValueError if there is no such file or dataset."""
-    if not source.path:
-        raise ValueError("path is empty; name a file or a dataset")
-    path, there = Path(source.path), source.path.startswith("s3://") or Path(source.path).is_file()
-    if path.suffix == ".parquet" and there:
-        rows = _parquet_rows(_opened(source.path))
-    elif path.suffix in (".jsonl", ".json") and there:
-        rows = _json_lines(_opened(source.path))
-    elif path.suffix in (".jsonl", ".json", ".parquet") or (path.is_absolute() and not path.is_dir()):
-        if path.is_file():
-            raise ValueError(f"{source.path!r} is not a kind of file that is read; use .jsonl or .parquet")
-        raise ValueError(f"no such file {source.path!r}")
-    else:
-        rows = _dataset_rows(source)
-    return itertools.islice(rows, source.limit)
+    prompts: list[RawPrompt] = field(default_factory=list)
+    rejected: list[RejectedRow] = field(default_factory=list)
+    read_as: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """Columns that rows were read from, and how many rows."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Columns that were not read, of usable rows."""
 
 
-def screen(name: str, source: PromptSource) -> tuple[list[RawPrompt], list[RejectedRow]]:
-    """The usable rows of a source and the broken ones with their reason."""
-    good: list[RawPrompt] = []
-    bad: list[RejectedRow] = []
+Screened = dict[str, SourceRows]
+"""By source."""
+
+
+def screen(name: str, source: PromptSource) -> SourceRows:
+    """The usable rows of a source and the broken ones. Raises ValueError if it is not there, or can be read in two
+    ways."""
+    found, reader = SourceRows(), RowReader(source)
     seen: set[str] = set()
-    for number, row in enumerate(read_rows(source)):
+    for row in read_rows(source):
         try:
-            prompt = _raw_prompt(name, source, row, number)
+            prompt, columns = _raw_prompt(name, reader, row)
             if prompt.id in seen:
                 raise ValueError(f"repeats the id {prompt.id!r}")
+        except AmbiguousSource as error:
+            raise ValueError(f"{error} (row {row.number + 1}{' of ' + row.file if row.file else ''})") from None
         except ValueError as error:
-            identity = str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
-            bad.append(RejectedRow(name, number, identity, str(error)))
+            found.rejected.append(RejectedRow(name, row.number, _given_id(row.value), str(error), row.file))
             continue
         seen.add(prompt.id)
-        good.append(prompt)
-    return good, bad
-
-
-Screened = dict[str, tuple[list[RawPrompt], list[RejectedRow]]]
-"""By source: its usable rows, and the broken ones."""
+        found.prompts.append(prompt)
+        found.read_as[columns] += 1
+        found.unread.update(row.value.keys() - {*columns, *ABOUT})
+    return found
 
 
 def screen_all(config: RunConfig) -> Screened:
-    """The rows of all sources. Raises ValueError, naming the source, for one that cannot be read."""
+    """The rows of all sources. Raises ValueError, naming the source, for one that cannot be read or of which no row
+    can."""
     screened: Screened = {}
     for name, source in config.prompts.items():
         try:
             screened[name] = screen(name, source)
         except ValueError as error:
             raise ValueError(f"prompts.{name}: {error}") from None
+        if not screened[name].prompts:
+            raise ValueError(f"prompts.{name}: {nothing_left(source.path, screened[name].rejected)}")
     return screened
+
+
+def require_prompts(config: RunConfig, domains: set[str], rejected: Sequence[RejectedRow]) -> None:
+    """Every domain that a specialist wants has training prompts. Raises ValueError, with the commonest reason why rows
+    were rejected, for one that has none."""
+    for name in config.specialists:
+        for domain, share in config.mix_of(name).items():
+            if share > 0 and domain not in domains:
+                of_domain = [r for r in rejected if r.source == domain] or list(rejected)
+                why = f" ({len(rejected)} rows rejected; {commonest(of_domain)})" if of_domain else ""
+                raise ValueError(
+                    f"specialists.{name}.mix: no training prompt belongs to the domain {domain!r}; there are "
+                    f"{sorted(domains)}{why}. Add a prompt source of that name, or fix the mix"
+                )
+
+
+def commonest(rejected: Sequence[RejectedRow]) -> str:
+    """The commonest reason of some rejected rows."""
+    [(reason, count)] = Counter(r.reason for r in rejected).most_common(1)
+    return f"{count} of them: {reason}"
+
+
+def nothing_left(path: str, rejected: list[RejectedRow]) -> str:
+    """What to say of a source of which nothing can be used: the commonest reason, and where to look."""
+    if not rejected:
+        return f"no usable row in {path!r}: it is empty"
+    return f"no usable row in {path!r} ({len(rejected)} rejected; {commonest(rejected)}); see {TABLE}"
+
+
+def read_rows(source: PromptSource) -> Iterator[Row]:
+    """Rows of a source, whatever they are. Raises ValueError if there is no such file or dataset."""
+    if not source.path:
+        raise ValueError("path is empty; name a file or a dataset")
+    try:
+        files = data_files(source.path, source.dataset_split)
+    except OSError as error:
+        raise ValueError(f"cannot read {source.path!r}: {error}") from error
+    if files is None:
+        from orchestrator.prompts.reading.hub import hub_rows
+
+        rows = hub_rows(source.path, source.dataset_config, source.dataset_split)
+    elif source.dataset_config is not None:
+        raise ValueError(
+            f"dataset_config is {source.dataset_config!r}, which is for a dataset on the Hub, and {source.path!r} is "
+            "here; leave it out"
+        )
+    else:
+        rows = rows_of(files)
+    return itertools.islice(rows, source.limit)
 
 
 def read_probes(path: str) -> list[dict[str, str]]:
     """Probes of a JSONL file. Raises ValueError naming the line that is not {domain, prompt, answer}."""
+    try:
+        files = data_files(path, TRAIN) or []
+    except ValueError as error:
+        raise ValueError(f"evaluate.probes: {error}") from None
     probes = []
-    for number, row in enumerate(_json_lines(_opened(path))):
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(k), str) and row[k] for k in ("domain", "prompt", "answer")
+    for row in rows_of(files):
+        value = row.value
+        if not isinstance(value, dict) or not all(
+            isinstance(value.get(k), str) and value[k] for k in ("domain", "prompt", "answer")
         ):
-            raise ValueError(f"evaluate.probes: line {number + 1} of {path!r} is not {{domain, prompt, answer}}")
-        probes.append(row)
+            raise ValueError(f"evaluate.probes: line {row.number + 1} of {path!r} is not {{domain, prompt, answer}}")
+        probes.append(value)
     return probes
 
 
-def _raw_prompt(name: str, source: PromptSource, row: Any, number: int) -> RawPrompt:
-    """One row, checked. Raises ValueError with the reason to reject it."""
+def _given_id(row: Any) -> str | None:
+    return str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
+
+
+def _raw_prompt(name: str, reader: RowReader, given: Row) -> tuple[RawPrompt, tuple[str, ...]]:
+    """One row, checked, and the columns that it was read from. Raises ValueError with the reason to reject it."""
+    row = given.value
     if isinstance(row, ValueError):
         raise row
     if not isinstance(row, dict):
         raise ValueError(f"is {type(row).__name__}, not an object")
-    prompt, messages, answer = (
-        row.get(source.prompt_field),
-        row.get(source.messages_field),
-        row.get(source.answer_field),
-    )
-    if messages is None and prompt is None:
-        raise ValueError(f"has neither {source.prompt_field!r} nor {source.messages_field!r}")
-    if messages is None and not isinstance(prompt, str):
-        raise ValueError(f"{source.prompt_field!r} is {type(prompt).__name__}, not text")
-    if isinstance(prompt, str) and messages is None and not prompt.strip():
-        raise ValueError(f"{source.prompt_field!r} is empty")
-    if messages is not None and not (
-        isinstance(messages, list) and messages and all(isinstance(m, dict) for m in messages)
-    ):
-        raise ValueError(f"{source.messages_field!r} is not a list of messages")
-    if answer is not None and not isinstance(answer, str):
-        raise ValueError(f"{source.answer_field!r} is {type(answer).__name__}, not text")
+    asked = reader.read(row)
     split = row.get("split")
     if split not in (None, TRAIN, HELDOUT):
         raise ValueError(f"'split' is {split!r}, not train or heldout")
@@ -142,18 +199,23 @@ def _raw_prompt(name: str, source: PromptSource, row: Any, number: int) -> RawPr
     domains = [domains] if isinstance(domains, str) else domains
     if not isinstance(domains, list) or not domains or not all(isinstance(d, str) and d for d in domains):
         raise ValueError("'domain' is neither a name nor a list of names")
-    content = json.dumps([prompt, messages, answer], sort_keys=True, default=str)
-    identity = str(row["id"]) if row.get("id") is not None else hashlib.sha256(content.encode()).hexdigest()[:16]
-    return RawPrompt(
-        f"{name}/{identity}",
-        name,
-        tuple(sorted(set(domains))),
-        split,
-        None if messages is not None else prompt,
-        messages,
-        answer or None,
-        number,
+    identity = _given_id(row)
+    if identity is None:
+        content = json.dumps(asked.content, sort_keys=True, default=str)
+        identity = hashlib.sha256(content.encode()).hexdigest()[:16]
+    prompt = RawPrompt(
+        id=f"{name}/{identity}",
+        source=name,
+        domains=tuple(sorted(set(domains))),
+        split=split,
+        prompt=asked.prompt,
+        messages=None if asked.messages is None else list(asked.messages),
+        answer=asked.answer,
+        tools=asked.tools,
+        row=given.number,
+        file=given.file,
     )
+    return prompt, asked.columns
 
 
 def assign_splits(prompts: list[RawPrompt], heldout: float) -> list[str]:
@@ -175,47 +237,3 @@ def assign_splits(prompts: list[RawPrompt], heldout: float) -> list[str]:
 def hash_share(identity: str) -> float:
     """A number in [0, 1) from an id: the same rows are held out whatever else the file holds."""
     return int.from_bytes(hashlib.sha256(identity.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64
-
-
-def _opened(path: str) -> BinaryIO:
-    """A prompt file on this machine or on S3. Raises ValueError if it is not there."""
-    if not path.startswith("s3://"):
-        return Path(path).open("rb")
-    folder, _, name = path.rpartition("/")
-    try:
-        return read_buffer(open_storage(folder), name)
-    except OSError as error:
-        raise ValueError(f"cannot read {path!r}: {error}") from error
-
-
-def _json_lines(file: BinaryIO) -> Iterator[Any]:
-    """Values of a JSONL file; a line that is not JSON comes as a ValueError in its place."""
-    with file:
-        for number, line in enumerate(file):
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
-            if text.strip():
-                try:
-                    yield json.loads(text)
-                except UnicodeDecodeError:
-                    yield ValueError("is not UTF-8")
-                except (ValueError, RecursionError):
-                    yield ValueError("is not JSON")
-
-
-def _dataset_rows(source: PromptSource) -> Iterator[Any]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"{source.path!r} is no file; to read it as a Hugging Face dataset: pip install 'stillhouse[hub]'"
-        ) from error
-    try:
-        data = datasets.load_dataset(source.path, source.dataset_config, split=source.dataset_split, streaming=True)
-    except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise ValueError(
-            f"{source.path!r} is neither a file nor a Hugging Face dataset within reach ({type(error).__name__})"
-        ) from error
-    except ValueError as error:  # the dataset is there; the library says which splits and configurations it has
-        part = f"split {source.dataset_split!r} of configuration {source.dataset_config or 'default'!r}"
-        raise ValueError(f"the dataset {source.path!r} has no {part}: {' '.join(str(error).split())}") from error
-    return iter(data)

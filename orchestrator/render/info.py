@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from humanize import naturalsize
@@ -51,6 +52,14 @@ def _settings(header: StoreHeader) -> dict[str, str]:
         settings["answers"] = "; ".join(
             f"{k} {str(v)[:_SHORT] if k == 'filter_sha256' else v}" for k, v in header.answers.items()
         )
+    chat = {
+        f"{source} ({', '.join(way['domains'])})": json.dumps(way["chat_template_kwargs"])
+        for source, ways in header.prompts.items()
+        for way in ways
+        if way["chat_template_kwargs"]
+    }
+    if chat:
+        settings["chat template"] = "; ".join(f"{name} {own}" for name, own in chat.items())
     for name, teacher in header.teachers.items():
         ranks = f" on {teacher['ep_size']} ranks ({teacher['dispatch']})" if teacher["ep_size"] > 1 else ""
         settings[name if name == "teacher" else f"teacher {name}"] = (

@@ -6,7 +6,8 @@ dict.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.reporting.scores import Difference, Measured, MeasuredOrNone, ProbeRanks, Score
 
@@ -92,6 +93,12 @@ class AskedReport:
     teacher: str
     system_prompt: str | None
     chat: bool
+    """Whether the chat template wrote them."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    special_tokens: str | None = None
+    """What strings in rows that look like special tokens were read as; null where it was not recorded yet."""
+    answer_format: str | None = None
+    """How given answers of chats were written; null likewise."""
     sampling: SamplingReport
 
 

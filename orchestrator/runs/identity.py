@@ -19,6 +19,10 @@ _FREE_FIELDS = (
 """Fields of teachers and specialists of which the same holds."""
 
 
+_FORMER_DEFAULTS = {"prompt_field": "prompt", "messages_field": "messages", "answer_field": "answer", "chat": False}
+"""What settings of a prompt source were before null meant the same and more; runs from then go on."""
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What a later configuration says otherwise, as `key: old -> new`. New specialists may be added to a run."""
     a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
@@ -33,7 +37,8 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     return [
         f"{key.replace('teachers.teacher', shown)}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
         for key in dict.fromkeys([*flat_a, *flat_b])
-        if flat_a.get(key, "nothing") != flat_b.get(key, "nothing") and not _is_free(key)
+        if flat_a.get(key, "nothing") != flat_b.get(key, "nothing")
+        and not (_is_free(key) or _is_former(key, flat_a, flat_b))
     ]
 
 
@@ -43,6 +48,13 @@ def _is_free(key: str) -> bool:
     if part == "specialists":
         return len(rest) > 2 and rest[1] == "train" and rest[2] in _FREE_FIELDS
     return part == "teachers" and len(rest) > 1 and rest[1] in _FREE_FIELDS
+
+
+def _is_former(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether an old value is a source's former default, and the new one is today's."""
+    name = key.rpartition(".")[2]
+    former = key.startswith("prompts.") and name in _FORMER_DEFAULTS and old.get(key) == _FORMER_DEFAULTS[name]
+    return former and key in new and new[key] is None
 
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:

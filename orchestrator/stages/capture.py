@@ -56,6 +56,7 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
             chat_template=tokenizer.chat_template,
             seed=config.seed,
             teachers=teachers,
+            prompts=written_prompts(run.read_json(PROMPTS_SUMMARY) or {}),
             **(drawn if split == TRAIN else {}),
         )
         for split in SPLITS
@@ -63,6 +64,21 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     for split, header in headers.items():
         TargetStore(run.storage, split).create(header)
     return Contract.of(headers[TRAIN])
+
+
+def written_prompts(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """How the rows of each source were written when they were frozen; of prompts frozen before this was recorded,
+    nothing."""
+    ways: dict[str, list[dict[str, Any]]] = {}
+    for item in summary.get("asked", ()):
+        if "special_tokens" in item:
+            way = {key: item[key] for key in _WAY}
+            known = ways.setdefault(item["source"], [])
+            known += [way] if way not in known else []
+    return ways
+
+
+_WAY = ("domains", "chat", "chat_template_kwargs", "special_tokens", "answer_format")
 
 
 def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str, list[dict[str, Any]]]:

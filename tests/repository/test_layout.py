@@ -70,7 +70,7 @@ IMPORTERS = {
     "deepspeed": {"workers/student/training/engine.py", "workers/student/checkpoints/resharding.py"},
     "fsspec": {"cluster/storage/s3.py"},
     "s3fs": set(),
-    "datasets": {"orchestrator/prompts/sources.py"},
+    "datasets": {"orchestrator/prompts/reading/hub.py"},
     "accelerate": set(),
     "peft": {"workers/student/models/lora.py"},
     "pickle": set(),

@@ -24,7 +24,7 @@ def read_texts(tokenizer: Any, files: list[Path], tokens: int) -> tuple[list[Tex
     calibration: list[TextRequest] = []
     rest: list[list[TextRequest]] = []
     for file in files:
-        rows, _ = screen(file.stem, PromptSource(path=str(file)))
+        rows = screen(file.stem, PromptSource(path=str(file))).prompts
         texts, read = [t for row in rows if len((t := _request(tokenizer, row)).prompt_token_ids) > 1], 0
         while texts and read < CALIBRATION_TOKENS:
             calibration.append(texts.pop(0))
@@ -53,5 +53,5 @@ def _request(tokenizer: Any, row: RawPrompt) -> TextRequest:
         ids = tokenizer(row.prompt).input_ids
     if row.answer is not None:
         end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        ids = ids + tokenizer(row.answer, add_special_tokens=False).input_ids + end
+        ids = ids + tokenizer(row.answer_text, add_special_tokens=False).input_ids + end
     return TextRequest(row.id, 0, ids[:_LONGEST], [])

@@ -230,7 +230,7 @@ def test_a_file_that_holds_no_prompts(project: Project, stillhouse: Command, nam
     assert stillhouse("validate", project.write()).error.startswith("error: prompts.medical: ")
 
 
-@pytest.mark.parametrize("name", ["prompts.csv", "prompts.jsonl.gz", "prompts.txt"])
+@pytest.mark.parametrize("name", ["prompts.tsv", "prompts.jsonl.xz", "prompts.txt"])
 def test_a_file_of_another_kind(project: Project, stillhouse: Command, name: str) -> None:
     project.text(name, "prompt\nthe fever\n")
     project.set("prompts.medical", name)

@@ -261,13 +261,25 @@ def test_json_of_a_plan_is_strict_json(project: Project, stillhouse: Command) ->
     json.loads(stillhouse("plan", project.write(), "--json").out, parse_constant=refuse)
 
 
+def told(read: list[tuple[list[str], int]], given: int) -> dict[str, Any]:
+    """What is said of a source of texts, by the columns that its rows were read from."""
+    prompts = sum(rows for _, rows in read)
+    columns = [{"columns": names, "rows": rows} for names, rows in read]
+    return {"prompts": prompts, "kinds": {"texts to continue": prompts}, "given": given, "read": columns, "unread": {}}
+
+
 def test_json_of_validate(project: Project, stillhouse: Command) -> None:
     hand_checked(project)
     data = json.loads(stillhouse("validate", project.write(), "--json").out)
     assert data == {
         "ok": True,
         "prompts": 6,
-        "rejected": [{"source": "legal", "row": 2, "id": None, "reason": "is not JSON"}],
+        "rejected": [{"source": "legal", "row": 2, "id": None, "reason": "is not JSON", "file": ""}],
+        "sources": {
+            "medical": told([(["prompt"], 4)], given=0),
+            "legal": told([(["prompt", "answer"], 1), (["prompt"], 1)], given=1),
+        },
+        "notes": [],
     }
 
 

@@ -101,10 +101,10 @@ def test_empty_prompt_file(project: Project, stillhouse: Command) -> None:
     assert error.startswith("error: prompts.medical: no usable row in") and "medical.jsonl" in error
 
 
-def test_a_file_of_broken_rows_says_what_is_wrong_with_the_first(project: Project, stillhouse: Command) -> None:
-    project.rows("medical.jsonl", {"text": "the fever"}, "{")
+def test_a_file_of_broken_rows_says_what_is_wrong_with_most(project: Project, stillhouse: Command) -> None:
+    project.rows("medical.jsonl", "{", {"q": "the fever"}, {"q": "the rule"})
     error = stillhouse("validate", project.write()).error
-    assert "2 rejected" in error and "has neither 'prompt' nor 'messages'" in error
+    assert "3 rejected; 2 of them: has none of the columns" in error and "FORMATS.md" in error
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/no/such/teacher", "acme/nowhere"])

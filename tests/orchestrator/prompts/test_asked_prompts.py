@@ -24,7 +24,10 @@ Command = Callable[..., Any]
 
 UNKNOWN, END, THE, FEVER, IS, HIGH, A, CONTRACT, BINDS, REST, PAY, RULE = range(12)
 """Ids of the fixture's tokenizer."""
-PLAIN = "{% for m in messages %}{{ m['content'] }} {% endfor %}is"
+PLAIN = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}is {% endif %}{{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}is{% endif %}"
+)
 LEAVES_OUT = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }} {% endfor %}is"
 REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + PLAIN
 
@@ -102,6 +105,8 @@ def test_a_template_that_takes_no_system_message(
     set_template(chatty, template)
     error = stillhouse("plan", chatty.write()).error
     assert error.startswith("error: domains.medical.system_prompt: ") and fault in error
+    chatty.rows("more.jsonl", {"id": "more", "prompt": "high", "domain": "medical", "split": "train"})
+    chatty.set("prompts.more", {"path": "more.jsonl", "system_prompt": ""})
     assert set(Frozen(chatty).reasons()) == {"medical/m"}
 
 
@@ -112,7 +117,8 @@ def test_a_template_that_takes_no_system_message(
         ("{{ bos_token }}{{ messages[0].content | trim }}{{ strftime_now('%Y') }}", None),
         (LEAVES_OUT, "leaves it out"),
         (REFUSES, "refuses it: no system role"),
-        ("{% generation %}what plain Jinja does not know{% endgeneration %}", None),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}", None),
+        ("{% trans %}what plain Jinja does not know{% endtrans %}", None),
         ("{{ messages[7].content.x }}", None),
         ("{% if", None),
     ],
@@ -222,6 +228,9 @@ def test_the_summary_says_how_each_domain_was_asked(chatty: Project) -> None:
         "teacher": "teacher",
         "system_prompt": "rest",
         "chat": True,
+        "chat_template_kwargs": {},
+        "special_tokens": "text",
+        "answer_format": "template",
     }
 
 

@@ -58,9 +58,9 @@ def test_a_domain_has_its_own_teacher_and_that_one_s_sampling() -> None:
 def test_a_source_has_the_last_word_and_an_empty_list_is_no_string() -> None:
     extra = how("extra", "medical")
     assert (extra.sampling.samples, extra.sampling.stop, extra.sampling.temperature) == (2, (), 0.7)
-    own = {"extra": {"path": "e.jsonl", "teacher": "small", "system_prompt": "", "chat": True}}
+    own = {"extra": {"path": "e.jsonl", "teacher": "small", "system_prompt": ""}}
     extra = how("extra", "code", prompts={"medical": "m.jsonl", **own})
-    assert (extra.teacher, extra.sampling.max_new_tokens, extra.system_prompt, extra.chat) == ("small", 900, None, True)
+    assert (extra.teacher, extra.sampling.max_new_tokens, extra.system_prompt) == ("small", 900, None)
 
 
 def test_a_domain_that_nothing_is_said_of_is_answered_as_the_teacher_says() -> None:
@@ -128,9 +128,8 @@ def test_the_teacher_of_a_domain() -> None:
 # Chat ---------------------------------------------------------------------------------------------------------
 
 ASKED = {"role": "user", "content": "why?"}
-PROMPTED = PromptPolicy("t", SamplingConfig(), "Be brief.", False)
-PLAIN = PromptPolicy("t", SamplingConfig(), None, False)
-CHAT = PromptPolicy("t", SamplingConfig(), "Be brief.", True)
+PROMPTED = PromptPolicy("t", SamplingConfig(), "Be brief.")
+PLAIN = PromptPolicy("t", SamplingConfig(), None)
 
 
 def test_a_system_prompt_stands_before_the_messages() -> None:
@@ -144,14 +143,24 @@ def test_a_row_s_own_system_message_wins(role: str) -> None:
     assert chat_of(row(messages=messages), PROMPTED) == messages
 
 
-def test_text_is_written_as_a_user_s_message_where_it_is_chat() -> None:
-    assert chat_of(row(prompt="why?"), CHAT) == [{"role": "system", "content": "Be brief."}, ASKED]
+def test_text_has_no_messages() -> None:
     assert chat_of(row(prompt="why?"), PLAIN) is None
 
 
 def test_text_takes_no_system_prompt() -> None:
     with pytest.raises(ValueError, match=r"^is text, .* prompts\.medical\.chat: true"):
         chat_of(row(prompt="why?"), PROMPTED)
+
+
+def test_settings_of_the_chat_template_go_by_key_and_the_source_wins() -> None:
+    extra = {"extra": {"path": "e.jsonl", "chat_template_kwargs": {"enable_thinking": False}}}
+    medical = {"chat_template_kwargs": {"enable_thinking": True, "date": "today"}}
+    settings = {"prompts": {"medical": "m.jsonl", **extra}, "domains": {"medical": medical}}
+    found = [how(source, domain, **settings).chat_template_kwargs for source, domain in PAIRS]
+    assert found == [medical["chat_template_kwargs"], {"enable_thinking": False, "date": "today"}, {}]
+
+
+PAIRS = [("medical", "medical"), ("extra", "medical"), ("medical", "law")]
 
 
 # Where text and distributions disagree ------------------------------------------------------------------------

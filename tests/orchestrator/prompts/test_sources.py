@@ -19,7 +19,13 @@ from orchestrator.prompts.sources import RawPrompt, RejectedRow, assign_splits, 
 def rows(project: Project, *items: Any, **source: Any) -> tuple[list[RawPrompt], list[RejectedRow]]:
     """The rows screened from a JSONL file, as the source `med`."""
     path = project.rows("rows.jsonl", *items)
-    return screen("med", PromptSource(path=str(path), **source))
+    return screened(path, **source)
+
+
+def screened(path: Path | str, **source: Any) -> tuple[list[RawPrompt], list[RejectedRow]]:
+    """The usable and the rejected rows of a file, as the source `med`."""
+    found = screen("med", PromptSource(path=str(path), **source))
+    return found.prompts, found.rejected
 
 
 def only(project: Project, item: Any, **source: Any) -> RawPrompt:
@@ -30,18 +36,20 @@ def only(project: Project, item: Any, **source: Any) -> RawPrompt:
 
 # What is rejected --------------------------------------------------------------------------------------------
 
+KNOWN = "messages, conversations, prompt, instruction, question, text"
 REASONS: dict[str, tuple[Any, str]] = {
     "not JSON": ("{'prompt': 'single quotes'}", "is not JSON"),
     "a list": (["the fever"], "is list, not an object"),
     "a number": ("17", "is int, not an object"),
     "null": ("null", "is NoneType, not an object"),
-    "no prompt": ({"text": "the fever"}, "has neither 'prompt' nor 'messages'"),
-    "prompt of null": ({"prompt": None}, "has neither 'prompt' nor 'messages'"),
+    "no prompt": ({"id": 1, "q": "the fever"}, f"has none of the columns {KNOWN}, but 'q'"),
+    "prompt of null": ({"prompt": None}, f"has none of the columns {KNOWN}, but nothing"),
     "prompt not text": ({"prompt": 5}, "'prompt' is int, not text"),
-    "prompt a list": ({"prompt": ["the"]}, "'prompt' is list, not text"),
+    "prompt a list": ({"prompt": ["the"]}, "'prompt' is not a list of messages"),
+    "prompt an object": ({"prompt": {}}, "'prompt' is dict, not text"),
     "prompt empty": ({"prompt": ""}, "'prompt' is empty"),
     "prompt of blanks": ({"prompt": " \n\t"}, "'prompt' is empty"),
-    "messages not a list": ({"messages": "the fever"}, "'messages' is not a list of messages"),
+    "messages not a list": ({"messages": "the fever"}, "'messages' is text, not a list of messages"),
     "messages empty": ({"messages": []}, "'messages' is not a list of messages"),
     "messages of text": ({"messages": ["the fever"]}, "'messages' is not a list of messages"),
     "bad messages beside a prompt": ({"prompt": "the", "messages": {}}, "'messages' is not a list of messages"),
@@ -69,7 +77,7 @@ def test_a_row_rejected_keeps_its_own_id(project: Project) -> None:
 
 def test_fields_by_other_names_are_named_in_reasons(project: Project) -> None:
     _, bad = rows(project, {"prompt": "the"}, {"q": 5}, prompt_field="q", messages_field="chat")
-    assert [b.reason for b in bad] == ["has neither 'q' nor 'chat'", "'q' is int, not text"]
+    assert [b.reason for b in bad] == ["has neither 'chat' nor 'q'", "'q' is int, not text"]
 
 
 def test_duplicates_are_rejected_and_the_first_stays(project: Project) -> None:
@@ -83,14 +91,14 @@ def test_duplicates_are_rejected_and_the_first_stays(project: Project) -> None:
 def test_bytes_that_are_not_utf8_are_not_captured(project: Project) -> None:
     path = project.folder / "latin.jsonl"
     path.write_bytes('{"prompt": "café"}\n{"prompt": "the fever"}\n'.encode("latin-1"))
-    good, bad = screen("med", PromptSource(path=str(path)))
+    good, bad = screened(path)
     assert [p.prompt for p in good] == ["the fever"] and len(bad) == 1
 
 
 def test_a_byte_order_mark_costs_no_row(project: Project) -> None:
     path = project.folder / "bom.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "first"}\n{"prompt": "second"}\n')
-    assert [p.prompt for p in screen("med", PromptSource(path=str(path)))[0]] == ["first", "second"]
+    assert [p.prompt for p in screened(path)[0]] == ["first", "second"]
 
 
 # What a row says ----------------------------------------------------------------------------------------------
@@ -103,7 +111,7 @@ def test_a_row_of_text(project: Project) -> None:
 
 def test_a_row_of_chat(project: Project) -> None:
     messages = [{"role": "user", "content": "the fever"}]
-    prompt = only(project, {"messages": messages, "prompt": "ignored"})
+    prompt = only(project, {"messages": messages})
     assert (prompt.messages, prompt.prompt) == (messages, None)
 
 
@@ -141,7 +149,7 @@ def test_blank_lines_are_not_rows(project: Project) -> None:
 def parquet(project: Project, table: dict[str, Any]) -> tuple[list[RawPrompt], list[RejectedRow]]:
     path = project.folder / "rows.parquet"
     pq.write_table(pa.table(table), path)
-    return screen("med", PromptSource(path=str(path)))
+    return screened(path)
 
 
 def test_parquet(project: Project) -> None:
@@ -166,18 +174,16 @@ def test_the_same_rows_have_the_same_ids_in_any_kind_of_file(project: Project) -
     assert [p.id for p in parquet(project, {"prompt": [i["prompt"] for i in items]})[0]] == from_json
 
 
-def test_a_local_dataset_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", project.folder / "cache")
+def test_a_folder_of_files_named_by_split(project: Project) -> None:
     project.rows("questions/train.jsonl", *({"prompt": f"the fever {i}", "id": str(i)} for i in range(5)))
     project.rows("questions/test.jsonl", {"prompt": "the rule", "id": "t"})
     where = str(project.folder / "questions")
-    good, bad = screen("med", PromptSource(path=where, limit=3))
+    good, bad = screened(where, limit=3)
     assert [p.id for p in good] == ["med/0", "med/1", "med/2"] and not bad
-    test, _ = screen("med", PromptSource(path=where, dataset_split="test"))
+    test, _ = screened(where, dataset_split="test")
     assert [p.prompt for p in test] == ["the rule"]
-    with pytest.raises(ValueError):
-        screen("med", PromptSource(path=where, dataset_split="nothing"))
+    with pytest.raises(ValueError, match=r"nothing.* test, train; set dataset_split"):
+        screened(where, dataset_split="nothing")
 
 
 @pytest.mark.parametrize("path", ["no.jsonl", "no.parquet", "/no/such/file", "acme/no-such-dataset"])
@@ -250,7 +256,7 @@ def test_a_row_that_says_its_split_has_it(project: Project) -> None:
 def test_where_rows_say_heldout_the_others_of_their_source_are_trained(project: Project) -> None:
     items = [*prompts(60), {"prompt": "the one", "split": "heldout"}]
     good, _ = rows(project, *items)
-    other, _ = screen("other", PromptSource(path=str(project.rows("other.jsonl", *prompts(60)))))
+    other = screen("other", PromptSource(path=str(project.rows("other.jsonl", *prompts(60))))).prompts
     splits = assign_splits(good + other, 0.5)
     assert [p.prompt for p, s in zip(good, splits, strict=False) if s == "heldout"] == ["the one"]
     assert set(splits[len(good) :]) == {"train", "heldout"}, "another source goes on by the hash"
@@ -259,13 +265,17 @@ def test_where_rows_say_heldout_the_others_of_their_source_are_trained(project: 
 def test_ids_hang_on_the_content_where_there_is_none(project: Project) -> None:
     same = only(project, {"prompt": "the fever", "note": 1})
     assert same.id == only(project, {"note": 2, "prompt": "the fever"}).id
-    others = [{"prompt": "the fever", "answer": "a"}, {"messages": [{"content": "the fever"}]}, {"prompt": "the rule"}]
+    others = [
+        {"prompt": "the fever", "answer": "a"},
+        {"messages": [{"role": "user", "content": "the fever"}]},
+        {"prompt": "the rule"},
+    ]
     assert len({same.id, *(only(project, o).id for o in others)}) == 4
 
 
 def test_ids_of_two_sources_never_meet(project: Project) -> None:
     path = str(project.rows("rows.jsonl", {"id": 1, "prompt": "the"}))
-    assert {screen(n, PromptSource(path=path))[0][0].id for n in ("a", "b")} == {"a/1", "b/1"}
+    assert {screen(n, PromptSource(path=path)).prompts[0].id for n in ("a", "b")} == {"a/1", "b/1"}
 
 
 def test_a_screened_file_may_be_gone(project: Project, tmp_path: Path) -> None:

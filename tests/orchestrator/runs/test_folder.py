@@ -71,6 +71,17 @@ def test_what_differs_is_said_once_and_exactly(changes: dict[str, Any], said: li
     assert differences(config(), config(**changes)) == said
 
 
+def test_a_source_s_former_defaults_are_todays() -> None:
+    """Runs from before columns were recognised by their names have them written down."""
+    old = {"path": "m.jsonl", "prompt_field": "prompt", "messages_field": "messages", "answer_field": "answer"}
+    today = config()
+    assert differences(config(prompts={"medical": old | {"chat": False}}), today) == []
+    [said] = differences(config(prompts={"medical": old | {"prompt_field": "q"}}), today)
+    assert said == "prompts.medical.prompt_field: q -> None"
+    [said] = differences(today, config(prompts={"medical": old}))[:1]
+    assert said.startswith("prompts.medical.")
+
+
 def test_a_prompt_source_more_or_less_differs() -> None:
     more = config(prompts={"medical": "m.jsonl", "legal": "l.jsonl"})
     assert any(d.startswith("prompts.legal.path: nothing -> l.jsonl") for d in differences(config(), more))

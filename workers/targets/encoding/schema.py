@@ -50,6 +50,9 @@ class StoreHeader:
     answers: dict[str, Any] = field(default_factory=dict)
     """By which rules answers were rejected: the settings of `answers` in force, and the hash of their filter's code.
     Empty where none were (and in stores from before there were any)."""
+    prompts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """How rows were written, by source: of which domains, whether as chat, with which chat_template_kwargs,
+    special_tokens and answer_format. Empty in stores from before it was recorded."""
     version: int = SCHEMA_VERSION
 
     @property

@@ -1,0 +1,205 @@
+"""Which files a source is: one, several of a pattern or a folder, a dataset saved on disk; here or on S3, compressed or
+not. Each comes as its rows, in the order of the files' names."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from cluster.storage import Storage, open_storage, read_buffer
+from orchestrator.prompts.reading import tables
+from orchestrator.prompts.reading.formats import TABLE
+
+READERS: dict[str, Callable[[BinaryIO], Iterator[Any]]] = {
+    ".jsonl": tables.json_rows,
+    ".json": tables.json_rows,
+    ".csv": tables.csv_rows,
+    ".parquet": tables.parquet_rows,
+}
+COMPRESSED = (".gz", ".zst")
+_METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""JSON beside data, not data."""
+
+_SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")} | {
+    "test": ("test", "testing", "eval", "evaluation")
+}
+"""Words in the names of a folder's files that say which split they are, as the Hub reads them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it was read: usually an object; a ValueError in place of one that is broken."""
+
+    value: Any
+    file: str
+    """Its file's name, where the source is several; else ""."""
+    number: int
+    """From 0, in its file."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a source that can be opened."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+    rows: Callable[[BinaryIO], Iterator[Any]]
+
+
+def kind_of(name: str) -> str | None:
+    """The suffix that says how a file is read, without that of its compression; None for any other file."""
+    path = PurePosixPath(name)
+    suffix = PurePosixPath(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    return suffix if suffix in READERS else None
+
+
+def has_pattern(name: str) -> bool:
+    """Whether a name stands for every file that matches it."""
+    return any(character in name for character in "*?[")
+
+
+def data_files(path: str, split: str) -> list[DataFile] | None:
+    """The files of a source; None for a name that is of no file or folder here, perhaps a dataset's on the Hub.
+
+    `split` chooses among those of a folder. Raises ValueError for files that are not there or are not read.
+    """
+    if path.startswith("s3://"):
+        return _remote_files(path, split)
+    if "://" in path:
+        raise ValueError(f"{path!r} is neither a file here nor s3://bucket/key")
+    if Path(path).is_file():
+        return [_file(path, "", partial(_open_local, path))]
+    if Path(path).is_dir():
+        return _folder(LocalFolder(Path(path)), path, split)
+    if has_pattern(path):
+        found = sorted(p for p in glob.glob(path, recursive=True) if Path(p).is_file())
+        if not found:
+            raise ValueError(f"no file matches {path!r}")
+        return [_file(p, p, partial(_open_local, p)) for p in found]
+    if kind_of(path) is not None or path.startswith(("/", ".", "~")):
+        raise ValueError(f"no such file {path!r}")
+    return None
+
+
+def rows_of(files: list[DataFile]) -> Iterator[Row]:
+    """The rows of files, one file after another. Raises ValueError for one that is damaged, naming it."""
+    for item in files:
+        name, number = item.name if len(files) > 1 else "", -1
+        try:
+            with item.open() as file:
+                for number, value in enumerate(item.rows(file)):
+                    yield Row(value, name, number)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{item.name!r} is damaged after row {number + 1} ({error}); fetch it again") from None
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ValueError(f"cannot read {item.name!r} after row {number + 1}: {why}") from None
+
+
+class LocalFolder:
+    """A folder on this machine, as far as a source needs one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        return sorted(p.relative_to(self._folder).as_posix() for p in self._folder.rglob("*") if p.is_file())
+
+    def open(self, name: str) -> BinaryIO:
+        return (self._folder / name).open("rb")
+
+
+class RemoteFolder:
+    """The same on S3. A file is read whole: rows are taken from memory, one after another."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def names(self) -> list[str]:
+        return [stored.key for stored in self._storage.listing("")]
+
+    def open(self, name: str) -> BinaryIO:
+        return read_buffer(self._storage, name)
+
+
+def _remote_files(path: str, split: str) -> list[DataFile]:
+    pattern = has_pattern(path)
+    if kind_of(path) is not None and not pattern:
+        base, _, name = path.rpartition("/")
+        return [_file(path, "", partial(RemoteFolder(open_storage(base)).open, name))]
+    base = path[: re.search(r"[*?\[]", path).start()].rpartition("/")[0] if pattern else path.rstrip("/")  # type: ignore[union-attr]
+    folder = RemoteFolder(open_storage(base))
+    if not pattern:
+        return _folder(folder, path, split)
+    wanted = re.compile(_as_regex(path[len(base) + 1 :]))
+    found = [name for name in folder.names() if wanted.fullmatch(name)]
+    if not found:
+        raise ValueError(f"no file matches {path!r}")
+    return [_file(name, f"{base}/{name}", partial(folder.open, name)) for name in found]
+
+
+def _folder(folder: LocalFolder | RemoteFolder, path: str, split: str) -> list[DataFile]:
+    """The files of a folder: those of a dataset saved there, else all that are read, of the split that is asked for."""
+    names = folder.names()
+    if saved := tables.saved_dataset(names, folder.open, split):
+        return [DataFile(name, partial(folder.open, name), tables.arrow_rows) for name in saved]
+    shown = [n for n in names if not any(part.startswith((".", "_")) for part in n.split("/"))]
+    data = [n for n in shown if kind_of(n) is not None and PurePosixPath(n).name not in _METADATA]
+    if not data:
+        raise ValueError(f"the folder {path!r} holds no file that is read ({', '.join(READERS)}); see {TABLE}")
+    by_split: dict[str, list[str]] = {}
+    for name in data:
+        by_split.setdefault(_split_of(name), []).append(name)
+    if set(by_split) == {""}:
+        by_split["train"] = data
+    if split not in by_split:
+        there = ", ".join(sorted(filter(None, by_split)))
+        raise ValueError(f"the folder {path!r} has no split {split!r}, but {there}; set dataset_split")
+    return [_file(name, name, partial(folder.open, name)) for name in by_split[split]]
+
+
+def _split_of(name: str) -> str:
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for split, own in _SPLITS.items() if any(word in words for word in own)), "")
+
+
+def _file(path: str, name: str, opened: Callable[[], BinaryIO]) -> DataFile:
+    kind = kind_of(path)
+    if kind is None:
+        raise ValueError(
+            f"{path!r} is not a kind of file that is read; use {', '.join(READERS)}, each also .gz or .zst; see {TABLE}"
+        )
+    suffix = PurePosixPath(path).suffix
+    if suffix in COMPRESSED:
+        opened = partial(_decompressed, opened, suffix, kind == ".parquet")
+    return DataFile(name or path, opened, READERS[kind])
+
+
+def _open_local(path: str) -> BinaryIO:
+    return Path(path).open("rb")
+
+
+def _decompressed(opened: Callable[[], BinaryIO], suffix: str, seekable: bool) -> BinaryIO:
+    file: Any = opened()
+    if suffix == ".gz":
+        plain: Any = gzip.GzipFile(fileobj=file)
+    else:
+        import pyarrow as pa
+
+        plain = io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"))
+    return io.BytesIO(plain.read()) if seekable else plain
+
+
+def _as_regex(pattern: str) -> str:
+    """A shell pattern as a regular expression: `*` stays within a folder, `**/` is any folders."""
+    parts = re.split(r"(\*\*/|\*|\?|\[[^]]*\])", pattern)
+    known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return "".join(known.get(part, part if part.startswith("[") else re.escape(part)) for part in parts)

@@ -1,0 +1,182 @@
+"""Rows of the kinds of files: JSON by lines or as one array, CSV, Parquet, Arrow. A broken row comes as a ValueError
+in its place, so that those after it are still read."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+_CHUNK = 1 << 20
+"""Characters of an array that are read at once."""
+
+_BATCH = 1024
+
+_SPACE = re.compile(r"[\s,]*")
+
+_LONGEST_LITERAL = 16
+"""Characters at the end of a part in which a literal or an escape may be cut."""
+
+
+def json_rows(file: BinaryIO) -> Iterator[Any]:
+    """Values of a file of JSON lines, or the elements of one array, over several lines or on one.
+
+    Raises ValueError for an array that breaks off: what follows would be lost.
+    """
+    first = file.readline(_CHUNK).removeprefix(codecs.BOM_UTF8)
+    while first.isspace():
+        first = file.readline(_CHUNK)
+    if first.lstrip().startswith(b"["):
+        value = _value(first)
+        if not isinstance(value, list):
+            yield from _array(first, file)
+            return
+        yield from value if all(isinstance(row, dict) for row in value) else [value]
+        first = b""
+    if first and not first.endswith(b"\n"):
+        first += file.readline()
+    second = file.readline()
+    if first.strip() == b"{" and second.lstrip().startswith(b'"'):
+        raise ValueError("holds one JSON object over several lines; give rows: one object a line, or one array")
+    for line in itertools.chain([first, second], file):
+        if line.strip():
+            yield _value(line)
+
+
+def csv_rows(file: BinaryIO) -> Iterator[Any]:
+    """Rows of a CSV file with a header, as text; an empty field is null. Bytes that are not UTF-8 reject their row."""
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    rows = csv.reader(text)
+    header = next(rows, [])
+    if len(set(header)) < len(header):
+        raise ValueError(f"its header names a column twice: {', '.join(header)}")
+    while True:
+        try:
+            fields = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield ValueError(f"is not CSV: {error}")
+            continue
+        if fields:
+            yield _csv_row(header, fields)
+
+
+def parquet_rows(file: BinaryIO) -> Iterator[Any]:
+    """Rows of a Parquet file; nulls within values are left out, as columns of objects are full of them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq  # half a second that a JSONL run need not spend
+
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(_BATCH, use_threads=False):
+            yield from map(without_nulls, batch.to_pylist())
+    except pa.ArrowException as error:
+        raise ValueError(f"is not a whole Parquet file ({_first_line(error)})") from None
+
+
+def arrow_rows(file: BinaryIO) -> Iterator[Any]:
+    """Rows of an Arrow stream, such as `datasets` saves."""
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(file) as stream:
+            for batch in stream:
+                for start in range(0, batch.num_rows, _BATCH):
+                    yield from map(without_nulls, batch.slice(start, _BATCH).to_pylist())
+    except pa.ArrowException as error:
+        raise ValueError(f"is not a whole Arrow file ({_first_line(error)})") from None
+
+
+def saved_dataset(names: list[str], open_file: Callable[[str], BinaryIO], split: str) -> list[str]:
+    """Names of the Arrow files of a dataset that `save_to_disk` left, in order; none where there is none.
+
+    Raises ValueError for a split that it does not have.
+    """
+    if "dataset_dict.json" in names:
+        splits = _read_json(open_file, "dataset_dict.json").get("splits") or []
+        if split not in splits:
+            raise ValueError(f"the saved dataset has no split {split!r}, but {', '.join(splits)}; set dataset_split")
+        below = [name.removeprefix(f"{split}/") for name in names if name.startswith(f"{split}/")]
+        return [f"{split}/{n}" for n in saved_dataset(below, lambda name: open_file(f"{split}/{name}"), split)]
+    if "state.json" not in names or "dataset_info.json" not in names:
+        return []
+    state = _read_json(open_file, "state.json")
+    return [str(item["filename"]) for item in state.get("_data_files") or []]
+
+
+def without_nulls(value: Any) -> Any:
+    """A row without the nulls that a table fills into objects with unlike keys; its own columns keep theirs."""
+    return {k: _pruned(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _pruned(v) for k, v in value.items() if v is not None}
+    return [_pruned(v) for v in value] if isinstance(value, list) else value
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError:
+        return ValueError("is not UTF-8")
+    except (ValueError, RecursionError):
+        return ValueError("is not JSON")
+
+
+def _array(first: bytes, file: BinaryIO) -> Iterator[Any]:
+    """The elements of one JSON array, a part of the file at a time."""
+    decoder, text = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")()
+    buffer, place, size, count = text.decode(first).lstrip()[1:], 0, _CHUNK, 0
+    while True:
+        place = _SPACE.match(buffer, place).end()  # type: ignore[union-attr]
+        if buffer.startswith("]", place):
+            return
+        value, end = _element(decoder, buffer, place, count)
+        if end is None or end == len(buffer):  # it may go on in the next part
+            data = file.read(size)
+            if not data:
+                raise ValueError(f"its array breaks off after element {count}; fetch it again")
+            buffer, place, size = buffer[place:] + text.decode(data), 0, size * 2
+            continue
+        yield value
+        count, size, place = count + 1, _CHUNK, end
+
+
+def _element(decoder: json.JSONDecoder, buffer: str, place: int, count: int) -> tuple[Any, int | None]:
+    """The element of an array at a place and where it ends; None where the buffer ends before it does."""
+    try:
+        return decoder.raw_decode(buffer, place)
+    except json.JSONDecodeError as error:
+        if error.pos < len(buffer) - _LONGEST_LITERAL and not error.msg.startswith("Unterminated string"):
+            raise ValueError(f"its array is not JSON at element {count + 1} ({error.msg})") from None
+        return None, None
+
+
+def _csv_row(header: list[str], fields: list[str]) -> Any:
+    if len(fields) != len(header):
+        return ValueError(f"has {len(fields)} fields, and the header {len(header)}")
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError:
+        return ValueError("is not UTF-8")
+    return {name: value or None for name, value in zip(header, fields, strict=True)}
+
+
+def _read_json(open_file: Callable[[str], BinaryIO], name: str) -> dict[str, Any]:
+    with open_file(name) as file:
+        value = _value(file.read())
+    if not isinstance(value, dict):
+        raise ValueError(f"{name!r} of the saved dataset is not a JSON object")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

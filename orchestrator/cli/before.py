@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.options import Config, Json, Sets
 from orchestrator.cli.output import OUT, print_json
+
+if TYPE_CHECKING:
+    from orchestrator.config.schema import RunConfig
+    from orchestrator.preflight.checks import Checked
 
 
 def init(
@@ -25,28 +29,52 @@ def init(
     OUT.print(f"wrote {path}; edit it, then: stillhouse plan {path}", markup=False)
 
 
-def validate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
-    """Check a configuration, its files, tokenizers and storage. Loads no model."""
+def validate(
+    config: Config,
+    sets: Sets = [],
+    as_json: Json = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Build every model too, without weights, and step every student once.")
+    ] = False,
+) -> None:
+    """Check a configuration, its files, tokenizers and storage. Loads no weights."""
     from orchestrator.config.loading import load_config
     from orchestrator.preflight.checks import check
     from orchestrator.render.sources import source_data, source_line
 
-    found = check(load_config(config, sets))
+    file = load_config(config, sets)
+    found = check(file)
+    models = _tried_models(file.located(), found) if deep else []
     sources = found.screened or {}
     if as_json:
         rejected = [vars(s) for s in found.rejected]
         read = {name: source_data(rows) for name, rows in sources.items()}
         print_json(
-            {"ok": True, "prompts": len(found.prompts), "rejected": rejected, "sources": read, "notes": found.notes}
+            {
+                **{"ok": True, "prompts": len(found.prompts), "rejected": rejected},
+                **{"sources": read, "notes": found.notes, "models": models},
+            }
         )
         return
     OUT.print(f"{config} is fine: {len(found.prompts):,} usable prompts", markup=False)
     for name, rows in sources.items():
         OUT.print(f"  {source_line(name, rows)}", markup=False)
+    for line in models:
+        OUT.print(f"  {line}", markup=False)
     for note in found.notes:
         OUT.print(f"  note: {note}", markup=False)
     for item in found.rejected:
         OUT.print(f"  rejected: {item}", markup=False)
+
+
+def _tried_models(config: RunConfig, found: Checked) -> list[str]:
+    """What `--deep` finds, in lines."""
+    from transformers.utils import logging
+
+    from orchestrator.preflight.deep import check_deep
+
+    logging.set_verbosity_error()  # what it warns of is found here, and told with its setting
+    return check_deep(config, found).lines()
 
 
 def plan(

@@ -1,6 +1,6 @@
 """A run from prompts to report, and each of its stages alone.
 
-    freeze prompts -> capture units <-> train students -> evaluate -> export -> report
+    try students -> freeze prompts -> capture units <-> train students -> evaluate -> export -> report
 
 Capture and training meet only in the target store: students begin with the first committed unit. Every stage leaves
 what it made in the run folder and passes over what is there already, so the same command resumes where it stopped.
@@ -39,6 +39,7 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
     """The whole run; returns the exit code (1 if a specialist failed) and the report."""
     with open_session(file, monitors) as session:
         with Preparation(session.ctx) as preparation:
+            preparation.try_students()
             declared = freeze_prompts(session, preparation)
             captures = Captures(session.ctx, missing_units(session.ctx.run))
             make_initial_weights(session, preparation, declared.vocabulary)  # while the teacher loads
@@ -51,6 +52,7 @@ def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | Non
     """The teacher's part alone: all missing units, or the first `limit` of them."""
     with open_session(file, monitors) as session:
         with Preparation(session.ctx) as preparation:
+            preparation.try_students()
             freeze_prompts(session, preparation)
         watch(session, Captures(session.ctx, limited(missing_units(session.ctx.run), limit)), None)
     return session.ctx.run
@@ -60,6 +62,7 @@ def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -
     """The students' part alone, from units that are captured already; returns the failures."""
     with open_session(file, monitors) as session:
         with Preparation(session.ctx) as preparation:
+            preparation.try_students()
             declared = freeze_prompts(session, preparation)
             if missing := missing_units(session.ctx.run, (TRAIN,)):
                 raise ValueError(

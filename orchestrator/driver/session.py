@@ -94,7 +94,12 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor]) -> Iterator[Sessi
             ctx = RunContext(run, config, lease, watching.take)
             with watching.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
-                yield Session(ctx, found, watching)
+                try:
+                    yield Session(ctx, found, watching)
+                except ValueError:
+                    if ctx.holds_lease():
+                        run.withdraw()
+                    raise
 
 
 @contextmanager

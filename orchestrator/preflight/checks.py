@@ -14,6 +14,7 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.prompts import check_answering
 from orchestrator.preflight.students import check_students
 from orchestrator.preflight.trial import try_prompts
+from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import (
     RawPrompt,
@@ -53,6 +54,8 @@ class Checked:
     """What is right and perhaps not meant."""
     screened: Screened | None = None
     """The rows of all sources as they were read."""
+    longest: dict[str, int] = field(default_factory=dict)
+    """Tokens of the longest text that may come of the rows that were tried, by domain."""
 
     def reject(self, rejected: dict[int, RejectedRow]) -> None:
         """Take rows, by their index, out of the prompts."""
@@ -158,6 +161,8 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
     trial = try_prompts(config, found.prompts, found.teacher_folders)
     found.reject(trial.rejected)
     found.notes += trial.notes()
+    found.longest = trial.longest
+    check_students_hold(config, trial.longest, positions_by_settings(config))
     splits = assign_splits(found.prompts, config.evaluate.heldout)
     domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
     require_prompts(config, domains, found.rejected)

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.storage import Storage, open_storage
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.duplicates import question, repeats
-from orchestrator.prompts.lengths import check_length, given_token_ids, text_tokens
+from orchestrator.prompts.lengths import (
+    check_length,
+    check_students_hold,
+    given_token_ids,
+    positions_by_settings,
+    text_tokens,
+)
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy
 from orchestrator.prompts.sources import (
     RawPrompt,
@@ -29,6 +35,7 @@ from orchestrator.prompts.tokenizing import TeacherTokenizer, TokenizedPrompt
 from workers.layout import PROMPTS_REJECTED, PROMPTS_SUMMARY
 from workers.manifest import write_manifest
 from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.student.models.positions import Positions
 from workers.targets.encoding.schema import shared_temperature
 from workers.units import Prompt, build_units
 
@@ -45,12 +52,26 @@ class _Asked:
     tokens: TokenizedPrompt
 
 
-def freeze(config: RunConfig, run_uri: str, screened: Screened | None = None) -> dict[str, Any]:
+def teacher_tokenizers(config: RunConfig) -> dict[str, TeacherTokenizer]:
+    """Every teacher's, by name."""
+    return {name: TeacherTokenizer.of_transformers(teacher) for name, teacher in config.teachers.items()}
+
+
+def freeze(
+    config: RunConfig,
+    run_uri: str,
+    screened: Screened | None = None,
+    *,
+    tokenizers: dict[str, TeacherTokenizer] | None = None,
+    positions: Mapping[str, Positions] = {},
+) -> dict[str, Any]:
     """Tokenize, split and block all prompts; write manifests, plans and the rows rejected. Returns the summary.
 
-    `screened` are the rows of all sources, where they were read already; else they are read here.
+    `screened` are the rows of all sources, and `tokenizers` those of all teachers, where they were read already; else
+    they are read here. `positions` are those of specialists that were tried. Raises ValueError, and has written
+    nothing, where nothing is left or a specialist cannot hold its texts.
     """
-    tokenizers = {name: TeacherTokenizer.of_transformers(teacher) for name, teacher in config.teachers.items()}
+    tokenizers = tokenizers or teacher_tokenizers(config)
     asked, bad = _read(config, screened or screen_all(config), tokenizers)
     rows = [a.row for a in asked]
     again = repeats(config, rows, [question(a.row, a.how, a.tokens.text) for a in asked])
@@ -63,14 +84,28 @@ def freeze(config: RunConfig, run_uri: str, screened: Screened | None = None) ->
         except ValueError as error:
             bad.append(item.row.rejected(error))
     require_prompts(config, {d for p in prompts[TRAIN] for d in p.domains}, bad)
+    longest = longest_by_domain([*prompts[TRAIN], *prompts[HELDOUT]])
+    check_students_hold(config, longest, {**positions_by_settings(config), **positions})
     prompts[PROBES] = _probes(config, tokenizers)
     known = {p.id for items in prompts.values() for p in items}
     facts = {
         "vocabulary": tokenizers[config.first_teacher()].vocabulary,
         "stop_ids": {name: tokenizer.stop_ids for name, tokenizer in tokenizers.items()},
+        "longest": longest,
         "asked": _summary_of([a for a in asked if a.row.id in known]),
     }
     return _write(open_storage(run_uri), config, prompts, bad, facts)
+
+
+def longest_by_domain(prompts: Iterable[Prompt]) -> dict[str, int]:
+    """Tokens of the longest text that may come of each domain's prompts."""
+    longest: dict[str, int] = {}
+    for prompt in prompts:
+        given = prompt.answer_token_ids
+        tokens = len(prompt.prompt_token_ids) + (prompt.max_new_tokens if given is None else len(given))
+        for domain in prompt.domains:
+            longest[domain] = max(longest.get(domain, 0), tokens)
+    return longest
 
 
 def _read(

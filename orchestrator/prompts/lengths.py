@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.policy import PromptPolicy
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.prompts.tokenizing import TokenizedPrompt
+from workers.model_files import model_folder, read_model_config
 from workers.splits import HELDOUT
+from workers.student.models.positions import Positions, positions_of
 
 
 def given_token_ids(config: RunConfig, row: RawPrompt, tokens: TokenizedPrompt, split: str) -> list[int] | None:
@@ -29,3 +33,38 @@ def check_length(config: RunConfig, source: str, tokens: int, holds: int) -> Non
     if tokens > most:
         whose = f"prompts.{source}.max_tokens" if most < holds else "the teacher"
         raise ValueError(f"longer than the {most} tokens of {whose}")
+
+
+def positions_by_settings(config: RunConfig) -> dict[str, Positions]:
+    """The positions of each specialist that its settings, or its base's files, tell without building it."""
+    found = {}
+    for name, specialist in config.specialists.items():
+        model = specialist.model
+        says = model.config if model.config is not None else None
+        if says is None:
+            says = read_model_config(model_folder(str(model.source), model.revision, weights=False))
+        if (positions := positions_of(says)) is not None:
+            found[name] = positions
+    return found
+
+
+def check_students_hold(config: RunConfig, longest: Mapping[str, int], positions: Mapping[str, Positions]) -> None:
+    """Raise ValueError for a specialist that has no positions for the texts it is trained on, or where each position
+    has its own weights, for those it is measured on. `longest` are tokens by domain."""
+    for name, held in positions.items():
+        specialist, cut = config.specialists[name], config.specialists[name].texts.max_tokens
+        trained = max((n for domain, n in longest.items() if config.mix_of(name).get(domain)), default=0)
+        needed = min(trained, cut or trained)
+        if held.learned:
+            needed = max(needed, *longest.values(), 0)
+        if needed <= held.held:
+            continue
+        new, where = specialist.model.config is not None, f"specialists.{name}"
+        key = f"{where}.model.config.{held.key}" if new else f"{where}.model: {held.key} of {specialist.model.source!r}"
+        remedies = [f"give at least {needed}" if new else "take a base that holds them"]
+        if trained > held.held and not held.learned:
+            remedies.append(f"set {where}.texts.max_tokens: {held.held}, which cuts them into pieces")
+        raise ValueError(
+            f"{key}: {held.held}, but its texts may have {needed} tokens, prompt and answer; "
+            f"{', or '.join([*remedies, 'give a smaller max_new_tokens or prompts.*.max_tokens'])}"
+        )

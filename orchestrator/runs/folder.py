@@ -16,7 +16,7 @@ from cluster.storage import Storage, join, open_storage
 from orchestrator.config.loading import ConfigFile, dump, load_config, validate
 from orchestrator.config.schema import RunConfig
 from orchestrator.runs.identity import differences
-from workers.layout import CONFIG, ENVIRONMENT, StudentLayout
+from workers.layout import CONFIG, ENVIRONMENT, PROMPTS_SUMMARY, StudentLayout
 
 _PACKAGES = ("stillhouse", "ray", "torch", "deepspeed", "transformers", "pyarrow", "s3fs")
 
@@ -37,6 +37,12 @@ class RunFolder:
         self.refuse_other(file.config)
         self.storage.write(CONFIG, dump(file.config).encode())
         self.storage.write(ENVIRONMENT, json.dumps(_environment(file.base), indent=1).encode())
+
+    def withdraw(self) -> None:
+        """Give the name free again after a request that was refused before its prompts were frozen: nothing is made
+        yet, and the next try will have other settings."""
+        if not self.storage.exists(PROMPTS_SUMMARY):
+            self.storage.delete(CONFIG)
 
     def refuse_other(self, wanted: RunConfig) -> None:
         """Raise ValueError, saying what differs, if the run exists with another configuration."""

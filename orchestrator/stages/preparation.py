@@ -7,10 +7,11 @@ from typing import Any
 import ray
 
 from orchestrator.config.students import Student, starts_from
+from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.sources import Screened
 from orchestrator.runs.context import RunContext
 from orchestrator.stages.preparer import Preparer
-from workers.layout import PROMPTS_SUMMARY
+from workers.layout import PROMPTS_SUMMARY, StudentLayout
 
 
 class Preparation:
@@ -27,12 +28,26 @@ class Preparation:
         if self._actor is not None:
             ray.kill(self._actor)
 
+    def try_students(self) -> None:
+        """Try every specialist that has no initial weights yet, before anything is asked of a teacher.
+
+        Raises ValueError for one that could not be trained.
+        """
+        config, exists = self._ctx.config, self._ctx.run.storage.exists
+        if new := [name for name in config.specialists if not exists(StudentLayout(name).initial_facts)]:
+            _result(self._preparer().try_students.remote(config, new))
+
     def prompts(self, screened: Screened | None) -> dict[str, Any]:
-        """The summary of the frozen prompts; `screened` are the rows of their sources, where they were read already."""
+        """The summary of the frozen prompts; `screened` are the rows of their sources, where they were read already.
+
+        Raises ValueError where none can be used, or a specialist cannot hold them.
+        """
         ctx = self._ctx
         if (summary := ctx.run.read_json(PROMPTS_SUMMARY)) is not None:
+            # Of a specialist that was added; what older runs froze does not say.
+            check_students_hold(ctx.config, summary.get("longest", {}), positions_by_settings(ctx.config))
             return summary
-        return ray.get(self._preparer().freeze_prompts.remote(ctx.config, ctx.run.uri, screened))
+        return _result(self._preparer().freeze_prompts.remote(ctx.config, ctx.run.uri, screened))
 
     def initial(self, student: Student, vocabulary: int) -> str:
         """Make a student's initial weights where they are missing; returns what they are, in words."""
@@ -44,13 +59,23 @@ class Preparation:
             seed = ctx.config.seed * 1000 + sum(student.name.encode()) % 1000
             model = student.config.model
             make = self._preparer().make_initial
-            facts = ray.get(make.remote(ctx.run.uri, start.name, model, domain, vocabulary, seed))
+            facts = _result(make.remote(ctx.run.uri, start.name, model, domain, vocabulary, seed))
         return _in_words(facts)
 
     def _preparer(self) -> Any:
         if self._actor is None:
             self._actor = Preparer.remote()  # type: ignore[attr-defined]
         return self._actor
+
+
+def _result(call: Any) -> Any:
+    """What the Preparer returned. A ValueError of its is one of this process: what is wrong, without its traceback."""
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise error.cause from None
+        raise
 
 
 def _in_words(facts: dict[str, Any]) -> str:

@@ -14,12 +14,14 @@ import ray
 
 from cluster.storage import open_storage
 from orchestrator.config.schema import RunConfig
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing import freeze, teacher_tokenizers
 from orchestrator.prompts.sources import Screened
+from orchestrator.prompts.tokenizing import TeacherTokenizer
 from workers.layout import StudentLayout
 from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
 from workers.student.config import ModelConfig
+from workers.student.models.positions import Positions
 
 _SAMPLE_TEXTS, _SAMPLE_TOKENS = 96, 192
 """Texts, and tokens of each at most, on which layers and experts are measured: more tokens than an MLP has neurons."""
@@ -29,9 +31,23 @@ _SAMPLE_TEXTS, _SAMPLE_TOKENS = 96, 192
 class Preparer:
     """Makes prompts and initial weights. What is there already is not asked of it (preparation.py)."""
 
+    def __init__(self) -> None:
+        self._tokenizers: dict[str, TeacherTokenizer] | None = None
+        self._positions: dict[str, Positions] = {}
+        """Of students that were tried."""
+
+    def try_students(self, config: RunConfig, names: list[str]) -> None:
+        """Build specialists without weights and run one micro-batch of each. Raises ValueError."""
+        from workers.student.trial.trying import try_students
+
+        self._tokenizers = teacher_tokenizers(config)
+        vocabulary = self._tokenizers[config.first_teacher()].vocabulary
+        tried = try_students({n: config.specialists[n] for n in names}, config.targets.scheme, vocabulary)
+        self._positions = {name: t.positions for name, t in tried.items() if t.positions is not None}
+
     def freeze_prompts(self, config: RunConfig, run_uri: str, screened: Screened | None) -> dict[str, Any]:
-        """Freeze the prompts; returns their summary."""
-        return freeze(config, run_uri, screened)
+        """Freeze the prompts; returns their summary. Raises ValueError."""
+        return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions)
 
     def make_initial(
         self, run_uri: str, student: str, model: ModelConfig, domain: str, vocabulary: int, seed: int

@@ -16,7 +16,7 @@ from orchestrator.config.loading import ConfigFile, load_config
 WORDS = ["the", "fever", "is", "high", "a", "contract", "binds", "rest", "pay", "rule"]
 SPECIAL = ["<unk>", "<eos>"]
 TEACHER_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-STUDENT = {"model_type": "qwen3", "tie_word_embeddings": True, "head_dim": 8, **TEACHER_SIZES}
+STUDENT = {"model_type": "qwen3", "tie_word_embeddings": True, "head_dim": 8, "num_key_value_heads": 2, **TEACHER_SIZES}
 
 
 @dataclass

@@ -280,6 +280,7 @@ def test_json_of_validate(project: Project, stillhouse: Command) -> None:
             "legal": told([(["prompt", "answer"], 1), (["prompt"], 1)], given=1),
         },
         "notes": [],
+        "models": [],
     }
 
 

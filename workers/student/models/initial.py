@@ -43,15 +43,21 @@ def make_initial(
     return {**facts, "parameters": sum(p.numel() for p in model.parameters()), "layers": model.config.num_hidden_layers}
 
 
+def new_config(settings: dict[str, Any], vocabulary: int) -> Any:
+    """The transformers configuration of a model of given sizes; its vocabulary is the tokenizer's unless they say."""
+    from transformers import AutoConfig
+
+    sizes = {"vocab_size": vocabulary, **settings}
+    return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+
+
 def _random(config: ModelConfig, vocabulary: int, seed: int) -> tuple[Any, dict[str, Any]]:
     """A new model of the given sizes."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     assert config.config is not None
-    sizes = {k: v for k, v in config.config.items() if k != "model_type"}
-    sizes.setdefault("vocab_size", vocabulary)
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.config["model_type"], **sizes)), {}
+    return AutoModelForCausalLM.from_config(new_config(config.config, vocabulary)), {}
 
 
 def _given(
@@ -62,7 +68,8 @@ def _given(
 
     folder = model_folder(str(config.source), config.revision)
     dtype = torch.float32 if config.base is not None else "auto"  # a mixture may be large; it is read, not trained
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    base, found = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    _check_whole(str(config.source), found)
     model, facts = base, {}
     if config.merge_experts is not None:
         texts = [*texts, *continued(base, prompts, _ANSWER_TOKENS, seed)]
@@ -70,3 +77,14 @@ def _given(
     if config.drop_layers:
         facts["dropped_layers"], facts["kl_to_base"] = drop_layers(model, config.drop_layers, texts, whole=base)
     return model, facts
+
+
+def _check_whole(source: str, found: dict[str, Any]) -> None:
+    """Every weight was in the files: transformers makes up those that are not, and only logs it."""
+    for what, names in (("lack", found["missing_keys"]), ("have another shape of", found["mismatched_keys"])):
+        if names:
+            shown = ", ".join(sorted(str(name) for name in names)[:3])
+            raise ValueError(
+                f"model: the files of {source!r} {what} {len(names)} of the model's weights ({shown} ...); fetch them "
+                "again, or make config.json say what they hold"
+            )

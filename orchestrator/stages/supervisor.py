@@ -18,9 +18,10 @@ from workers.channels.messages import StudentRestarted
 from workers.failures import Failure, first_failure, last_line
 from workers.layout import RAY_TRAIN, StudentLayout
 from workers.student.config import TrainConfig
+from workers.student.training.learned import NothingLearned
 from workers.student.training.train_loop import train_group
 
-NON_RETRYABLE = (FloatingPointError, LeaseLost, ValueError)
+NON_RETRYABLE = (FloatingPointError, LeaseLost, NothingLearned, ValueError)
 """What a training that resumes to the bit would come to once more."""
 
 _COLLECTIVE_S = 4 * 3600

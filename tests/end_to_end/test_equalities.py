@@ -174,12 +174,26 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
 def test_one_failed_specialist_is_reported_and_the_others_finish(reference: Job, teacher: Path, tmp_path: Path) -> None:
     job = captured_like(reference, Job(tmp_path / "failing", teacher))
     broken = student_of_no_numbers(teacher, tmp_path / "broken")
-    output = job.run("run", "--set", f"specialists.legal.model={{base: {broken}, config: null}}", expect=1)
+    rash = "specialists.rash={mix: {legal: 1}, train: {lr: 1}}"
+    output = job.run(
+        "run", "--set", f"specialists.legal.model={{base: {broken}, config: null}}", "--set", rash, expect=1
+    )
     assert "legal FAILED" in output and "loss of step 1 is nan" in output and "weights it starts from" in output
     report = json.loads((run_folder(job) / "report.json").read_text())
     assert "legal" in report["failures"] and report["students"]["legal"]["heldout"] is None
+    assert "NothingLearned: rash: on its first batch" in report["failures"]["rash"] and "train.lr" in output
     assert weights_equal(job, reference, "medical")
     assert (run_folder(job) / "students" / "legal" / "failed-step-1.json").exists()
+    assert not final(job, "rash").exists()
+
+
+def test_a_student_that_cannot_step_ends_a_run_before_its_teacher_starts(teacher: Path, tmp_path: Path) -> None:
+    """Nothing is made, and the name is free for the next try."""
+    job = Job(tmp_path / "untried", teacher)
+    output = job.run("run", "--set", "specialists.legal.model.config.num_key_value_heads=3", expect=2)
+    [error] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: specialists.legal: its first step would fail: ") and "teacher" not in output
+    assert "is fine" in job.run("validate", "--set", "specialists.legal.model.config.num_key_value_heads=2")
 
 
 def student_of_no_numbers(teacher: Path, folder: Path) -> Path:

@@ -115,8 +115,8 @@ class TrainConfig(Settings):
     """Lay texts one after another without padding, each attending to itself alone. Where an architecture cannot, and
     where this is off, texts of similar length are padded."""
 
-    lr: float = Field(default=2e-5, gt=0)
-    """Peak learning rate."""
+    lr: float = Field(default=2e-5, gt=0, le=1)
+    """Peak learning rate, at most 1."""
 
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "wsd"
     """Shape of the learning rate over the token budget. `wsd` is warm-up, stable, then linear decay to 0."""

@@ -47,6 +47,16 @@ class Optimiser:
         mean = float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
         return mean, float(self._engine.get_global_grad_norm() or 0.0), lr
 
+    def measure(self, rows: list[TargetRow]) -> float:
+        """The mean loss per target token of a global batch, weighted as at the start of the budget. A collective."""
+        targets = sum(r.targets for r in rows)
+        total = torch.zeros((), dtype=torch.float64)
+        with torch.no_grad():
+            for batch in self._work(rows, 0.0):
+                here = batch.scaled(self._world / targets).map(lambda t: t.to(self._device, non_blocking=True))
+                total += self._engine(here.texts, here.targets).double().cpu() - here.floor
+        return float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
+
     def _work(self, rows: list[TargetRow], spent: float) -> list[Any]:
         """This worker's micro-batches, as many as those of the worker that has most."""
         most, layout = self._train.micro_tokens, self._engine.module.layout

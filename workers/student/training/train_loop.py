@@ -28,6 +28,7 @@ from workers.splits import TRAIN
 from workers.student.config import LoraConfig, LossConfig, TextsConfig, TrainConfig
 from workers.student.training.engine import start_engine, whole_weights
 from workers.student.training.job import SpecialistJob, bad_step
+from workers.student.training.learned import check_learned, comparable
 from workers.targets.commits.damage import DamagedShard
 from workers.targets.reader import Cursor, Shape, TargetRow, TargetStream
 from workers.targets.store import TargetStore
@@ -91,13 +92,7 @@ class Trainer:
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
-        self.stream = TargetStream(
-            *(self._open_store(), read_plan(self.storage, TRAIN), job.mix, job.seed, cursor),
-            on_wait=self._waiting,
-            on_damage=self._damaged,
-            name=job.name,
-            shape=text_shape(self.storage, TextsConfig.model_validate(job.texts)),
-        )
+        self.stream = self._open_stream(cursor)
         self._tell_fallbacks()
 
     def _tell_state(self, state: Literal["training", "done"]) -> None:
@@ -140,6 +135,16 @@ class Trainer:
                 self._checkpoint()
         self._finish()
 
+    def _open_stream(self, cursor: Cursor | None) -> TargetStream:
+        """The rows from a cursor on; from the first one where there is none."""
+        return TargetStream(
+            *(self._open_store(), read_plan(self.storage, TRAIN), self.job.mix, self.job.seed, cursor),
+            on_wait=self._waiting,
+            on_damage=self._damaged,
+            name=self.job.name,
+            shape=text_shape(self.storage, TextsConfig.model_validate(self.job.texts)),
+        )
+
     def _open_store(self) -> TargetStore:
         store = TargetStore(self.storage, TRAIN)
         self.job.declared.check(store.header, self.job.name)
@@ -177,6 +182,7 @@ class Trainer:
         final_step = best.step if self.train.keep == "best" else self.step
         if final_step != self.step:
             self._go_back_to(best)
+        self._check_learned()
         state = whole_weights(self.engine)
         if self.rank == 0:
             if self.lora is not None:
@@ -198,10 +204,25 @@ class Trainer:
 
     def _go_back_to(self, pointer: CheckpointPointer) -> None:
         """The weights of an earlier checkpoint, in an engine of their own: DeepSpeed loads into a new one only."""
+        from workers.student.training.step import Optimiser
+
         self.release_engine()  # two engines at once would be twice the memory
         loss = LossConfig.model_validate(self.job.loss)
-        self.engine, _ = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
+        self.engine, device = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
         self.checkpoints.load(self.engine, pointer)
+        self.optimiser = Optimiser(self.engine, device, loss, self.train)
+
+    def _check_learned(self) -> None:
+        """Measure the final weights on the first batch. Raises NothingLearned."""
+        loss, first = LossConfig.model_validate(self.job.loss), self.history[0] if self.history else {}
+        if first.get("step") != 1 or not comparable(loss):
+            return
+        stream = self._open_stream(None)
+        try:
+            rows = stream.next_batch(self.train.batch_tokens)
+        finally:
+            stream.close()
+        check_learned(self.job.name, first["loss"], self.optimiser.measure(rows), self.train)
 
     def release_engine(self) -> None:
         """Free the engine's memory."""

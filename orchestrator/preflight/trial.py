@@ -133,5 +133,8 @@ class _Run:
     def _tokenizer(self, teacher: str) -> TeacherTokenizer:
         if teacher not in self._tokenizers:
             config = self._config.teachers[teacher]
-            self._tokenizers[teacher] = TeacherTokenizer.of_files(config, self._folders[teacher])
+            try:
+                self._tokenizers[teacher] = TeacherTokenizer.of_files(config, self._folders[teacher])
+            except ValueError as error:
+                raise ValueError(f"{self._config.teacher_key(teacher)}.{error}") from None
         return self._tokenizers[teacher]

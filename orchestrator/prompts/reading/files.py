@@ -102,6 +102,8 @@ def rows_of(files: list[DataFile]) -> Iterator[Row]:
         except OSError as error:
             why = error.strerror or str(error)
             raise ValueError(f"cannot read {item.name!r} after row {number + 1}: {why}") from None
+        except ValueError as error:
+            raise ValueError(f"{item.name!r}: {error}") from None
 
 
 class LocalFolder:

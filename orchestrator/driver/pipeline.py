@@ -20,6 +20,7 @@ from orchestrator.driver.loop import watch
 from orchestrator.driver.session import Session, open_leased, open_session
 from orchestrator.driver.trainings import Trainings
 from orchestrator.monitors.base import Monitor
+from orchestrator.preflight.place import Needs
 from orchestrator.render.markdown import markdown
 from orchestrator.render.model_card import model_card
 from orchestrator.reporting.evaluation import Evaluation
@@ -37,7 +38,7 @@ from workers.targets.contract import Contract
 
 def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]:
     """The whole run; returns the exit code (1 if a specialist failed) and the report."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True)) as session:
         with Preparation(session.ctx) as preparation:
             declared = freeze_prompts(session, preparation)
             captures = Captures(session.ctx, missing_units(session.ctx.run))
@@ -49,7 +50,7 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
 
 def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | None) -> RunFolder:
     """The teacher's part alone: all missing units, or the first `limit` of them."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(teachers=True)) as session:
         with Preparation(session.ctx) as preparation:
             freeze_prompts(session, preparation)
         watch(session, Captures(session.ctx, limited(missing_units(session.ctx.run), limit)), None)
@@ -58,7 +59,7 @@ def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | Non
 
 def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -> dict[str, str]:
     """The students' part alone, from units that are captured already; returns the failures."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(students=True, only=tuple(only))) as session:
         with Preparation(session.ctx) as preparation:
             declared = freeze_prompts(session, preparation)
             if missing := missing_units(session.ctx.run, (TRAIN,)):
@@ -73,7 +74,7 @@ def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -
 
 def evaluate_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Report:
     """Scores and report of what is trained."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(evaluator=True)) as session:
         return measure_and_export(session, exports=False)
 
 

@@ -16,7 +16,7 @@ from orchestrator.config.loading import ConfigFile, load_config
 WORDS = ["the", "fever", "is", "high", "a", "contract", "binds", "rest", "pay", "rule"]
 SPECIAL = ["<unk>", "<eos>"]
 TEACHER_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-STUDENT = {"model_type": "qwen3", "tie_word_embeddings": True, "head_dim": 8, **TEACHER_SIZES}
+STUDENT = {"model_type": "qwen3", "tie_word_embeddings": True, "head_dim": 8, "num_key_value_heads": 2, **TEACHER_SIZES}
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Project:
     data: dict[str, Any] = field(default_factory=dict)
 
     def model(self, name: str, *, words: list[str] = WORDS, experts: int = 4, template: str = "", **more: Any) -> Path:
-        """A model folder: configuration and tokenizer, no weights. `experts=0` makes it dense."""
+        """A model folder: configuration, tokenizer and weights that are a name only. `experts=0` makes it dense."""
         folder = self.folder / name
         folder.mkdir(parents=True)
         vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
@@ -39,6 +39,7 @@ class Project:
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>", "unk_token": "<unk>"}
         self.json(f"{name}/tokenizer_config.json", settings | ({"chat_template": template} if template else {}))
         config = {"model_type": "qwen3_moe" if experts else "qwen3", "vocab_size": len(vocabulary), **TEACHER_SIZES}
+        (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
         self.json(f"{name}/config.json", config | ({"num_experts": experts} if experts else {}) | more)
         return folder
 

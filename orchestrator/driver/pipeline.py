@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from cluster.placement import PlaceDeadline
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.students import student_groups
 from orchestrator.driver.captures import Captures
@@ -26,11 +27,13 @@ from orchestrator.render.model_card import model_card
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
+from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages import evaluation
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
 from orchestrator.stages.export import export
 from orchestrator.stages.preparation import Preparation
+from workers.evaluation.resources import resource_request
 from workers.layout import REPORT_JSON, REPORT_MARKDOWN
 from workers.splits import TRAIN
 from workers.targets.contract import Contract
@@ -131,7 +134,16 @@ def _measured(session: Session) -> Evaluation | None:
         return None
     session.ctx.say(f"evaluating {', '.join(trained)} on held-out text")
     call: Any = evaluation.start(session.ctx)
+    settings = session.ctx.config
+    deadline = PlaceDeadline(
+        resource_request(settings.evaluate), "the evaluator", settings.cluster.placement_deadline_s
+    )
     while not ray.wait([call], timeout=0.25)[0]:
         session.poll()
+        try:
+            deadline.check()
+        except TimeoutError as error:
+            ray.cancel(call, force=True)
+            raise RunFailed(f"evaluate: {error}") from None
     session.poll(patience_s=1.0)
     return evaluation.finish(session.ctx, call)

@@ -15,6 +15,10 @@ from typing import Any
 
 from workers.sources import annotated_fields, assigned, classes, package_folder, parsed, plain_types
 
+_COMMON_CODE = ("modeling_rope_utils.py", "masking_utils.py")
+
+_READ = re.compile(r"""\bconfig\.([a-z]\w*)|getattr\(\s*(?:self\.)?config,\s*["']([a-z]\w*)["']""")
+
 _OF_PROGRAMS = {"ignore_keys_at_rope_validation", "kwargs"}
 """What classes set on themselves, and no file says."""
 
@@ -51,11 +55,11 @@ def architecture(model_type: str) -> Architecture | None:
     package = package_folder("transformers")
     if package is None or not (chain := _class_chain(package, model_type)):
         return None
-    keys: set[str] = {"model_type"}
+    keys: set[str] = {"model_type", *_read_by_models(package, chain[0][0].parent)}
     defaults: dict[str, Any] = {}
     types: dict[str, tuple[type, ...]] = {}
     aliases: dict[str, str] = {}
-    for node in reversed(chain):  # a class has the last word over its bases
+    for _, node in reversed(chain):  # a class has the last word over its bases
         keys |= _keys_of(node)
         for name, annotation, value in annotated_fields(node):
             keys.add(name)
@@ -81,7 +85,7 @@ def activations() -> frozenset[str]:
     return frozenset(str(key.value) for key in named.keys if isinstance(key, ast.Constant))
 
 
-def _class_chain(package: Path, model_type: str) -> list[ast.ClassDef]:
+def _class_chain(package: Path, model_type: str) -> list[tuple[Path, ast.ClassDef]]:
     """The configuration class of a model type and its bases, itself first; empty where one of them is not found."""
     for files in _candidates(package, model_type):
         named = [(path, c) for path in files for c in classes(path) if _model_type_of(c) == model_type]
@@ -106,11 +110,11 @@ def _candidates(package: Path, model_type: str) -> list[list[Path]]:
     return [[p for p in everywhere if written.search(p.read_text(encoding="utf-8"))]]
 
 
-def _with_bases(package: Path, path: Path, node: ast.ClassDef) -> list[ast.ClassDef]:
+def _with_bases(package: Path, path: Path, node: ast.ClassDef) -> list[tuple[Path, ast.ClassDef]]:
     chain, queue = [], [(path, node)]
     while queue:
         path, node = queue.pop(0)
-        chain.append(node)
+        chain.append((path, node))
         for base in node.bases:
             found = _find_class(package, path, base.id) if isinstance(base, ast.Name) else None
             if found is not None:
@@ -153,6 +157,14 @@ def _keys_of(node: ast.ClassDef) -> set[str]:
             elif isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
                 keys |= {inner.attr} if isinstance(inner.value, ast.Name) and inner.value.id == "self" else set()
     return {key for key in keys if not key.startswith("_") and key not in _OF_PROGRAMS}
+
+
+def _read_by_models(package: Path, folder: Path) -> set[str]:
+    """What the code of models reads of a configuration, declared or not: Qwen2 takes a head_dim that its class has
+    not."""
+    files = [*sorted(folder.glob("modeling_*.py")), *(package / name for name in _COMMON_CODE)]
+    texts = (path.read_text(encoding="utf-8") for path in files if path.exists())
+    return {name or other for text in texts for name, other in _READ.findall(text)}
 
 
 def _model_type_of(node: ast.ClassDef) -> str | None:

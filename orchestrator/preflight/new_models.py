@@ -36,10 +36,10 @@ def check_new_models(config: RunConfig, teacher: Path) -> None:
         found = architecture(str(model["model_type"])) if model is not None else None
         if model is not None and found is not None:  # students.py refuses a type that there is not
             where = f"specialists.{name}.model.config"
+            _check_dense(where, model, found)
             _check_keys(where, model, found)
             _check_types(where, model, found)
             _check_sizes(where, model, found)
-            _check_dense(where, model, found)
             if "vocab_size" in model:
                 _check_vocabulary(where, model["vocab_size"], len(set(token_ids(teacher).values())))
 
@@ -136,7 +136,7 @@ def _whole(*values: Any) -> bool:
 
 
 def _check_dense(where: str, model: dict[str, Any], found: Architecture) -> None:
-    experts = expert_count(model) or max(
+    experts = expert_count({k: v for k, v in model.items() if k in found.keys}) or max(
         (n for k in EXPERT_KEYS if type(n := found.defaults.get(k)) is int and model.get(k, n) is not None), default=0
     )
     if experts > 1:

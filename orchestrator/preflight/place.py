@@ -46,14 +46,18 @@ def check_place(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> No
     for where, amounts, request in _requests(config, needs, prompts):
         if (reason := infeasible_reason(request, [machine])) is not None:
             raise ValueError(
-                f"{where}: {request} never finds a place on this machine ({_here(reason)}); lower {amounts}, or name a "
-                f"cluster that has it (cluster.address){_logical(config, reason)}"
+                f"{where}: {request} never finds a place on this machine ({_here(reason)}); change {amounts}, or name "
+                f"a cluster that has it (cluster.address){_logical(config, reason)}"
             )
 
 
 def _here(reason: str) -> str:
     """Of one machine."""
-    return reason.replace("the largest node has", "there are").replace("no node has", "it does not have")
+    return (
+        reason.replace("the largest node has", "there are")
+        .replace("no node has", "it has not")
+        .replace(" on 1 nodes, were they empty", "")
+    )
 
 
 def _logical(config: RunConfig, reason: str) -> str:

@@ -50,6 +50,11 @@ def test_a_size_is_found_by_its_usual_name() -> None:
     assert gpt2.value({"hidden_size": 16}, "hidden_size") == 16 and gpt2.value({}, "num_key_value_heads") is None
 
 
+def test_what_only_the_code_of_a_model_reads_may_be_said() -> None:
+    for model_type in ("qwen2", "qwen3_moe"):
+        assert "head_dim" in (configuration_keys(model_type) or ())
+
+
 def test_activations_are_those_of_transformers() -> None:
     assert activations() == frozenset(ACT2CLS)
 

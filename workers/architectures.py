@@ -129,7 +129,7 @@ def _find_class(package: Path, path: Path, name: str) -> tuple[Path, ast.ClassDe
     for node in classes(path):
         if node.name == name:
             return path, node
-    for statement in ast.walk(parsed(path)):
+    for statement in parsed(path).body:
         if not isinstance(statement, ast.ImportFrom) or not statement.module or not statement.level:
             continue
         if name in [alias.asname or alias.name for alias in statement.names]:

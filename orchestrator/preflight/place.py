@@ -6,6 +6,7 @@ lacks it may still be given, so that is left to deadlines (cluster.placement_dea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,8 +21,11 @@ from workers.evaluation.resources import resource_request as evaluator_request
 from workers.manifest import read_plan
 from workers.splits import SPLITS
 from workers.student.training.resources import resource_request as student_request
-from workers.targets.store import TargetStore
 from workers.teacher.groups.resources import resource_request
+
+
+_LOGICAL = 64
+"""Logical CPUs that one of the machine may stand for."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,13 @@ def check_place(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> No
     check_address(config.cluster)
     if address_of(config.cluster) != "local":
         return
-    total, labels = own_node(config.cluster.cpus)
+    cpus, most = config.cluster.cpus, _LOGICAL * (os.cpu_count() or 1)
+    if cpus is not None and cpus > most:
+        raise ValueError(
+            f"cluster.cpus: {cpus}, and Ray keeps a process ready for each; give at most {most} on this machine, and "
+            "lower what a process reserves (cpus_per_rank, cpus_per_worker)"
+        )
+    total, labels = own_node(cpus)
     machine = Node("this machine", total, total, labels)
     for where, amounts, request in _requests(config, needs, prompts):
         if (reason := infeasible_reason(request, [machine])) is not None:
@@ -89,6 +99,8 @@ def _teachers_at_work(config: RunConfig, run: RunFolder, prompts: list[RawPrompt
     if prompts:
         policies = PolicyResolver(config)
         return sorted({policies.of(p.source, p.domains).teacher for p in prompts})
+    from workers.targets.store import TargetStore  # what only looks does without Arrow's functions
+
     wanted: set[str] = set()
     for split in SPLITS:
         try:

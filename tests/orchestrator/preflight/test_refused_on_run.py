@@ -199,6 +199,8 @@ def test_an_argument_that_the_vllm_of_another_environment_has_not(project: Proje
         ({"teacher.gpus_per_rank": 1.5}, ["teacher.gpus_per_rank: 1.5; Ray gives a part of one GPU, or whole ones"]),
         ({"evaluate.gpus": 2.5}, ["evaluate.gpus: 2.5"]),
         ({"defaults.train.cpus_per_worker": 0.00001}, ["train.cpus_per_worker: 1e-05; Ray counts in ten-thousandths"]),
+        ({"cluster.cpus": 10**6}, ["cluster.cpus: 1000000, and Ray keeps a process ready for each; give at most"]),
+        ({"seed": 10**30}, ["seed: Input should be less than or equal to"]),
         ({"teacher.accelerator_type": " "}, ["teacher.accelerator_type: names none"]),
     ],
     ids=lambda v: repr(v)[:50],

@@ -39,8 +39,10 @@ class Architecture:
     def value(self, config: dict[str, Any], name: str) -> Any:
         """A setting of a configuration by its usual name, or the class's default; None where there is neither."""
         own = self.aliases.get(name, name)
-        given = config.get(name, config.get(own))
-        return given if given is not None else self.defaults.get(own, self.defaults.get(name))
+        for said in (config, self.defaults):
+            if name in said or own in said:
+                return said.get(name, said.get(own))
+        return None
 
 
 def configuration_keys(model_type: str) -> frozenset[str] | None:
@@ -74,15 +76,31 @@ def architecture(model_type: str) -> Architecture | None:
     return Architecture(frozenset(keys | aliases.keys() | set(aliases.values())), defaults, types, aliases)
 
 
-@lru_cache
 def activations() -> frozenset[str]:
     """Names of the activations that transformers knows; empty where its list is not found."""
+    return _listed("activations.py", "ACT2CLS")
+
+
+def rope_types() -> frozenset[str]:
+    """Kinds of rotary positions that transformers knows; empty where its list is not found."""
+    known = _listed("modeling_rope_utils.py", "ROPE_INIT_FUNCTIONS")
+    return known | {"default"} if known else known
+
+
+def layer_types() -> frozenset[str]:
+    """Kinds of layers that transformers knows, by their former names too; empty where its list is not found."""
+    known = _listed("configuration_utils.py", "ALLOWED_ATTN_LAYER_TYPES")
+    return known | _listed("configuration_utils.py", "_LEGACY_LAYER_TYPE_REMAP") if known else known
+
+
+@lru_cache
+def _listed(file: str, name: str) -> frozenset[str]:
+    """The keys or entries of a constant of transformers."""
     package = package_folder("transformers")
-    path = package / "activations.py" if package else None
-    named = assigned(parsed(path), "ACT2CLS") if path and path.exists() else None
-    if not isinstance(named, ast.Dict):
-        return frozenset()
-    return frozenset(str(key.value) for key in named.keys if isinstance(key, ast.Constant))
+    path = package / file if package else None
+    value = assigned(parsed(path), name) if path and path.exists() else None
+    entries = value.keys if isinstance(value, ast.Dict) else value.elts if isinstance(value, ast.Tuple) else []
+    return frozenset(str(entry.value) for entry in entries if isinstance(entry, ast.Constant))
 
 
 def _class_chain(package: Path, model_type: str) -> list[tuple[Path, ast.ClassDef]]:

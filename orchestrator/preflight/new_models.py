@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from workers.architectures import Architecture, activations, architecture
+from workers.architectures import Architecture, activations, architecture, layer_types, rope_types
 from workers.model_files import EXPERT_KEYS, expert_count, token_ids
 from workers.sources import in_words
 
@@ -40,8 +40,8 @@ def check_new_models(config: RunConfig, teacher: Path) -> None:
             _check_keys(where, model, found)
             _check_types(where, model, found)
             _check_sizes(where, model, found)
-            if "vocab_size" in model:
-                _check_vocabulary(where, model["vocab_size"], len(set(token_ids(teacher).values())))
+            _check_values(where, model, found)
+            _check_vocabulary(where, model, teacher)
 
 
 def _check_keys(where: str, model: dict[str, Any], found: Architecture) -> None:
@@ -64,13 +64,56 @@ def _check_types(where: str, model: dict[str, Any], found: Architecture) -> None
                 f"{where}.{key}: {value!r} is {_kind(value)}, and {model['model_type']} takes {in_words(allowed)}"
                 + _hint(value)
             )
-    known, act = activations(), model.get("hidden_act")
-    if known and isinstance(act, str) and act not in known:
-        near = difflib.get_close_matches(act, sorted(known), 1, 0.5)
-        raise ValueError(
-            f"{where}.hidden_act: {act!r} is no activation of transformers"
-            + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}")
-        )
+        if key not in found.types and isinstance(value, str) and _hint(value):
+            raise ValueError(f"{where}.{key}: {value!r} is text{_hint(value)}")
+    _check_named(f"{where}.hidden_act", "activation", model.get("hidden_act"), activations())
+
+
+def _check_named(where: str, what: str, name: Any, known: frozenset[str]) -> None:
+    """A name is one of those that transformers knows."""
+    if not known or name is None or name in known:
+        return
+    near = difflib.get_close_matches(str(name), sorted(known), 1, 0.5)
+    raise ValueError(
+        f"{where}: {name!r} is no {what} of transformers"
+        + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}")
+    )
+
+
+def _check_values(where: str, model: dict[str, Any], found: Architecture) -> None:
+    """Values that building the model, or its first step, would stumble over."""
+    for key, value in model.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if key.endswith(("dropout", "pdrop")) and not 0 <= value < 1:
+            raise ValueError(f"{where}.{key}: {value!r}; give a probability from 0, and below 1")
+        if (key.endswith("_eps") or key in ("initializer_range", "rope_theta")) and not value > 0:
+            raise ValueError(f"{where}.{key}: {value!r}; give a number above 0")
+    if model.get("is_encoder_decoder"):
+        raise ValueError(f"{where}.is_encoder_decoder: students are decoders alone; take it out")
+    for kind in model["layer_types"] if isinstance(model.get("layer_types"), list) else ():
+        _check_named(f"{where}.layer_types", "kind of layer", kind, layer_types())
+    for key in ("rope_parameters", "rope_scaling"):
+        if model.get(key) is not None:
+            _check_rope(f"{where}.{key}", model[key])
+
+
+def _check_rope(where: str, rope: Any) -> None:
+    """One record, or one for each kind of layer."""
+    if not isinstance(rope, dict):
+        raise ValueError(f"{where}: {rope!r}; give a record, for example {{rope_type: default, rope_theta: 10000.0}}")
+    if rope and all(isinstance(value, dict) for value in rope.values()):
+        for kind, own in rope.items():
+            _check_rope(f"{where}.{kind}", own)
+        return
+    kind = rope.get("rope_type", rope.get("type"))
+    _check_named(f"{where}.rope_type", "kind of rotary positions", kind, rope_types())
+    for key in ("rope_theta", "factor"):
+        value = rope.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
+            raise ValueError(f"{where}.{key}: {value!r}; give a number above 0{_hint(value)}")
+    if kind in ("linear", "dynamic", "yarn", "llama3") and "factor" not in rope:
+        raise ValueError(f"{where}.factor: is missing, and rope_type {kind} stretches by it; give one")
 
 
 def _kind(value: Any) -> str:
@@ -146,9 +189,17 @@ def _check_dense(where: str, model: dict[str, Any], found: Architecture) -> None
         )
 
 
-def _check_vocabulary(where: str, own: int, vocabulary: int) -> None:
-    if own < vocabulary:
+def _check_vocabulary(where: str, model: dict[str, Any], teacher: Path) -> None:
+    special = {k: model[k] for k in ("pad_token_id", "bos_token_id", "eos_token_id") if type(model.get(k)) is int}
+    own = model.get("vocab_size")
+    if own is None and not special:
+        return
+    vocabulary = len(set(token_ids(teacher).values()))
+    if own is not None and own < vocabulary:
         raise ValueError(
             f"{where}.vocab_size: {own}, and the tokenizer has {vocabulary} ids; leave it out, so that it follows the "
             f"tokenizer, or give {vocabulary} or more"
         )
+    for key, token in special.items():
+        if not 0 <= token < (own or vocabulary):
+            raise ValueError(f"{where}.{key}: {token}, and there are {own or vocabulary} ids; leave it out")

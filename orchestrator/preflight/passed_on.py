@@ -25,6 +25,12 @@ _OPTIONS = {"pip": "pip_install_options", "uv": "uv_pip_install_options"}
 
 _ALONE = {"container": {"container", "config", "env_vars"}, "image_uri": {"image_uri", "config", "env_vars"}}
 
+_TEXTS = {
+    "py_executable": "the command that starts Python on the nodes",
+    "worker_process_setup_hook": "the name of a function, module.function",
+    "image_uri": "the address of an image",
+}
+
 _OWN_VARIABLES = frozenset(
     {
         *("CUDA_VISIBLE_DEVICES", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -116,12 +122,17 @@ def _check_others(where: str, given: dict[str, Any]) -> None:
     if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - RUNTIME_ENV_CONFIG_KEYS)):
         shown = repr(settings) if not isinstance(settings, dict) else ", ".join(map(str, unknown))
         raise ValueError(f"{where}.config: {shown}; Ray has {', '.join(sorted(RUNTIME_ENV_CONFIG_KEYS))} there")
+    seconds = settings.get("setup_timeout_seconds", -1)
+    if type(seconds) is not int or (seconds < 1 and seconds != -1):
+        raise ValueError(f"{where}.config.setup_timeout_seconds: {seconds!r}; give whole seconds, or -1 for no end")
+    if not isinstance(settings.get("eager_install", True), bool):
+        raise ValueError(f"{where}.config.eager_install: {settings['eager_install']!r}; give true or false")
     excludes = given.get("excludes", [])
     if not isinstance(excludes, list) or not all(isinstance(pattern, str) for pattern in excludes):
         raise ValueError(f"{where}.excludes: {excludes!r}; give a list of patterns, as in .gitignore")
-    python = given.get("py_executable")
-    if python is not None and not (isinstance(python, str) and python.strip()):
-        raise ValueError(f"{where}.py_executable: {python!r}; give the command that starts Python on the nodes")
+    for key, what in _TEXTS.items():
+        if key in given and not (isinstance(given[key], str) and given[key].strip()):
+            raise ValueError(f"{where}.{key}: {given[key]!r}; give {what}")
 
 
 def _check_env_vars(where: str, variables: Any) -> None:

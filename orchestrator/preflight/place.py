@@ -7,13 +7,19 @@ lacks it may still be given, so that is left to deadlines (cluster.placement_dea
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import psutil
+from humanize import naturalsize
 
 from cluster.ray_internals import own_node
 from cluster.resources import Node, ResourceRequest, group_request, infeasible_reason
 from cluster.session import address_of, check_address
 from orchestrator.config.schema import RunConfig
+from orchestrator.preflight.memory import decoder_parameters
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.runs.folder import RunFolder
@@ -22,7 +28,6 @@ from workers.manifest import read_plan
 from workers.splits import SPLITS
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
-
 
 _LOGICAL = 64
 """Logical CPUs that one of the machine may stand for."""
@@ -53,11 +58,32 @@ def check_place(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> No
         )
     total, labels = own_node(cpus)
     machine = Node("this machine", total, total, labels)
+    _check_python(config)
+    _check_memory(config, needs)
     for where, amounts, request in _requests(config, needs, prompts):
         if (reason := infeasible_reason(request, [machine])) is not None:
             raise ValueError(
                 f"{where}: {request} never finds a place on this machine ({_here(reason)}); change {amounts}, or name "
                 f"a cluster that has it (cluster.address){_logical(config, reason)}"
+            )
+
+
+def _check_python(config: RunConfig) -> None:
+    """A Ray whose processes cannot be started starts them again and again."""
+    command = config.cluster.runtime_env.get("py_executable")
+    if command is not None and shutil.which(shlex.split(command)[0]) is None:
+        raise ValueError(f"cluster.runtime_env.py_executable: {command!r} is no program on this machine; name one")
+
+
+def _check_memory(config: RunConfig, needs: Needs) -> None:
+    """Random weights of a new model fit the memory; the plan says what all of a run takes."""
+    memory = psutil.virtual_memory().total
+    for name, specialist in config.specialists.items() if needs.students else ():
+        size = 4 * decoder_parameters(specialist.model.config or {}, 0)
+        if size > memory and (not needs.only or name in needs.only):
+            raise ValueError(
+                f"specialists.{name}.model.config: its weights alone take {naturalsize(size)}, and this machine has "
+                f"{naturalsize(memory)} of memory; give smaller sizes"
             )
 
 

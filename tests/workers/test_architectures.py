@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from transformers.activations import ACT2CLS
+from transformers.configuration_utils import ALLOWED_ATTN_LAYER_TYPES
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from workers.architectures import activations, architecture, configuration_keys
+from workers.architectures import activations, architecture, configuration_keys, layer_types, rope_types
 from workers.model_files import EXPERT_KEYS, expert_count
 from workers.sources import package_folder, plain_types
 
@@ -55,8 +57,10 @@ def test_what_only_the_code_of_a_model_reads_may_be_said() -> None:
         assert "head_dim" in (configuration_keys(model_type) or ())
 
 
-def test_activations_are_those_of_transformers() -> None:
+def test_names_of_activations_positions_and_layers_are_those_of_transformers() -> None:
     assert activations() == frozenset(ACT2CLS)
+    assert rope_types() == {"default", *ROPE_INIT_FUNCTIONS}
+    assert layer_types() >= {*ALLOWED_ATTN_LAYER_TYPES, "attention", "mamba"}
 
 
 @pytest.mark.parametrize(

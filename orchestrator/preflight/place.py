@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ from workers.manifest import read_plan
 from workers.splits import SPLITS
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
+
+_LOOK_S = 20.0
 
 _LOGICAL = 64
 """Logical CPUs that one of the machine may stand for."""
@@ -58,7 +61,7 @@ def check_place(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> No
         )
     total, labels = own_node(cpus)
     machine = Node("this machine", total, total, labels)
-    _check_python(config)
+    _check_python(config, needs)
     _check_memory(config, needs)
     for where, amounts, request in _requests(config, needs, prompts):
         if (reason := infeasible_reason(request, [machine])) is not None:
@@ -68,11 +71,28 @@ def check_place(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> No
             )
 
 
-def _check_python(config: RunConfig) -> None:
-    """A Ray whose processes cannot be started starts them again and again."""
+def _check_python(config: RunConfig, needs: Needs) -> None:
+    """A Ray whose processes cannot be started starts them again and again; ranks of vLLM need it in theirs."""
     command = config.cluster.runtime_env.get("py_executable")
     if command is not None and shutil.which(shlex.split(command)[0]) is None:
         raise ValueError(f"cluster.runtime_env.py_executable: {command!r} is no program on this machine; name one")
+    for name, teacher in config.teachers.items() if needs.teachers else ():
+        python = teacher.vllm.python if teacher.engine == "vllm" else None
+        if python is not None and not _has_vllm(python):
+            raise ValueError(
+                f"{config.teacher_key(name)}.vllm.python: {python!r} finds no package vllm; name the Python of an "
+                "environment that has it"
+            )
+
+
+def _has_vllm(python: str) -> bool:
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    try:
+        return subprocess.run([python, "-c", look], capture_output=True, timeout=_LOOK_S, check=False).returncode == 0
+    except subprocess.TimeoutExpired:  # a slow disk is no fault
+        return True
+    except OSError:
+        return False
 
 
 def _check_memory(config: RunConfig, needs: Needs) -> None:

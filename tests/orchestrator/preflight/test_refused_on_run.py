@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,11 @@ def test_an_argument_that_the_vllm_of_another_environment_has_not(project: Proje
     vllm["engine_kwargs"] = {"swap_space": "much"}
     error = refusal(project, stillhouse, {"teacher.vllm": vllm})
     assert "swap_space: 'much'; vLLM takes float" in error
+
+
+def test_a_python_without_vllm(project: Project, stillhouse: Command) -> None:
+    error = refusal(project, stillhouse, {"teacher.engine": "vllm", "teacher.vllm": {"python": sys.executable}})
+    assert error.startswith("error: teacher.vllm.python: ") and "finds no package vllm" in error
 
 
 # Places -------------------------------------------------------------------------------------------------------

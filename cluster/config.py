@@ -20,7 +20,9 @@ class ClusterConfig(Settings):
     """Logical CPUs of a Ray started on this machine. Null takes what the machine has."""
 
     placement_deadline_s: float = Field(default=1800, gt=0)
-    """Seconds a teacher replica may wait for its place before the run stops and says what it wanted."""
+    """Seconds that a teacher replica may wait for its place before the run stops and says what it wanted. Students and
+    the evaluator wait for what is in use, and so long for what the cluster has not at all: then a student has failed,
+    and the others go on; without the evaluator the run stops."""
 
     runtime_env: dict[str, Any] = {}
     """Ray runtime_env, passed on as it is (heavy packages belong in the image, not here)."""

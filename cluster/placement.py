@@ -52,6 +52,28 @@ def place_group(
     return group if state == "CREATED" else None
 
 
+class PlaceDeadline:
+    """Ends the wait for a place that is more than the cluster has at all, in use or free, since `deadline_s`. What is
+    only in use is waited for: it becomes free."""
+
+    def __init__(self, request: ResourceRequest, what: str, deadline_s: float) -> None:
+        self._request, self._what, self._deadline_s = request, what, deadline_s
+        self._looked, self._since = float("-inf"), float("inf")
+
+    def check(self) -> None:
+        """Raises TimeoutError, naming what is wanted and what there is, at the deadline."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if infeasible_reason(self._request, cluster_nodes()) is None:
+            self._since = float("inf")
+            return
+        self._since = min(self._since, now)
+        if now - self._since >= self._deadline_s:
+            raise TimeoutError(no_place(self._request, self._what, now - self._since))
+
+
 def no_place(request: ResourceRequest, what: str, waited_s: float) -> str:
     """What a group of processes wanted, what it lacked and what the cluster has."""
     nodes = cluster_nodes()

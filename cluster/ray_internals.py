@@ -20,6 +20,45 @@ def free_resources() -> dict[str, dict[str, Any]]:
     return dict(ray._private.state.available_resources_per_node())
 
 
+def own_node(cpus: int | None) -> tuple[dict[str, float], dict[str, str]]:
+    """Resources and labels of a Ray that is started on this machine with so many CPUs (None: all), as Ray finds them.
+    Its `ray.io/node-id` is not among them: nobody knows it before."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell how it counts CPUs in a container
+    found = ResourceAndLabelSpec(num_cpus=cpus).resolve(is_head=True, node_ip_address="127.0.0.1")
+    return dict(found.to_resource_dict()), dict(found.labels)
+
+
+def running_ray() -> str | None:
+    """HOST:PORT of the Ray that `address="auto"` joins on this machine; None where none runs, or several do."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        return str(canonicalize_bootstrap_address_or_die("auto"))
+    except ConnectionError:
+        return None
+
+
+def is_head(address: str, timeout_s: float) -> bool:
+    """Whether what listens at HOST:PORT answers as a Ray head does."""
+    import grpc
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    channel = create_gcs_channel(address)
+    try:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        stub.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=timeout_s)
+    except grpc.RpcError as error:
+        # Who asks for a token is one; what is said of a wrong one comes from Ray.
+        return error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    finally:
+        channel.close()
+    return True
+
+
 def walk_package(root: Path, excludes: list[str], note: Callable[[Path], None], *, gitignore: bool) -> None:
     """Call `note` with each path that Ray would put in the package of a working directory.
 

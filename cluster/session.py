@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.config import ClusterConfig
+from cluster.ray_internals import is_head, running_ray
 
 # Set before Ray starts, so that every process of a Ray started here inherits them.
 _ENVIRONMENT = {
@@ -23,6 +26,46 @@ _ENVIRONMENT = {
 }
 
 
+_ANSWER_S = 5.0
+"""Seconds in which a cluster's head must answer: once to a connection, once to a question."""
+
+_ADDRESS = re.compile(r"(?P<client>ray://)?(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^\s/:\[\]]+)):(?P<port>\d{1,5})")
+
+
+def address_of(config: ClusterConfig) -> str:
+    """The Ray that is joined: its address as it was given, or `local` for one that is started here."""
+    return config.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def check_address(config: ClusterConfig) -> None:
+    """Raise ValueError, within seconds, if nobody answers where the cluster is said to be. Ray tries for minutes."""
+    address, where = address_of(config), "cluster.address" if config.address else "RAY_ADDRESS"
+    if address == "auto" and os.environ.get("RAY_ADDRESS", "auto") not in ("", "auto"):
+        address, where = os.environ["RAY_ADDRESS"], "RAY_ADDRESS"  # which Ray prefers
+    if address == "local":
+        return
+    if address == "auto":
+        found = running_ray()
+        if found is None:
+            raise ValueError(
+                f"{where}: auto, but there is no Ray on this machine, or more than one; start one (ray start --head), "
+                "give HOST:PORT, or leave it out to have one started for the run"
+            )
+        address = found
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None or not 0 < int(parts["port"]) < 65536:
+        http = " (an http address is that of the job server: stillhouse submit --address)" if "http" in address else ""
+        raise ValueError(f"{where}: {address!r} is no address of a Ray cluster; give auto, or HOST:PORT{http}")
+    host, port = parts["v6"] or parts["host"], int(parts["port"])
+    remedy = "is the cluster up, and the port of its head (6379 as a rule) reachable from here?"
+    try:
+        socket.create_connection((host, port), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise ValueError(f"{where}: nobody answers at {address} ({error.strerror or error}); {remedy}") from None
+    if not parts["client"] and not is_head(f"[{host}]:{port}" if parts["v6"] else f"{host}:{port}", _ANSWER_S):
+        raise ValueError(f"{where}: what answers at {address} is not the head of a Ray cluster; {remedy}")
+
+
 @contextmanager
 def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[None]:
     """Connect to the configured Ray for the length of a block.
@@ -32,7 +75,7 @@ def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[N
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(config)
     paths = [str(code), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     import ray
 

@@ -14,15 +14,24 @@ if TYPE_CHECKING:
     import torch
 
 
-EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""What models of the installed transformers call the number of experts of a layer (a test reads all of them)."""
+
+_NOT_OF_TEXT = ("vision", "audio", "talker", "code2wav", "quantization")
 
 
 def expert_count(model_config: dict[str, Any]) -> int:
-    """Experts per layer of a model's config.json; 0 for a dense model."""
+    """Experts per layer of a model's config.json, or of its part for text; 0 for a dense model. Raises ValueError for
+    a number that is none."""
     for key in EXPERT_KEYS:
-        if model_config.get(key):
-            return int(model_config[key])
-    return 0
+        value = model_config.get(key)
+        counts = value if isinstance(value, list) else [value]  # by layer, or for each kind of input
+        if wrong := [n for n in counts if n is not None and (not isinstance(n, int) or n < 0)]:
+            raise ValueError(f"model: its config.json says {key}: {wrong[0]!r}; expected a whole number from 0")
+        if most := max((n for n in counts if n), default=0):
+            return int(most)
+    parts = [v for k, v in model_config.items() if k.endswith("_config") and not k.startswith(_NOT_OF_TEXT)]
+    return max((expert_count(part) for part in parts if isinstance(part, dict)), default=0)
 
 
 def model_folder(model: str, revision: str | None = None, *, weights: bool = True) -> Path:

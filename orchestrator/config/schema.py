@@ -140,7 +140,7 @@ class RunConfig(Settings):
     storage: str = "runs"
     """Local folder (relative to where the command is typed) or s3://bucket/prefix, in which the run folder is made."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**53)
     """Seed of everything that is drawn: order, answers, targets, initial weights."""
 
     teachers: dict[str, TeacherConfig] = Field(min_length=1)

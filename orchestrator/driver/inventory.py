@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cluster.inventory import Inventory, cluster_inventory, local_inventory
+from cluster.session import check_address
 from orchestrator.config.schema import RunConfig
 
 
@@ -12,7 +13,9 @@ def inventory_for(config: RunConfig, connect: bool) -> Inventory:
         return local_inventory(config.cluster.cpus)
     import ray
 
-    ray.init(address=config.cluster.address or "auto", logging_level="ERROR")
+    cluster = config.cluster.model_copy(update={"address": config.cluster.address or "auto"})
+    check_address(cluster)
+    ray.init(address=cluster.address, logging_level="ERROR")
     try:
         return cluster_inventory()
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from cluster.placement import PlaceDeadline
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.students import student_groups
 from orchestrator.driver.captures import Captures
@@ -20,16 +21,19 @@ from orchestrator.driver.loop import watch
 from orchestrator.driver.session import Session, open_leased, open_session
 from orchestrator.driver.trainings import Trainings
 from orchestrator.monitors.base import Monitor
+from orchestrator.preflight.place import Needs
 from orchestrator.render.markdown import markdown
 from orchestrator.render.model_card import model_card
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
+from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages import evaluation
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
 from orchestrator.stages.export import export
 from orchestrator.stages.preparation import Preparation
+from workers.evaluation.resources import resource_request
 from workers.layout import REPORT_JSON, REPORT_MARKDOWN
 from workers.splits import TRAIN
 from workers.targets.contract import Contract
@@ -37,7 +41,7 @@ from workers.targets.contract import Contract
 
 def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]:
     """The whole run; returns the exit code (1 if a specialist failed) and the report."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True)) as session:
         with Preparation(session.ctx) as preparation:
             preparation.try_students()
             declared = freeze_prompts(session, preparation)
@@ -50,7 +54,7 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
 
 def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | None) -> RunFolder:
     """The teacher's part alone: all missing units, or the first `limit` of them."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(teachers=True)) as session:
         with Preparation(session.ctx) as preparation:
             preparation.try_students()
             freeze_prompts(session, preparation)
@@ -60,7 +64,7 @@ def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | Non
 
 def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -> dict[str, str]:
     """The students' part alone, from units that are captured already; returns the failures."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(students=True, only=tuple(only))) as session:
         with Preparation(session.ctx) as preparation:
             preparation.try_students()
             declared = freeze_prompts(session, preparation)
@@ -76,7 +80,7 @@ def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -
 
 def evaluate_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Report:
     """Scores and report of what is trained."""
-    with open_session(file, monitors) as session:
+    with open_session(file, monitors, Needs(evaluator=True)) as session:
         return measure_and_export(session, exports=False)
 
 
@@ -133,7 +137,16 @@ def _measured(session: Session) -> Evaluation | None:
         return None
     session.ctx.say(f"evaluating {', '.join(trained)} on held-out text")
     call: Any = evaluation.start(session.ctx)
+    settings = session.ctx.config
+    deadline = PlaceDeadline(
+        resource_request(settings.evaluate), "the evaluator", settings.cluster.placement_deadline_s
+    )
     while not ray.wait([call], timeout=0.25)[0]:
         session.poll()
+        try:
+            deadline.check()
+        except TimeoutError as error:
+            ray.cancel(call, force=True)
+            raise RunFailed(f"evaluate: {error}") from None
     session.poll(patience_s=1.0)
     return evaluation.finish(session.ctx, call)

@@ -17,6 +17,7 @@ from orchestrator.config.loading import ConfigFile
 from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
+from orchestrator.preflight.place import Needs
 from orchestrator.reporting.timing import Timing, timing_of
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.folder import RunFolder
@@ -80,12 +81,12 @@ class Session:
 
 
 @contextmanager
-def open_leased(file: ConfigFile, monitors: Sequence[Monitor]) -> Iterator[Session]:
-    """Check everything, take the run's lease and open its folder; then the block.
+def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | None = None) -> Iterator[Session]:
+    """Check everything, take the run's lease and open its folder; then the block. `needs`: what it starts on Ray.
 
     Raises ValueError for a wrong request, and while another driver holds the run.
     """
-    found, config = check(file, frozen_will_do=True), file.located()
+    found, config = check(file, frozen_will_do=True, needs=needs), file.located()
     run = RunFolder.of(config)
     with Monitors(monitors) as watching:
         say = lambda text: watching.take(Message(text=text))  # noqa: E731
@@ -103,10 +104,10 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor]) -> Iterator[Sessi
 
 
 @contextmanager
-def open_session(file: ConfigFile, monitors: Sequence[Monitor]) -> Iterator[Session]:
+def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) -> Iterator[Session]:
     """As `open_leased`, and connected to Ray."""
     with (
-        open_leased(file, monitors) as session,
+        open_leased(file, monitors, needs) as session,
         ray_session(session.ctx.config.cluster, f"stillhouse-{file.config.name}", CODE),
     ):
         from workers.channels.board import Board

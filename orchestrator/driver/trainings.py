@@ -82,7 +82,7 @@ class Trainings:
         supervisor = Supervisor.options(max_concurrency=len(self._groups), scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         for group in self._groups:
             jobs = [make_job(s, self._ctx, self._declared, repairs=self._repairs) for s in group]
-            self._calls[supervisor.train.remote(jobs)] = group
+            self._calls[supervisor.train.remote(jobs, self._ctx.config.cluster.placement_deadline_s)] = group
 
     def take(self, message: ControlMessage) -> None:
         """A student has its place, until its workers are lost."""

@@ -11,6 +11,10 @@ from cluster.storage import check_writable, open_storage
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
 from orchestrator.config.schema import RunConfig
+from orchestrator.preflight.model_folders import check_model_folder, check_sources
+from orchestrator.preflight.new_models import check_new_models
+from orchestrator.preflight.passed_on import check_passed_on
+from orchestrator.preflight.place import Needs, check_place
 from orchestrator.preflight.prompts import check_answering
 from orchestrator.preflight.students import check_students
 from orchestrator.preflight.trial import try_prompts
@@ -69,13 +73,17 @@ class Checked:
         return screened
 
 
-def check(file: ConfigFile, *, frozen_will_do: bool = False) -> Checked:
+def check(file: ConfigFile, *, frozen_will_do: bool = False, needs: Needs | None = None) -> Checked:
     """All checks of a configuration; raises ValueError at the first that fails, naming setting, value and remedy.
 
     Where `frozen_will_do`, prompts that a run has frozen are what counts, and their sources are not read again.
+    `needs`: what is started right after this, for which there must be a place; None where nothing is.
     """
     config, found = file.located(), Checked()
+    check_passed_on(config)
     _check_teachers(config, found)
+    check_new_models(config, found.teacher_folders[config.first_teacher()])
+    check_sources(config)
     check_students(config, found.tokenizer.fingerprint)
     check_storage(file)
     run = RunFolder.of(config)
@@ -84,6 +92,8 @@ def check(file: ConfigFile, *, frozen_will_do: bool = False) -> Checked:
     else:
         _check_prompts(config, found)
     _check_what_judges(config)
+    if needs is not None:
+        check_place(config, needs, found.prompts)
     return found
 
 
@@ -103,6 +113,7 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
             tokenizer = tokenizer_fingerprint(folder)
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from None
+        check_model_folder(f"{key}.model", teacher.model, folder)
         model_config = read_model_config(folder)
         check_vllm(key, teacher, expert_count(model_config))
         if teacher.engine == "transformers":

@@ -6,11 +6,13 @@ settings say so, or reported alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ray
 
 from cluster.lease import LeaseLost
+from cluster.placement import PlaceDeadline
 from cluster.storage import open_storage
 from workers.channels.board import Control, Reporter
 from workers.channels.events import Message
@@ -19,6 +21,7 @@ from workers.failures import Failure, first_failure, last_line
 from workers.layout import RAY_TRAIN, StudentLayout
 from workers.student.config import TrainConfig
 from workers.student.training.learned import NothingLearned
+from workers.student.training.resources import resource_request
 from workers.student.training.train_loop import train_group
 
 NON_RETRYABLE = (FloatingPointError, LeaseLost, NothingLearned, ValueError)
@@ -33,14 +36,15 @@ large. A rank that died is noticed by Ray, long before."""
 class Supervisor:
     """Runs trainers, one per call; calls run in threads of this actor, so that they train at the same time."""
 
-    def train(self, jobs: list[dict[str, Any]]) -> str | None:
+    def train(self, jobs: list[dict[str, Any]], deadline_s: float = math.inf) -> str | None:
         """Train a group of students, one after another, to their end; returns None, or the first cause of its failure.
 
-        Failures count where no new checkpoint came between them.
+        Failures count where no new checkpoint came between them. A place that the cluster has not at all is waited for
+        `deadline_s`.
         """
         restarts = TrainConfig.model_validate(jobs[0]["train"]).restarts
         failures, before = 0, None
-        while (failure := _fit(jobs)) is not None:
+        while (failure := _fit(jobs, deadline_s)) is not None:
             if not (restarts and failure.retryable):
                 return failure.cause
             progress = _progress_marker(jobs)
@@ -61,11 +65,11 @@ def _progress_marker(jobs: list[dict[str, Any]]) -> list[tuple[bool, list[str]]]
     return [(storage.exists(s.done), storage.keys(s.pointers)[-1:]) for s in students]
 
 
-def _fit(jobs: list[dict[str, Any]]) -> Failure | None:
+def _fit(jobs: list[dict[str, Any]], deadline_s: float) -> Failure | None:
     """Train what is left of a group, once; returns None, or the cause of its failure."""
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 
-    from orchestrator.stages.train_internals import FreeSlotsTrainer
+    from orchestrator.stages.train_internals import FreeSlotsTrainer, ask_again_after
     from workers.student.training.process_group import ProcessGroup
 
     train = jobs[0]["train"]
@@ -96,6 +100,9 @@ def _fit(jobs: list[dict[str, Any]]) -> Failure | None:
             failure_config=FailureConfig(max_failures=0),
         ),
     )
+    request = resource_request(TrainConfig.model_validate(train))
+    trainer.deadline = PlaceDeadline(request, f"specialist {jobs[0]['name']}", deadline_s)
+    ask_again_after(deadline_s)
     try:
         trainer.fit()
     except WorkerGroupError as error:
@@ -103,5 +110,7 @@ def _fit(jobs: list[dict[str, Any]]) -> Failure | None:
             last_line(str(error)), True
         )
     except ControllerError as error:
+        if isinstance(error.controller_failure, TimeoutError):
+            return Failure(str(error.controller_failure), False)
         return Failure(last_line(str(error)), True)
     return None

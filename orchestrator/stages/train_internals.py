@@ -12,12 +12,21 @@ from typing import Any
 
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR
+from ray.train.v2._internal.constants import (
+    DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
+    ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+)
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, ScalingDecision
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    ScalingDecision,
+)
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.inventory import cluster_nodes
+from cluster.placement import PlaceDeadline
 from cluster.resources import free_slots
 
 _OWN_PROCESSES = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -53,6 +62,20 @@ class ControllerHereTrainer(DataParallelTrainer):
         return asyncio.run(run())
 
 
+class FixedPolicy(FixedScalingPolicy):
+    """So many workers, as soon as there is room; while they have none, their deadline is looked at."""
+
+    def __init__(self, scaling_config: Any, deadline: PlaceDeadline | None = None) -> None:
+        super().__init__(scaling_config)
+        self._deadline = deadline
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """The decision for workers that are to be started. What it raises ends the training."""
+        if self._deadline is not None:
+            self._deadline.check()
+        return super().make_decision_for_non_running_worker_group()
+
+
 class FreeSlotsPolicy(ElasticScalingPolicy):
     """How many workers a specialist with a range of them can have now: those with room on nodes that have the labels.
 
@@ -63,8 +86,14 @@ class FreeSlotsPolicy(ElasticScalingPolicy):
     _own = 0
     """Workers that hold places now."""
 
+    def __init__(self, scaling_config: Any, deadline: PlaceDeadline | None = None) -> None:
+        super().__init__(scaling_config)
+        self._deadline = deadline
+
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """The decision for workers that are to be started."""
+        """The decision for workers that are to be started. What it raises ends the training."""
+        if self._deadline is not None:
+            self._deadline.check()
         self._own = 0
         return super().make_decision_for_non_running_worker_group()
 
@@ -80,9 +109,18 @@ class FreeSlotsPolicy(ElasticScalingPolicy):
 
 
 class FreeSlotsTrainer(ControllerHereTrainer):
-    """A trainer whose range of workers goes by `FreeSlotsPolicy`."""
+    """A trainer whose range of workers goes by `FreeSlotsPolicy`. It gives up at `deadline`: Ray Train alone would ask
+    for a place again and again, for ever."""
+
+    deadline: PlaceDeadline | None = None
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        if self.scaling_config.elasticity_enabled:
-            settings["scaling_policy"] = FreeSlotsPolicy(self.scaling_config)
+        policy = FreeSlotsPolicy if self.scaling_config.elasticity_enabled else FixedPolicy
+        settings["scaling_policy"] = policy(self.scaling_config, self.deadline)
         return super()._initialize_and_run_controller(**settings)
+
+
+def ask_again_after(seconds: float) -> None:
+    """Let workers of this process's trainers wait so long for a place, then look at their deadline and ask again."""
+    usual = float(os.environ.get(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, DEFAULT_WORKER_GROUP_START_TIMEOUT_S))
+    os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(min(usual, seconds))

@@ -139,11 +139,13 @@ def test_teachers_that_find_room_only_one_after_the_other_both_capture(teacher: 
     whole(apart)
 
 
-def test_a_least_replica_without_a_place_stops_the_run_and_says_what_it_wants(teacher: Path, tmp_path: Path) -> None:
+def test_a_least_replica_without_a_place_stops_the_run_and_says_what_it_wants(
+    cluster: Cluster, teacher: Path, tmp_path: Path
+) -> None:
     job = changed(
         Job(tmp_path / "large", teacher),
         teacher={"model": str(teacher), "ep_size": 2, "cpus_per_rank": 1, "placement": "STRICT_PACK"},
-        cluster={"cpus": 1, "placement_deadline_s": 2},
+        cluster={"address": cluster.address, "placement_deadline_s": 2},
     )
     output = job.run("capture", expect=1)
     assert "failed: the teacher stopped: a replica of teacher teacher wants 2 x 1 CPU (STRICT_PACK)" in output

@@ -27,7 +27,7 @@ class Project:
     data: dict[str, Any] = field(default_factory=dict)
 
     def model(self, name: str, *, words: list[str] = WORDS, experts: int = 4, template: str = "", **more: Any) -> Path:
-        """A model folder: configuration and tokenizer, no weights. `experts=0` makes it dense."""
+        """A model folder: configuration, tokenizer and weights that are a name only. `experts=0` makes it dense."""
         folder = self.folder / name
         folder.mkdir(parents=True)
         vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
@@ -39,6 +39,7 @@ class Project:
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>", "unk_token": "<unk>"}
         self.json(f"{name}/tokenizer_config.json", settings | ({"chat_template": template} if template else {}))
         config = {"model_type": "qwen3_moe" if experts else "qwen3", "vocab_size": len(vocabulary), **TEACHER_SIZES}
+        (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
         self.json(f"{name}/config.json", config | ({"num_experts": experts} if experts else {}) | more)
         return folder
 

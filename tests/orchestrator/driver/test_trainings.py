@@ -33,7 +33,7 @@ DECLARED = Contract("tokenizer", "template", "systematic", 97, {"teacher": "f"})
 class Waiting:
     """A supervisor whose students train until a file says how they end: empty, or with an error."""
 
-    def train(self, jobs: list[dict[str, Any]]) -> str | None:
+    def train(self, jobs: list[dict[str, Any]], deadline_s: float) -> str | None:
         """Returns what the file `end-NAME` beside the run says."""
         end = Path(jobs[0]["run_uri"]) / f"end-{jobs[0]['name']}"
         while not end.exists():

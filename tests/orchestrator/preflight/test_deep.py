@@ -25,9 +25,14 @@ def test_every_model_is_built_and_every_student_stepped(project: Project, stillh
     assert len(json.loads(stillhouse("validate", "--deep", "--json", project.write()).out)["models"]) == 3
 
 
-def test_heads_that_do_not_go_together(project: Project, stillhouse: Command) -> None:
-    project.set("specialists.legal.model", {"config": {"head_dim": 7}})
-    assert stillhouse("validate", "--deep", project.write()).error.startswith("error: specialists.legal.model.config: ")
+def test_a_student_that_sees_later_tokens(project: Project, stillhouse: Command) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    project.data["defaults"].pop("model")
+    project.set("specialists.medical.model", {"config": {"model_type": "bert", "is_decoder": True, **sizes}})
+    project.set("specialists.legal.model", {"config": {"model_type": "bert", **sizes}})
+    assert stillhouse("validate", project.write()).code == 0
+    error = stillhouse("validate", "--deep", project.write()).error
+    assert error.startswith("error: specialists.legal.model.config: bert sees tokens that come later")
 
 
 def test_a_teacher_whose_files_are_another_models(project: Project, stillhouse: Command) -> None:

@@ -340,7 +340,6 @@ def test_another_filter_is_another_store(chatty: Project) -> None:
         open_stores(run, config, check(file).tokenizer, 12)
         return run
 
-    chatty.text("teacher/model.safetensors", "")
     run = opened()
     recorded = TargetStore(run.storage, TRAIN).header.answers
     assert recorded["filter"] == "keep.py:keep" and len(recorded["filter_sha256"]) == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,21 @@ import pytest
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR
+from ray.train.v2._internal.constants import (
+    ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+)
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.stages.train_internals import (
     ControllerHereTrainer,
     ElasticScalingPolicy,
+    FixedPolicy,
+    FixedScalingPolicy,
     FreeSlotsPolicy,
+    ask_again_after,
     resources_per_worker,
 )
 
@@ -100,3 +108,30 @@ def test_who_starts_workers_loads_no_torch() -> None:
     look = f"import sys, {', '.join(modules)}; print([n for n in {names} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_workers_without_a_place_look_at_their_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Passed:
+        def check(self) -> None:
+            raise TimeoutError("no place")
+
+    monkeypatch.setattr(ElasticScalingPolicy, "_maybe_send_resource_request", lambda self: None)
+    monkeypatch.setattr(FixedScalingPolicy, "_maybe_send_resource_request", lambda self: None)
+    deadline: Any = Passed()
+    for policy in (
+        FixedPolicy(ScalingConfig(num_workers=1), deadline),
+        FreeSlotsPolicy(ScalingConfig(num_workers=(1, 2), resources_per_worker={"CPU": 1}), deadline),
+    ):
+        with pytest.raises(TimeoutError):
+            policy.make_decision_for_non_running_worker_group()
+    decision = FixedPolicy(ScalingConfig(num_workers=3)).make_decision_for_non_running_worker_group()
+    assert decision.num_workers == 3  # type: ignore[attr-defined]
+
+
+def test_how_long_workers_wait_before_they_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, "120")
+    ask_again_after(1800)
+    assert os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] == "120.0"
+    ask_again_after(5)
+    assert os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] == "5"
+    assert "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR" in inspect.getsource(worker_group)

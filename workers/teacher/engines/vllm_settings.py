@@ -8,34 +8,10 @@ from typing import Any
 
 from workers.model_files import torch_dtype
 from workers.teacher.config import TeacherConfig, VllmConfig
+from workers.teacher.engines.vllm_arguments import check_arguments
 
 _CPU_CACHE_BYTES = 1 << 30
 """Of keys and values on a CPU, where vLLM would else take most of the machine's memory."""
-
-_SET_ELSEWHERE = {
-    "model": "teacher.model",
-    "tokenizer": "teacher.model",
-    "revision": "teacher.revision",
-    "dtype": "teacher.dtype",
-    "trust_remote_code": "teacher.trust_remote_code",
-    "max_num_seqs": "teacher.batch",
-    "max_num_batched_tokens": "teacher.score_tokens",
-    "tensor_parallel_size": "teacher.vllm.tensor_parallel",
-    "enable_expert_parallel": "teacher.vllm.enable_expert_parallel",
-    "data_parallel_size": "teacher.ep_size",
-    "data_parallel_rank": "teacher.ep_size",
-}
-_IMPOSSIBLE = {
-    "pipeline_parallel_size": "the stages of a pipeline do not see the logits; raise vllm.tensor_parallel or ep_size",
-    "nnodes": "a rank's GPUs are on one node; raise ep_size, whose ranks may be on several",
-    "speculative_config": "drafted tokens are not seen one by one, and targets are captured from each",
-    "logits_processors": "another one would change the logits that are captured",
-    "logprobs_mode": "targets are made of raw log-probabilities",
-    "async_scheduling": "an answer must be complete before its next step is planned",
-    "distributed_executor_backend": "each rank is an actor of its own already",
-    "skip_tokenizer_init": "text is made outside vLLM",
-    "runner": "a teacher generates",
-}
 
 
 def check_vllm(key: str, config: TeacherConfig, experts: int) -> None:
@@ -47,12 +23,7 @@ def check_vllm(key: str, config: TeacherConfig, experts: int) -> None:
                 f"{key}.vllm: given, but {key}.engine is {config.engine!r}; set it to vllm, or leave this out"
             )
         return
-    for name in config.vllm.engine_kwargs:
-        if name in _SET_ELSEWHERE:
-            setting = _SET_ELSEWHERE[name].replace("teacher", key, 1)
-            raise ValueError(f"{key}.vllm.engine_kwargs: {name} is what {setting} says; set that")
-        if name in _IMPOSSIBLE:
-            raise ValueError(f"{key}.vllm.engine_kwargs: {name} cannot be set: {_IMPOSSIBLE[name]}")
+    check_arguments(key, config.vllm)
     if config.dispatch == "all_reduce":
         raise ValueError(
             f"{key}.dispatch: all_reduce, but vLLM's ranks have texts of their own; leave it at all_to_all"

@@ -1,4 +1,4 @@
-"""`file.py:function` in a configuration: whether there is such a thing. No file is run."""
+"""`file.py:function` in a configuration: whether there is such a thing, and whether it loads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from pathlib import Path
 
 
 def check_function(where: str, spec: str) -> None:
-    """Raise ValueError, naming the setting `where`, if a file does not exist or does not define the function."""
+    """Raise ValueError, naming the setting `where`, if a file does not exist or does not define the function. The file
+    is not run."""
     path, colon, function = spec.rpartition(":")
     if not colon or not Path(path).is_file() or not defines(Path(path), function):
         raise ValueError(f"{where}: {spec!r} is not file.py:function with a file that exists and defines the function")
+
+
+def load_functions(answer_filter: str | None, truth: str | None) -> None:
+    """Run the files of `answers.filter` and `evaluate.truth`, as teacher and evaluator will. Raises ValueError where
+    one fails. A file that is not on this machine is passed over: it may be where it is needed."""
+    from workers.evaluation.truth import load_truth
+    from workers.teacher.units.answer_filter import AnswerFilter, FilterCode
+
+    if answer_filter is not None and Path(answer_filter.rpartition(":")[0]).is_file():
+        AnswerFilter(FilterCode.read(answer_filter))
+    if truth is not None and Path(truth.rpartition(":")[0]).is_file():
+        load_truth(truth)
 
 
 def defines(path: Path, function: str) -> bool:

@@ -1,6 +1,6 @@
 """A run from prompts to report, and each of its stages alone.
 
-    try students -> freeze prompts -> capture units <-> train students -> evaluate -> export -> report
+    try out -> freeze prompts -> capture units <-> train students -> evaluate -> export -> report
 
 Capture and training meet only in the target store: students begin with the first committed unit. Every stage leaves
 what it made in the run folder and passes over what is there already, so the same command resumes where it stopped.
@@ -43,7 +43,7 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
     """The whole run; returns the exit code (1 if a specialist failed) and the report."""
     with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True)) as session:
         with Preparation(session.ctx) as preparation:
-            preparation.try_students()
+            preparation.try_out()
             declared = freeze_prompts(session, preparation)
             captures = Captures(session.ctx, missing_units(session.ctx.run))
             make_initial_weights(session, preparation, declared.vocabulary)  # while the teacher loads
@@ -56,7 +56,7 @@ def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | Non
     """The teacher's part alone: all missing units, or the first `limit` of them."""
     with open_session(file, monitors, Needs(teachers=True)) as session:
         with Preparation(session.ctx) as preparation:
-            preparation.try_students()
+            preparation.try_out()
             freeze_prompts(session, preparation)
         watch(session, Captures(session.ctx, limited(missing_units(session.ctx.run), limit)), None)
     return session.ctx.run
@@ -66,7 +66,7 @@ def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -
     """The students' part alone, from units that are captured already; returns the failures."""
     with open_session(file, monitors, Needs(students=True, only=tuple(only))) as session:
         with Preparation(session.ctx) as preparation:
-            preparation.try_students()
+            preparation.try_out()
             declared = freeze_prompts(session, preparation)
             if missing := missing_units(session.ctx.run, (TRAIN,)):
                 raise ValueError(

@@ -1,10 +1,11 @@
 """What only torch and transformers can tell of a configuration: every model is built without weights, and every student
-is stepped once. Seconds, where `check` takes less than one."""
+is stepped once; the user's own functions are loaded. Seconds, where `check` takes less than one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from orchestrator.config.python_function import load_functions
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.checks import Checked
 from orchestrator.prompts.freezing import teacher_tokenizers
@@ -34,6 +35,7 @@ class Deep:
 def check_deep(config: RunConfig, found: Checked) -> Deep:
     """Build and try all models of a configuration that `check` found right. Raises ValueError at the first fault."""
     deep = Deep()
+    load_functions(config.answers.filter, config.evaluate.truth)
     for name in config.teachers:
         deep.teachers[name] = _built_teacher(config, name, found)
     vocabulary = teacher_tokenizers(config)[config.first_teacher()].vocabulary

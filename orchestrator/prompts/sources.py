@@ -177,6 +177,10 @@ def read_probes(path: str) -> list[dict[str, str]]:
         ):
             raise ValueError(f"evaluate.probes: line {row.number + 1} of {path!r} is not {{domain, prompt, answer}}")
         probes.append(value)
+    if not probes:
+        raise ValueError(
+            f"evaluate.probes: {path!r} holds none; add lines of {{domain, prompt, answer}}, or leave it out"
+        )
     return probes
 
 

@@ -28,14 +28,16 @@ class Preparation:
         if self._actor is not None:
             ray.kill(self._actor)
 
-    def try_students(self) -> None:
-        """Try every specialist that has no initial weights yet, before anything is asked of a teacher.
+    def try_out(self) -> None:
+        """Try the user's functions and every specialist that has no initial weights yet, before anything is asked of a
+        teacher.
 
-        Raises ValueError for one that could not be trained.
+        Raises ValueError for what would fail later.
         """
         config, exists = self._ctx.config, self._ctx.run.storage.exists
-        if new := [name for name in config.specialists if not exists(StudentLayout(name).initial_facts)]:
-            _result(self._preparer().try_students.remote(config, new))
+        new = [name for name in config.specialists if not exists(StudentLayout(name).initial_facts)]
+        if new or not exists(PROMPTS_SUMMARY):
+            _result(self._preparer().try_out.remote(config, new))
 
     def prompts(self, screened: Screened | None) -> dict[str, Any]:
         """The summary of the frozen prompts; `screened` are the rows of their sources, where they were read already.

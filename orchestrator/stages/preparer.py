@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from cluster.storage import open_storage
+from orchestrator.config.python_function import load_functions
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.freezing import freeze, teacher_tokenizers
 from orchestrator.prompts.sources import Screened
@@ -36,8 +37,12 @@ class Preparer:
         self._positions: dict[str, Positions] = {}
         """Of students that were tried."""
 
-    def try_students(self, config: RunConfig, names: list[str]) -> None:
-        """Build specialists without weights and run one micro-batch of each. Raises ValueError."""
+    def try_out(self, config: RunConfig, names: list[str]) -> None:
+        """Load the user's functions, build specialists without weights and run one micro-batch of each. Raises
+        ValueError."""
+        load_functions(config.answers.filter, config.evaluate.truth)
+        if not names:
+            return
         from workers.student.trial.trying import try_students
 
         self._tokenizers = teacher_tokenizers(config)

@@ -21,15 +21,20 @@ Truth = Callable[[str, list[int], int], np.ndarray]
 
 
 def load_truth(spec: str | None) -> Truth | None:
-    """The function that `file.py:function` names."""
+    """The function that `file.py:function` names. Raises ValueError, with what its code raised, where it cannot be
+    loaded."""
     if spec is None:
         return None
     path, _, name = spec.rpartition(":")
     module_spec = importlib.util.spec_from_file_location("stillhouse_truth", path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    return getattr(module, name)
+    try:
+        module_spec.loader.exec_module(module)
+        return getattr(module, name)
+    except (Exception, SystemExit) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"evaluate.truth: {spec} cannot be loaded here: {why}") from error
 
 
 def truth_kls(

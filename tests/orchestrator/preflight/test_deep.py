@@ -44,6 +44,16 @@ def test_a_teacher_whose_files_are_another_models(project: Project, stillhouse: 
     assert error.startswith("error: teacher.model: model.layers.0.mlp.down_proj.weight is ")
 
 
+@pytest.mark.parametrize("setting", ["answers.filter", "evaluate.truth"])
+def test_a_function_whose_file_fails(project: Project, stillhouse: Command, setting: str) -> None:
+    """The truth is asked for at the very end of a run."""
+    project.text("own.py", "import no_such_module\n\n\ndef judge(*_):\n    return True\n")
+    project.set(setting, "own.py:judge")
+    assert stillhouse("validate", project.write()).code == 0
+    error = stillhouse("validate", "--deep", project.write()).error
+    assert error.startswith(f"error: {setting}: ") and "No module named 'no_such_module'" in error
+
+
 # Texts that a student has no positions for ---------------------------------------------------------------------
 
 

@@ -226,6 +226,12 @@ def test_a_line_of_the_probes_that_is_none(project: Project, stillhouse: Command
     assert error.startswith("error: evaluate.probes: line 2 of") and "{domain, prompt, answer}" in error
 
 
+def test_a_file_of_no_probes(project: Project, stillhouse: Command) -> None:
+    project.text("probes.jsonl", "\n")
+    project.set("evaluate.probes", "probes.jsonl")
+    assert stillhouse("validate", project.write()).error.startswith("error: evaluate.probes: ")
+
+
 @pytest.mark.parametrize("truth", ["no.py:truth", "truth.py", "truth"])
 def test_no_truth_file(project: Project, stillhouse: Command, truth: str) -> None:
     project.text("truth.py", "def truth(domain, ids, start): ...\n")

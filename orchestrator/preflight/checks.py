@@ -33,7 +33,6 @@ from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.layout import PROMPTS_SUMMARY
-from workers.manifest import read_plan
 from workers.model_files import (
     expert_count,
     model_folder,
@@ -88,6 +87,8 @@ def check(file: ConfigFile, *, frozen_will_do: bool = False, needs: Needs | None
     check_storage(file)
     run = RunFolder.of(config)
     if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):
+        from workers.manifest import read_plan  # Arrow takes a quarter of a second, which no other check needs
+
         require_prompts(config, set(read_plan(run.storage, TRAIN).domains), [])
     else:
         _check_prompts(config, found)

@@ -25,7 +25,6 @@ from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.runs.folder import RunFolder
 from workers.evaluation.resources import resource_request as evaluator_request
-from workers.manifest import read_plan
 from workers.splits import SPLITS
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
@@ -145,7 +144,8 @@ def _teachers_at_work(config: RunConfig, run: RunFolder, prompts: list[RawPrompt
     if prompts:
         policies = PolicyResolver(config)
         return sorted({policies.of(p.source, p.domains).teacher for p in prompts})
-    from workers.targets.store import TargetStore  # what only looks does without Arrow's functions
+    from workers.manifest import read_plan  # a run that begins has no need of Arrow's quarter of a second yet
+    from workers.targets.store import TargetStore
 
     wanted: set[str] = set()
     for split in SPLITS:

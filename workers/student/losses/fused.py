@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.logit_map import LogitMap
 from workers.student.losses.config import chunk_tokens
 from workers.student.losses.divergences import cross_entropy
 
@@ -59,24 +60,6 @@ class HeadTargets:
     def part(self, tokens: slice, dtype: torch.dtype) -> HeadTargets:
         """Those of some of the tokens, numbers as `dtype`."""
         return self.map(lambda t: t[tokens].to(dtype) if t.is_floating_point() else t[tokens])
-
-
-@dataclass(frozen=True)
-class LogitMap:
-    """What an architecture does to the product of hidden state and head: cap * tanh(scale * z / cap)."""
-
-    scale: float = 1.0
-    cap: float | None = None
-
-    def apply_(self, z_TV: Tensor) -> Tensor | None:
-        """Change raw logits in place; returns the derivative where it is not just `scale`."""
-        if self.scale != 1:
-            z_TV.mul_(self.scale)
-        if self.cap is None:
-            return None
-        slope = z_TV.div_(self.cap).tanh_().square().neg_().add_(1)
-        z_TV.mul_(self.cap)
-        return slope
 
 
 def fused_loss(

@@ -13,21 +13,13 @@ from typing import Any
 
 import torch
 
-from workers.student.losses.fused import LogitMap
+from workers.logit_map import logit_map
 from workers.student.models.packed_attention import arguments
 
 _PROBE = [[5, 3, 8, 1, 4], [2, 7, 1, 6, 2]]
 _SAME = {torch.float32: 1e-3}
 _ROUNDED = 0.05
 """Of the spread of what is compared: what two ways may differ, more where numbers are rounded to bfloat16."""
-
-
-def logit_map(config: Any) -> LogitMap:
-    """What a transformers configuration says that happens to logits: Cohere multiplies them (`logit_scale`), Granite
-    divides them (`logits_scaling`), Gemma caps them (`final_logit_softcapping`)."""
-    multiplied = getattr(config, "logit_scale", None) or 1.0
-    divided = getattr(config, "logits_scaling", None) or 1.0
-    return LogitMap(multiplied / divided, getattr(config, "final_logit_softcapping", None) or None)
 
 
 @contextmanager

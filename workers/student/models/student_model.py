@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.logit_map import LogitMap, logit_map
 from workers.student.batches.packing import Layout, Texts
-from workers.student.losses.fused import Divergence, HeadTargets, LogitMap, fused_loss, loss_of_logits
-from workers.student.models.head import can_be_fused, can_be_packed, logit_map
+from workers.student.losses.fused import Divergence, HeadTargets, fused_loss, loss_of_logits
+from workers.student.models.head import can_be_fused, can_be_packed
 from workers.student.models.packed_attention import arguments, implementation
 
 

@@ -10,9 +10,10 @@ import torch
 from support.comparing.tolerances import of_chain, unit_roundoff
 from torch import Tensor
 
+from workers.logit_map import LogitMap
 from workers.student.losses import divergences as losses
 from workers.student.losses.config import LossConfig
-from workers.student.losses.fused import HeadTargets, LogitMap, fused_loss, loss_of_logits
+from workers.student.losses.fused import HeadTargets, fused_loss, loss_of_logits
 from workers.student.losses.objective import divergence_of
 
 Divergence = Callable[[Tensor, Tensor], Tensor]

@@ -64,6 +64,10 @@ class StoreLayout:
     def parts(self) -> str:
         return f"{self.root}/parts/{self.generation}"
 
+    def head(self, teacher: str) -> str:
+        """The LM head of a teacher whose hidden states the store holds."""
+        return f"{self.root}/heads/{teacher}.safetensors"
+
     def part(self, unit: int, writer: str, role: str) -> str:
         """A part of a unit, named so that no two writers share it."""
         return f"{self.parts}/{unit:08d}-{writer}.{role}.parquet"

@@ -11,7 +11,7 @@ from cluster.config import ClusterConfig
 from cluster.settings import Settings, Text
 from workers.evaluation.config import EvaluateConfig
 from workers.student.config import SpecialistConfig
-from workers.targets.config import TargetsConfig
+from workers.targets.config import Precision, TargetsConfig
 from workers.teacher.config import AnswersConfig, SamplingChanges, TeacherConfig
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -227,6 +227,11 @@ class RunConfig(Settings):
             for domain, share in self.mix_of(name).items():
                 demand[domain] = demand.get(domain, 0) + share * specialist.train.tokens
         return demand
+
+    def hidden_precision(self) -> Precision:
+        """The type that hidden states are kept in: that of all teachers, or float32, which holds any."""
+        kinds = {teacher.precision for teacher in self.teachers.values()}
+        return kinds.pop() if len(kinds) == 1 else "float32"
 
     def first_teacher(self) -> str:
         return next(iter(self.teachers))

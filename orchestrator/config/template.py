@@ -42,7 +42,7 @@ specialists:                        # mix: share of target tokens by domain; wit
 
 evaluate:
   heldout: 5%
-  precision: float16
+  targets: hidden                     # exact distributions at 4 kB a token; `full` where vLLM is the engine
   baselines: [initial, hard_labels]   # also: generalist, single_expert
   gpus: 1
 

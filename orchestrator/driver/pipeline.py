@@ -105,7 +105,9 @@ def freeze_prompts(session: Session, preparation: Preparation) -> Contract:
     session.ctx.say(f"prompts frozen: {splits}; {summary['rejected']} rows rejected")
     for reason, count in summary["reasons"].items():
         session.ctx.say(f"  rejected: {count} × {reason}")
-    return open_stores(session.ctx.run, session.ctx.config, session.found.tokenizer, summary["vocabulary"])
+    declared = open_stores(session.ctx.run, session.ctx.config, session.found.tokenizer, summary["vocabulary"])
+    preparation.heads()
+    return declared
 
 
 def make_initial_weights(session: Session, preparation: Preparation, vocabulary: int) -> None:

@@ -120,6 +120,11 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
         if teacher.engine == "transformers":
             check_teacher_family(key, teacher.model, model_config, ep_size=teacher.ep_size, gpus=teacher.gpus_per_rank)
         else:
+            if config.evaluate.targets == "hidden":
+                raise ValueError(
+                    f"evaluate.targets: hidden, but {key}.engine is vllm, which shows no hidden states; take full, or "
+                    "engine transformers"
+                )
             _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
         if fingerprint and tokenizer != fingerprint:
             raise ValueError(

@@ -97,16 +97,18 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
     )
 
 
-def evaluator_part(settings: EvaluateConfig, heldout_bytes: int, vocabulary: int) -> Part:
-    """The evaluator, which holds the held-out store."""
+def evaluator_part(settings: EvaluateConfig, heldout_bytes: int, vocabulary: int, hidden_sizes: int) -> Part:
+    """The evaluator, which holds the held-out store; of hidden states with the teachers' heads in float32.
+    `hidden_sizes` is the sum of the teachers'."""
     logits = 4 * settings.batch_tokens * vocabulary * 4
+    heads = hidden_sizes * vocabulary * 4 if settings.targets == "hidden" else 0
     return Part(
         "evaluator",
         "evaluator",
         1,
         settings.cpus,
         settings.gpus,
-        logits + heldout_bytes + _PROCESS_BYTES,
+        logits + heldout_bytes + heads + _PROCESS_BYTES,
         f"after training; against {', '.join(settings.baselines) or 'nothing'}; logits {naturalsize(logits)}, "
         f"held-out store {naturalsize(heldout_bytes)}",
         least=1,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from humanize import naturalsize
@@ -23,6 +25,9 @@ from workers.model_sizes import DTYPE_BYTES, model_size
 from workers.splits import HELDOUT
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
+
+_LARGE = 1 << 30
+"""Bytes of a held-out store from which another way to keep it is told."""
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
@@ -60,7 +65,8 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
     _plan_prompts(plan, config, found, vocabulary)
     _plan_teachers(plan, config, found, vocabulary)
     _plan_students(plan, config, vocabulary)
-    plan.parts.append(evaluator_part(config.evaluate, plan.heldout_bytes, vocabulary))
+    sizes = [_hidden_size(folder) for folder in found.teacher_folders.values()]
+    plan.parts.append(evaluator_part(config.evaluate, plan.heldout_bytes, vocabulary, sum(sizes)))
     _find_problems(plan)
     return plan
 
@@ -71,6 +77,7 @@ def _vocabulary(config: RunConfig, found: Checked) -> int:
 
 def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
     policies, asked = PolicyResolver(config), set()
+    heldout_tokens: Counter[str] = Counter()
     for prompt, split in zip(found.prompts, assign_splits(found.prompts, config.evaluate.heldout), strict=True):
         heldout = split == HELDOUT
         how = policies.of(prompt.source, prompt.domains)
@@ -83,12 +90,20 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
             row["heldout" if heldout else "train"] += 1
             row["tokens"] += tokens
         if heldout:
-            plan.heldout_tokens += tokens
+            heldout_tokens[how.teacher] += tokens
         else:
             plan.train_tokens += tokens
     plan.rejected = len(found.rejected)
     plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
-    plan.heldout_bytes = plan.heldout_tokens * vocabulary * DTYPE_BYTES[config.evaluate.precision]
+    plan.heldout_tokens = heldout_tokens.total()
+    full = plan.heldout_tokens * vocabulary * DTYPE_BYTES[config.evaluate.precision]
+    hidden = _hidden_bytes(config, found, heldout_tokens, vocabulary)
+    plan.heldout_bytes = hidden if config.evaluate.targets == "hidden" else full
+    if plan.heldout_bytes > _LARGE and hidden < full and config.evaluate.targets == "full":
+        plan.notes.append(
+            f"evaluate.targets: full keeps {naturalsize(full)} of held-out distributions, and the evaluator holds "
+            f"them; hidden keeps {naturalsize(hidden)}"
+        )
     for name in config.specialists:
         if not plan.prompts.get(config.own_domain(name), {}).get("heldout"):
             plan.notes.append(
@@ -99,6 +114,20 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
         if config.demand().get(domain, 0) <= 0:
             plan.notes.append(f"no specialist asks for the domain {domain!r}: it is captured last")
     plan.notes += found.notes + text_notes(config, asked)
+
+
+def _hidden_bytes(config: RunConfig, found: Checked, tokens: Counter[str], vocabulary: int) -> int:
+    """Of the hidden states of so many held-out tokens by teacher, and of the teachers' heads."""
+    width = DTYPE_BYTES[config.hidden_precision()]
+    return sum(
+        _hidden_size(found.teacher_folders[name]) * (tokens[name] * width + vocabulary * DTYPE_BYTES[teacher.precision])
+        for name, teacher in config.teachers.items()
+    )
+
+
+def _hidden_size(folder: Path) -> int:
+    model_config = read_model_config(folder)
+    return int(model_config.get("hidden_size") or (model_config.get("text_config") or {}).get("hidden_size") or 0)
 
 
 def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:

@@ -71,6 +71,8 @@ def _settings(header: StoreHeader) -> dict[str, str]:
 def _scheme(header: StoreHeader) -> str:
     if header.scheme == "full":
         kept = f"full, {header.precision}"
+    elif header.scheme == "hidden":
+        kept = f"hidden states, {header.precision}, and the teacher's head"
     elif header.scheme == "topk":
         kept = f"topk, {header.top_k} ids and their tail"
     else:

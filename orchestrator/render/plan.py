@@ -27,7 +27,7 @@ def show_plan(plan: RunPlan, out: Console) -> None:
     free = f"; {naturalsize(plan.free_bytes)} free" if plan.free_bytes is not None else ""
     out.print(
         f"targets: at most {plan.train_tokens:,} tokens, about {naturalsize(plan.train_bytes)}; held out "
-        f"{plan.heldout_tokens:,} tokens with full distributions, {naturalsize(plan.heldout_bytes)}{free}"
+        f"{plan.heldout_tokens:,} tokens with exact distributions, {naturalsize(plan.heldout_bytes)}{free}"
     )
     if plan.rejected:
         out.print(f"{plan.rejected} prompt rows rejected (stillhouse validate shows each)")

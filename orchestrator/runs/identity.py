@@ -9,7 +9,7 @@ from orchestrator.config.schema import RunConfig
 _FREE_TO_CHANGE = ("cluster", "export", "storage")
 """Parts that do not change what was captured or trained; a later attempt may have others."""
 
-_FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "precision", "probes")
+_FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "probes")
 """Settings of `evaluate` that are fixed once the held-out prompts are frozen; the others may change."""
 
 _FREE_FIELDS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.storage import open_storage
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
@@ -12,7 +13,8 @@ from workers.fingerprint import model_fingerprint
 from workers.layout import PROMPTS_SUMMARY
 from workers.manifest import read_plan
 from workers.model_files import model_folder
-from workers.splits import SPLITS, TRAIN
+from workers.splits import HELDOUT, SPLITS, TRAIN
+from workers.targets.config import Precision, StoredScheme
 from workers.targets.contract import Contract
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
@@ -44,13 +46,18 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
         "temperatures": config.targets.temperatures,
         "answers": answer_rules(run, config, config.first_teacher()).record(),
     }
-    # Held-out scores and probes need the exact distributions, at the answer only.
+    # Held-out scores and probes need the exact distributions, at the answer only. Of the few probes hidden states would
+    # not be worth a head.
+    kept: dict[str, tuple[StoredScheme, Precision]] = dict.fromkeys(SPLITS, ("full", config.evaluate.precision))
+    kept[TRAIN] = config.targets.scheme, config.targets.precision
+    if config.evaluate.targets == "hidden":
+        kept[HELDOUT] = "hidden", config.hidden_precision()
     headers = {
         split: StoreHeader(
-            scheme=config.targets.scheme if split == TRAIN else "full",
+            scheme=kept[split][0],
             draws=config.targets.draws,
             positions=config.targets.positions if split == TRAIN else "answer",
-            precision=config.targets.precision if split == TRAIN else config.evaluate.precision,
+            precision=kept[split][1],
             vocabulary=vocabulary,
             tokenizer=tokenizer.fingerprint,
             chat_template=tokenizer.chat_template,
@@ -64,6 +71,33 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     for split, header in headers.items():
         TargetStore(run.storage, split).create(header)
     return Contract.of(headers[TRAIN])
+
+
+def missing_heads(run: RunFolder, config: RunConfig) -> list[str]:
+    """Teachers whose head the held-out store needs and has not."""
+    store = TargetStore(run.storage, HELDOUT)
+    if store.header.scheme != "hidden":
+        return []
+    return [name for name in config.teachers if not run.storage.exists(store.head_key(name))]
+
+
+def write_heads(run_uri: str, config: RunConfig, names: list[str]) -> None:
+    """Put teachers' heads into the held-out store. Loads torch, and nothing else of a teacher's weights.
+
+    Raises ValueError for a teacher that has none of its own.
+    """
+    from workers.targets.heads import head_of_folder
+
+    store = TargetStore(open_storage(run_uri), HELDOUT)
+    for name in names:
+        teacher = config.teachers[name]
+        folder, remote = model_folder(teacher.model, teacher.revision), teacher.trust_remote_code
+        try:
+            head = head_of_folder(folder, teacher.precision, store.header.vocabulary, trust_remote_code=remote)
+        except ValueError as error:
+            key = config.teacher_key(name)
+            raise ValueError(f"{key}.{error}; take evaluate.targets: full") from None
+        store.storage.write(store.head_key(name), head.to_bytes())
 
 
 def written_prompts(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

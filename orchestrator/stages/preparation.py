@@ -10,6 +10,7 @@ from orchestrator.config.students import Student, starts_from
 from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.sources import Screened
 from orchestrator.runs.context import RunContext
+from orchestrator.stages.capture import missing_heads
 from orchestrator.stages.preparer import Preparer
 from workers.layout import PROMPTS_SUMMARY, StudentLayout
 
@@ -50,6 +51,14 @@ class Preparation:
             check_students_hold(ctx.config, summary.get("longest", {}), positions_by_settings(ctx.config))
             return summary
         return _result(self._preparer().freeze_prompts.remote(ctx.config, ctx.run.uri, screened))
+
+    def heads(self) -> None:
+        """The heads of teachers whose hidden states the held-out store is to hold, where they are missing.
+
+        Raises ValueError for a teacher that has none of its own.
+        """
+        if names := missing_heads(self._ctx.run, self._ctx.config):
+            _result(self._preparer().write_heads.remote(self._ctx.config, self._ctx.run.uri, names))
 
     def initial(self, student: Student, vocabulary: int) -> str:
         """Make a student's initial weights where they are missing; returns what they are, in words."""

@@ -18,6 +18,7 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.freezing import freeze, teacher_tokenizers
 from orchestrator.prompts.sources import Screened
 from orchestrator.prompts.tokenizing import TeacherTokenizer
+from orchestrator.stages.capture import write_heads
 from workers.layout import StudentLayout
 from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
@@ -53,6 +54,10 @@ class Preparer:
     def freeze_prompts(self, config: RunConfig, run_uri: str, screened: Screened | None) -> dict[str, Any]:
         """Freeze the prompts; returns their summary. Raises ValueError."""
         return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions)
+
+    def write_heads(self, config: RunConfig, run_uri: str, names: list[str]) -> None:
+        """Put teachers' heads into the held-out store. Raises ValueError."""
+        write_heads(run_uri, config, names)
 
     def make_initial(
         self, run_uri: str, student: str, model: ModelConfig, domain: str, vocabulary: int, seed: int

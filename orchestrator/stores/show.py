@@ -54,7 +54,7 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
     if header.sampled:
         stored = _sampled(targets, header, len(shown), pieces)
     else:
-        logits_TV = targets.logprobs.reshape(-1, header.vocabulary)[: len(shown)]
+        logits_TV = _exact_logprobs(source, targets, text.entry.teacher, len(shown))
         stored = _dense(logits_TV, targets.temperature / temperature, targets, question.top, pieces)
     notes, exact = [], []
     if question.exact and header.sampled:
@@ -86,6 +86,19 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
         "top": question.top,
         "notes": notes,
     }
+
+
+def _exact_logprobs(source: OpenTargets, targets: UnitTargets, teacher: str, positions: int) -> np.ndarray:
+    """Log-probabilities [T, V] of the first positions, of a `full` store or a `hidden` one."""
+    header = source.store.header
+    if header.scheme == "full":
+        return targets.logprobs.reshape(-1, header.vocabulary)[:positions]
+    from workers.targets.heads import TeacherHead
+
+    [row] = rows_of(targets, header)
+    assert row.hidden is not None
+    head = TeacherHead.from_bytes(source.run.storage.read(source.store.head_key(teacher))).on("cpu")
+    return head.log_probabilities(row.hidden[:positions], header.precision, targets.temperature).numpy()
 
 
 class Pieces:

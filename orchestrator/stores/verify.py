@@ -138,7 +138,12 @@ def _mark(store: TargetStore, entry: Entry, fault: Fault, found: Verification) -
 
 
 def _ranks_faults(store: TargetStore) -> list[Fault]:
-    """What is wrong with the two files of the vocabulary order, one of which is needed to read anything."""
+    """What is wrong with the files that are needed to read anything: the two of the vocabulary order, of which one
+    would do, or the teachers' heads."""
+    if store.header.scheme == "hidden":
+        keys = [store.head_key(name) for name in store.header.teachers]
+        lost = "is missing, without which hidden states say nothing; `stillhouse capture` writes it again"
+        return [Fault(None, key, lost) for key in keys if not store.storage.exists(key)]
     if not store.header.sampled:
         return []
     return [

@@ -60,7 +60,13 @@ def small_config(folder: Path, teacher: Path) -> dict[str, Any]:
             "medical": {"mix": {"medical": 0.7, "legal": 0.3}, "train": {"zero": 2}},
             "legal": {"train": {"zero": 3}},
         },
-        "evaluate": {"heldout": 0.25, "baselines": ["initial", "hard_labels"], "cpus": 0.2, "bootstrap": 100},
+        "evaluate": {
+            "targets": "hidden",
+            "heldout": 0.25,
+            "baselines": ["initial", "hard_labels"],
+            "cpus": 0.2,
+            "bootstrap": 100,
+        },
     }
 
 

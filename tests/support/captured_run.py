@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from orchestrator.preflight.checks import check
 from orchestrator.prompts.freezing import freeze
 from orchestrator.runs.folder import RunFolder
-from orchestrator.stages.capture import answer_rules, open_stores
+from orchestrator.stages.capture import answer_rules, missing_heads, open_stores, write_heads
 from support.commit_processes import entry_of
 from support.project import Project
 from workers.manifest import Manifest, read_plan
@@ -84,6 +84,7 @@ def capture(project: Project, *, units: dict[str, int] | None = None) -> Capture
     run.open(file)
     summary = freeze(config, run.uri)
     open_stores(run, config, check(file).tokenizer, summary["vocabulary"])
+    write_heads(run.uri, config, missing_heads(run, config))
     engine = TransformersEngine(config.teachers["teacher"])
     select = AnswerSelection(answer_rules(run, config, "teacher"))
     for split in summary["splits"]:

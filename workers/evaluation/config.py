@@ -23,8 +23,13 @@ class EvaluateConfig(Settings):
     samples: int = Field(default=1, ge=1)
     """Answers per held-out prompt."""
 
+    targets: Literal["full", "hidden"] = "full"
+    """How the teacher's exact distributions on held-out text are kept. `full`: every log-probability, vocabulary x 2 or
+    4 bytes a token. `hidden`: what the teacher's LM head is given, hidden size x 2 or 4 bytes a token, and the head
+    once; the evaluator makes the distributions of both, and holds the head in float32. Engine transformers only."""
+
     precision: Literal["float16", "float32"] = "float32"
-    """Precision of the stored log-probabilities: vocabulary x 2 or 4 bytes for each held-out target token."""
+    """Precision of the log-probabilities of `targets: full`. Hidden states are kept in the type that they have."""
 
     baselines: list[Literal["initial", "hard_labels", "generalist", "single_expert"]] = ["initial", "hard_labels"]
     """What stands beside each specialist. `initial`: its weights before training. `hard_labels`: the same student on

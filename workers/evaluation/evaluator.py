@@ -17,6 +17,7 @@ import torch
 from cluster.storage import Storage, open_storage
 from workers.channels.board import Reporter
 from workers.channels.events import ModelScored
+from workers.evaluation.exact import Exact, ExactTargets, stored
 from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import TokenScores
 from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
@@ -37,32 +38,38 @@ def score_models(job: EvaluationJob) -> Results:
     truth = load_truth(job.truth)
     heldout = _rows_by_domain(storage, HELDOUT)
     probes = _rows_by_domain(storage, PROBES)
-    vocabulary = TargetStore(storage, HELDOUT).header.vocabulary
+    store = TargetStore(storage, HELDOUT)
+    vocabulary, exact = store.header.vocabulary, ExactTargets(store, job.device)
     results = Results({}, {"teacher": {d: [_stored_rank(r) for r in rows] for d, rows in probes.items()}}, {})
     for item in job.models:
         results.scores[item.name], results.probes[item.name] = {}, {}
         for domain, model in _loaded(item, storage, heldout, job.device):
             report(ModelScored(model=item.name, domain=domain))
             rows = heldout.get(domain, [])
-            results.scores[item.name][domain] = score(model, rows, vocabulary, job.batch_tokens, domain, truth)
+            results.scores[item.name][domain] = score(model, rows, vocabulary, job.batch_tokens, domain, truth, exact)
             results.probes[item.name][domain] = [
                 answer_rank(model, row.tokens, row.start, vocabulary) for row in probes.get(domain, [])
             ]
     if truth is not None:
-        results.unigram = {d: unigram_excess(storage, d, rows, truth, vocabulary) for d, rows in heldout.items()}
+        results.unigram = {d: unigram_excess(storage, d, rows, truth, vocabulary, exact) for d, rows in heldout.items()}
     return results
 
 
 def score(
-    model: Any, rows: list[TargetRow], vocabulary: int, batch_tokens: int, domain: str, truth: Truth | None
+    model: Any,
+    rows: list[TargetRow],
+    vocabulary: int,
+    batch_tokens: int,
+    domain: str,
+    truth: Truth | None,
+    exact: Exact = stored,
 ) -> TokenScores:
-    """What a model does at each target position of held-out rows."""
+    """What a model does at each target position of held-out rows, whose distributions `exact` gives."""
     names = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_uid for r in rows))}
     fields: dict[str, list[np.ndarray]] = {n: [] for n in TokenScores.__dataclass_fields__}
     for row, logits_TV in _logits(model, rows, vocabulary, batch_tokens):
         q_TV = logits_TV.float().log_softmax(-1)
-        assert row.logprobs is not None
-        t_TV = torch.from_numpy(np.array(row.logprobs, np.float32)).to(q_TV.device).log_softmax(-1)
+        t_TV = exact(row).to(q_TV.device)
         top_T1 = q_TV.argmax(-1, keepdim=True)
         labels_T1 = torch.from_numpy(row.tokens[row.start :].astype(np.int64)).to(q_TV.device)[:, None]
         values = {
@@ -132,7 +139,9 @@ def _rows_by_domain(storage: Storage, split: str) -> dict[str, list[TargetRow]]:
                 f"evaluate: unit {unit.index} of the {split} store is not captured yet; run `stillhouse capture` first"
             )
         domains = {p.id: p.domains for p in manifest.prompts(unit.index)}
-        for row in rows_of(store.read_or_mark(entry, "evaluate", "stillhouse evaluate CONFIG"), store.header):
+        for row in rows_of(
+            store.read_or_mark(entry, "evaluate", "stillhouse evaluate CONFIG"), store.header, entry.teacher
+        ):
             for domain in domains[row.prompt_uid]:
                 rows.setdefault(domain, []).append(row)
     return rows

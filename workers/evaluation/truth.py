@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cluster.storage import Storage
+from workers.evaluation.exact import Exact
 from workers.manifest import read_plan
 from workers.splits import TRAIN
 from workers.targets.reader import TargetRow
@@ -48,7 +49,9 @@ def truth_kls(
     return own_T - _cross(p_TV, q_TV), own_T - _cross(p_TV, t_TV)
 
 
-def unigram_excess(storage: Storage, domain: str, rows: list[TargetRow], truth: Truth, vocabulary: int) -> float:
+def unigram_excess(
+    storage: Storage, domain: str, rows: list[TargetRow], truth: Truth, vocabulary: int, exact: Exact
+) -> float:
     """KL(truth || unigram) - KL(truth || teacher) on held-out rows, the unigram counted (plus one) over the domain's
     training targets: what a model scores that knows the domain's words and nothing of their order."""
     counts_V = np.ones(vocabulary)
@@ -62,8 +65,8 @@ def unigram_excess(storage: Storage, domain: str, rows: list[TargetRow], truth: 
     logu_V = np.log(counts_V / counts_V.sum())
     excess = []
     for row in rows:
-        assert row.logprobs is not None
-        unigram_T, teacher_T = truth_kls(truth, domain, row, np.broadcast_to(logu_V, row.logprobs.shape), row.logprobs)
+        t_TV = exact(row).cpu().numpy()
+        unigram_T, teacher_T = truth_kls(truth, domain, row, np.broadcast_to(logu_V, t_TV.shape), t_TV)
         excess.append(unigram_T - teacher_T)
     return float(np.nanmean(np.concatenate(excess))) if excess else float("nan")
 

@@ -9,10 +9,17 @@ from pydantic import Field, model_validator
 from cluster.settings import Settings
 
 Scheme = Literal["systematic", "threshold", "multinomial", "topk", "full"]
+"""What students train on."""
+
+StoredScheme = Literal["systematic", "threshold", "multinomial", "topk", "full", "hidden"]
+"""What a store may hold."""
+
+Precision = Literal["float16", "bfloat16", "float32"]
+"""Types that stores keep numbers in."""
 
 
 class TargetsConfig(Settings):
-    """The training store. The held-out store is always `full`: scores need exact distributions."""
+    """The training store. The held-out store is exact (`evaluate.targets`): scores need whole distributions."""
 
     scheme: Scheme = "systematic"
     """`systematic`: an unbiased sample of each distribution, about half as many entries as draws. `threshold`: ids of

@@ -36,7 +36,7 @@ def find_problems(unit: UnitTargets, header: StoreHeader, prompt_uids: Collectio
         return [problem]  # the other checks would trip over it
     problems = [*_texts(unit, prompt_uids), *_ranges(unit, header)]
     if not header.sampled:
-        return [*problems, *_full(unit, header)]
+        return [*problems, *(_full(unit, header) if header.scheme == "full" else _hidden(unit, header))]
     return problems + [problem for draw in unit.draws for problem in _kept(unit, draw, header)]
 
 
@@ -47,7 +47,10 @@ def _misshapen(unit: UnitTargets, header: StoreHeader) -> str | None:
         return f"the first target position of {_first(outside, unit.prompt_uids)} lies outside the text"
     S, T, A = int(unit.lengths.sum()), int(unit.target_lengths.sum()), len(header.always)
     needed = {"tokens": S, "ends": S, "entropy": T, "token_logprob": T, "always": T * A}
-    needed |= {"tail": T if header.scheme == "topk" else 0, "logprobs": 0 if header.sampled else T * header.vocabulary}
+    needed |= {"tail": T if header.scheme == "topk" else 0}
+    needed |= {"logprobs": T * header.vocabulary if header.scheme == "full" else 0}
+    # Of hidden states every position has equally many numbers, and nothing here says how many.
+    needed |= {"hidden": max(len(unit.hidden) // max(T, 1), 1) * T if header.scheme == "hidden" else 0}
     lengths = [(name, len(getattr(unit, name)), length) for name, length in needed.items()]
     for draw in unit.draws if header.sampled else []:
         E = int(draw.num_kept.sum())
@@ -154,6 +157,19 @@ def _full(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
         mass[i : i + _CHUNK] = np.exp(logp_TV[i : i + _CHUNK].astype(np.float32)).sum(-1, dtype=np.float64)
     slack = np.maximum(_SLACK[header.precision], unit.entropy * _HALF_STEP[header.precision])
     yield from _wrong_mass(mass, slack, unit)
+
+
+def _hidden(unit: UnitTargets, header: StoreHeader) -> Iterator[str]:
+    """Hidden states that are no numbers. (What they and the head give is the head's to say.)"""
+    if header.precision == "float32":
+        wrong = ~np.isfinite(unit.hidden)
+    else:  # all bits of the exponent are ones
+        exponent = np.uint16(0x7F80 if header.precision == "bfloat16" else 0x7C00)
+        wrong = (unit.hidden & exponent) == exponent
+    wrong_T = wrong.reshape(len(unit.entropy), -1).any(-1)
+    if wrong_T.any():
+        first = _first(wrong_T, unit.prompt_uids, unit.target_lengths)
+        yield f"the hidden state of {int(wrong_T.sum()):,} positions is NaN or Inf, first in {first}"
 
 
 def _wrong_mass(mass: np.ndarray, slack: np.ndarray, unit: UnitTargets) -> Iterator[str]:

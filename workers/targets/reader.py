@@ -48,6 +48,10 @@ class TargetRow:
     """[T, V] in a `full` store, else None."""
     entropy: np.ndarray
     token_logprob: np.ndarray
+    hidden: np.ndarray | None = None
+    """[T, H] in a `hidden` store, else None (see UnitTargets)."""
+    teacher: str = ""
+    """Whose hidden states they are."""
     temperature: float = 1.0
     """Of the softmax that all these are of."""
     rejected: bool = False
@@ -58,9 +62,10 @@ class TargetRow:
         return len(self.tokens) - self.start
 
 
-def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
-    """The rows of a decoded unit with its first draw; large arrays are not copied."""
-    vocabulary, full = header.vocabulary, not header.sampled
+def rows_of(unit: UnitTargets, header: StoreHeader, teacher: str = "") -> list[TargetRow]:
+    """The rows of a decoded unit of a teacher's with its first draw; large arrays are not copied."""
+    vocabulary, exact, full = header.vocabulary, not header.sampled, header.scheme == "full"
+    H = len(unit.hidden) // max(len(unit.entropy), 1)
     entries, ids, weights = _weighted(unit, header)
     tail = PROBABILITIES[unit.tail].astype(np.float32)
     token_at = np.concatenate([[0], np.cumsum(unit.lengths)])
@@ -69,7 +74,7 @@ def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
     rows = []
     for r in range(unit.rows):
         t0, t1 = target_at[r], target_at[r + 1]
-        e = slice(0, 0) if full else slice(entry_at[t0], entry_at[t1])
+        e = slice(0, 0) if exact else slice(entry_at[t0], entry_at[t1])
         dense = unit.logprobs[t0 * vocabulary : t1 * vocabulary].reshape(-1, vocabulary) if full else None
         rows.append(
             TargetRow(
@@ -83,6 +88,8 @@ def rows_of(unit: UnitTargets, header: StoreHeader) -> list[TargetRow]:
                 logprobs=dense,
                 entropy=unit.entropy[t0:t1],
                 token_logprob=unit.token_logprob[t0:t1],
+                teacher=teacher,
+                hidden=unit.hidden[t0 * H : t1 * H].reshape(-1, H) if H else None,
                 temperature=unit.temperature,
             )
         )

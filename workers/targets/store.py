@@ -107,6 +107,10 @@ class TargetStore:
             raise DamagedShard(entry.unit, entry.revision, part.key, reason)
         return pq.ParquetFile(buffer)
 
+    def head_key(self, teacher: str) -> str:
+        """Where a `hidden` store has a teacher's head (heads.py)."""
+        return self._layout.head(teacher)
+
     @property
     def vocab_order_files(self) -> VocabOrderFiles:
         """Where the vocabulary order is kept (a `full` store has none)."""

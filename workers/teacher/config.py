@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.settings import Range, Settings, Text
+from workers.targets.config import Precision
 
 
 class SamplingConfig(Settings):
@@ -212,3 +213,10 @@ class TeacherConfig(Settings):
 
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+
+    @property
+    def precision(self) -> Precision:
+        """The type that it computes in, `auto` resolved."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if self.gpus_per_rank else "float32"

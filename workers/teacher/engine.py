@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
-from workers.targets.config import Scheme
+from workers.targets.config import Precision, StoredScheme
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 
@@ -35,10 +35,10 @@ class TextRequest:
 class CaptureSpec:
     """What is captured at each target position."""
 
-    scheme: Scheme
+    scheme: StoredScheme
     draws: int
     positions: Literal["answer", "all"]
-    precision: Literal["float16", "float32"]
+    precision: Precision
     vocabulary: int
     """Ids of the tokenizer; distributions are renormalised over ids below this."""
     seed: int
@@ -60,7 +60,7 @@ class CaptureSpec:
     @property
     def uniforms(self) -> int:
         """Random numbers of a position: three to round its scalars and its exact stratum, then those of its draws."""
-        draw = {"multinomial": self.draws, "threshold": 2, "systematic": 1, "topk": 1, "full": 0}[self.scheme]
+        draw = {"multinomial": self.draws, "threshold": 2, "systematic": 1, "topk": 1}.get(self.scheme, 0)
         return 3 + self.redraws * draw
 
 

@@ -87,6 +87,15 @@ def test_bytes_of_full_distributions(project: Project, precision: str, width: in
     assert 69 * VOCABULARY * width <= plan.train_bytes <= 69 * (VOCABULARY * width + 20)
 
 
+@pytest.mark.parametrize(("dtype", "width"), [("auto", 4), ("bfloat16", 2)])
+def test_bytes_of_hidden_states_and_their_head(project: Project, dtype: str, width: int) -> None:
+    hand_checked(project)
+    project.set("evaluate.targets", "hidden")
+    project.set("teacher.dtype", dtype)
+    plan = planned(project)
+    assert plan.heldout_bytes == 32 * width * (8 + VOCABULARY)
+
+
 def test_bytes_of_sampled_distributions_grow_more_slowly_than_draws(project: Project) -> None:
     hand_checked(project)
     sizes = []

@@ -193,6 +193,11 @@ def test_an_argument_that_the_vllm_of_another_environment_has_not(project: Proje
     assert "swap_space: 'much'; vLLM takes float" in error
 
 
+def test_hidden_states_of_vllm(project: Project, stillhouse: Command) -> None:
+    error = refusal(project, stillhouse, {"teacher.engine": "vllm", "evaluate.targets": "hidden"})
+    assert error.startswith("error: evaluate.targets: hidden, but teacher.engine is vllm") and "take full" in error
+
+
 def test_a_python_without_vllm(project: Project, stillhouse: Command) -> None:
     error = refusal(project, stillhouse, {"teacher.engine": "vllm", "teacher.vllm": {"python": sys.executable}})
     assert error.startswith("error: teacher.vllm.python: ") and "finds no package vllm" in error

@@ -61,6 +61,15 @@ def test_what_a_teacher_wrote_is_sound(capture_project: Project, stillhouse: Com
     assert sum(d["targets"] for d in result["domains"].values()) == sum(e.targets for e in entries)
 
 
+def test_a_hidden_store_is_sound_and_needs_its_head(capture_project: Project, stillhouse: Command) -> None:
+    capture_project.set("evaluate.targets", "hidden")
+    captured = capture(capture_project)
+    assert found(stillhouse, "verify", RUN, "--split", "heldout")["ok"]
+    captured.run.storage.delete(captured.store("heldout").head_key("teacher"))
+    [fault] = found(stillhouse, "verify", RUN, "--split", "heldout", code=1)["faults"]
+    assert "teacher.safetensors" in fault["part"] and "stillhouse capture" in fault["reason"]
+
+
 def test_verify_means_are_those_of_the_targets(captured: CapturedRun, stillhouse: Command) -> None:
     domains = found(stillhouse, "verify", RUN, "--split", "heldout")["domains"]
     plan = open_targets(RUN, "heldout").plan

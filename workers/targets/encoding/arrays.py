@@ -72,6 +72,8 @@ class UnitTargets:
     """Further independent draws, for later epochs."""
     logprobs: np.ndarray = field(default_factory=lambda: _empty(np.float32))
     """[T * V], only in a `full` store."""
+    hidden: np.ndarray = field(default_factory=lambda: _empty(np.float32))
+    """What the teacher's head was given [T * H], only in a `hidden` store: float32, or the bits of two-byte numbers."""
     temperature: float = 1.0
     """At which all these distributions were taken."""
     marginal: np.ndarray = field(default_factory=lambda: _empty(np.float32))
@@ -103,7 +105,8 @@ class UnitTargets:
             digest.update(f"{sizes}".encode() + "".join(texts).encode())
         arrays = [self.samples, self.lengths, self.starts, self.tokens, self.ends, self.entropy, self.token_logprob]
         arrays += [getattr(draw.by_id(), f.name) for draw in self.draws for f in fields(Draw)]
-        for array in (*arrays, self.tail, self.always, self.logprobs):
+        hidden = [self.hidden] if len(self.hidden) else []  # hashes are older than they
+        for array in (*arrays, self.tail, self.always, self.logprobs, *hidden):
             digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -128,6 +131,7 @@ class UnitTargets:
             always=self._by_position(self.always, targets),
             redraws=redraws,
             logprobs=self._by_position(self.logprobs, targets),
+            hidden=self._by_position(self.hidden, targets),
             temperature=self.temperature,
             marginal=self.marginal,
         )

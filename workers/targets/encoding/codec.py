@@ -35,8 +35,11 @@ def encode(unit: UnitTargets, header: StoreHeader, vocab_order: VocabOrder) -> p
             "tokens": (tokens_T, T),
             "entropy": (unit.entropy, T),
             "token_logprob": (unit.token_logprob, T),
-            "logprobs": (unit.logprobs, T * header.vocabulary),
         }
+        if header.scheme == "full":
+            flat["logprobs"] = (unit.logprobs, T * header.vocabulary)
+        else:
+            flat["hidden"] = (unit.hidden, T * (len(unit.hidden) // max(len(unit.entropy), 1)))
     columns = {
         "prompt_uid": pa.array(unit.prompt_uids, pa.string()),
         "sample": pa.array(unit.samples, pa.uint16()),
@@ -68,9 +71,9 @@ def decode(table: pa.Table, header: StoreHeader, vocab_order: VocabOrder) -> Uni
         unit.always = flat["always"][0] if "always" in flat else unit.always
     else:
         tokens_T = flat["tokens"][0].astype(np.uint32)
-        unit.entropy, unit.token_logprob, unit.logprobs = (
-            flat[name][0] for name in ("entropy", "token_logprob", "logprobs")
-        )
+        unit.entropy, unit.token_logprob = (flat[name][0] for name in ("entropy", "token_logprob"))
+        unit.logprobs = flat["logprobs"][0] if "logprobs" in flat else unit.logprobs
+        unit.hidden = flat["hidden"][0] if "hidden" in flat else unit.hidden
     before_S = within(lengths) < np.repeat(starts, lengths)
     unit.tokens = np.empty(len(before_S), np.uint32)
     unit.tokens[before_S], unit.tokens[~before_S] = vocab_order.id_of_order[flat["prompt"][0]], tokens_T

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from workers.targets.config import Scheme
+from workers.targets.config import Precision, StoredScheme
 from workers.targets.encoding.scalars import PROBABILITIES
 
 SCHEMA_VERSION = 3
@@ -27,10 +27,11 @@ EXACT_STEPS = 16
 class StoreHeader:
     """What is true of every shard of a store; kept in `store.json` and in each Parquet file's metadata."""
 
-    scheme: Scheme
+    scheme: StoredScheme
     draws: int
     positions: Literal["answer", "all"]
-    precision: Literal["float16", "float32"]
+    precision: Precision
+    """Of the log-probabilities of a `full` store, or the hidden states of a `hidden` one."""
     vocabulary: int
     """Ids of the tokenizer: distributions are renormalised over ids below this."""
     tokenizer: str
@@ -57,8 +58,8 @@ class StoreHeader:
 
     @property
     def sampled(self) -> bool:
-        """Whether entries with counts are kept, rather than every log-probability."""
-        return self.scheme != "full"
+        """Whether entries with counts are kept, rather than what gives every log-probability."""
+        return self.scheme not in ("full", "hidden")
 
     @property
     def fixed_sum(self) -> bool:
@@ -157,13 +158,17 @@ def arrow_schema(header: StoreHeader) -> pa.Schema:
         fields += [("tail", pa.list_(pa.uint16()))] if header.scheme == "topk" else []
         fields += [(f.name, f.type) for f in draw_schema(header)]
     else:
-        values = pa.float32() if header.precision == "float32" else pa.float16()
         fields += [
             ("tokens", pa.list_(ids)),
             ("entropy", pa.list_(pa.float32())),
             ("token_logprob", pa.list_(pa.float32())),
-            ("logprobs", pa.large_list(values)),  # T x V, row-major
         ]
+        if header.scheme == "full":
+            values = pa.float32() if header.precision == "float32" else pa.float16()
+            fields.append(("logprobs", pa.large_list(values)))  # T x V, row-major
+        else:
+            values = pa.float32() if header.precision == "float32" else pa.uint16()  # bits, as of heads.py
+            fields.append(("hidden", pa.large_list(values)))  # T x H, row-major
     return pa.schema(fields)
 
 

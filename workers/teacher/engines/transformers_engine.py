@@ -10,6 +10,7 @@ Legend: B texts, S tokens, n positions, H hidden size, V model vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,10 @@ class TransformersEngine:
         self._shared_texts = ranks > 1 and not self._own_texts
         self._captures = rank == 0 or self._own_texts
 
+    @cached_property
+    def _head_is_plain(self) -> bool:
+        return self._parts.head_is_plain()
+
     @property
     def steps(self) -> int:
         """Forward passes so far (TeacherEngine.steps)."""
@@ -80,6 +85,11 @@ class TransformersEngine:
     @torch.no_grad()
     def run(self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0) -> UnitTargets:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
+        if spec.scheme == "hidden" and not self._head_is_plain:
+            raise ValueError(
+                f"evaluate.targets: hidden, but {self.model.config.model_type} makes its logits by more than a matrix, "
+                "so that hidden states do not say all; take full"
+            )
         texts = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
         asked = [i for i, r in enumerate(requests) if r.answer_token_ids is None and r.max_new_tokens > 0]
         given = sorted(set(range(len(requests))) - set(asked))
@@ -122,7 +132,8 @@ class TransformersEngine:
                 if self._captures:
                     probs = texts.buffer.probs(logits_nV)
                     tokens_n[place] = choice(texts_n[place], positions_n[place], logits_nV, probs)
-                    texts.buffer.add_probs(texts_n[place], positions_n[place], probs, tokens_n[place])
+                    hidden = hidden_nH[place] if self._parts.parted else None
+                    texts.buffer.add_probs(texts_n[place], positions_n[place], probs, tokens_n[place], hidden)
             if self._shared_texts:
                 dist.broadcast(tokens_n, 0)
             return tokens_n
@@ -151,7 +162,8 @@ class TransformersEngine:
         tokens_n = tokens_n.to(self.device)
         for place, logits_nV in self._parts.logits_by_chunk(before_nH):
             if self._captures:
-                texts.buffer.add(rows[place], positions[place], logits_nV, tokens_n[place])
+                hidden = before_nH[place] if self._parts.parted else None
+                texts.buffer.add(rows[place], positions[place], logits_nV, tokens_n[place], hidden)
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

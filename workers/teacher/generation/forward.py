@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from workers.logit_map import logit_map
 from workers.teacher.generation.batches import HEAD_NUMBERS
 
 _SAME = 0.05
@@ -89,6 +90,19 @@ class TwoPartModel:
         for i in range(0, len(hidden_nH), chunk):
             place = slice(i, i + chunk)
             yield place, self.head(hidden_nH[place])
+
+    def head_is_plain(self) -> bool:
+        """Whether the head is a matrix and what `logit_map` knows, so that hidden states say all that logits do."""
+        head = self.model.get_output_embeddings()
+        if not self.parted or not isinstance(head, torch.nn.Linear):
+            return False
+        ids_BS = torch.tensor(_PROBE)
+        hidden_nH = self.body(ids_BS, torch.ones_like(ids_BS)).flatten(0, 1)
+        with torch.no_grad():
+            z_nV = head(hidden_nH).float()
+        logit_map(self.model.config.get_text_config()).apply_(z_nV)
+        own_nV = self.head(hidden_nH).float()
+        return own_nV.shape == z_nV.shape and bool((own_nV - z_nV).abs().max() <= _SAME * own_nV.std())
 
     def _can_be_parted(self) -> bool:
         """Whether both parts in turn give what the whole gives, tried on a few tokens."""

@@ -33,12 +33,21 @@ class CaptureBuffer:
         self._marginal_V: torch.Tensor | None = None
         self._masses: BlockedProbs | None = None
 
-    def add(self, rows: np.ndarray, positions: np.ndarray, logits_nV: torch.Tensor, tokens_n: torch.Tensor) -> None:
-        """Capture the distributions of the tokens that stand at `positions` of texts `rows`."""
+    def add(
+        self,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        logits_nV: torch.Tensor,
+        tokens_n: torch.Tensor,
+        hidden_nH: torch.Tensor | None = None,
+    ) -> None:
+        """Capture the distributions of the tokens that stand at `positions` of texts `rows`; `hidden_nH` is what the
+        logits were made of, where the engine shows it."""
         chunk = max(1, _CHUNK_NUMBERS // self._spec.vocabulary)
         for i in range(0, len(rows), chunk):
             s = slice(i, i + chunk)
-            self.add_probs(rows[s], positions[s], self.probs(logits_nV[s]), tokens_n[s])
+            hidden = hidden_nH[s] if hidden_nH is not None else None
+            self.add_probs(rows[s], positions[s], self.probs(logits_nV[s]), tokens_n[s], hidden)
 
     def probs(self, logits_nV: torch.Tensor) -> BlockedProbs:
         """The distributions over the tokenizer's ids at the capture temperature, from raw logits. Overwrites the last
@@ -46,12 +55,19 @@ class CaptureBuffer:
         self._masses = BlockedProbs(logits_nV[:, : self._spec.vocabulary], self._spec.temperature, self._masses)
         return self._masses
 
-    def add_probs(self, rows: np.ndarray, positions: np.ndarray, probs: BlockedProbs, tokens_n: torch.Tensor) -> None:
+    def add_probs(
+        self,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        probs: BlockedProbs,
+        tokens_n: torch.Tensor,
+        hidden_nH: torch.Tensor | None = None,
+    ) -> None:
         """The same as `add` for distributions that are made already; modifies them in place."""
         if self._spec.marginal:
             marginal_V = probs.marginal()
             self._marginal_V = marginal_V if self._marginal_V is None else self._marginal_V + marginal_V
-        self.add_kept(rows, positions, keep(probs, tokens_n, self._spec, self.uniforms(rows, positions)))
+        self.add_kept(rows, positions, keep(probs, tokens_n, self._spec, self.uniforms(rows, positions), hidden_nH))
 
     def uniforms(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The random numbers of positions [n, U]."""
@@ -83,7 +99,7 @@ class CaptureBuffer:
             lengths=np.array([len(s) for s in sequences], np.int64),
             starts=np.array(starts, np.int64),
             tokens=np.fromiter((t for s in sequences for t in s), np.uint32),
-            logprobs=np.zeros(0, self._spec.precision),
+            logprobs=np.zeros(0, "float32" if self._spec.scheme == "hidden" else self._spec.precision),
             temperature=self._spec.temperature,
         )
         if self._marginal_V is not None:
@@ -91,7 +107,7 @@ class CaptureBuffer:
         if not self._kept:
             unit.redraws = unit.draws * (self._spec.redraws - 1)
             return unit
-        for name in ("entropy", "token_logprob", "tail", "always", "logprobs"):
+        for name in ("entropy", "token_logprob", "tail", "always", "logprobs", "hidden"):
             setattr(unit, name, _by_position([getattr(k, name) for k in self._kept], len(rows), order))
         draws = [_in_order(list(same), order) for same in zip(*(k.draws for k in self._kept), strict=True)]
         if draws:

@@ -12,6 +12,7 @@ import torch
 
 from workers.targets.encoding.arrays import Draw
 from workers.targets.encoding.scalars import probability_codes, round_unbiased
+from workers.targets.heads import as_stored
 from workers.teacher.engine import CaptureSpec
 from workers.teacher.sampling.blocked_probs import BlockedProbs
 from workers.teacher.sampling.schemes import SparseTargets, multinomial, systematic, take_head, threshold, top_k
@@ -29,14 +30,27 @@ class Kept:
     tail: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
     always: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
     logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    hidden: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
-def keep(probs: BlockedProbs, tokens_n: torch.Tensor, spec: CaptureSpec, uniforms_nU: np.ndarray) -> Kept:
-    """What the scheme keeps of the distributions and of the tokens that stand there. Modifies `probs` in place."""
+def keep(
+    probs: BlockedProbs,
+    tokens_n: torch.Tensor,
+    spec: CaptureSpec,
+    uniforms_nU: np.ndarray,
+    hidden_nH: torch.Tensor | None = None,
+) -> Kept:
+    """What the scheme keeps of the distributions, of the tokens that stand there and of the hidden states that they
+    were made of. Modifies `probs` in place."""
     entropy_n, realised_n = _array(probs.entropy()), _array(probs.log_probability(tokens_n))
     if spec.scheme == "full":
         logprobs = _array(probs.log_probabilities()).astype(spec.precision).reshape(-1)
         return Kept(entropy_n.astype(np.float32), realised_n.astype(np.float32), logprobs=logprobs)
+    if spec.scheme == "hidden":
+        if hidden_nH is None:
+            raise ValueError("targets: this engine does not show hidden states; take evaluate.targets: full")
+        hidden = as_stored(hidden_nH, spec.precision).reshape(-1)
+        return Kept(entropy_n.astype(np.float32), realised_n.astype(np.float32), hidden=hidden)
     entropy = round_unbiased(entropy_n, "entropy", uniforms_nU[:, 0])
     token_logprob = round_unbiased(realised_n, "token_logprob", uniforms_nU[:, 1])
     coin_n, drawn_nU = uniforms_nU[:, 2], uniforms_nU[:, 3:]

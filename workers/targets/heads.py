@@ -1,0 +1,109 @@
+"""A teacher's LM head beside its hidden states: from both, its exact distributions on whatever device asks.
+
+A hidden state of 2,048 numbers in bfloat16 takes 4 kB where the log-probabilities of 151,936 ids take 608 kB, and the
+head is the same for all of them. It is kept once, of the tokenizer's ids alone.
+
+Legend: n positions, H hidden size, V the tokenizer's ids.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from workers.logit_map import LogitMap, logit_map
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TeacherHead:
+    """What makes logits of a teacher's last hidden states."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+    logits: LogitMap
+
+    def on(self, device: str) -> TeacherHead:
+        """The same in float32 on a device, so that products are not rounded to what weights are kept in."""
+        bias_V = None if self.bias_V is None else self.bias_V.to(device, torch.float32)
+        return TeacherHead(self.weight_VH.to(device, torch.float32), bias_V, self.logits)
+
+    @torch.no_grad()
+    def log_probabilities(self, hidden_nH: np.ndarray, precision: str, temperature: float = 1.0) -> Tensor:
+        """The teacher's distributions [n, V] over the tokenizer's ids, float32, on the head's device. Hidden states are
+        as a store has them (see `as_stored`)."""
+        h_nH = from_stored(hidden_nH, precision).to(self.weight_VH.device, self.weight_VH.dtype)
+        z_nV = torch.nn.functional.linear(h_nH, self.weight_VH, self.bias_V)
+        self.logits.apply_(z_nV)
+        return (z_nV / temperature).log_softmax(-1)
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        tensors = {"weight": self.weight_VH.contiguous()}
+        tensors |= {"bias": self.bias_V.contiguous()} if self.bias_V is not None else {}
+        return save(tensors, {"logits": json.dumps(vars(self.logits))})
+
+    @staticmethod
+    def from_bytes(data: bytes) -> TeacherHead:
+        """The inverse of `to_bytes`."""
+        tensors, size = load(data), int.from_bytes(data[:8], "little")
+        about = json.loads(data[8 : 8 + size])["__metadata__"]
+        return TeacherHead(tensors["weight"], tensors.get("bias"), LogitMap(**json.loads(about["logits"])))
+
+
+def head_of_folder(folder: Path, precision: str, vocabulary: int, *, trust_remote_code: bool = False) -> TeacherHead:
+    """The head of a model's files, of the first `vocabulary` ids, in the type that the teacher computes in.
+
+    Reads nothing else of its weights. Raises ValueError where it is not to be found.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        raise ValueError(f"model: the LM head of {str(folder)!r} is no plain matrix, so that it cannot be kept apart")
+    names = dict(model.named_parameters(remove_duplicate=False))
+    files = _files_of_tensors(folder)
+
+    def read(parameter: Any) -> Tensor:
+        own = [name for name, other in names.items() if other is parameter]  # the embeddings' too, where they are tied
+        there = next((name for name in own if name in files), None)
+        if there is None:
+            raise ValueError(f"model: {own[0]} is not in the safetensors files of {str(folder)!r}")
+        with safe_open(files[there], framework="pt") as file:
+            return file.get_slice(there)[:vocabulary].to(_DTYPES[precision])
+
+    bias_V = None if head.bias is None else read(head.bias)
+    return TeacherHead(read(head.weight), bias_V, logit_map(config.get_text_config()))
+
+
+def as_stored(hidden_nH: Tensor, precision: str) -> np.ndarray:
+    """Hidden states as a store has them: float32, or the bits of two-byte numbers (uint16), which NumPy and Parquet
+    have no bfloat16 for."""
+    values = hidden_nH.detach().to(_DTYPES[precision]).cpu().contiguous()
+    return values.numpy() if precision == "float32" else values.view(torch.uint16).numpy()
+
+
+def from_stored(hidden: np.ndarray, precision: str) -> Tensor:
+    """The inverse of `as_stored`."""
+    values = torch.from_numpy(np.ascontiguousarray(hidden))
+    return values if precision == "float32" else values.view(_DTYPES[precision])
+
+
+def _files_of_tensors(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            files |= dict.fromkeys(file.keys(), path)
+    return files

@@ -21,6 +21,9 @@ from torch import Tensor
 
 from workers.logit_map import LogitMap, logit_map
 
+_ROWS = 64
+"""Positions whose logits are float64 at once."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,7 +47,7 @@ class TeacherHead:
         h_nH = from_stored(hidden_nH, precision).to(self.weight_VH.device, self.weight_VH.dtype)
         z_nV = torch.nn.functional.linear(h_nH, self.weight_VH, self.bias_V)
         self.logits.apply_(z_nV)
-        return (z_nV / temperature).log_softmax(-1)
+        return normalised(z_nV / temperature)
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
@@ -58,6 +61,15 @@ class TeacherHead:
         tensors, size = load(data), int.from_bytes(data[:8], "little")
         about = json.loads(data[8 : 8 + size])["__metadata__"]
         return TeacherHead(tensors["weight"], tensors.get("bias"), LogitMap(**json.loads(about["logits"])))
+
+
+def normalised(z_nV: Tensor) -> Tensor:
+    """Log-probabilities of logits. A float32 sum over 50,000 ids is off by 1e-5, so sums are taken in float64, of a few
+    positions at a time."""
+    for i in range(0, len(z_nV), _ROWS):
+        part = z_nV[i : i + _ROWS]
+        part.sub_(part.double().logsumexp(-1, keepdim=True))
+    return z_nV
 
 
 def head_of_folder(folder: Path, precision: str, vocabulary: int, *, trust_remote_code: bool = False) -> TeacherHead:

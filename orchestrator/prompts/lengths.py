@@ -40,7 +40,7 @@ def positions_by_settings(config: RunConfig) -> dict[str, Positions]:
     found = {}
     for name, specialist in config.specialists.items():
         model = specialist.model
-        says = model.config if model.config is not None else None
+        says = model.config
         if says is None:
             says = read_model_config(model_folder(str(model.source), model.revision, weights=False))
         if (positions := positions_of(says)) is not None:

@@ -62,21 +62,25 @@ class ControllerHereTrainer(DataParallelTrainer):
         return asyncio.run(run())
 
 
-class FixedPolicy(FixedScalingPolicy):
-    """So many workers, as soon as there is room; while they have none, their deadline is looked at."""
+class _WithDeadline:
+    """Of a scaling policy: while its workers have no place, their deadline is looked at."""
 
     def __init__(self, scaling_config: Any, deadline: PlaceDeadline | None = None) -> None:
-        super().__init__(scaling_config)
+        super().__init__(scaling_config)  # type: ignore[call-arg]
         self._deadline = deadline
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """The decision for workers that are to be started. What it raises ends the training."""
         if self._deadline is not None:
             self._deadline.check()
-        return super().make_decision_for_non_running_worker_group()
+        return super().make_decision_for_non_running_worker_group()  # type: ignore[misc]
 
 
-class FreeSlotsPolicy(ElasticScalingPolicy):
+class FixedPolicy(_WithDeadline, FixedScalingPolicy):
+    """So many workers, as soon as there is room."""
+
+
+class FreeSlotsPolicy(_WithDeadline, ElasticScalingPolicy):
     """How many workers a specialist with a range of them can have now: those with room on nodes that have the labels.
 
     Ray Train's own policy counts what all nodes have in total, whatever teachers' replicas hold of it and whatever
@@ -86,14 +90,8 @@ class FreeSlotsPolicy(ElasticScalingPolicy):
     _own = 0
     """Workers that hold places now."""
 
-    def __init__(self, scaling_config: Any, deadline: PlaceDeadline | None = None) -> None:
-        super().__init__(scaling_config)
-        self._deadline = deadline
-
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """The decision for workers that are to be started. What it raises ends the training."""
-        if self._deadline is not None:
-            self._deadline.check()
         self._own = 0
         return super().make_decision_for_non_running_worker_group()
 

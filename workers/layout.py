@@ -5,6 +5,7 @@
     prompts/g0000/train.parquet prompts/g0000/train.plan.json   frozen prompts and the unit plan of a split
     targets/train/                                          a target store (workers/targets/FORMAT.md)
     students/medical/                                       one student: initial, checkpoints, final
+    scores/medical/                                         sums of a model's scores, by held-out unit
     exports/medical/ report.json report.md                  what a run is for
     events/0001/                                            what attempt 1 told while it worked
     ray_train/                                              what Ray Train keeps of its own
@@ -179,6 +180,16 @@ class StudentLayout:
     def failed_step(self, step: int) -> str:
         """The ids of the texts of a step that failed."""
         return f"{self.root}/failed-step-{step}.json"
+
+
+def scores_folder(model: str) -> str:
+    """Where the scores of a model lie, a file for each unit."""
+    return f"scores/{model}"
+
+
+def score_key(model: str, split: str, unit: int, digest: str) -> str:
+    """A model's scores on a unit; the digest is of all that they depend on."""
+    return f"{scores_folder(model)}/{split}-{unit:08d}-{digest}.parquet"
 
 
 @dataclass(frozen=True)

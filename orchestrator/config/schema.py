@@ -189,7 +189,8 @@ class RunConfig(Settings):
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
-            if name == "teacher" or (name in ("generalist", "single_expert") and name in self.evaluate.baselines):
+            taken = {"generalist", "single_expert"} & set(self.evaluate.baselines) | {"teacher"}
+            if name in taken | ({"unigram"} if self.evaluate.truth is not None else set()):
                 raise ValueError(f"specialists: {name!r} is what the report calls something else; choose another name")
             self._check_loss(name)
             mix = self.specialists[name].mix or {name: 1.0}

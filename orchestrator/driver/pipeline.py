@@ -9,7 +9,6 @@ what it made in the run folder and passes over what is there already, so the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import ray
 
@@ -29,8 +28,8 @@ from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
-from orchestrator.stages import evaluation
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
+from orchestrator.stages.evaluation import Evaluations
 from orchestrator.stages.export import export
 from orchestrator.stages.preparation import Preparation
 from workers.evaluation.resources import resource_request
@@ -138,17 +137,17 @@ def _measured(session: Session) -> Evaluation | None:
     if not trained:
         return None
     session.ctx.say(f"evaluating {', '.join(trained)} on held-out text")
-    call: Any = evaluation.start(session.ctx)
+    evaluations = Evaluations(session.ctx)
     settings = session.ctx.config
     deadline = PlaceDeadline(
         resource_request(settings.evaluate), "the evaluator", settings.cluster.placement_deadline_s
     )
-    while not ray.wait([call], timeout=0.25)[0]:
+    while not ray.wait([evaluations.call], timeout=0.25)[0]:
         session.poll()
         try:
             deadline.check()
         except TimeoutError as error:
-            ray.cancel(call, force=True)
+            ray.cancel(evaluations.call, force=True)
             raise RunFailed(f"evaluate: {error}") from None
     session.poll(patience_s=1.0)
-    return evaluation.finish(session.ctx, call)
+    return evaluations.finish()

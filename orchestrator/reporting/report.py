@@ -27,14 +27,22 @@ from orchestrator.reporting.gathering import (
 )
 from orchestrator.reporting.records import PromptsReport, RepairReport, StudentReport, TargetsReport, TeacherReport
 from orchestrator.reporting.repairs import repairs
-from orchestrator.reporting.scores import Difference, ProbeRank, Score, SingleExpertReport, UnigramReport
+from orchestrator.reporting.scores import (
+    CurvePoint,
+    Curves,
+    Difference,
+    ProbeRank,
+    Score,
+    SingleExpertReport,
+    UnigramReport,
+)
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.folder import RunFolder
 from workers.layout import export_key
 from workers.splits import HELDOUT, TRAIN
 from workers.targets.store import TargetStore
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of report.json."""
 
 _REMEDY = "`stillhouse evaluate CONFIG` writes it anew"
@@ -61,6 +69,8 @@ class Report:
     """Why specialists and controls failed."""
     table: dict[str, dict[str, Score]]
     """Scores of specialists and the generalist by domain."""
+    curves: dict[str, dict[str, Curves]]
+    """By entropy and position, of every model that was scored, by domain."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels` and `NAME - generalist`."""
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
@@ -137,6 +147,7 @@ def build_report(
         timing=timing,
         failures=failures,
         table={n: _by_domain(scores[n]) for n in [*config.specialists, GENERALIST] if n in scores},
+        curves=_curves(evaluation) if evaluation else {},
         differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),
@@ -154,6 +165,16 @@ def _single_expert(scores: dict[str, dict[str, dict[str, float]]]) -> SingleExpe
         return None
     by_domain = _by_domain(scores[SINGLE_EXPERT])
     return SingleExpertReport(kl={domain: score.kl for domain, score in by_domain.items()}, by_domain=by_domain)
+
+
+def _curves(evaluation: Evaluation) -> dict[str, dict[str, Curves]]:
+    return {
+        model: {
+            d: Curves(**{by: tuple(CurvePoint(**p) for p in points[by]) for by in points})
+            for d, points in found.items()
+        }
+        for model, found in evaluation.curves.items()
+    }
 
 
 def _probes(evaluation: Evaluation) -> dict[str, dict[str, tuple[ProbeRank, ...]]]:

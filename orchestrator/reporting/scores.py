@@ -61,6 +61,33 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Means over the tokens of one bin, as `Score` has them over all."""
+
+    at: float
+    """Where the bin begins: nats of the teacher's entropy, or a position in the answer from 0."""
+    tokens: int
+    kl: Measured
+    top1_agreement: Measured
+    nll: Measured
+    """Mean negative log-likelihood of the text's tokens, nats."""
+    confidence: Measured
+    """The model's top probability."""
+    teacher_at_top: Measured
+    """The teacher's probability of that token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """How a model's scores on one domain vary, by rising bins."""
+
+    entropy: tuple[CurvePoint, ...]
+    """With the teacher's entropy."""
+    position: tuple[CurvePoint, ...]
+    """With the position in the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """KL of one model less that of another on the same tokens, nats per token."""
 

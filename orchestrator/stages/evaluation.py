@@ -2,79 +2,128 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 
-from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, SINGLE_EXPERT
+from cluster.placement import beside_driver
 from orchestrator.reporting.evaluation import Evaluation, compare
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
-from orchestrator.runs.folder import RunFolder
-from workers.evaluation.job import EvaluationJob, ModelToScore, Results
-from workers.layout import StudentLayout
-from workers.manifest import read_plan
-from workers.splits import HELDOUT
-from workers.targets.commits.damage import DamagedShard
+from orchestrator.stages.scoring import all_tasks, gathered, missing_tasks, models_to_score
+from workers.evaluation.config import EvaluateConfig
+from workers.evaluation.job import ScoringJob, ScoringTask
+from workers.failures import first_cause
+
+_RETRIES = 2
+"""Times that a process that died is started again; what it scored is committed."""
+
+_DIED = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ActorDiedError)
 
 
-def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
-    """Every trained specialist on every held-out domain; what stands beside it on its own domain."""
-    domains = tuple(read_plan(run.storage, HELDOUT).domains)
-    models = []
-    for name in config.specialists:
-        if run.student_done(name) is None:
-            continue
-        own = (config.own_domain(name),) if config.own_domain(name) in domains else ()
-        models.append(ModelToScore(name, "stored", StudentLayout(name).final, domains))
-        if INITIAL in config.evaluate.baselines:
-            models.append(ModelToScore(f"{name}.{INITIAL}", "stored", StudentLayout(name).initial, own))
-        if run.student_done(f"{name}.{HARD_LABELS}") is not None:
-            models.append(
-                ModelToScore(f"{name}.{HARD_LABELS}", "stored", StudentLayout(f"{name}.{HARD_LABELS}").final, own)
-            )
-    if run.student_done(GENERALIST) is not None:
-        models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains))
-    if SINGLE_EXPERT in config.evaluate.baselines:
-        models.append(
-            ModelToScore(SINGLE_EXPERT, SINGLE_EXPERT, config.teachers[config.first_teacher()].model, domains)
+class Evaluations:
+    """The scores of all models of a run: made where they are missing, then gathered."""
+
+    def __init__(self, ctx: RunContext) -> None:
+        """Raises ValueError if held-out units are not captured yet."""
+        self._run, self._config = ctx.run, ctx.config
+        settings = ctx.config.evaluate
+        self._tasks = all_tasks(ctx.run, ctx.config, models_to_score(ctx.run, ctx.config))
+        missing = missing_tasks(ctx.run, self._tasks, settings.workers)
+        planned, left = (sum(len(t.units) for t in tasks) for tasks in (self._tasks, missing))
+        if left < planned:
+            ctx.say(f"evaluate: {planned - left} of {planned} pairs of model and unit are scored already")
+        job = ScoringJob(
+            run_uri=ctx.run.uri,
+            truth=settings.truth,
+            batch_tokens=settings.batch_tokens,
+            threads=settings.threads,
+            device="cuda" if settings.gpus else "cpu",
+            board=ctx.board,
         )
-    return models
+        self.call: Any = _begin(job, missing, settings) if missing else ray.put(0)
+        """Ends when no score is missing, or with an error."""
+
+    def finish(self) -> Evaluation:
+        """The scores, when `call` is done. Raises RunFailed if they could not be made."""
+        try:
+            ray.get(self.call)
+        except ray.exceptions.RayError as error:
+            raise RunFailed(f"evaluate: {_why(error)}") from None
+        return compare(gathered(self._run, self._tasks), self._config)
 
 
-def start(ctx: RunContext) -> Any:
-    """Begin to score all models in one evaluator process; returns its call, for `finish`."""
-    settings = ctx.config.evaluate
-    job = EvaluationJob(
-        run_uri=ctx.run.uri,
-        models=tuple(models_to_score(ctx.run, ctx.config)),
-        truth=settings.truth,
-        batch_tokens=settings.batch_tokens,
-        threads=settings.threads,
-        device="cuda" if settings.gpus else "cpu",
-        board=ctx.board,
-    )
-    task = ray.remote(_score).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=0)
-    return task.remote(job)
+def _begin(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> Any:
+    """A call that scores tasks, in one process or in several."""
+    if settings.workers == 1 or len(tasks) == 1:
+        alone = ray.remote(_score_all).options(
+            num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=_RETRIES, retry_exceptions=False
+        )
+        return alone.remote(job, tasks)
+    pool = ray.remote(_score_in_pool).options(num_cpus=0, max_retries=0, scheduling_strategy=beside_driver())
+    return pool.remote(job, tasks, settings)
 
 
-def finish(ctx: RunContext, call: Any) -> Evaluation:
-    """The scores, when the evaluator is done.
-
-    Raises ValueError if held-out units are not captured yet, RunFailed if one is damaged.
-    """
-    try:
-        results = ray.get(call)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, DamagedShard):
-            raise RunFailed(f"evaluate: {error.cause}") from None
-        raise error.as_instanceof_cause() from None
-    return compare(results, ctx.config)
-
-
-def _score(job: EvaluationJob) -> Results:
+def _score_all(job: ScoringJob, tasks: Sequence[ScoringTask]) -> int:
     """Runs in the evaluator's process: torch is loaded there, not in the driver."""
-    from workers.evaluation.evaluator import score_models
+    from workers.evaluation.scorer import Scorer
 
-    return score_models(job)
+    scorer = Scorer(job)
+    return sum(scorer(task) for task in tasks)
+
+
+class _PoolScorer:
+    """One process of a pool, which Ray Data gives one task at a time."""
+
+    def __init__(self, job: ScoringJob, tasks: Sequence[ScoringTask]) -> None:
+        from workers.evaluation.scorer import Scorer
+
+        self._scorer, self._tasks = Scorer(job), tasks
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"scored": self._scorer(self._tasks[row["id"]])}
+
+
+def _score_in_pool(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> int:
+    """Runs in a process of its own, so that the driver need not load Ray Data."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.issue_detectors_config.detectors = []
+    context.wait_for_min_actors_s = -1  # the driver looks after the place of the first
+    workers = min(settings.workers, len(tasks))
+    scored = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map(
+        _PoolScorer,
+        fn_constructor_args=[job, tasks],
+        num_cpus=settings.cpus,
+        num_gpus=settings.gpus,
+        max_restarts=_RETRIES,  # Ray Data would start a process that is too large for its node again and again
+        max_task_retries=_RETRIES,
+        # One task at a time: one that is queued behind another could be done by an idle process.
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+    )
+    scored.set_name("evaluate")
+    return sum(row["scored"] for row in scored.iter_rows())
+
+
+def _why(error: BaseException) -> str:
+    """Why scores could not be made, and what to do."""
+    if any(isinstance(e, _DIED) for e in _chain(error)):
+        return (
+            f"a process that scores died {_RETRIES + 1} times, most often of too little memory: take a smaller "
+            "evaluate.batch_tokens, or more memory (see `stillhouse plan`). What is scored is kept: the same command "
+            "goes on there"
+        )
+    return re.sub(r"^(ValueError|DamagedShard): (evaluate: )?", "", first_cause(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it follows from, innermost last."""
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        inner = getattr(following, "cause", None) or following.__cause__
+        following = inner if inner is not following else None

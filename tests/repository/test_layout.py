@@ -255,7 +255,7 @@ def test_no_broad_except() -> None:
     assert not broad
 
 
-FOLDERS = ("students/", "targets/", "prompts/", "exports/", "events/")
+FOLDERS = ("students/", "targets/", "prompts/", "exports/", "scores/", "events/")
 FILES = ("report.json", "report.md", "store.json", "wall.json", "done.json", "summary.json", "vocab_order.parquet")
 PARTS = (".r{", "/log/", "/log", "/parts/", "/damaged", "/repairs", "/final", "/initial", "/groups", "/store.json")
 

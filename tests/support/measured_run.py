@@ -27,6 +27,10 @@ DOMAINS = [("medical",), ("legal",), ("legal", "medical")]
 WITHHELD = "holds 'halvorin'"
 
 
+POINT = {"at": 0, "tokens": 9, "kl": 0.1, "top1_agreement": 1.0, "nll": 0.5, "confidence": 0.9, "teacher_at_top": 0.75}
+"""Of a curve."""
+
+
 def score(kl: float, **more: float) -> dict[str, float]:
     """What `summarise` says of one model on one domain."""
     values = {
@@ -128,6 +132,7 @@ def evaluation() -> Evaluation:
             "medical.hard_labels": {"medical": [{"rank": 71, **rank}]},
         },
         unigram={"medical": 0.5},
+        curves={"medical": {"medical": {"entropy": [POINT], "position": [POINT]}}},
     )
 
 

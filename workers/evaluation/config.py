@@ -49,11 +49,15 @@ class EvaluateConfig(Settings):
     batch_tokens: int = Field(default=4096, ge=1)
     """Tokens, padding included, that a model scores at once."""
 
+    workers: int = Field(default=1, ge=1)
+    """Processes that score models at once, at most; models and held-out units are shared out among them. Fewer work
+    where the cluster has no room for all."""
+
     cpus: float = Field(default=1, gt=0)
-    """CPUs that Ray reserves for the evaluator."""
+    """CPUs that Ray reserves for each of them."""
 
     gpus: float = Field(default=0, ge=0)
-    """GPUs that Ray reserves for the evaluator."""
+    """GPUs that Ray reserves for each of them."""
 
     threads: int = Field(default=2, ge=1)
-    """Threads of the evaluator on a CPU."""
+    """Threads of each of them on a CPU."""

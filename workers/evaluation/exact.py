@@ -15,14 +15,14 @@ from workers.targets.heads import TeacherHead
 from workers.targets.reader import TargetRow
 from workers.targets.store import TargetStore
 
-Exact = Callable[[TargetRow], Tensor]
-"""From a row to its log-probabilities [T, V], float32, normalised."""
+Exact = Callable[[TargetRow, slice], Tensor]
+"""From a row and some of its T positions to their log-probabilities [n, V], float32, normalised."""
 
 
-def stored(row: TargetRow) -> Tensor:
+def stored(row: TargetRow, positions: slice = slice(None)) -> Tensor:
     """Those of a row of a `full` store."""
     assert row.logprobs is not None
-    return torch.from_numpy(np.array(row.logprobs, np.float32)).log_softmax(-1)
+    return torch.from_numpy(np.array(row.logprobs[positions], np.float32)).log_softmax(-1)
 
 
 class ExactTargets:
@@ -33,11 +33,12 @@ class ExactTargets:
         self._store, self._device = store, device
         self._heads: dict[str, TeacherHead] = {}
 
-    def __call__(self, row: TargetRow) -> Tensor:
+    def __call__(self, row: TargetRow, positions: slice = slice(None)) -> Tensor:
         """Raises ValueError where the head of its teacher is lost."""
         if row.hidden is None:
-            return stored(row)
-        return self._head(row.teacher).log_probabilities(row.hidden, self._store.header.precision, row.temperature)
+            return stored(row, positions)
+        hidden_nH, precision = row.hidden[positions], self._store.header.precision
+        return self._head(row.teacher).log_probabilities(hidden_nH, precision, row.temperature)
 
     def _head(self, teacher: str) -> TeacherHead:
         if teacher not in self._heads:

@@ -1,42 +1,50 @@
-"""What is asked of an evaluator and what it answers: records that cross between processes. No torch."""
+"""What is asked of those who score: records that cross between processes. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from workers.evaluation.metrics import TokenScores
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class ModelToScore:
-    """A model and the domains that it is scored on. `kind` says what `source` is: a key of the run, or a model."""
+    """A model and the domains that it is scored on. `kind` says what `source` is."""
 
     name: str
-    kind: str
-    """`stored` (a folder below the run) or `single_expert` (the teacher at `source`, cut down for the domain)."""
+    kind: Literal["stored", "single_expert", "unigram", "teacher"]
+    """`stored`: a model's folder below the run. `single_expert`: the teacher at `source`, cut down for its one domain.
+    `unigram`: how often each token occurs in the training targets of its one domain. `teacher`: what the probes' store
+    says. The last two have no source."""
     source: str
     domains: tuple[str, ...]
+    revision: str | None = None
+    """Of a model on the Hugging Face Hub."""
 
 
 @dataclass(frozen=True)
-class EvaluationJob:
-    """One evaluator's work."""
+class UnitToScore:
+    """A committed unit of a store, and the key that holds a model's scores on it once they are made."""
+
+    split: str
+    unit: int
+    key: str
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """One model and units that it is to be scored on: what a scorer loads a model for."""
+
+    model: ModelToScore
+    units: tuple[UnitToScore, ...]
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """What is the same for all tasks of an evaluation."""
 
     run_uri: str
-    models: tuple[ModelToScore, ...]
     truth: str | None
     batch_tokens: int
     threads: int
-    device: str
+    device: Literal["cpu", "cuda"]
     board: str
-
-
-@dataclass
-class Results:
-    """What an evaluator found, by model (or reference) and domain."""
-
-    scores: dict[str, dict[str, TokenScores]]
-    probes: dict[str, dict[str, list[dict[str, float]]]]
-    """Rank and probability of each probe's answer, in the order of the probes; `teacher` is the teacher's own."""
-    unigram: dict[str, float]
-    """truth_excess_kl of the domain's unigram, where the truth is known."""

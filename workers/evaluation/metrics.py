@@ -1,75 +1,97 @@
-"""Scores of a student against its teacher from per-token numbers, with intervals over prompts. Pure numpy.
+"""Scores of a student against its teacher from sums over texts and bins, with intervals over prompts. Pure numpy.
 
-Legend: T target positions, P prompts.
+Legend: P prompts, G bins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from workers.evaluation.sums import ENTROPY_BIN, SUMMED, By, first_position
+
+_CALIBRATED = ("tokens", "confidence", "teacher_at_top")
 
 _BINS = 15
 """Equal-mass bins of the calibration error (Guo et al. 2017 with adaptive bins)."""
 
 
 @dataclass
-class TokenScores:
-    """What one model did at each held-out target position of one domain, flat [T]."""
+class DomainScores:
+    """What one model did on the held-out text of one domain: the sums of all units."""
 
-    prompt: np.ndarray
-    """Index of the position's prompt."""
-    kl: np.ndarray
-    """KL(t || q) in nats, t exact."""
-    agree: np.ndarray
-    """1 where argmax t = argmax q."""
-    nll: np.ndarray
-    """-log q of the token that stands there."""
+    prompts: list[str]
+    """[P] their uids, in the order in which they are first met."""
+    by_prompt: dict[str, np.ndarray]
+    """[P] `tokens`, `truth_tokens`, `truth_excess` and what is SUMMED, each summed over a prompt's texts."""
     confidence: np.ndarray
-    """max q."""
-    teacher_at_top: np.ndarray
-    """t at argmax q."""
-    truth_kl: np.ndarray
-    """KL(truth || q), NaN where the truth is not known."""
-    truth_teacher_kl: np.ndarray
-    """KL(truth || t), NaN likewise."""
+    """[G, 3] tokens, sum of confidence, sum of the teacher's probability; by rising mean confidence."""
+    curves: dict[By, dict[int, dict[str, float]]]
+    """Sums by bin of `entropy` and of `position`."""
+
+    @staticmethod
+    def of(table: pa.Table) -> DomainScores:
+        """From the sums of units of one domain, in plan order."""
+        names = [*SUMMED, "tokens", "truth_tokens", "truth_excess"]
+        texts = _where(table, "text")
+        uids = texts["prompt_uid"].combine_chunks().dictionary_encode()  # in order of appearance, as a group_by is not
+        prompt = uids.indices.to_numpy()
+        bins = _where(table, "confidence")
+        masses_G3 = np.stack([bins[n].to_numpy().astype(np.float64) for n in _CALIBRATED], 1)
+        means_G2 = masses_G3[:, 1:] / masses_G3[:, :1]
+        return DomainScores(
+            uids.dictionary.to_pylist(),
+            {n: np.bincount(prompt, texts[n].to_numpy().astype(np.float64)) for n in names},
+            masses_G3[np.lexsort([means_G2[:, 1], means_G2[:, 0]])],
+            {by: _curve(_where(table, by)) for by in ("entropy", "position")},
+        )
 
 
-def summarise(scores: TokenScores, resamples: int, seed: int) -> dict[str, float]:
+def summarise(scores: DomainScores, resamples: int, seed: int) -> dict[str, float]:
     """All scores of one model on one domain; `kl_low` and `kl_high` bound the 95 % bootstrap interval over prompts."""
-    kl_P, tokens_P = per_prompt(scores.kl, scores.prompt)
-    low, high = bootstrap_interval(kl_P, tokens_P, resamples, seed)
+    total = {name: float(values.sum()) for name, values in scores.by_prompt.items()}
+    mean = {name: total[name] / total["tokens"] for name in SUMMED}
+    low, high = bootstrap_interval(scores.by_prompt["kl"], scores.by_prompt["tokens"], resamples, seed)
     result = {
-        "kl": float(scores.kl.mean()),
+        "kl": mean["kl"],
         "kl_low": low,
         "kl_high": high,
-        "top1_agreement": float(scores.agree.mean()),
-        "perplexity": float(np.exp(scores.nll.mean())),
-        "ece_teacher": calibration_error(scores.confidence, scores.teacher_at_top),
-        "overconfidence_gap": float((scores.confidence - scores.teacher_at_top).mean()),
-        "tokens": len(scores.kl),
-        "prompts": len(kl_P),
+        "top1_agreement": mean["agree"],
+        "perplexity": float(np.exp(mean["nll"])),
+        "ece_teacher": calibration_error(scores.confidence),
+        "overconfidence_gap": mean["confidence"] - mean["teacher_at_top"],
+        "tokens": int(total["tokens"]),
+        "prompts": len(scores.prompts),
     }
-    known = ~np.isnan(scores.truth_kl)
-    if known.any():
-        result["truth_excess_kl"] = float((scores.truth_kl - scores.truth_teacher_kl)[known].mean())
-        result["truth_tokens_skipped"] = int((~known).sum())
+    if known := total["truth_tokens"]:
+        result["truth_excess_kl"] = total["truth_excess"] / known
+        result["truth_tokens_skipped"] = int(total["tokens"] - known)
     return result
 
 
-def paired_difference(a: TokenScores, b: TokenScores, resamples: int, seed: int) -> dict[str, float]:
+def curve(scores: DomainScores, by: By) -> list[dict[str, Any]]:
+    """Means by bin of the teacher's entropy or of position in the answer; `at` is where a bin begins."""
+    points = []
+    for number, sums in sorted(scores.curves[by].items()):
+        at = number * ENTROPY_BIN if by == "entropy" else first_position(number)
+        means = {n: sums[n] / sums["tokens"] for n in SUMMED}
+        points.append({"at": at, "tokens": int(sums["tokens"]), "top1_agreement": means.pop("agree"), **means})
+    return points
+
+
+def paired_difference(a: DomainScores, b: DomainScores, resamples: int, seed: int) -> dict[str, float]:
     """Mean KL of a minus that of b on the same positions, with its paired 95 % interval over prompts."""
-    if len(a.kl) != len(b.kl) or not np.array_equal(a.prompt, b.prompt):
+    tokens_P = a.by_prompt["tokens"]
+    if a.prompts != b.prompts or not np.array_equal(tokens_P, b.by_prompt["tokens"]):
         raise ValueError("paired scores must be of the same positions")
-    difference_P, tokens_P = per_prompt(a.kl - b.kl, a.prompt)
+    difference_P = a.by_prompt["kl"] - b.by_prompt["kl"]
     low, high = bootstrap_interval(difference_P, tokens_P, resamples, seed)
-    return {"kl": float((a.kl - b.kl).mean()), "low": low, "high": high}
-
-
-def per_prompt(values_T: np.ndarray, prompt_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of values, and numbers of positions, by prompt [P]."""
-    _, index_T = np.unique(prompt_T, return_inverse=True)
-    return np.bincount(index_T, values_T.astype(np.float64)), np.bincount(index_T).astype(np.float64)
+    return {"kl": float(difference_P.sum() / tokens_P.sum()), "low": low, "high": high}
 
 
 def bootstrap_interval(sums_P: np.ndarray, tokens_P: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -82,7 +104,34 @@ def bootstrap_interval(sums_P: np.ndarray, tokens_P: np.ndarray, resamples: int,
     return float(low), float(high)
 
 
-def calibration_error(confidence: np.ndarray, target: np.ndarray, bins: int = _BINS) -> float:
-    """Expected calibration error of confidences against the teacher's probability of that token, equal-mass bins."""
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
-    return float(sum(len(p) * abs(confidence[p].mean() - target[p].mean()) for p in parts) / len(confidence))
+def calibration_error(masses_G3: np.ndarray, bins: int = _BINS) -> float:
+    """Expected calibration error of confidences against the teacher's probability of that token, equal-mass bins.
+
+    Of [G, 3] tokens, sums of confidence and of the teacher's probability by rising confidence. A group that lies across
+    the border of two bins is shared out between them in proportion.
+    """
+    running = np.concatenate([np.zeros((1, 3)), np.cumsum(masses_G3, 0)])
+    tokens = int(running[-1, 0])
+    least, more = divmod(tokens, min(bins, tokens))
+    borders = [b * least + min(b, more) for b in range(min(bins, tokens) + 1)]
+    confidence, target = (np.diff(np.interp(borders, running[:, 0], running[:, i])) for i in (1, 2))
+    return float(np.abs(confidence - target).sum() / tokens)
+
+
+def by_domain(tables: Sequence[pa.Table]) -> dict[str, DomainScores]:
+    """The scores of a model by domain, from the sums of all its units in plan order."""
+    table = pa.concat_tables(tables)
+    return {
+        domain: DomainScores.of(table.filter(pc.equal(table["domain"], domain)))
+        for domain in sorted(pc.unique(table["domain"]).to_pylist())
+    }
+
+
+def _where(table: pa.Table, by: By) -> pa.Table:
+    return table.filter(pc.equal(table["by"], by))
+
+
+def _curve(table: pa.Table) -> dict[int, dict[str, float]]:
+    names = [*SUMMED, "tokens"]
+    sums = table.group_by("bin").aggregate([(n, "sum") for n in names])
+    return {row["bin"]: {n: float(row[f"{n}_sum"]) for n in names} for row in sums.to_pylist()}

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 
 from cluster.storage import Storage
-from workers.evaluation.exact import Exact
 from workers.manifest import read_plan
 from workers.splits import TRAIN
 from workers.targets.reader import TargetRow
@@ -49,11 +48,9 @@ def truth_kls(
     return own_T - _cross(p_TV, q_TV), own_T - _cross(p_TV, t_TV)
 
 
-def unigram_excess(
-    storage: Storage, domain: str, rows: list[TargetRow], truth: Truth, vocabulary: int, exact: Exact
-) -> float:
-    """KL(truth || unigram) - KL(truth || teacher) on held-out rows, the unigram counted (plus one) over the domain's
-    training targets: what a model scores that knows the domain's words and nothing of their order."""
+def unigram_counts(storage: Storage, domain: str, vocabulary: int) -> np.ndarray:
+    """How often each token occurs in a domain's training targets, plus one [V]: what a model knows that knows the
+    domain's words and nothing of their order."""
     counts_V = np.ones(vocabulary)
     store = TargetStore(storage, TRAIN)
     for unit in read_plan(storage, TRAIN).of_domain(domain):
@@ -62,13 +59,7 @@ def unigram_excess(
             starts, ends = np.cumsum(targets.lengths) - targets.lengths + targets.starts, np.cumsum(targets.lengths)
             for start, end in zip(starts, ends, strict=True):
                 counts_V += np.bincount(targets.tokens[start:end], minlength=vocabulary)
-    logu_V = np.log(counts_V / counts_V.sum())
-    excess = []
-    for row in rows:
-        t_TV = exact(row).cpu().numpy()
-        unigram_T, teacher_T = truth_kls(truth, domain, row, np.broadcast_to(logu_V, t_TV.shape), t_TV)
-        excess.append(unigram_T - teacher_T)
-    return float(np.nanmean(np.concatenate(excess))) if excess else float("nan")
+    return counts_V
 
 
 def _cross(p_TV: np.ndarray, logq_TV: np.ndarray) -> np.ndarray:

@@ -11,7 +11,9 @@ import torch
 from targets_bench.captured import capture, spec_of
 from targets_bench.distributions import Distributions
 
-from workers.evaluation.metrics import TokenScores, summarise
+from workers.evaluation.metrics import by_domain, summarise
+from workers.evaluation.scoring import compare
+from workers.evaluation.sums import TokenScores, sums_of
 from workers.student.batches.batching import MicroBatch, micro_batches
 from workers.student.batches.packing import Texts
 from workers.student.config import LossConfig
@@ -107,26 +109,18 @@ def train(model: Any, arm: Arm, course: Course, tokens: int, peak: float) -> Non
 def score(model: Any, heldout: Distributions) -> dict[str, float]:
     """The evaluator's scores on held-out texts, with the exact distributions of the teacher."""
     model.eval()
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("prompt", "kl", "agree", "nll", "confidence", "top")}
-    first = 0
+    texts, first = [], 0
     for number, text in enumerate(heldout.texts):
-        n = len(text.prompt_token_ids) - 1
+        n, parts = len(text.prompt_token_ids) - 1, []
         h_nD = hidden(model, text.prompt_token_ids[:-1])
         for i in range(0, n, 256):
             s = slice(first + i, first + min(i + 256, n))
             logt = heldout.teacher_logits(s).log_softmax(-1)
             logq = model.lm_head(h_nD[i : i + 256])[:, : heldout.vocabulary].log_softmax(-1)
-            top = logq.argmax(-1, keepdim=True)
-            found["prompt"].append(np.full(len(logq), number))
-            found["kl"].append((logt.exp() * (logt - logq)).sum(-1).numpy())
-            found["agree"].append((top[:, 0] == logt.argmax(-1)).float().numpy())
-            found["nll"].append(-logq.gather(1, heldout.tokens_T[s, None])[:, 0].numpy())
-            found["confidence"].append(logq.gather(1, top)[:, 0].exp().numpy())
-            found["top"].append(logt.gather(1, top)[:, 0].exp().numpy())
+            parts.append(compare(logq, logt, heldout.tokens_T[s].numpy(), i))
+        texts.append((str(number), TokenScores.join(parts)))
         first += n
-    flat = {name: np.concatenate(parts) for name, parts in found.items()}
-    none = np.full(len(flat["kl"]), np.nan)
-    return summarise(TokenScores(*flat.values(), none, none), 200, 0)
+    return summarise(by_domain([sums_of("a", texts)])["a"], 200, 0)
 
 
 def hidden(model: Any, ids: list[int]) -> torch.Tensor:

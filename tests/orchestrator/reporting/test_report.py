@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.measured_run import (
     LOSS_IS_NAN,
+    POINT,
     TIMES,
     WITHHELD,
     evaluation,
@@ -158,7 +159,7 @@ def test_a_report_is_read_back_as_it_was(report: Report) -> None:
 
 def test_the_json_begins_with_its_schema_version(report: Report) -> None:
     values = json.loads(report.to_json())
-    assert next(iter(values)) == "schema" and values["schema"] == SCHEMA_VERSION == 1
+    assert next(iter(values)) == "schema" and values["schema"] == SCHEMA_VERSION == 2
     assert values == report.to_dict()
 
 
@@ -171,6 +172,7 @@ def test_the_places_that_programs_read(report: Report) -> None:
     assert values["timing"] == {"teacher_s": 61.0, "students_s": 47.0, "wall_s": 92.0, "overlap_s": 33.0}
     assert medical["probes"][0] == {"teacher": 1, "specialist": 2, "hard_labels": 71}
     assert values["table"]["medical"].keys() == {"medical", "legal"}
+    assert values["curves"]["medical"]["medical"]["entropy"][0].keys() == POINT.keys()
     assert values["single_expert"]["kl"]["legal"] == 1.888 and medical["difference"]["high"] == -0.2
 
 

@@ -11,13 +11,18 @@ import pytest
 import torch
 from support.comparing.tolerances import in_float64, of_capture
 
-from workers.evaluation.evaluator import answer_rank, score
+from workers.evaluation import scoring
+from workers.evaluation.exact import stored
+from workers.evaluation.scoring import answer_rank, logits_of, score
 from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
+from workers.evaluation.sums import TokenScores
+from workers.evaluation.truth import Truth
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import TargetRow, rows_of
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.transformers_engine import TransformersEngine
+from workers.two_part_model import TwoPartModel
 
 V = 300
 TEXTS = np.random.default_rng(0).integers(3, V, (3, 12))
@@ -26,7 +31,7 @@ MOE = ["qwen3_moe", "mixtral"]
 
 @pytest.fixture(autouse=True)
 def _scoring() -> Iterator[None]:
-    """As within `score_models`."""
+    """As within a scorer."""
     with torch.no_grad():
         yield
 
@@ -53,9 +58,20 @@ def off_by(rows: list[TargetRow]) -> float:
 # Scores -----------------------------------------------------------------------------------------------------
 
 
+def scores_of(model: Any, rows: list[TargetRow], batch_tokens: int, truth: Truth | None = None) -> TokenScores:
+    """Scores at all positions of a domain's texts, the longest text first."""
+    by_row = dict.fromkeys(map(id, rows))
+    logits = logits_of(TwoPartModel(model, "cpu"), batch_tokens)
+    for row, by_domain in score(logits, rows, V, stored, {"a": truth}, "cpu"):
+        assert len(by_domain["a"].kl) == row.targets
+        by_row[id(row)] = by_domain["a"]
+    ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid))
+    return TokenScores.join([found for r in ordered if (found := by_row[id(r)]) is not None])
+
+
 def test_the_teacher_scored_against_itself_is_perfect(heldout: tuple[Any, list[TargetRow]]) -> None:
     teacher, rows = heldout
-    found = score(teacher, rows, V, 64, "a", None)
+    found = scores_of(teacher, rows, 64)
     assert len(found.kl) == sum(r.targets for r in rows)
     assert np.abs(found.kl).max() < off_by(rows)
     assert (found.agree == 1).all()
@@ -68,7 +84,7 @@ def test_the_teacher_scored_against_itself_is_perfect(heldout: tuple[Any, list[T
 def test_a_student_is_scored_as_by_hand(heldout: tuple[Any, list[TargetRow]], tiny_model: Callable[..., Any]) -> None:
     _, rows = heldout
     student = in_float64(tiny_model("llama", seed=5, vocab_size=V + 20))  # padded beyond the tokenizer
-    found = score(student, rows, V, 64, "a", None)
+    found = scores_of(student, rows, 64)
     ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid))
     kl, agree, nll, confidence, at_top = [], [], [], [], []
     for row in ordered:
@@ -101,15 +117,21 @@ def test_scores_do_not_depend_on_the_size_of_batches(
 ) -> None:
     _, rows = heldout
     student = in_float64(tiny_model("llama", seed=5))
-    usual, other = (score(student, rows, V, n, "a", None) for n in (50, batch_tokens))
+    usual, other = (scores_of(student, rows, n) for n in (50, batch_tokens))
     np.testing.assert_allclose(other.kl, usual.kl, rtol=0, atol=off_by(rows))
-    assert np.array_equal(other.prompt, usual.prompt)
 
 
-def test_each_position_belongs_to_its_prompt(heldout: tuple[Any, list[TargetRow]]) -> None:
-    teacher, rows = heldout
-    found = score(teacher, rows, V, 64, "a", None)
-    assert np.bincount(found.prompt).tolist() == [r.targets for r in rows]
+def test_few_logits_at_once_give_the_same_scores(
+    heldout: tuple[Any, list[TargetRow]], tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = heldout
+    student = in_float64(tiny_model("llama", seed=5))
+    usual = scores_of(student, rows, 50)
+    monkeypatch.setitem(scoring.CHUNK_NUMBERS, "cpu", 2 * V)
+    few = scores_of(student, rows, 50)
+    assert np.array_equal(few.position, usual.position)
+    np.testing.assert_allclose(few.kl, usual.kl, rtol=0, atol=off_by(rows))
+    np.testing.assert_allclose(few.entropy, usual.entropy, rtol=0, atol=off_by(rows))
 
 
 def test_the_truth_is_asked_for_each_text(heldout: tuple[Any, list[TargetRow]]) -> None:
@@ -123,7 +145,7 @@ def test_the_truth_is_asked_for_each_text(heldout: tuple[Any, list[TargetRow]]) 
         p_TV[1::2] = np.nan
         return p_TV
 
-    found = score(teacher, rows, V, 64, "a", truth)
+    found = scores_of(teacher, rows, 64, truth)
     known = ~np.isnan(found.truth_kl)
     assert known.sum() == sum((r.targets + 1) // 2 for r in rows)
     assert np.array_equal(known, ~np.isnan(found.truth_teacher_kl))
@@ -132,13 +154,13 @@ def test_the_truth_is_asked_for_each_text(heldout: tuple[Any, list[TargetRow]]) 
 
 def test_the_rank_of_an_answer(tiny_model: Callable[..., Any]) -> None:
     model = in_float64(tiny_model("llama", vocab_size=V + 20))
-    prompt = TEXTS[0]
+    parts, prompt = TwoPartModel(model, "cpu"), TEXTS[0]
     logits_V = model(torch.from_numpy(prompt)[None]).logits[0, -1, :V]
     p_V = logits_V.softmax(-1)
     order = p_V.argsort(descending=True)
     for rank in (1, 2, 17, V):
         token = int(order[rank - 1])
-        found = answer_rank(model, np.append(prompt, [token, 5]).astype(np.uint32), len(prompt), V)
+        found = answer_rank(parts, np.append(prompt, [token, 5]).astype(np.uint32), len(prompt), V)
         assert found["rank"] == rank
         assert found["probability"] == pytest.approx(float(p_V[token]), rel=of_capture(logits_V.abs().max()))
 

@@ -13,9 +13,9 @@ import torch
 from support.comparing.tolerances import of_capture
 
 from cluster.storage import LocalStorage
-from workers.evaluation.evaluator import score
-from workers.evaluation.exact import ExactTargets, stored
-from workers.evaluation.metrics import TokenScores
+from workers.evaluation.exact import Exact, ExactTargets, stored
+from workers.evaluation.scoring import logits_of, score
+from workers.evaluation.sums import TokenScores
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of
@@ -23,6 +23,7 @@ from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.transformers_engine import TransformersEngine
+from workers.two_part_model import TwoPartModel
 
 V = 300
 HEADER = StoreHeader("hidden", 1, "answer", "float32", V, "", "", 0)
@@ -47,9 +48,12 @@ def test_scores_are_those_of_a_full_store(
 ) -> None:
     store, hidden, full = heldout
     student = tiny_model("qwen3")
-    with torch.no_grad():
-        one = score(student, hidden, V, 64, "a", None, ExactTargets(store, "cpu"))
-        other = score(student, full, V, 64, "a", None)
+    logits = logits_of(TwoPartModel(student, "cpu"), 64)
+
+    def scores(rows: list[TargetRow], exact: Exact) -> TokenScores:
+        return TokenScores.join([found["a"] for _, found in score(logits, rows, V, exact, {"a": None}, "cpu")])
+
+    one, other = scores(hidden, ExactTargets(store, "cpu")), scores(full, stored)
     largest = max(float(stored(row).abs().max()) for row in full)
     for field in fields(TokenScores):
         a, b = getattr(one, field.name), getattr(other, field.name)

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
+from workers.evaluation import sums
 from workers.evaluation.metrics import (
-    TokenScores,
+    DomainScores,
     bootstrap_interval,
+    by_domain,
     calibration_error,
+    curve,
     paired_difference,
-    per_prompt,
     summarise,
 )
+from workers.evaluation.sums import TokenScores, from_bytes, sums_of, to_bytes
 from workers.evaluation.truth import truth_kls
 from workers.targets.reader import TargetRow
 
 
-def scores(kl: list[float] | np.ndarray, prompt: list[int] | np.ndarray, **fields: Any) -> TokenScores:
+def tokens(kl: list[float] | np.ndarray, **fields: Any) -> TokenScores:
+    """Of which nothing matters but what is given."""
     T = len(kl)
-    zeros = {n: np.zeros(T) for n in ("agree", "nll", "confidence", "teacher_at_top")}
+    zeros = {n: np.zeros(T) for n in ("agree", "nll", "confidence", "teacher_at_top", "entropy", "position")}
     unknown = {n: np.full(T, np.nan) for n in ("truth_kl", "truth_teacher_kl")}
     own = {n: np.array(v, float) for n, v in fields.items()}
-    return TokenScores(prompt=np.array(prompt), kl=np.array(kl, float), **(zeros | unknown | own))
+    return TokenScores(kl=np.array(kl, float), **(zeros | unknown | own))
+
+
+def texts_of(scores: TokenScores, prompt: list[int] | np.ndarray) -> list[tuple[str, TokenScores]]:
+    """Positions as texts, one of each prompt."""
+    prompt = np.array(prompt)
+    names = [f.name for f in fields(TokenScores)]
+    return [
+        (f"p{p}", TokenScores(**{n: getattr(scores, n)[prompt == p] for n in names})) for p in dict.fromkeys(prompt)
+    ]
+
+
+def scores(kl: list[float] | np.ndarray, prompt: list[int] | np.ndarray, **own: Any) -> DomainScores:
+    """The scores of one unit of a domain."""
+    return by_domain([sums_of("a", texts_of(tokens(kl, **own), prompt))])["a"]
 
 
 def test_a_summary_by_hand() -> None:
@@ -58,40 +77,115 @@ def test_truth_is_left_out_where_nobody_knows_it() -> None:
 
 
 def test_tokens_are_weighted_equally_not_prompts() -> None:
-    sums, tokens = per_prompt(np.array([1.0, 2.0, 3.0, 10.0]), np.array([7, 7, 7, 2]))
-    assert sums.tolist() == [10.0, 6.0] and tokens.tolist() == [1.0, 3.0]
+    found = scores([1, 2, 3, 10], [7, 7, 7, 2])
+    assert found.prompts == ["p7", "p2"]
+    assert found.by_prompt["kl"].tolist() == [6, 10] and found.by_prompt["tokens"].tolist() == [3, 1]
     assert summarise(scores([1, 2, 3, 10], [7, 7, 7, 2]), 200, 0)["kl"] == 4
+
+
+# Units ------------------------------------------------------------------------------------------------------
+
+
+def random_tokens(T: int, seed: int = 0) -> TokenScores:
+    rng = np.random.default_rng(seed)
+    values = {f.name: rng.random(T) for f in fields(TokenScores)}
+    return TokenScores(**values | {"position": rng.integers(0, 500, T), "entropy": rng.gamma(2, 1, T)})
+
+
+def plain(found: TokenScores) -> dict[str, float]:
+    """Means and calibration error over all positions at once, which no sum stands for."""
+    order = np.argsort(found.confidence, kind="stable")
+    parts = np.array_split(order, 15)
+    gaps = [len(p) * abs(found.confidence[p].mean() - found.teacher_at_top[p].mean()) for p in parts]
+    return {
+        "kl": found.kl.mean(),
+        "top1_agreement": found.agree.mean(),
+        "perplexity": np.exp(found.nll.mean()),
+        "ece_teacher": sum(gaps) / len(order),
+        "overconfidence_gap": (found.confidence - found.teacher_at_top).mean(),
+        "truth_excess_kl": (found.truth_kl - found.truth_teacher_kl).mean(),
+    }
+
+
+@pytest.mark.parametrize("units", [1, 2, 7])
+def test_units_add_up_to_what_all_positions_give(units: int) -> None:
+    """Also the calibration error, whose bins go across units: a unit of few positions keeps them apart."""
+    found, prompt = random_tokens(3000), np.arange(3000) // 30
+    texts = texts_of(found, prompt)
+    size = -(-len(texts) // units)
+    tables = [from_bytes(to_bytes(sums_of("a", texts[i : i + size]))) for i in range(0, len(texts), size)]
+    summary = summarise(by_domain(tables)["a"], 200, 0)
+    for name, value in plain(found).items():
+        assert summary[name] == pytest.approx(value, rel=1e-10), name  # float64 sums of 3,000 numbers
+    one = summarise(by_domain([sums_of("a", texts)])["a"], 200, 0)
+    assert (summary["kl_low"], summary["kl_high"]) == pytest.approx((one["kl_low"], one["kl_high"]), rel=1e-10)
+
+
+def test_bins_of_a_large_unit_are_bounded_and_their_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "MOST_CONFIDENCE_BINS", 200)
+    found = random_tokens(9000)
+    table = sums_of("a", texts_of(found, np.arange(9000) // 300))
+    assert table.num_rows < 200 + 30 + sums.MOST_ENTROPY_BINS + 10
+    # Each of 14 borders may share out a bin of 45 positions wrongly, by as much as 1 each.
+    error = summarise(by_domain([table])["a"], 200, 0)["ece_teacher"]
+    assert error == pytest.approx(plain(found)["ece_teacher"], abs=14 * 45 / 9000)
+
+
+def test_curves_are_means_by_bin() -> None:
+    found = random_tokens(2000)
+    scored = by_domain([sums_of("a", texts_of(found, np.arange(2000) // 100))])["a"]
+    points = curve(scored, "entropy")
+    assert sum(p["tokens"] for p in points) == 2000 and [p["at"] for p in points] == sorted(p["at"] for p in points)
+    for point in points[:-1]:
+        inside = (found.entropy >= point["at"]) & (found.entropy < point["at"] + sums.ENTROPY_BIN)
+        assert point["tokens"] == inside.sum() and point["kl"] == pytest.approx(found.kl[inside].mean())
+    at = [p["at"] for p in curve(scored, "position")]
+    assert at == [0, 1, 3, 7, 15, 31, 63, 127, 255]
+    third = curve(scored, "position")[2]
+    inside = (found.position >= 3) & (found.position < 7)
+    assert third["tokens"] == inside.sum() and third["top1_agreement"] == pytest.approx(found.agree[inside].mean())
+
+
+def test_domains_are_told_apart_and_an_empty_one_is_left_out() -> None:
+    tables = [sums_of("a", texts_of(tokens([0.5]), [0])), sums_of("b", texts_of(tokens([0.25]), [1])), sums_of("c", [])]
+    assert {d: s.by_prompt["kl"].tolist() for d, s in by_domain(tables).items()} == {"a": [0.5], "b": [0.25]}
 
 
 # Calibration ------------------------------------------------------------------------------------------------
 
 
+def masses(confidence: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Positions one by one, by rising confidence."""
+    order = np.argsort(confidence, kind="stable")
+    return np.stack([np.ones(len(order)), confidence[order], target[order]], 1)
+
+
 def test_calibrated_confidence_has_no_error() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.random(30_000)
-    assert calibration_error(confidence, confidence) == 0
-    assert calibration_error(confidence, (rng.random(30_000) < confidence).astype(float)) < 0.015
+    assert calibration_error(masses(confidence, confidence)) == 0
+    assert calibration_error(masses(confidence, (rng.random(30_000) < confidence).astype(float))) < 0.015
 
 
 @pytest.mark.parametrize("gap", [0.25, 0.1, -0.1])
 def test_a_known_gap_is_the_error(gap: float) -> None:
     rng = np.random.default_rng(1)
     confidence = rng.uniform(0.3, 0.7, 30_000)
-    assert calibration_error(confidence, confidence - gap) == pytest.approx(abs(gap))
+    assert calibration_error(masses(confidence, confidence - gap)) == pytest.approx(abs(gap))
     coins = (rng.random(30_000) < confidence - gap).astype(float)
-    assert calibration_error(confidence, coins) == pytest.approx(abs(gap), abs=0.015)
+    assert calibration_error(masses(confidence, coins)) == pytest.approx(abs(gap), abs=0.015)
 
 
 def test_opposite_errors_at_different_confidence_do_not_cancel() -> None:
     confidence = np.repeat([0.2, 0.8], 300)
     target = np.repeat([0.4, 0.6], 300)
-    assert calibration_error(confidence, target, bins=2) == pytest.approx(0.2)
+    assert calibration_error(masses(confidence, target), bins=2) == pytest.approx(0.2)
     shuffled = np.random.default_rng(0).permutation(600)
-    assert calibration_error(confidence[shuffled], target[shuffled], bins=2) == pytest.approx(0.2)
+    assert calibration_error(masses(confidence[shuffled], target[shuffled]), bins=2) == pytest.approx(0.2)
 
 
 def test_calibration_of_fewer_tokens_than_bins() -> None:
-    assert calibration_error(np.array([0.9]), np.array([0.4])) == pytest.approx(0.5)
+    assert calibration_error(masses(np.array([0.9]), np.array([0.4]))) == pytest.approx(0.5)
 
 
 # Intervals --------------------------------------------------------------------------------------------------

@@ -22,12 +22,12 @@ from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.loading import load_teacher, weights_held
-from workers.teacher.generation.batches import by_tokens
+from workers.teacher.generation.batches import HEAD_NUMBERS, by_tokens
 from workers.teacher.generation.choice import TokenChoice
 from workers.teacher.generation.detokenize import texts_and_ends
-from workers.teacher.generation.forward import TwoPartModel
 from workers.teacher.generation.loop import Ends, Generation, pad
 from workers.teacher.sampling.capture import CaptureBuffer
+from workers.two_part_model import TwoPartModel
 
 _DUMMY = [TextRequest("dummy", 0, [0, 0], None)]
 """What a rank without work runs, so that its peers' collectives are answered."""
@@ -128,7 +128,7 @@ class TransformersEngine:
         def choose(texts_n: np.ndarray, hidden_nH: torch.Tensor) -> torch.Tensor:
             positions_n = np.array([len(work.texts[i]) for i in texts_n])
             tokens_n = torch.zeros(len(texts_n), dtype=torch.long, device=hidden_nH.device)
-            for place, logits_nV in self._parts.logits_by_chunk(hidden_nH):
+            for place, logits_nV in self._parts.logits_by_chunk(hidden_nH, HEAD_NUMBERS):
                 if self._captures:
                     probs = texts.buffer.probs(logits_nV)
                     tokens_n[place] = choice(texts_n[place], positions_n[place], logits_nV, probs)
@@ -160,7 +160,7 @@ class TransformersEngine:
     ) -> None:
         """Capture the distributions at positions of texts, from the hidden states of the tokens before them."""
         tokens_n = tokens_n.to(self.device)
-        for place, logits_nV in self._parts.logits_by_chunk(before_nH):
+        for place, logits_nV in self._parts.logits_by_chunk(before_nH, HEAD_NUMBERS):
             if self._captures:
                 hidden = before_nH[place] if self._parts.parted else None
                 texts.buffer.add(rows[place], positions[place], logits_nV, tokens_n[place], hidden)

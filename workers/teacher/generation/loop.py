@@ -18,8 +18,8 @@ import torch
 
 from workers.teacher.engine import TextRequest
 from workers.teacher.generation.batches import waiting_order
-from workers.teacher.generation.forward import TwoPartModel
 from workers.teacher.generation.slots import SlotCache
+from workers.two_part_model import TwoPartModel
 
 Choose = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
 """From texts [n] and their last hidden states [n, H] to their next tokens [n]; captures what they are drawn from."""

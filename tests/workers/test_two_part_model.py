@@ -12,8 +12,7 @@ from support.comparing.tolerances import in_float64, of_capture
 
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engines.loading import load_teacher
-from workers.teacher.generation import forward
-from workers.teacher.generation.forward import TwoPartModel
+from workers.two_part_model import TwoPartModel
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {},
@@ -26,9 +25,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_parts_give_the_logits_of_the_whole(
-    architecture: str, save_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_give_the_logits_of_the_whole(architecture: str, save_model: Callable[..., Path]) -> None:
     folder = save_model(architecture, **ARCHITECTURES[architecture])
     model = TwoPartModel(in_float64(load_teacher(TeacherConfig(model=str(folder)))), "cpu")
     assert model.parted
@@ -37,9 +34,8 @@ def test_parts_give_the_logits_of_the_whole(
     ids = torch.randint(3, 300, (3, 7), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole = model.model(input_ids=ids).logits.flatten(0, 1)
-    monkeypatch.setattr(forward, "HEAD_NUMBERS", 1500)  # 5 positions at once
     hidden = model.body(ids, torch.ones_like(ids)).flatten(0, 1)
-    parts = [logits for _, logits in model.logits_by_chunk(hidden)]
+    parts = [logits for _, logits in model.logits_by_chunk(hidden, 1500)]  # 5 positions at once
     assert [len(p) for p in parts] == [5, 5, 5, 5, 1]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=of_capture(whole.abs().max()))
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from workers.logit_map import logit_map
-from workers.teacher.generation.batches import HEAD_NUMBERS
 
 _SAME = 0.05
 """Of the logits' spread: what parts may differ from the whole, as bfloat16 may round otherwise."""
@@ -84,9 +83,9 @@ class TwoPartModel:
             self.model._modules[name] = body
             self._given.output = None
 
-    def logits_by_chunk(self, hidden_nH: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Logits of many positions, some at a time, each with its place among them."""
-        chunk = max(1, HEAD_NUMBERS // self.model.config.get_text_config().vocab_size)
+    def logits_by_chunk(self, hidden_nH: torch.Tensor, numbers: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Logits of many positions, each with its place among them; no more than so many numbers at once."""
+        chunk = max(1, numbers // self.model.config.get_text_config().vocab_size)
         for i in range(0, len(hidden_nH), chunk):
             place = slice(i, i + chunk)
             yield place, self.head(hidden_nH[place])

@@ -1,0 +1,164 @@
+"""What an evaluation is made of: each model on each held-out unit, as files that are made once.
+
+A file's name holds a digest of all that its scores depend on: the model's weights, the unit's bytes, the truth, the
+kind of device. So an evaluation goes on where another stopped, and one with a new student scores that student alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, SINGLE_EXPERT, TEACHER, UNIGRAM
+from orchestrator.reporting.evaluation import Results
+from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.folder import RunFolder
+from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore
+from workers.evaluation.metrics import by_domain
+from workers.evaluation.sums import from_bytes
+from workers.fingerprint import hash_json
+from workers.layout import StudentLayout, score_key, scores_folder
+from workers.manifest import read_plan
+from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.targets.commits.log import Entry
+from workers.targets.store import TargetStore
+
+_FORMAT = 1
+"""Of a file of scores. Whoever changes what is summed, or how, raises it."""
+
+_TASKS_PER_WORKER = 2
+"""Tasks for each process at least: fewer would leave some idle at the end, more load a model again."""
+
+
+def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
+    """Every trained specialist on every held-out domain; what stands beside it on its own domain; the teacher itself,
+    for the probes."""
+    domains = tuple(read_plan(run.storage, HELDOUT).domains)
+    models = []
+    for name in config.specialists:
+        if run.student_done(name) is None:
+            continue
+        own = (config.own_domain(name),) if config.own_domain(name) in domains else ()
+        models.append(ModelToScore(name, "stored", StudentLayout(name).final, domains))
+        if INITIAL in config.evaluate.baselines:
+            models.append(ModelToScore(f"{name}.{INITIAL}", "stored", StudentLayout(name).initial, own))
+        if run.student_done(f"{name}.{HARD_LABELS}") is not None:
+            models.append(
+                ModelToScore(f"{name}.{HARD_LABELS}", "stored", StudentLayout(f"{name}.{HARD_LABELS}").final, own)
+            )
+    if run.student_done(GENERALIST) is not None:
+        models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains))
+    if SINGLE_EXPERT in config.evaluate.baselines:
+        teacher = config.teachers[config.first_teacher()]
+        cut = ModelToScore(SINGLE_EXPERT, "single_expert", teacher.model, (), teacher.revision)
+        models += [replace(cut, domains=(d,)) for d in domains]
+    if config.evaluate.truth is not None:
+        models += [ModelToScore(UNIGRAM, "unigram", "", (d,)) for d in domains]
+    return [*models, ModelToScore(TEACHER, "teacher", "", domains)]
+
+
+def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore]) -> list[ScoringTask]:
+    """Each model with all of its units, whether they are scored or not.
+
+    Raises ValueError if held-out units are not captured yet.
+    """
+    units = {split: _committed_units(run, split) for split in (HELDOUT, PROBES)}
+    common = [_FORMAT, _truth_digest(config.evaluate.truth), config.evaluate.gpus > 0]
+    tasks = []
+    for model in models:
+        weights = _weights_digest(run, config, model)
+        mine = []
+        for split in _splits(model):
+            for entry, domains in units[split]:
+                if set(model.domains) & set(domains):
+                    parts = [part.sha256 for part in entry.parts]
+                    digest = hash_json([*common, model.domains, weights, parts])[:16]
+                    mine.append(UnitToScore(split, entry.unit, score_key(model.name, split, entry.unit, digest)))
+        tasks.append(ScoringTask(model, tuple(mine)))
+    return tasks
+
+
+def missing_tasks(run: RunFolder, tasks: Sequence[ScoringTask], workers: int) -> list[ScoringTask]:
+    """What of tasks is not scored yet, a model's after another's, in pieces for so many processes."""
+    missing = []
+    for task in tasks:
+        there = set(run.storage.keys(scores_folder(task.model.name)))
+        if units := tuple(u for u in task.units if u.key not in there):
+            missing.append(ScoringTask(task.model, units))
+    pieces = 1 if workers == 1 else math.ceil(_TASKS_PER_WORKER * workers / max(len(missing), 1))
+    return [
+        ScoringTask(task.model, task.units[i : i + size])
+        for task in missing
+        for size in [math.ceil(len(task.units) / pieces)]
+        for i in range(0, len(task.units), size)
+    ]
+
+
+def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
+    """The scores of all tasks, by model and domain. Raises RunFailed where one is not there (any more)."""
+    results = Results({}, {})
+    for task in tasks:
+        name, sums = task.model.name, []
+        asked = task.model.domains if PROBES in _splits(task.model) else ()
+        ranks = results.probes.setdefault(name, {}) if asked else {}
+        ranks |= {domain: [] for domain in asked}
+        scored = run.storage.read_many([unit.key for unit in task.units])
+        for unit, data in zip(task.units, scored, strict=True):
+            if data is None:
+                raise RunFailed(f"evaluate: {unit.key} was deleted meanwhile; run `stillhouse evaluate CONFIG` again")
+            if unit.split == HELDOUT:
+                sums.append(from_bytes(data))
+                continue
+            for domain, found in json.loads(data).items():
+                ranks[domain].extend(found)
+        if sums:
+            results.scores.setdefault(name, {}).update(by_domain(sums))
+    return results
+
+
+def _committed_units(run: RunFolder, split: str) -> list[tuple[Entry, tuple[str, ...]]]:
+    """Entries of a split's units with their domains, in plan order; none where there is no such split."""
+    try:
+        plan = read_plan(run.storage, split)
+    except FileNotFoundError:
+        return []
+    entries = {entry.unit: entry for entry in TargetStore(run.storage, split).log.entries()}
+    if lacking := [u.index for u in plan.units if u.index not in entries]:
+        raise ValueError(
+            f"evaluate: unit {lacking[0]} of the {split} store is not captured yet; run `stillhouse capture` first"
+        )
+    return [(entries[unit.index], unit.domains) for unit in plan.units]
+
+
+def _splits(model: ModelToScore) -> tuple[str, ...]:
+    """What a model is scored on."""
+    return {"teacher": (PROBES,), "unigram": (HELDOUT,)}.get(model.kind, (HELDOUT, PROBES))
+
+
+def _weights_digest(run: RunFolder, config: RunConfig, model: ModelToScore) -> str:
+    """A digest of what a model is: of one in the run its files with their times, so that one made anew is scored
+    anew."""
+    state: Any
+    if model.kind == "stored":
+        state = [[f.key, f.bytes, f.modified] for f in run.storage.listing(model.source)]
+    elif model.kind == "single_expert":
+        state = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
+    elif model.kind == "teacher":
+        state = ""  # its probabilities are in the units
+    else:
+        entries = TargetStore(run.storage, TRAIN).log.entries()
+        state = [[entry.unit, entry.content_hash] for entry in entries]
+    return hash_json([model.kind, state])
+
+
+def _truth_digest(truth: str | None) -> str:
+    """A digest of the code that knows the truth."""
+    if truth is None:
+        return ""
+    path, _, name = truth.rpartition(":")
+    return hash_json([name, Path(path).read_text(encoding="utf-8")])

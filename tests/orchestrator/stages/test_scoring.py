@@ -1,0 +1,193 @@
+"""Scores by model and unit: what is asked, what is there already, and what they add up to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.captured_run import CapturedRun, capture
+from support.comparing.tolerances import of_capture
+from support.project import STUDENT, Project
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.reporting.evaluation import compare
+from orchestrator.runs.errors import RunFailed
+from orchestrator.stages.scoring import all_tasks, gathered, missing_tasks, models_to_score
+from workers.evaluation.job import ScoringJob, ScoringTask
+from workers.evaluation.scorer import Scorer
+from workers.layout import StudentLayout
+from workers.manifest import Manifest
+from workers.splits import HELDOUT
+from workers.targets.commits.damage import DamagedShard
+from workers.targets.reader import rows_of
+
+TRUTH = """
+import numpy as np
+
+def truth(domain, ids, start):
+    p = np.full((len(ids) - start, 12), 0.5 / 11)
+    p[:, 3] = 0.5
+    p[1::2] = np.nan
+    return p
+"""
+
+
+@pytest.fixture
+def scored(capture_project: Project) -> tuple[CapturedRun, RunConfig]:
+    """A captured run with probes and a known truth, of which one specialist and its control are trained."""
+    project = capture_project
+    project.rows(
+        "probes.jsonl", *({"domain": d, "prompt": "the fever is", "answer": "high"} for d in ("legal", "medical"))
+    )
+    project.text("truth.py", TRUTH)
+    evaluate = {"heldout": 0.5, "probes": "probes.jsonl", "truth": "truth.py:truth", "bootstrap": 100}
+    project.set("evaluate", evaluate)
+    captured = capture(project)
+    for i, key in enumerate(("initial", "final")):
+        save(captured, f"{StudentLayout('medical').root}/{key}", seed=i)
+    save(captured, StudentLayout("medical.hard_labels").final, seed=2)
+    for name in ("medical", "medical.hard_labels"):
+        captured.run.storage.write(StudentLayout(name).done, b"{}")
+    return captured, project.load().located()
+
+
+def save(captured: CapturedRun, key: str, seed: int) -> None:
+    """A student's weights, wide enough that its distributions differ."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(**STUDENT, vocab_size=12, initializer_range=0.5)
+    folder = captured.run.storage.local_path(key)
+    assert folder is not None
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def tasks_of(captured: CapturedRun, config: RunConfig) -> list[ScoringTask]:
+    return all_tasks(captured.run, config, models_to_score(captured.run, config))
+
+
+def scorer(captured: CapturedRun, config: RunConfig) -> Scorer:
+    return Scorer(ScoringJob(captured.run.uri, config.evaluate.truth, 64, 1, "cpu", ""))
+
+
+def score_all(captured: CapturedRun, config: RunConfig, workers: int = 1) -> int:
+    """Score what is missing, as so many processes would; how many pairs there were."""
+    some = [scorer(captured, config) for _ in range(workers)]
+    return sum(
+        some[i % workers](t) for i, t in enumerate(missing_tasks(captured.run, tasks_of(captured, config), workers))
+    )
+
+
+def files(captured: CapturedRun) -> dict[str, float]:
+    """Files of scores, and when they were written."""
+    return {f.key: f.modified for f in captured.run.storage.listing("scores")}
+
+
+def expected(captured: CapturedRun, key: str, domain: str) -> dict[str, float]:
+    """Scores over all positions of a domain, from whole texts one by one."""
+    folder = captured.run.storage.local_path(key)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    store, manifest = captured.store(HELDOUT), Manifest(captured.run.storage, HELDOUT)
+    kl, agree, nll, over = [], [], [], []
+    for entry in captured.entries(HELDOUT):
+        mine = {p.id for p in manifest.prompts(entry.unit) if domain in p.domains}
+        for row in rows_of(store.read_unit(entry), store.header):
+            if row.prompt_uid not in mine:
+                continue
+            with torch.no_grad():
+                logits = model(torch.from_numpy(row.tokens.astype(np.int64))[None]).logits[0]
+            q_TV = logits[row.start - 1 : -1].double().log_softmax(-1).numpy()
+            t_TV = np.asarray(row.logprobs, np.float64)
+            at, top = np.arange(row.targets), q_TV.argmax(-1)
+            kl.append((np.exp(t_TV) * (t_TV - q_TV)).sum(-1))
+            agree.append(t_TV.argmax(-1) == top)
+            nll.append(-q_TV[at, row.tokens[row.start :]])
+            over.append(np.exp(q_TV[at, top]) - np.exp(t_TV[at, top]))
+    means = {
+        n: float(np.concatenate(v).mean()) for n, v in (("kl", kl), ("agree", agree), ("nll", nll), ("over", over))
+    }
+    return {
+        "kl": means["kl"],
+        "top1_agreement": means["agree"],
+        "perplexity": float(np.exp(means["nll"])),
+        "overconfidence_gap": means["over"],
+    }
+
+
+def test_units_add_up_to_the_scores_of_all_positions(scored: tuple[CapturedRun, RunConfig]) -> None:
+    captured, config = scored
+    assert score_all(captured, config) > 4
+    found = compare(gathered(captured.run, tasks_of(captured, config)), config)
+    for name, key in {"medical": "final", "medical.initial": "initial", "medical.hard_labels": "final"}.items():
+        student = "medical.hard_labels" if name == "medical.hard_labels" else "medical"
+        assert found.scores[name].keys() == ({"medical", "legal"} if name == "medical" else {"medical"})
+        for domain, score in found.scores[name].items():
+            by_hand = expected(captured, f"{StudentLayout(student).root}/{key}", domain)
+            for measure, value in by_hand.items():
+                assert score[measure] == pytest.approx(value, abs=4 * of_capture(12.0)), (name, domain, measure)
+            assert score["truth_tokens_skipped"] > 0
+    assert found.differences["medical - hard_labels"]["kl"] == pytest.approx(
+        found.scores["medical"]["medical"]["kl"] - found.scores["medical.hard_labels"]["medical"]["kl"]
+    )
+    assert set(found.unigram) == {"medical", "legal"} and all(np.isfinite(list(found.unigram.values())))
+    assert {n: {d: len(r) for d, r in by.items()} for n, by in found.probes.items()} == {
+        "medical": {"medical": 1, "legal": 1},
+        "medical.initial": {"medical": 1},
+        "medical.hard_labels": {"medical": 1},
+        "teacher": {"medical": 1, "legal": 1},
+    }
+    points = found.curves["medical"]["medical"]["position"]
+    assert sum(p["tokens"] for p in points) == found.scores["medical"]["medical"]["tokens"]
+
+
+def test_what_is_scored_is_passed_over_and_what_changed_is_scored_anew(scored: tuple[CapturedRun, RunConfig]) -> None:
+    captured, config = scored
+    tasks = missing_tasks(captured.run, tasks_of(captured, config), 1)
+    first = ScoringTask(tasks[0].model, tasks[0].units[:1])
+    assert scorer(captured, config)(first) == 1
+    [(key, written)] = files(captured).items()
+    assert score_all(captured, config) == sum(len(t.units) for t in tasks) - 1
+    assert files(captured)[key] == written
+    before = files(captured)
+    assert missing_tasks(captured.run, tasks_of(captured, config), 1) == []
+    assert scorer(captured, config)(tasks[0]) == 0 and files(captured) == before
+    save(captured, StudentLayout("medical").initial, seed=9)
+    again = missing_tasks(captured.run, tasks_of(captured, config), 1)
+    assert {t.model.name for t in again} == {"medical.initial"}
+    score_all(captured, config)
+    assert before.items() < files(captured).items()
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_several_processes_find_the_same_scores(scored: tuple[CapturedRun, RunConfig], workers: int) -> None:
+    captured, config = scored
+    tasks = tasks_of(captured, config)
+    pieces = missing_tasks(captured.run, tasks, workers)
+    assert len(pieces) >= min(2 * workers, sum(len(t.units) for t in tasks))
+    assert [u for piece in pieces for u in piece.units] == [u for t in tasks for u in t.units]  # a model after another
+    score_all(captured, config)
+    one = gathered(captured.run, tasks)
+    for key in files(captured):
+        captured.run.storage.delete(key)
+    score_all(captured, config, workers)
+    other = gathered(captured.run, tasks)
+    assert compare(one, config) == compare(other, config)
+
+
+def test_a_deleted_file_of_scores_stops_the_report(scored: tuple[CapturedRun, RunConfig]) -> None:
+    captured, config = scored
+    score_all(captured, config)
+    captured.run.storage.delete(next(iter(files(captured))))
+    with pytest.raises(RunFailed, match="was deleted meanwhile"):
+        gathered(captured.run, tasks_of(captured, config))
+
+
+def test_a_unit_that_is_not_captured_or_damaged_is_named(scored: tuple[CapturedRun, RunConfig]) -> None:
+    captured, config = scored
+    tasks = tasks_of(captured, config)
+    part = captured.part(0, HELDOUT)
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedShard, match=r"unit 0: .*it is marked; run `stillhouse capture"):
+        scorer(captured, config)(tasks[0])
+    captured.log_entry(0, HELDOUT).unlink()
+    with pytest.raises(ValueError, match="unit 0 of the heldout store is not captured yet"):
+        tasks_of(captured, config)

@@ -1,0 +1,163 @@
+"""One process that scores models: each task is a model and units, whose scores are committed unit by unit.
+
+It holds one model, the teachers' heads and one unit, whatever the store holds.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cluster.faults import pause_point
+from cluster.storage import Storage, open_storage
+from workers.channels.board import Reporter
+from workers.channels.events import ModelScored
+from workers.evaluation.exact import ExactTargets
+from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore
+from workers.evaluation.scoring import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
+from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
+from workers.evaluation.sums import TokenScores, sums_of, to_bytes
+from workers.evaluation.truth import load_truth, unigram_counts
+from workers.manifest import Manifest, read_plan
+from workers.model_files import model_folder, torch_dtype
+from workers.splits import HELDOUT, PROBES
+from workers.targets.reader import TargetRow, rows_of
+from workers.targets.store import TargetStore
+from workers.two_part_model import TwoPartModel
+
+_TEXTS_FOR_EXPERTS = 16
+"""Texts of a domain that say which experts it favours."""
+
+
+class Scorer:
+    """Scores tasks one after another. A model stays loaded until a task asks for another one."""
+
+    def __init__(self, job: ScoringJob) -> None:
+        torch.set_num_threads(job.threads)
+        self._job = job
+        self._storage = open_storage(job.run_uri)
+        self._report = Reporter(job.board)
+        self._truth = load_truth(job.truth)
+        self._heldout = _Split(self._storage, HELDOUT)
+        self._exact = ExactTargets(self._heldout.store, job.device)
+        self._loaded: tuple[ModelToScore | None, Any] = (None, None)
+
+    def __call__(self, task: ScoringTask) -> int:
+        """Score a model on units, but for those that are scored by now; returns how many it scored.
+
+        Raises DamagedShard for a unit whose bytes are not those committed, after it is marked.
+        """
+        missing = [unit for unit in task.units if not self._storage.exists(unit.key)]
+        if missing and self._loaded[0] != task.model:
+            self._loaded = None, None  # before the next one is loaded: two might not fit
+            self._report(ModelScored(model=task.model.name, domain=", ".join(task.model.domains)))
+            self._loaded = task.model, self._load(task.model)
+        for unit in missing:
+            made = self._ranks(task.model, unit) if unit.split == PROBES else self._sums(task.model, unit)
+            self._storage.create(unit.key, made)
+            pause_point("unit-scored")
+        return len(missing)
+
+    def _sums(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """A model's scores on a unit of held-out text, in the order of its rows."""
+        rows = self._heldout.rows(unit.unit, model.domains)
+        found: dict[int, dict[str, TokenScores]] = {}
+        logits = self._logits()
+        for domains in sorted({domains for _, domains in rows}):
+            mine = [row for row, own in rows if own == domains]
+            place = {id(row): i for i, (row, _) in enumerate(rows)}
+            truths = dict.fromkeys(domains, self._truth)
+            for row, scores in score(logits, mine, self._vocabulary, self._exact, truths, self._job.device):
+                found[place[id(row)]] = scores
+        ordered = [(rows[i][0].prompt_uid, found[i]) for i in sorted(found)]
+        tables = [sums_of(d, [(uid, s[d]) for uid, s in ordered if d in s]) for d in model.domains]
+        return to_bytes(pa.concat_tables(tables))
+
+    def _ranks(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """Where a model puts the answers of a unit of probes, by domain."""
+        probes = _Split(self._storage, PROBES)
+        ranks: dict[str, list[dict[str, float]]] = {}
+        for row, domains in probes.rows(unit.unit, model.domains):
+            if model.kind == "teacher":
+                rank = stored_rank(row)
+            else:
+                rank = answer_rank(self._loaded[1], row.tokens, row.start, self._vocabulary)
+            for domain in domains:
+                ranks.setdefault(domain, []).append(rank)
+        return json.dumps(ranks).encode()
+
+    @property
+    def _vocabulary(self) -> int:
+        return self._heldout.store.header.vocabulary
+
+    def _logits(self) -> Logits:
+        model = self._loaded[1]
+        if isinstance(model, np.ndarray):
+            return unigram_logits(model, self._job.device)
+        return logits_of(model, self._job.batch_tokens)
+
+    def _load(self, model: ModelToScore) -> Any:
+        if model.kind == "teacher":
+            return None
+        if model.kind == "unigram":
+            return unigram_counts(self._storage, model.domains[0], self._vocabulary)
+        device = self._job.device
+        dtype = torch_dtype("auto", device)
+        if model.kind == "stored":
+            with _local_folder(self._storage, model.source) as folder:
+                return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
+        texts = [
+            torch.from_numpy(row.tokens.astype(np.int64))[None]
+            for row in islice(self._heldout.all_rows(model.domains[0]), _TEXTS_FOR_EXPERTS)
+        ]
+        teacher = _from_folder(model_folder(model.source, model.revision), dtype).to(device).eval()
+        return TwoPartModel(cut_to_single_expert(teacher, favourite_experts(teacher, texts)).to(device), device)
+
+
+class _Split:
+    """The committed rows of a split, a unit at a time."""
+
+    def __init__(self, storage: Storage, split: str) -> None:
+        self.store, self._manifest = TargetStore(storage, split), Manifest(storage, split)
+        self._storage, self._split = storage, split
+
+    def rows(self, unit: int, domains: Sequence[str]) -> list[tuple[TargetRow, tuple[str, ...]]]:
+        """Rows of a unit with those of their domains that are asked for, if any."""
+        entry = self.store.log.entry(unit)
+        if entry is None:
+            raise ValueError(f"evaluate: unit {unit} of the {self._split} store is not there any more")
+        of_prompt = {p.id: tuple(d for d in domains if d in p.domains) for p in self._manifest.prompts(unit)}
+        targets = self.store.read_or_mark(entry, "evaluate", "stillhouse evaluate CONFIG")
+        rows = rows_of(targets, self.store.header, entry.teacher)
+        return [(row, of_prompt[row.prompt_uid]) for row in rows if of_prompt[row.prompt_uid]]
+
+    def all_rows(self, domain: str) -> Iterator[TargetRow]:
+        """Rows of a domain, in plan order."""
+        for unit in read_plan(self._storage, self._split).of_domain(domain):
+            yield from (row for row, _ in self.rows(unit, (domain,)))
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+
+@contextmanager
+def _local_folder(storage: Storage, key: str) -> Iterator[Path]:
+    local = storage.local_path(key)
+    if local is not None:
+        yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+        storage.download_folder(key, Path(folder))
+        yield Path(folder)

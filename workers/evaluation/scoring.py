@@ -1,0 +1,157 @@
+"""What a model does at the target positions of held-out texts, beside the teacher's exact distributions.
+
+Logits exist for a few positions at a time, both of them: a text of 4,096 tokens and 151,936 ids would be 2.5 GB of
+each, and half a dozen such are worked with.
+
+Legend: B texts, S tokens, T target positions, n some of them, H hidden size, V the tokenizer's ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.evaluation.exact import Exact
+from workers.evaluation.sums import TokenScores
+from workers.evaluation.truth import Truth, truth_kls
+from workers.targets.reader import TargetRow
+from workers.two_part_model import TwoPartModel
+
+CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Logits of a model that exist at once, by device; about six times as many numbers are worked with."""
+
+_NOTHING = np.zeros((0, 0))
+
+LogitsAt = Callable[[slice], Tensor]
+"""From some target positions of a text to their logits [n, V or more]."""
+
+Logits = Callable[[Sequence[TargetRow]], Iterator[tuple[TargetRow, LogitsAt]]]
+"""From texts to each of them with what gives its logits."""
+
+
+def logits_of(model: TwoPartModel, batch_tokens: int) -> Logits:
+    """Those of a model that runs texts of like length together, `batch_tokens` with padding at once."""
+
+    def run(rows: Sequence[TargetRow]) -> Iterator[tuple[TargetRow, LogitsAt]]:
+        for batch in _batches(rows, batch_tokens):
+            hidden_BSH = _body(model, batch)
+            for b, row in enumerate(batch):
+                hidden_TH = hidden_BSH[b, row.start - 1 : len(row.tokens) - 1]
+                yield row, partial(_head, model, hidden_TH)
+
+    return run
+
+
+def unigram_logits(counts_V: np.ndarray, device: str) -> Logits:
+    """Those of a model that knows how often each token occurs, and nothing of their order."""
+    logu_V = torch.from_numpy(np.log(counts_V / counts_V.sum())).float().to(device)
+
+    def run(rows: Sequence[TargetRow]) -> Iterator[tuple[TargetRow, LogitsAt]]:
+        for row in rows:
+            yield row, lambda positions: logu_V.expand(positions.stop - positions.start, -1)
+
+    return run
+
+
+@torch.no_grad()
+def score(
+    logits: Logits,
+    rows: Sequence[TargetRow],
+    vocabulary: int,
+    exact: Exact,
+    truths: dict[str, Truth | None],
+    device: str,
+) -> Iterator[tuple[TargetRow, dict[str, TokenScores]]]:
+    """Each row with its scores by domain, of which there are as many as `truths` has domains; the model and the teacher
+    are asked once, whatever their number. Rows come in the order of the model's batches."""
+    whole = any(truth is not None for truth in truths.values())
+    chunk = max(1, CHUNK_NUMBERS[device] // vocabulary)
+    for row, of_row in logits(rows):
+        T = row.targets
+        parts: list[dict[str, TokenScores]] = []
+        for i in range(0, T, T if whole else chunk):  # a truth is asked for a whole text
+            place = slice(i, min(T, i + (T if whole else chunk)))
+            q_nV = of_row(place)[:, :vocabulary].float().log_softmax(-1)
+            t_nV = exact(row, place).to(q_nV.device)
+            compared = compare(q_nV, t_nV, row.tokens[row.start :][place], i)
+            q, t = (q_nV.cpu().numpy(), t_nV.cpu().numpy()) if whole else (_NOTHING, _NOTHING)
+            parts.append({d: _with_truth(compared, truth, d, row, q, t) for d, truth in truths.items()})
+        if parts:
+            yield row, {d: TokenScores.join([part[d] for part in parts]) for d in truths}
+
+
+def compare(q_nV: Tensor, t_nV: Tensor, labels: np.ndarray, first: int) -> TokenScores:
+    """Scores at some positions from the log-probabilities of model and teacher, of which the first is the `first` of
+    its answer; the truth is left unknown."""
+    top_n1, p_nV = q_nV.argmax(-1, keepdim=True), t_nV.exp()
+    labels_n1 = torch.from_numpy(labels.astype(np.int64)).to(q_nV.device)[:, None]
+    values = {
+        "kl": (p_nV * (t_nV - q_nV)).sum(-1),
+        "agree": (t_nV.argmax(-1, keepdim=True) == top_n1)[:, 0].float(),
+        "nll": -q_nV.gather(1, labels_n1)[:, 0],
+        "confidence": q_nV.gather(1, top_n1)[:, 0].exp(),
+        "teacher_at_top": t_nV.gather(1, top_n1)[:, 0].exp(),
+        "entropy": -(p_nV * t_nV).sum(-1),
+    }
+    table = torch.stack(list(values.values())).double().cpu().numpy()  # one copy from the device
+    unknown = np.full(len(labels), np.nan)
+    return TokenScores(
+        **dict(zip(values, table, strict=True)),
+        position=np.arange(first, first + len(labels)),
+        truth_kl=unknown,
+        truth_teacher_kl=unknown,
+    )
+
+
+@torch.no_grad()
+def answer_rank(model: TwoPartModel, tokens: np.ndarray, start: int, vocabulary: int) -> dict[str, float]:
+    """Rank (1 is the most probable) and probability that a model gives the token at `start`."""
+    ids_1S = torch.from_numpy(tokens[:start].astype(np.int64))[None]
+    hidden_1SH = model.body(ids_1S, torch.ones_like(ids_1S))
+    q_V = model.head(hidden_1SH[0, -1:])[0, :vocabulary].float().softmax(-1)
+    answer = int(tokens[start])
+    return {"rank": int((q_V > q_V[answer]).sum()) + 1, "probability": float(q_V[answer])}
+
+
+def stored_rank(row: TargetRow) -> dict[str, float]:
+    """Rank and probability that the teacher itself gives a probe's answer."""
+    assert row.logprobs is not None
+    logp_V, answer = row.logprobs[0], int(row.tokens[row.start])
+    return {"rank": int((logp_V > logp_V[answer]).sum()) + 1, "probability": float(np.exp(logp_V[answer]))}
+
+
+def _with_truth(
+    scores: TokenScores, truth: Truth | None, domain: str, row: TargetRow, q_TV: np.ndarray, t_TV: np.ndarray
+) -> TokenScores:
+    """The scores of a whole row with what is known of them in a domain."""
+    if truth is None:
+        return scores
+    student, teacher = truth_kls(truth, domain, row, q_TV, t_TV)
+    return replace(scores, truth_kl=student, truth_teacher_kl=teacher)
+
+
+def _head(model: TwoPartModel, hidden_TH: Tensor, positions: slice) -> Tensor:
+    return model.head(hidden_TH[positions])
+
+
+def _batches(rows: Sequence[TargetRow], batch_tokens: int) -> Iterator[list[TargetRow]]:
+    """Texts of like length together."""
+    ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid))
+    while ordered:
+        n = max(1, min(len(ordered), batch_tokens // len(ordered[0].tokens)))
+        yield ordered[:n]
+        ordered = ordered[n:]
+
+
+def _body(model: TwoPartModel, batch: Sequence[TargetRow]) -> Tensor:
+    """Hidden states [B, S, H] of texts, padded to the first."""
+    shape = len(batch), len(batch[0].tokens)
+    ids_BS, mask_BS = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for b, row in enumerate(batch):
+        ids_BS[b, : len(row.tokens)], mask_BS[b, : len(row.tokens)] = row.tokens, 1
+    return model.body(torch.from_numpy(ids_BS), torch.from_numpy(mask_BS))

@@ -43,7 +43,7 @@ class Evaluations:
             device="cuda" if settings.gpus else "cpu",
             board=ctx.board,
         )
-        self.call: Any = _begin(job, missing, settings) if missing else ray.put(0)
+        self.call: Any = begin(job, missing, settings) if missing else ray.put(0)
         """Ends when no score is missing, or with an error."""
 
     def finish(self) -> Evaluation:
@@ -55,7 +55,7 @@ class Evaluations:
         return compare(gathered(self._run, self._tasks), self._config)
 
 
-def _begin(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> Any:
+def begin(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> Any:
     """A call that scores tasks, in one process or in several."""
     if settings.workers == 1 or len(tasks) == 1:
         alone = ray.remote(_score_all).options(
@@ -83,7 +83,7 @@ class _PoolScorer:
         self._scorer, self._tasks = Scorer(job), tasks
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"scored": self._scorer(self._tasks[row["id"]])}
+        return {"scored": self._scorer(self._tasks[row["task"]])}
 
 
 def _score_in_pool(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> int:
@@ -95,18 +95,24 @@ def _score_in_pool(job: ScoringJob, tasks: Sequence[ScoringTask], settings: Eval
     context.issue_detectors_config.detectors = []
     context.wait_for_min_actors_s = -1  # the driver looks after the place of the first
     workers = min(settings.workers, len(tasks))
-    scored = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map(
+    # Items and no range: that would be read by tasks, which find no place beside processes that take all of a cluster.
+    numbers = ray.data.from_items([{"task": i} for i in range(len(tasks))], override_num_blocks=len(tasks))
+    scored = numbers.map(
         _PoolScorer,
         fn_constructor_args=[job, tasks],
         num_cpus=settings.cpus,
         num_gpus=settings.gpus,
-        max_restarts=_RETRIES,  # Ray Data would start a process that is too large for its node again and again
-        max_task_retries=_RETRIES,
+        ray_remote_args_fn=_restarted,
         # One task at a time: one that is queued behind another could be done by an idle process.
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
     )
     scored.set_name("evaluate")
     return sum(row["scored"] for row in scored.iter_rows())
+
+
+def _restarted() -> dict[str, int]:
+    """How often Ray starts a process anew: Ray Data would start one that is too large for its node for ever."""
+    return {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
 
 
 def _why(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Exact distributions kept as hidden states and a head, beside every log-probability.
 
-python tests/benchmarks/exact.py [--model FOLDER] [--texts 48] [--tokens 48] [--repeats 3]
+python tests/benchmarks/exact.py [--model FOLDER] [--texts 48] [--tokens 48] [--repeats 3] [--units 2]
 
 The same texts are captured in both ways, by a teacher that computes in float32 and by one in bfloat16, whose logits
 are rounded to 8 bits before they are stored as `full`, and are not where they are made of hidden states. KL is that
@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from exact_bench import evaluating
 from targets_bench.tables import show
+from transformers.utils.logging import disable_progress_bar
 
 import workers
 from workers.model_files import token_ids
@@ -48,9 +50,11 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--units", type=int, default=2)
     args = parser.parse_args()
     assert Path(workers.__file__).parents[1] == CHECKOUT, f"{workers.__file__} would be measured, not {CHECKOUT}"
     torch.set_num_threads(1)
+    disable_progress_bar()
     vocabulary = max(token_ids(args.model).values()) + 1
     figures: dict[str, Any] = {"model": args.model.name, "vocabulary": vocabulary}
     rows = []
@@ -65,7 +69,9 @@ def main() -> None:
     figures["hidden_bytes_per_token"] = figures["hidden_bytes_per_token_bf16"]
     columns = ["teacher's type", "KL", "largest KL", "hidden B/token", "full B/token", "hidden/full tokens/s"]
     show(f"{args.model.name}, {vocabulary:,} ids", columns, rows)
-    print(json.dumps(figures))
+    scored = evaluating.measure(args.model, vocabulary, asked(args.texts, args.tokens, vocabulary), args.units)
+    show(f"scoring two models, {args.units} units of {args.texts} texts at first", [*scored], [list(scored.values())])
+    print(json.dumps(figures | scored))
 
 
 def asked(texts: int, tokens: int, vocabulary: int) -> list[TextRequest]:

@@ -90,9 +90,10 @@ def test_a_second_run_captures_and_trains_nothing(reference: Job) -> None:
 def test_two_replicas_on_s3_and_no_event_at_all_give_the_same_bits(
     reference: Job, teacher: Path, tmp_path: Path, bucket: str
 ) -> None:
-    """Events are only shown: without any, weights and report are the same, but for its seconds."""
+    """Events are only shown: without any, weights and report are the same, but for its seconds. Two processes score."""
     job = Job(tmp_path / "elsewhere", teacher)
-    output = job.run("run", "--set", f"storage={bucket}", "--set", "teacher.replicas=2", STILLHOUSE_DROP="events")
+    two = [word for key in ("teacher.replicas", "evaluate.workers") for word in ("--set", f"{key}=2")]
+    output = job.run("run", "--set", f"storage={bucket}", *two, STILLHOUSE_DROP="events")
     told = ("tokens  loss", "units  ")
     assert all(word in reference.output and word not in output for word in told)  # type: ignore[attr-defined]
     there = open_storage(f"{bucket}/job")
@@ -262,7 +263,15 @@ def test_a_run_captures_again_what_its_students_find_damaged(reference: Job, tea
 
 
 @pytest.mark.long
-def test_evaluation_alone_finds_the_same_scores(reference: Job) -> None:
-    before = json.loads((run_folder(reference) / "report.json").read_text())
-    reference.run("evaluate")
-    assert json.loads((run_folder(reference) / "report.json").read_text())["table"] == before["table"]
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(reference: Job, workers: str) -> None:
+    before = json.loads(report_of(reference).read_text())
+    scores, arguments = run_folder(reference) / "scores", ("--set", f"evaluate.workers={workers}")
+    shutil.rmtree(scores)
+    reference.kill_at("unit-scored:3", "evaluate", *arguments)
+    scored = {p: p.stat().st_mtime_ns for p in scores.rglob("*.parquet")}
+    assert len(scored) >= 3
+    assert f"evaluate: {len(scored)} of " in reference.run("evaluate", *arguments)
+    after = {p: p.stat().st_mtime_ns for p in scores.rglob("*.parquet")}
+    assert len(after) > len(scored) and scored.items() <= after.items()
+    assert json.loads(report_of(reference).read_text())["table"] == before["table"]

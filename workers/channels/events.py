@@ -133,7 +133,7 @@ class CheckpointSaved(_Event):
 
 
 class ModelScored(_Event):
-    """The evaluator begins to score a model on a domain."""
+    """A process begins to score a model, on one domain or on several."""
 
     kind: Literal["model_scored"] = "model_scored"
     model: str

@@ -109,7 +109,7 @@ def as_stored(hidden_nH: Tensor, precision: str) -> np.ndarray:
 
 def from_stored(hidden: np.ndarray, precision: str) -> Tensor:
     """The inverse of `as_stored`."""
-    values = torch.from_numpy(np.ascontiguousarray(hidden))
+    values = torch.from_numpy(np.array(hidden))  # Arrow's own may not be written to, which torch cannot promise
     return values if precision == "float32" else values.view(_DTYPES[precision])
 
 

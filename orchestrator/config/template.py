@@ -25,7 +25,7 @@ prompts:                            # files, a pattern, a folder, or a Hugging F
 #     sampling: {max_new_tokens: 1024, samples: 2}      # and stop: ["###"], min_new_tokens: 16, temperature, top_p
 
 targets:
-  scheme: systematic                # unbiased sample | threshold | multinomial | topk (with its tail) | full
+  scheme: systematic                # unbiased sample | threshold | multinomial | topk (with its tail) | hidden | full
   draws: 21                         # more draws are less noise and more bytes; 21 is about 17 bytes a token
   positions: all                    # answer | all: the prompt's own tokens too, for one prefill
 

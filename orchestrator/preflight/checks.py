@@ -120,11 +120,7 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
         if teacher.engine == "transformers":
             check_teacher_family(key, teacher.model, model_config, ep_size=teacher.ep_size, gpus=teacher.gpus_per_rank)
         else:
-            if config.evaluate.targets == "hidden":
-                raise ValueError(
-                    f"evaluate.targets: hidden, but {key}.engine is vllm, which shows no hidden states; take full, or "
-                    "engine transformers"
-                )
+            _check_not_hidden(key, config)
             _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
         if fingerprint and tokenizer != fingerprint:
             raise ValueError(
@@ -141,6 +137,17 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
         templates[config.first_teacher()] if one else hash_json(templates),
         tuple(_token_id(folder, token) for token in config.targets.always_keep),
     )
+
+
+def _check_not_hidden(key: str, config: RunConfig) -> None:
+    """Nothing is asked of vLLM that it does not show."""
+    asked = {"evaluate.targets": config.evaluate.targets, "targets.scheme": config.targets.scheme}
+    others = {"evaluate.targets": "full", "targets.scheme": "systematic, or topk (with its tail)"}
+    for setting in (name for name, scheme in asked.items() if scheme == "hidden"):
+        raise ValueError(
+            f"{setting}: hidden, but {key}.engine is vllm, which shows no hidden states; take {others[setting]}, or "
+            "engine transformers"
+        )
 
 
 def _check_vllm_is_there(key: str, python: str | None, address: str | None) -> None:

@@ -76,6 +76,7 @@ def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:
     Of a draw, entries grow like N^0.7 (9.2 at 20 draws, 17 at 50: measured on a 135M model, 2.5 nats a token), and an
     entry takes about 1.3 bytes; the scalars take about 4, the text about 4. An exact probability takes two.
     """
+    assert targets.scheme != "hidden", "its size is the teacher's to say"
     if targets.scheme == "full":
         return vocabulary * DTYPE_BYTES[targets.precision] + 8.0
     exact = 2.0 * len(targets.always_keep)

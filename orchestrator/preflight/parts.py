@@ -62,8 +62,9 @@ def teacher_part(name: str, teacher: TeacherConfig, folder: Path, longest_answer
     )
 
 
-def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabulary: int) -> Part:
-    """Weights, gradients, AdamW's two states, ZeRO's flat copies, logits of a chunk; activations are left out.
+def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabulary: int, heads: int = 0) -> Part:
+    """Weights, gradients, AdamW's two states, ZeRO's flat copies, logits of a chunk; activations are left out. `heads`
+    are the bytes of teachers' heads, which every worker holds where targets are hidden states.
 
     Measured beside it: a worker of 127 M parameters (ZeRO-1, float32, 49k ids) held 4.2 GB.
     """
@@ -79,6 +80,7 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
         sizes = linear_layers(specialist.model, folder, read_model_config(folder))
         trained = lora.rank * sum(n for name, n in sizes.items() if not lora.targets or name in lora.targets)
         what = f", {trained / 1e6:.2f} M in adapters"
+    what += f", teacher's head {naturalsize(heads)}" if heads else ""
     gradients = trained * 4 // (least if stage >= 2 else 1)
     optimiser = trained * (12 if stage else 8) // least
     flat = trained * width // (least if stage == 3 else 1) if stage else 0
@@ -91,7 +93,7 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
         most,
         train.cpus_per_worker,
         train.gpus_per_worker,
-        weights + gradients + optimiser + flat + logits + _PROCESS_BYTES,
+        weights + gradients + optimiser + flat + logits + heads + _PROCESS_BYTES,
         f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of {mixture}",
         least=least,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from orchestrator.prompts.sources import RawPrompt, assign_splits
 from workers.model_files import model_folder, read_model_config
 from workers.model_sizes import DTYPE_BYTES, model_size
 from workers.splits import HELDOUT
+from workers.student.config import SpecialistConfig
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
 
@@ -43,6 +45,8 @@ class RunPlan:
     parts: list[Part] = field(default_factory=list)
     prompts: dict[str, dict[str, int]] = field(default_factory=dict)
     """By domain: train and heldout prompts, target tokens at most."""
+    teachers: dict[str, list[str]] = field(default_factory=dict)
+    """By domain: those that its training prompts are for."""
     longest_answer: dict[str, int] = field(default_factory=dict)
     """By teacher: most tokens of an answer that it makes."""
     rejected: int = 0
@@ -64,7 +68,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
     vocabulary = _vocabulary(config, found)
     _plan_prompts(plan, config, found, vocabulary)
     _plan_teachers(plan, config, found, vocabulary)
-    _plan_students(plan, config, vocabulary)
+    _plan_students(plan, config, found, vocabulary)
     sizes = [_hidden_size(folder) for folder in found.teacher_folders.values()]
     plan.parts.append(evaluator_part(config.evaluate, plan.heldout_bytes, vocabulary, sum(sizes)))
     _find_problems(plan)
@@ -77,6 +81,7 @@ def _vocabulary(config: RunConfig, found: Checked) -> int:
 
 def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
     policies, asked = PolicyResolver(config), set()
+    train_tokens: Counter[str] = Counter()
     heldout_tokens: Counter[str] = Counter()
     for prompt, split in zip(found.prompts, assign_splits(found.prompts, config.evaluate.heldout), strict=True):
         heldout = split == HELDOUT
@@ -92,9 +97,16 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
         if heldout:
             heldout_tokens[how.teacher] += tokens
         else:
-            plan.train_tokens += tokens
+            train_tokens[how.teacher] += tokens
+            for domain in prompt.domains:
+                named = plan.teachers.setdefault(domain, [])
+                named += [how.teacher] if how.teacher not in named else []
     plan.rejected = len(found.rejected)
-    plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
+    plan.train_tokens = train_tokens.total()
+    if config.targets.scheme == "hidden":
+        plan.train_bytes = _hidden_bytes(config, found, train_tokens, vocabulary)
+    else:
+        plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
     plan.heldout_tokens = heldout_tokens.total()
     full = plan.heldout_tokens * vocabulary * DTYPE_BYTES[config.evaluate.precision]
     hidden = _hidden_bytes(config, found, heldout_tokens, vocabulary)
@@ -117,12 +129,18 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
 
 
 def _hidden_bytes(config: RunConfig, found: Checked, tokens: Counter[str], vocabulary: int) -> int:
-    """Of the hidden states of so many held-out tokens by teacher, and of the teachers' heads."""
+    """Of the hidden states of so many tokens by teacher, and of the teachers' heads."""
     width = DTYPE_BYTES[config.hidden_precision()]
     return sum(
-        _hidden_size(found.teacher_folders[name]) * (tokens[name] * width + vocabulary * DTYPE_BYTES[teacher.precision])
-        for name, teacher in config.teachers.items()
+        _hidden_size(found.teacher_folders[name]) * tokens[name] * width + _head_bytes(config, found, name, vocabulary)
+        for name in config.teachers
     )
+
+
+def _head_bytes(config: RunConfig, found: Checked, teacher: str, vocabulary: int) -> int:
+    """Of a teacher's LM head, of the tokenizer's ids."""
+    width = DTYPE_BYTES[config.teachers[teacher].precision]
+    return _hidden_size(found.teacher_folders[teacher]) * vocabulary * width
 
 
 def _hidden_size(folder: Path) -> int:
@@ -169,11 +187,19 @@ def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) 
         )
 
 
-def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
+def _plan_students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
+    hidden = config.targets.scheme == "hidden"
+    heads = {name: _head_bytes(config, found, name, vocabulary) if hidden else 0 for name in config.teachers}
+
+    def heads_held(specialist: SpecialistConfig, domains: Iterable[str]) -> int:
+        names = {teacher for domain in domains for teacher in plan.teachers.get(domain, ())}
+        return sum(heads[name] for name in names) if specialist.loss.soft else 0
+
     control = f"; then its control ({HARD_LABELS})" if HARD_LABELS in config.evaluate.baselines else ""
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
-        plan.parts.append(student_part(name, specialist, mix + control, vocabulary))
+        held = heads_held(specialist, config.mix_of(name))
+        plan.parts.append(student_part(name, specialist, mix + control, vocabulary, held))
         if plan.inventory.members and (
             reason := infeasible_reason(student_request(specialist.train), plan.inventory.members)
         ):
@@ -187,7 +213,8 @@ def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
             )
     if GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
-        plan.parts.append(student_part(GENERALIST, first, "all domains equally", vocabulary))
+        held = heads_held(first, {d for name in config.specialists for d in config.mix_of(name)})
+        plan.parts.append(student_part(GENERALIST, first, "all domains equally", vocabulary, held))
 
 
 def _find_problems(plan: RunPlan) -> None:

@@ -14,7 +14,7 @@ from workers.layout import PROMPTS_SUMMARY
 from workers.manifest import read_plan
 from workers.model_files import model_folder
 from workers.splits import HELDOUT, SPLITS, TRAIN
-from workers.targets.config import Precision, StoredScheme
+from workers.targets.config import Precision, Scheme
 from workers.targets.contract import Contract
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
@@ -48,10 +48,11 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     }
     # Held-out scores and probes need the exact distributions, at the answer only. Of the few probes hidden states would
     # not be worth a head.
-    kept: dict[str, tuple[StoredScheme, Precision]] = dict.fromkeys(SPLITS, ("full", config.evaluate.precision))
+    kept: dict[str, tuple[Scheme, Precision]] = dict.fromkeys(SPLITS, ("full", config.evaluate.precision))
     kept[TRAIN] = config.targets.scheme, config.targets.precision
-    if config.evaluate.targets == "hidden":
-        kept[HELDOUT] = "hidden", config.hidden_precision()
+    for split, scheme in ((TRAIN, config.targets.scheme), (HELDOUT, config.evaluate.targets)):
+        if scheme == "hidden":
+            kept[split] = "hidden", config.hidden_precision()
     headers = {
         split: StoreHeader(
             scheme=kept[split][0],
@@ -73,31 +74,40 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     return Contract.of(headers[TRAIN])
 
 
-def missing_heads(run: RunFolder, config: RunConfig) -> list[str]:
-    """Teachers whose head the held-out store needs and has not."""
-    store = TargetStore(run.storage, HELDOUT)
-    if store.header.scheme != "hidden":
-        return []
-    return [name for name in config.teachers if not run.storage.exists(store.head_key(name))]
+def missing_heads(run: RunFolder, config: RunConfig) -> dict[str, list[str]]:
+    """Teachers whose head some store needs and has not, each with the splits of these stores."""
+    missing: dict[str, list[str]] = {}
+    for split in (TRAIN, HELDOUT):
+        store = TargetStore(run.storage, split)
+        for name in config.teachers if store.header.scheme == "hidden" else ():
+            if not run.storage.exists(store.head_key(name)):
+                missing.setdefault(name, []).append(split)
+    return missing
 
 
-def write_heads(run_uri: str, config: RunConfig, names: list[str]) -> None:
-    """Put teachers' heads into the held-out store. Loads torch, and nothing else of a teacher's weights.
+def write_heads(run_uri: str, config: RunConfig, missing: dict[str, list[str]]) -> None:
+    """Put teachers' heads into stores (see `missing_heads`). Loads torch, and nothing else of a teacher's weights.
 
     Raises ValueError for a teacher that has none of its own.
     """
     from workers.targets.heads import head_of_folder
 
-    store = TargetStore(open_storage(run_uri), HELDOUT)
-    for name in names:
-        teacher = config.teachers[name]
+    storage = open_storage(run_uri)
+    for name, splits in missing.items():
+        teacher, stores = config.teachers[name], [TargetStore(storage, split) for split in splits]
         folder, remote = model_folder(teacher.model, teacher.revision), teacher.trust_remote_code
         try:
-            head = head_of_folder(folder, teacher.precision, store.header.vocabulary, trust_remote_code=remote)
+            head = head_of_folder(folder, teacher.precision, stores[0].header.vocabulary, trust_remote_code=remote)
         except ValueError as error:
             key = config.teacher_key(name)
-            raise ValueError(f"{key}.{error}; take evaluate.targets: full") from None
-        store.storage.write(store.head_key(name), head.to_bytes())
+            raise ValueError(f"{key}.{error}; take {' and '.join(_NO_HEAD[split] for split in splits)}") from None
+        data = head.to_bytes()
+        for store in stores:
+            storage.write(store.head_key(name), data)
+
+
+_NO_HEAD = {TRAIN: "another targets.scheme", HELDOUT: "evaluate.targets: full"}
+"""What to do about a store whose teacher has no head of its own."""
 
 
 def written_prompts(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

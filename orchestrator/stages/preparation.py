@@ -53,12 +53,12 @@ class Preparation:
         return _result(self._preparer().freeze_prompts.remote(ctx.config, ctx.run.uri, screened))
 
     def heads(self) -> None:
-        """The heads of teachers whose hidden states the held-out store is to hold, where they are missing.
+        """The heads of teachers whose hidden states a store is to hold, where they are missing.
 
         Raises ValueError for a teacher that has none of its own.
         """
-        if names := missing_heads(self._ctx.run, self._ctx.config):
-            _result(self._preparer().write_heads.remote(self._ctx.config, self._ctx.run.uri, names))
+        if missing := missing_heads(self._ctx.run, self._ctx.config):
+            _result(self._preparer().write_heads.remote(self._ctx.config, self._ctx.run.uri, missing))
 
     def initial(self, student: Student, vocabulary: int) -> str:
         """Make a student's initial weights where they are missing; returns what they are, in words."""

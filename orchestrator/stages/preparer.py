@@ -55,9 +55,9 @@ class Preparer:
         """Freeze the prompts; returns their summary. Raises ValueError."""
         return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions)
 
-    def write_heads(self, config: RunConfig, run_uri: str, names: list[str]) -> None:
-        """Put teachers' heads into the held-out store. Raises ValueError."""
-        write_heads(run_uri, config, names)
+    def write_heads(self, config: RunConfig, run_uri: str, missing: dict[str, list[str]]) -> None:
+        """Put teachers' heads into the stores of some splits. Raises ValueError."""
+        write_heads(run_uri, config, missing)
 
     def make_initial(
         self, run_uri: str, student: str, model: ModelConfig, domain: str, vocabulary: int, seed: int

@@ -1,33 +1,39 @@
 """Exact distributions kept as hidden states and a head, beside every log-probability.
 
-python tests/benchmarks/exact.py [--model FOLDER] [--texts 48] [--tokens 48] [--repeats 3] [--units 2]
+python tests/benchmarks/exact.py [--model FOLDER] [--texts 48] [--tokens 48] [--repeats 3] [--steps 3] [--units 2]
+    [--only capture steps evaluation]
 
-The same texts are captured in both ways, by a teacher that computes in float32 and by one in bfloat16, whose logits
-are rounded to 8 bits before they are stored as `full`, and are not where they are made of hidden states. KL is that
-from the `full` distributions to those made of hidden states, in nats a token; bytes are those of a part's file; speeds
-are target tokens a CPU-second of one thread, medians of ratios over the repeats. The default is the quickstart's
-teacher.
+`capture`: the same texts are captured in both ways, by a teacher that computes in float32 and by one in bfloat16, whose
+logits are rounded to 8 bits before they are stored as `full`, and are not where they are made of hidden states. KL is
+that from the `full` distributions to those made of hidden states, in nats a token; bytes are those of a part's file;
+speeds are target tokens a CPU-second of one thread, medians of ratios over the repeats. The default is the quickstart's
+teacher. `steps`: a student's step on either, and on a sample (exact_bench/steps.py).
+`evaluation`: memory and seconds of scoring (exact_bench/evaluating.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
 import numpy as np
 import torch
 from exact_bench import evaluating
+from exact_bench.steps import step_figures
 from targets_bench.tables import show
 from transformers.utils.logging import disable_progress_bar
 
 import workers
 from workers.model_files import token_ids
-from workers.targets.config import Precision, StoredScheme
+from workers.targets.config import Precision, Scheme
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.codec import encode
 from workers.targets.encoding.schema import StoreHeader
@@ -40,6 +46,7 @@ from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.transformers_engine import TransformersEngine
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+SUBJECTS = ["capture", "steps", "evaluation"]
 QUICKSTART = CHECKOUT / "examples" / "quickstart" / "teacher"
 
 
@@ -51,8 +58,22 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--units", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3, help="timed, of each kind in a repeat")
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
     args = parser.parse_args()
     assert Path(workers.__file__).parents[1] == CHECKOUT, f"{workers.__file__} would be measured, not {CHECKOUT}"
+    figures: dict[str, Any] = {}
+    if "capture" in args.only:
+        figures |= capture_figures(args)
+    if "steps" in args.only:
+        figures |= step_figures(args.repeats, args.steps)
+    if "evaluation" in args.only:
+        figures |= evaluation_figures(args)
+    print(json.dumps(figures))
+
+
+def capture_figures(args: argparse.Namespace) -> dict[str, Any]:
+    """Both ways of keeping what teachers of two types say."""
     torch.set_num_threads(1)
     disable_progress_bar()
     vocabulary = max(token_ids(args.model).values()) + 1
@@ -69,9 +90,15 @@ def main() -> None:
     figures["hidden_bytes_per_token"] = figures["hidden_bytes_per_token_bf16"]
     columns = ["teacher's type", "KL", "largest KL", "hidden B/token", "full B/token", "hidden/full tokens/s"]
     show(f"{args.model.name}, {vocabulary:,} ids", columns, rows)
+    return figures
+
+
+def evaluation_figures(args: argparse.Namespace) -> dict[str, Any]:
+    """An evaluation's memory and seconds."""
+    vocabulary = max(token_ids(args.model).values()) + 1
     scored = evaluating.measure(args.model, vocabulary, asked(args.texts, args.tokens, vocabulary), args.units)
     show(f"scoring two models, {args.units} units of {args.texts} texts at first", [*scored], [list(scored.values())])
-    print(json.dumps(figures | scored))
+    return scored
 
 
 def asked(texts: int, tokens: int, vocabulary: int) -> list[TextRequest]:
@@ -114,7 +141,7 @@ def compare(model: Path, dtype: Precision, vocabulary: int, texts: list[TextRequ
     }
 
 
-def header(scheme: StoredScheme, dtype: Precision, vocabulary: int) -> StoreHeader:
+def header(scheme: Scheme, dtype: Precision, vocabulary: int) -> StoreHeader:
     """Of a held-out store; a `full` one keeps float32."""
     full = StoreHeader("full", 1, "answer", "float32", vocabulary, "", "", 0)
     return full if scheme == "full" else replace(full, scheme=scheme, precision=dtype)

@@ -119,7 +119,7 @@ def report(found: dict[str, list[dict[str, float]]], rates: dict[str, float]) ->
     columns = ["kl", "top1_agreement", "ece_teacher", "overconfidence_gap"]
     kl = {name: [s["kl"] for s in scores] for name, scores in found.items()}
     gaps: dict[str, list[float]] = {}
-    if {"full", "hard labels"} <= kl.keys():
+    if "full" in kl:
         gaps = {name: [a - b for a, b in zip(kl[name], kl["full"], strict=True)] for name in kl}
     rows = [
         [name, rates[name], *(mean(s[c] for s in scores) for c in columns), *(gaps[name] if gaps else ())]
@@ -132,7 +132,8 @@ def report(found: dict[str, list[dict[str, float]]], rates: dict[str, float]) ->
     }
     for name in gaps:
         figures[name]["kl_minus_full"] = round(mean(gaps[name]), 4)
-        figures[name]["share_of_hard"] = round(mean(gaps[name]) / mean(gaps["hard labels"]), 4)
+        if "hard labels" in gaps:
+            figures[name]["share_of_hard"] = round(mean(gaps[name]) / mean(gaps["hard labels"]), 4)
     print(json.dumps(figures))
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -22,10 +20,10 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from students_bench.programs import program
 from students_bench.work import make_work
 from targets_bench.tables import show
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SUBJECTS = ["agreement", "rivals", "steps", "memory"]
 SMALL, LARGE = 32_768, 151_936
 
@@ -130,18 +128,6 @@ def memory_figures(small: Path, large: Path) -> dict[str, Any]:
         figures |= {f"peak_mb_{kind}": round(above[0]), f"peak_mb_{kind}_large": round(above[1])}
     show("peak memory above the imports, MB", ["", f"{SMALL:,} ids", f"{LARGE:,} ids"], rows)
     return figures
-
-
-def program(name: str, *arguments: object, python: Path | str = sys.executable) -> dict[str, Any]:
-    """What a program of students_bench prints last."""
-    here = Path(__file__).parent
-    environment = os.environ | {
-        "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{here}", "OMP_NUM_THREADS": "2", "DS_ACCELERATOR": "cpu",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }  # fmt: skip
-    command = [str(python), str(here / "students_bench" / name), *map(str, arguments)]
-    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=CHECKOUT).stdout
-    return json.loads(said.splitlines()[-1])
 
 
 if __name__ == "__main__":

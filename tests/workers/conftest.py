@@ -25,8 +25,12 @@ from cluster.storage import LocalStorage
 from workers.targets.encoding.arrays import Draw, UnitTargets
 from workers.targets.encoding.scalars import GRIDS
 from workers.targets.encoding.schema import StoreHeader
+from workers.targets.heads import as_stored
 from workers.targets.store import TargetStore
 from workers.units import Unit, UnitPlan
+
+HIDDEN_SIZE = 6
+"""Of the teachers of `hidden` stores."""
 
 MakeHeader = Callable[..., StoreHeader]
 MakeTargets = Callable[..., UnitTargets]
@@ -80,6 +84,10 @@ def make_targets() -> MakeTargets:
         )
         if header.scheme == "full":
             unit.logprobs = np.log(rng.dirichlet(np.full(V, 0.5), T) + 1e-9).astype(header.precision).reshape(-1)
+            return unit
+        if header.scheme == "hidden":
+            hidden = torch.from_numpy(rng.normal(size=T * HIDDEN_SIZE))
+            unit.hidden = as_stored(hidden, header.precision)
             return unit
         first, *unit.redraws = (random_draw(header, rng, T) for _ in range(header.redraws))
         unit.num_kept, unit.ids, unit.counts = first.num_kept, first.ids, first.counts

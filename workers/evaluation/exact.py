@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.targets.heads import TeacherHead
+from workers.targets.heads import TeacherHead, read_head
 from workers.targets.reader import TargetRow
 from workers.targets.store import TargetStore
 
@@ -42,13 +42,5 @@ class ExactTargets:
 
     def _head(self, teacher: str) -> TeacherHead:
         if teacher not in self._heads:
-            key = self._store.head_key(teacher)
-            try:
-                data = self._store.storage.read(key)
-            except FileNotFoundError:
-                raise ValueError(
-                    f"evaluate: {key} is missing, without which hidden states say nothing; run `stillhouse capture`, "
-                    "which writes it again"
-                ) from None
-            self._heads[teacher] = TeacherHead.from_bytes(data).on(self._device)
+            self._heads[teacher] = read_head(self._store, teacher, "evaluate").on(self._device)
         return self._heads[teacher]

@@ -8,11 +8,8 @@ from pydantic import Field, model_validator
 
 from cluster.settings import Settings
 
-Scheme = Literal["systematic", "threshold", "multinomial", "topk", "full"]
-"""What students train on."""
-
-StoredScheme = Literal["systematic", "threshold", "multinomial", "topk", "full", "hidden"]
-"""What a store may hold."""
+Scheme = Literal["systematic", "threshold", "multinomial", "topk", "full", "hidden"]
+"""What a store keeps of each distribution."""
 
 Precision = Literal["float16", "bfloat16", "float32"]
 """Types that stores keep numbers in."""
@@ -25,7 +22,10 @@ class TargetsConfig(Settings):
     """`systematic`: an unbiased sample of each distribution, about half as many entries as draws. `threshold`: ids of
     probability 1/draws and more exactly, a sample of the others. `multinomial`: independent draws (RS-KD; noisier).
     `topk`: the most probable ids exactly, and the mass of all others as one (what an API gives; biased in the tail,
-    and trained as that). `full`: every log-probability (small vocabularies, controls)."""
+    and trained as that). `full`: every log-probability (small vocabularies, controls). `hidden`: all of a distribution
+    too, as what the teacher's LM head is given (hidden size x 2 or 4 bytes a token), and the head once; students hold
+    the head, in its own type, and make distributions with it in each step, so that every loss is exact. Engine
+    transformers only."""
 
     draws: int = Field(default=21, ge=1, le=65535)
     """Draws per position (N): the grain of the sample. More draws are less noise and more bytes."""
@@ -49,7 +49,8 @@ class TargetsConfig(Settings):
     """`answer`: targets at the answer's tokens. `all`: at the prompt's own tokens too (one prefill pays for them)."""
 
     precision: Literal["float16", "float32"] = "float32"
-    """Precision of the log-probabilities that a `full` store keeps."""
+    """Precision of the log-probabilities that a `full` store keeps. Hidden states are kept in the type that they
+    have."""
 
     prompts_per_unit: int = Field(default=16, ge=1)
     """Prompts in one unit: the grain of commit, and of what a fault can cost."""
@@ -60,10 +61,10 @@ class TargetsConfig(Settings):
 
     @model_validator(mode="after")
     def _scheme_can(self) -> TargetsConfig:
-        if self.redraws > 1 and self.scheme in ("topk", "full"):
+        if self.redraws > 1 and self.scheme in ("topk", "full", "hidden"):
             raise ValueError(f"`redraws` is {self.redraws}, but `{self.scheme}` draws nothing; leave it at 1")
-        if self.always_keep and self.scheme == "full":
-            raise ValueError("`always_keep` is for schemes that drop ids; `full` keeps every one")
+        if self.always_keep and self.scheme in ("full", "hidden"):
+            raise ValueError(f"`always_keep` is for schemes that drop ids; `{self.scheme}` keeps every one")
         if len(set(self.always_keep)) < len(self.always_keep):
             raise ValueError("`always_keep` names a token twice")
         for domain, temperature in self.temperatures.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,14 @@ from torch import Tensor
 
 from workers.logit_map import LogitMap, logit_map
 
+if TYPE_CHECKING:
+    from workers.targets.store import TargetStore
+
 _ROWS = 64
 """Positions whose logits are float64 at once."""
+
+_BLOCK_NUMBERS = 1 << 19
+"""Weights that a CPU widens at once: few enough to stay in its cache, where that costs nothing beside the product."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,13 +46,29 @@ class TeacherHead:
         bias_V = None if self.bias_V is None else self.bias_V.to(device, torch.float32)
         return TeacherHead(self.weight_VH.to(device, torch.float32), bias_V, self.logits)
 
+    def to(self, device: str) -> TeacherHead:
+        """The same on a device, in the type that it has."""
+        bias_V = None if self.bias_V is None else self.bias_V.to(device)
+        return TeacherHead(self.weight_VH.to(device), bias_V, self.logits)
+
+    @torch.no_grad()
+    def make_logits(self, h_nH: Tensor) -> Tensor:
+        """Logits [n, V], float32, of hidden states on the head's device. The head stays in its own type: products of
+        such numbers are exact in float32, in which they are summed."""
+        W_VH, h_nH = self.weight_VH, h_nH.to(self.weight_VH.dtype)
+        if W_VH.dtype == torch.float32:
+            z_nV = torch.nn.functional.linear(h_nH, W_VH, self.bias_V)
+        else:
+            z_nV = _mixed_product(h_nH, W_VH)
+            z_nV = z_nV if self.bias_V is None else z_nV.add_(self.bias_V)
+        self.logits.apply_(z_nV)
+        return z_nV
+
     @torch.no_grad()
     def log_probabilities(self, hidden_nH: np.ndarray, precision: str, temperature: float = 1.0) -> Tensor:
         """The teacher's distributions [n, V] over the tokenizer's ids, float32, on the head's device. Hidden states are
         as a store has them (see `as_stored`)."""
-        h_nH = from_stored(hidden_nH, precision).to(self.weight_VH.device, self.weight_VH.dtype)
-        z_nV = torch.nn.functional.linear(h_nH, self.weight_VH, self.bias_V)
-        self.logits.apply_(z_nV)
+        z_nV = self.make_logits(from_stored(hidden_nH, precision).to(self.weight_VH.device))
         return normalised(z_nV / temperature)
 
     def to_bytes(self) -> bytes:
@@ -61,6 +83,29 @@ class TeacherHead:
         tensors, size = load(data), int.from_bytes(data[:8], "little")
         about = json.loads(data[8 : 8 + size])["__metadata__"]
         return TeacherHead(tensors["weight"], tensors.get("bias"), LogitMap(**json.loads(about["logits"])))
+
+
+def read_head(store: TargetStore, teacher: str, who: str) -> TeacherHead:
+    """A teacher's head, out of a `hidden` store. Raises ValueError, which begins with `who`, where it is lost."""
+    key = store.head_key(teacher)
+    try:
+        return TeacherHead.from_bytes(store.storage.read(key))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{who}: {key} is missing, without which hidden states say nothing; run `stillhouse capture`, which writes "
+            "it again"
+        ) from None
+
+
+def _mixed_product(h_nH: Tensor, W_VH: Tensor) -> Tensor:
+    """h W^T [n, V] of two-byte numbers, as float32. A GPU has a product for that; a CPU widens some rows at a time."""
+    if W_VH.is_cuda:
+        return torch.mm(h_nH, W_VH.T, out_dtype=torch.float32)
+    h_nH, rows = h_nH.float(), max(_BLOCK_NUMBERS // W_VH.shape[1], 1)
+    z_nV = torch.empty(len(h_nH), len(W_VH))
+    for i in range(0, len(W_VH), rows):
+        torch.mm(h_nH, W_VH[i : i + rows].float().T, out=z_nV[:, i : i + rows])
+    return z_nV
 
 
 def normalised(z_nV: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 from workers.layout import FIRST_GENERATION
 from workers.randomness import generator
 from workers.targets.commits.damage import DamagedShard
+from workers.targets.config import Precision
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.scalars import PROBABILITIES
 from workers.targets.encoding.schema import StoreHeader
@@ -50,6 +51,8 @@ class TargetRow:
     token_logprob: np.ndarray
     hidden: np.ndarray | None = None
     """[T, H] in a `hidden` store, else None (see UnitTargets)."""
+    precision: Precision = "float32"
+    """The type of hidden states: of two bytes they are bits (see heads.py)."""
     teacher: str = ""
     """Whose hidden states they are."""
     temperature: float = 1.0
@@ -88,6 +91,7 @@ def rows_of(unit: UnitTargets, header: StoreHeader, teacher: str = "") -> list[T
                 logprobs=dense,
                 entropy=unit.entropy[t0:t1],
                 token_logprob=unit.token_logprob[t0:t1],
+                precision=header.precision,
                 teacher=teacher,
                 hidden=unit.hidden[t0 * H : t1 * H].reshape(-1, H) if H else None,
                 temperature=unit.temperature,
@@ -207,9 +211,12 @@ class TargetStream:
                 f"targets: {name} began in generation {self.cursor.generation}, the plan is of {plan.generation} and "
                 f"the {store.split} store of {store.generation}: their units are others. Train it under another name"
             )
-        self._reader: UnitReader[TargetRow] = UnitReader(
-            store, lambda unit, targets: shape(unit, rows_of(targets, store.header)), name, on_wait, on_damage
-        )
+        teachers = {unit.index: unit.teacher for unit in plan.units}
+
+        def rows_of_unit(unit: int, targets: UnitTargets) -> list[TargetRow]:
+            return shape(unit, rows_of(targets, store.header, teachers[unit]))
+
+        self._reader: UnitReader[TargetRow] = UnitReader(store, rows_of_unit, name, on_wait, on_damage)
 
     def close(self) -> None:
         """End the background's threads."""

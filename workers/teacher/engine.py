@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
-from workers.targets.config import Precision, StoredScheme
+from workers.targets.config import Precision, Scheme
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 
@@ -35,7 +35,7 @@ class TextRequest:
 class CaptureSpec:
     """What is captured at each target position."""
 
-    scheme: StoredScheme
+    scheme: Scheme
     draws: int
     positions: Literal["answer", "all"]
     precision: Precision

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from targets_bench.captured import capture, spec_of
-from targets_bench.distributions import Distributions
+from targets_bench.distributions import Distributions, Scored
 
 from workers.evaluation.metrics import by_domain, summarise
 from workers.evaluation.scoring import compare
@@ -43,6 +43,7 @@ ARMS = {
     "multinomial 50": Arm("multinomial", 50),
     "topk 50, tail": Arm("topk", top_k=50),
     "full": Arm("full"),
+    "hidden": Arm("hidden"),
     "hard labels": Arm("systematic", 1, loss=HARD),
     "topk 50, no tail": Arm("topk", top_k=50, naive=True),
 }
@@ -51,14 +52,15 @@ ARMS = {
 class Course:
     """The training rows of an arm, and how they become micro-batches."""
 
-    def __init__(self, arm: Arm, train: Distributions, tokenizer: Any, seed: int) -> None:
+    def __init__(self, arm: Arm, train: Scored, tokenizer: Any, seed: int) -> None:
         self._arm, self._train = arm, train
+        self._heads = {"teacher": train.head()}
         # All distributions of `full` are gigabytes: its rows are those of a sample, and the teacher's head fills them.
         scheme: Scheme = "systematic" if arm.scheme == "full" else arm.scheme
         spec = replace(spec_of(scheme, arm.draws, train.vocabulary, top_k=arm.top_k), seed=seed)
         header = StoreHeader(scheme, arm.draws, "all", "float32", train.vocabulary, "", "", seed, top_k=arm.top_k)
         [units] = capture(train, [spec], tokenizer, 64)
-        self._rows = [row for unit in units for row in rows_of(unit, header)]
+        self._rows = [row for unit in units for row in rows_of(unit, header, "teacher")]
         firsts = np.cumsum([0, *(row.targets for row in self._rows)])
         self._first = {row.prompt_uid: int(first) for row, first in zip(self._rows, firsts, strict=False)}
         self._order = np.random.default_rng(seed)
@@ -82,7 +84,7 @@ class Course:
         if self._arm.naive:
             return replace(batch, targets=replace(batch.targets, tail_T=None))
         if self._arm.scheme != "full":
-            return batch
+            return replace(batch, targets=batch.targets.with_heads(self._heads))
         texts = {tuple(r.tokens[:-1].tolist()): r for r in rows}
         packed = [tuple(t.tolist()) for t in batch.texts.input_BS[0].split(list(batch.texts.lengths or ()))]
         places = [(self._first[texts[t].prompt_uid], texts[t].targets) for t in packed]

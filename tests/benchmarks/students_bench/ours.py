@@ -6,6 +6,7 @@ Kinds take turns, step by step, in one process, each with an engine of its own. 
 tokens, wall and CPU-seconds after warm-up, and the process's peak memory.
 
     sparse, topk, full   the divergence on a store of that scheme (`sparse` is systematic)
+    hidden, hidden_bf16  the same on hidden states and the teacher's head, in float32 or bfloat16
     reverse              the reverse KL on `topk`
     ce                   plain cross-entropy, the same loop and fused head
     live                 a dense teacher runs in each step, the student learns all of its distribution
@@ -32,6 +33,7 @@ from teacher_bench.rank import memory
 from cluster.storage import LocalStorage
 from students_bench.work import plan_of
 from workers.student.config import LossConfig, TrainConfig
+from workers.student.losses.teacher_states import read_heads
 from workers.student.training.engine import engine_over, start_engine
 from workers.student.training.step import Optimiser
 from workers.targets.reader import TargetStream
@@ -56,8 +58,10 @@ class Ours:
         loss = LossConfig.model_validate(LOSSES.get(kind, {}))
         train = TrainConfig(tokens=10**9, batch_tokens=_BATCH, lr=1e-4, threads_per_worker=THREADS, schedule="constant")
         self.engine, device = start_engine("student", train, loss, LocalStorage(folder))
-        self.optimiser = Optimiser(self.engine, device, loss, train)
-        self.stream = TargetStream(*plan_of(folder, STORES.get(kind, kind)), {"all": 1.0}, 0)
+        store, plan = plan_of(folder, STORES.get(kind, kind))
+        heads = read_heads(store, plan, ["all"], device, kind)
+        self.optimiser = Optimiser(self.engine, device, loss, train, heads)
+        self.stream = TargetStream(store, plan, {"all": 1.0}, 0)
 
     def step(self) -> int:
         rows = self.stream.next_batch(_BATCH)

@@ -11,16 +11,20 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cluster.storage import LocalStorage
+from workers.logit_map import LogitMap
 from workers.splits import TRAIN
 from workers.targets.commits.log import Entry
-from workers.targets.config import Scheme
+from workers.targets.config import Precision, Scheme
 from workers.targets.encoding.schema import StoreHeader
+from workers.targets.heads import TeacherHead
 from workers.targets.store import TargetStore
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.sampling.capture import CaptureBuffer
 from workers.units import Unit, UnitPlan
 
 DRAWS = 21
+KEPT: dict[str, tuple[Scheme, Precision]] = {"hidden_bf16": ("hidden", "bfloat16")}
+"""Stores that are not just called by their scheme, in float32."""
 _SHARPEN = 12.0
 """What makes a random teacher's distributions about as sharp as a real one's (2 nats, 9 kept ids)."""
 
@@ -45,8 +49,8 @@ def qwen3(layers: int, width: int, vocabulary: int) -> Any:
     ).float()
 
 
-def make_work(folder: Path, vocabulary: int, *, texts: int, tokens: int, schemes: list[Scheme]) -> Path:
-    """Student, teacher, `texts.json` and a store for each scheme, in a folder."""
+def make_work(folder: Path, vocabulary: int, *, texts: int, tokens: int, schemes: list[str]) -> Path:
+    """Student, teacher, `texts.json` and a store for each scheme (or name in KEPT), in a folder."""
     qwen3(4, 256, vocabulary).save_pretrained(folder / "student")
     teacher = qwen3(8, 512, vocabulary)
     with torch.no_grad():
@@ -54,26 +58,30 @@ def make_work(folder: Path, vocabulary: int, *, texts: int, tokens: int, schemes
     teacher.save_pretrained(folder / "teacher")
     ids = np.random.default_rng(0).integers(3, vocabulary, (texts, tokens)).tolist()
     (folder / "texts.json").write_text(json.dumps(ids))
-    for scheme in schemes:
-        fill_store(folder / scheme, teacher, ids, scheme, vocabulary)
+    for name in schemes:
+        fill_store(folder / name, teacher, ids, vocabulary, *KEPT.get(name, (name, "float32")))
     return folder
 
 
 @torch.no_grad()
-def fill_store(folder: Path, teacher: Any, texts: list[list[int]], scheme: Scheme, vocabulary: int) -> None:
+def fill_store(
+    folder: Path, teacher: Any, texts: list[list[int]], vocabulary: int, scheme: Any, precision: Precision
+) -> None:
     """One unit for four texts, every position of them, by the teacher's own capture."""
     store = TargetStore(LocalStorage(folder), TRAIN)
     store.create(
-        StoreHeader(scheme, DRAWS, "all", "float32", vocabulary, "", "", 0, top_k=64 if scheme == "topk" else 0)
+        StoreHeader(scheme, DRAWS, "all", precision, vocabulary, "", "", 0, top_k=64 if scheme == "topk" else 0)
     )
-    spec = CaptureSpec(scheme, DRAWS, "all", "float32", vocabulary, 0, top_k=store.header.top_k)
+    spec = CaptureSpec(scheme, DRAWS, "all", precision, vocabulary, 0, top_k=store.header.top_k)
+    head = TeacherHead(teacher.lm_head.weight.to(getattr(torch, precision)), None, LogitMap())
+    store.storage.write(store.head_key("teacher"), head.to_bytes())
     for unit, block in enumerate(texts[i : i + 4] for i in range(0, len(texts), 4)):
         requests = [TextRequest(f"{unit}.{r}", 0, text[:1], text[1:]) for r, text in enumerate(block)]
         buffer, ids = CaptureBuffer(requests, spec), torch.tensor(block)
-        logits = teacher(input_ids=ids, use_cache=False).logits[:, :-1]
+        hidden = teacher.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         for r in range(len(block)):
             positions = np.arange(1, ids.shape[1])
-            buffer.add(np.full(len(positions), r), positions, logits[r], ids[r, 1:])
+            buffer.add(np.full(len(positions), r), positions, teacher.lm_head(hidden[r]), ids[r, 1:], hidden[r])
         targets = buffer.finish(block, [1] * len(block))
         targets.texts, targets.ends = [""] * len(block), np.zeros(ids.numel(), np.uint32)
         facts = {"teacher": "teacher", "teacher_fingerprint": "", "epoch": 1, "started": 0.0, "finished": 0.0}

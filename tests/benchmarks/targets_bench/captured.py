@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from targets_bench.distributions import Distributions
+from targets_bench.distributions import Distributions, Scored
 from workers.targets.config import Scheme
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.engine import CaptureSpec, TextRequest
@@ -37,8 +37,9 @@ def capture(
             s = slice(i, min(i + _CHUNK, len(rows)))
             here = slice(first + s.start, first + s.stop)
             logits_nV = distributions.teacher_logits(here)
+            hidden_nD = distributions.teacher_TD[here] if isinstance(distributions, Scored) else None
             for buffer in buffers:
-                buffer.add(rows[s], positions[s], logits_nV, distributions.tokens_T[here])
+                buffer.add(rows[s], positions[s], logits_nV, distributions.tokens_T[here], hidden_nD)
         strings, ends = texts_and_ends(tokenizer, sequences)
         for buffer, made in zip(buffers, units, strict=True):
             unit = buffer.finish(sequences, [1] * len(sequences))

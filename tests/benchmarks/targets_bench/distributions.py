@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 import torch
 
+from workers.logit_map import logit_map
 from workers.student.models.dropped_layers import drop_layers
 from workers.student.models.student_model import load_causal_lm
+from workers.targets.heads import TeacherHead
 from workers.teacher.engine import TextRequest
 from workers.teacher.generation.loop import pad
 
@@ -47,11 +49,18 @@ class Scored:
         sequences = [t.prompt_token_ids for t in texts]
         self.tokens_T = torch.tensor([i for ids in sequences for i in ids[1:]])
         self._teacher_head, self._student_head = teacher.get_output_embeddings(), student.get_output_embeddings()
-        self._teacher_TD, self.student_TD = _hidden(teacher, sequences), _hidden(student, sequences)
+        self._logit_map = logit_map(teacher.config)
+        self.teacher_TD, self.student_TD = _hidden(teacher, sequences), _hidden(student, sequences)
 
     @torch.no_grad()
     def teacher_logits(self, s: slice) -> torch.Tensor:
-        return self._teacher_head(self._teacher_TD[s])[:, : self.vocabulary]
+        return self._teacher_head(self.teacher_TD[s])[:, : self.vocabulary]
+
+    def head(self) -> TeacherHead:
+        """The teacher's head, as a `hidden` store has it."""
+        bias_V = self._teacher_head.bias
+        weight_VH = self._teacher_head.weight.detach()[: self.vocabulary]
+        return TeacherHead(weight_VH, None if bias_V is None else bias_V.detach()[: self.vocabulary], self._logit_map)
 
     @torch.no_grad()
     def student_logits(self, s: slice) -> torch.Tensor:

@@ -64,6 +64,17 @@ def test_a_specialist_must_not_have_the_name_of_what_stands_beside_it(name: str,
     assert message.startswith("specialists: ") and name in message
 
 
+@pytest.mark.parametrize("scheme", ["full", "hidden"])
+def test_what_a_whole_distribution_has_no_use_for(scheme: str) -> None:
+    assert "draws nothing" in refused(small(targets={"scheme": scheme, "redraws": 2}))
+    assert f"`{scheme}` keeps every one" in refused(small(targets={"scheme": scheme, "always_keep": ["a"]}))
+    settings = {"divergence": "jsd", "weighting": "confidence", "ce": 1}
+    specialists = {"medical": {"model": "m", "loss": settings}}
+    assert validate(small(targets={"scheme": scheme}, specialists=specialists)).targets.scheme == scheme
+    message = refused(small(targets={"scheme": "systematic"}, specialists=specialists))
+    assert message.startswith("specialists.medical.loss.divergence: jsd") and "`hidden` or `full`" in message
+
+
 @pytest.mark.parametrize("replicas", [0, [0, 0], [-1, 2], [4, 1]])
 def test_replicas_that_make_no_pool(replicas: Any) -> None:
     assert "replicas" in refused(put("teacher.replicas", replicas))

@@ -92,8 +92,32 @@ def test_bytes_of_hidden_states_and_their_head(project: Project, dtype: str, wid
     hand_checked(project)
     project.set("evaluate.targets", "hidden")
     project.set("teacher.dtype", dtype)
+    before = part(planned(project), "specialist legal")
+    project.set("targets.scheme", "hidden")
     plan = planned(project)
     assert plan.heldout_bytes == 32 * width * (8 + VOCABULARY)
+    assert plan.train_bytes == 32 * width * (69 + VOCABULARY)
+    legal = part(plan, "specialist legal")
+    assert legal.memory - before.memory == 32 * width * VOCABULARY and "teacher's head" in legal.detail
+    project.set("specialists.legal.loss", {"kl": 0, "ce": 1})  # labels need no distribution
+    assert part(planned(project), "specialist legal").memory == before.memory
+
+
+def test_a_student_holds_the_heads_of_its_own_teachers(project: Project) -> None:
+    project.rows("medical.jsonl", {"prompt": "a fever", "split": "train"})
+    project.rows("legal.jsonl", {"prompt": "a rule", "split": "train"})
+    project.set("evaluate.baselines", ["generalist"])
+    teacher = project.data.pop("teacher")
+    project.set("teachers", {"one": teacher, "two": {**teacher, "dtype": "bfloat16"}})
+    project.set("domains.legal.teacher", "two")
+    project.set("specialists.legal.mix", {"legal": 1})
+    names = [f"specialist {n}" for n in ("medical", "legal", "generalist")]
+    before, after = [], []
+    for scheme, memory in (("systematic", before), ("hidden", after)):
+        project.set("targets.scheme", scheme)
+        memory += [part(planned(project), name).memory for name in names]
+    one, two = 32 * VOCABULARY * 4, 32 * VOCABULARY * 2
+    assert [b - a for a, b in zip(before, after, strict=True)] == [one, two, one + two]
 
 
 def test_bytes_of_sampled_distributions_grow_more_slowly_than_draws(project: Project) -> None:

@@ -193,9 +193,12 @@ def test_an_argument_that_the_vllm_of_another_environment_has_not(project: Proje
     assert "swap_space: 'much'; vLLM takes float" in error
 
 
-def test_hidden_states_of_vllm(project: Project, stillhouse: Command) -> None:
-    error = refusal(project, stillhouse, {"teacher.engine": "vllm", "evaluate.targets": "hidden"})
-    assert error.startswith("error: evaluate.targets: hidden, but teacher.engine is vllm") and "take full" in error
+@pytest.mark.parametrize(
+    ("setting", "remedy"), [("evaluate.targets", "take full"), ("targets.scheme", "take systematic, or topk")]
+)
+def test_hidden_states_of_vllm(project: Project, stillhouse: Command, setting: str, remedy: str) -> None:
+    error = refusal(project, stillhouse, {"teacher.engine": "vllm", setting: "hidden"})
+    assert error.startswith(f"error: {setting}: hidden, but teacher.engine is vllm") and remedy in error
 
 
 def test_a_python_without_vllm(project: Project, stillhouse: Command) -> None:

@@ -86,18 +86,22 @@ def test_show_of_a_full_store_is_exact_at_any_temperature(
     assert "noisy" not in stillhouse("targets", "show", RUN, "--split", "heldout").out
 
 
-def test_show_of_a_hidden_store_says_what_a_full_one_does(capture_project: Project, stillhouse: Command) -> None:
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_show_of_a_hidden_store_says_what_a_full_one_does(
+    capture_project: Project, stillhouse: Command, split: str
+) -> None:
     shown = []
+    capture_project.set("targets", {"positions": "all", "temperature": 1.5} if split == "train" else {})
     for kept in ("full", "hidden"):
-        capture_project.set("evaluate.targets", kept)
+        capture_project.set("targets.scheme" if split == "train" else "evaluate.targets", kept)
         capture_project.set("name", kept)
         capture(capture_project)
-        shown.append(found(stillhouse, "show", kept, "--split", "heldout", "--temperature", "2"))
+        shown.append(found(stillhouse, "show", kept, "--split", split, "--temperature", "2"))
     for full, hidden in zip(*(text["positions"] for text in shown), strict=True):
         assert full["token"] == hidden["token"]
         one, other = ([p for *_, p in text["stored"]["ids"]] for text in (hidden, full))
         assert one == pytest.approx(other, rel=1e-4)
-    assert "hidden states, float32" in stillhouse("targets", "info", "hidden", "--split", "heldout").out
+    assert "hidden states, float32" in stillhouse("targets", "info", "hidden", "--split", split).out
 
 
 def test_exact_shows_the_teachers_own_distribution(

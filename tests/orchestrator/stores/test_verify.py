@@ -41,6 +41,7 @@ def reasons(result: dict[str, Any]) -> dict[int | None, list[str]]:
         {"scheme": "threshold", "draws": 9},
         {"scheme": "full"},
         {"scheme": "full", "precision": "float16"},
+        {"scheme": "hidden", "positions": "all", "temperature": 2},
         {"precision": "float16"},
         {"withhold": {"medical": ["the"]}},
         {"scheme": "topk", "top_k": 4},
@@ -63,11 +64,13 @@ def test_what_a_teacher_wrote_is_sound(capture_project: Project, stillhouse: Com
 
 def test_a_hidden_store_is_sound_and_needs_its_head(capture_project: Project, stillhouse: Command) -> None:
     capture_project.set("evaluate.targets", "hidden")
+    capture_project.set("targets.scheme", "hidden")
     captured = capture(capture_project)
-    assert found(stillhouse, "verify", RUN, "--split", "heldout")["ok"]
-    captured.run.storage.delete(captured.store("heldout").head_key("teacher"))
-    [fault] = found(stillhouse, "verify", RUN, "--split", "heldout", code=1)["faults"]
-    assert "teacher.safetensors" in fault["part"] and "stillhouse capture" in fault["reason"]
+    for split in ("heldout", "train"):
+        assert found(stillhouse, "verify", RUN, "--split", split)["ok"]
+        captured.run.storage.delete(captured.store(split).head_key("teacher"))
+        [fault] = found(stillhouse, "verify", RUN, "--split", split, code=1)["faults"]
+        assert "teacher.safetensors" in fault["part"] and "stillhouse capture" in fault["reason"]
 
 
 def test_verify_means_are_those_of_the_targets(captured: CapturedRun, stillhouse: Command) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.comparing.tolerances import of_sums
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import workers.targets.heads
+from workers.logit_map import LogitMap
 from workers.targets.heads import TeacherHead, as_stored, from_stored, head_of_folder
 
 IDS, VOCABULARY = 64, 60
@@ -67,6 +69,23 @@ def test_the_page_on_the_format_makes_the_same_distributions(family: str, precis
     hidden = as_stored(torch.randn(3, SIZES["hidden_size"]), precision)
     found_nV = program["distributions"](hidden.reshape(-1), precision, tmp_path / "head", 1.5)
     assert torch.allclose(found_nV, head.on("cpu").log_probabilities(hidden, precision, 1.5), atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_head_multiplies_in_its_own_type_and_sums_in_float32(
+    precision: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of rows that do not divide the ids; the numbers of a two-byte type have exact products in float32."""
+    monkeypatch.setattr(workers.targets.heads, "_BLOCK_NUMBERS", 7 * 32)
+    dtype, generator = getattr(torch, precision), torch.Generator().manual_seed(0)
+    W_VH, h_nH = (torch.randn(n, 32, generator=generator).to(dtype) for n in (VOCABULARY, 5))
+    b_V = torch.randn(VOCABULARY, generator=generator).to(dtype) if bias else None
+    z_nV = TeacherHead(W_VH, b_V, LogitMap()).make_logits(h_nH.float())
+    exact_nV = h_nH.double() @ W_VH.double().T + (0 if b_V is None else b_V.double())
+    sizes_nV = h_nH.double().abs() @ W_VH.double().abs().T + (0 if b_V is None else b_V.double().abs())
+    assert z_nV.dtype == torch.float32
+    assert ((z_nV - exact_nV).abs() <= of_sums(33) * sizes_nV).all()
 
 
 def test_a_temperature_divides_the_logits(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,19 @@ def test_rows_hold_their_part_of_the_unit(scheme: str, build: Callable[..., Stor
             np.testing.assert_array_equal(row.logprobs.reshape(-1), alone.logprobs)
         else:
             assert row.logprobs is None and row.num_kept.sum() == len(row.ids)
+
+
+def test_hidden_states_come_with_their_type_and_their_teacher(build: Callable[..., StoreFixture]) -> None:
+    filled = build(scheme="hidden", precision="bfloat16").commit_all()
+    units = tuple(replace(unit, teacher=f"t{unit.index % 2}") for unit in filled.plan.units)
+    filled.plan = replace(filled.plan, units=units)
+    of_name = {name: u for u, unit in enumerate(filled.contents) for name in unit.prompt_uids}
+    for row in rows(filled.stream({"a": 0.5, "b": 0.5}), 12):
+        unit = filled.contents[of_name[row.prompt_uid]]
+        alone = unit.select(np.array([unit.prompt_uids.index(row.prompt_uid)]))
+        assert (row.precision, row.teacher) == ("bfloat16", f"t{of_name[row.prompt_uid] % 2}")
+        assert row.hidden is not None and row.logprobs is None
+        np.testing.assert_array_equal(row.hidden.reshape(-1), alone.hidden)
 
 
 # Determinism ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from torch import Tensor
 from workers.student.batches.packing import Layout, Texts, group_rows, lay_out
 from workers.student.losses.config import LossConfig
 from workers.student.losses.fused import HeadTargets
-from workers.student.losses.objective import floor_of, position_weights
+from workers.student.losses.objective import floor_of, position_weights, waits_for_distributions
+from workers.student.losses.teacher_states import TeacherStates
+from workers.targets.heads import from_stored
 from workers.targets.reader import TargetRow
 
 
@@ -49,7 +52,8 @@ def micro_batches(
 
 
 def collate(rows: list[TargetRow], loss: LossConfig, layout: Layout = "packed", *, spent: float = 0.0) -> MicroBatch:
-    """One micro-batch."""
+    """One micro-batch. Of hidden states, texts of one teacher stand together."""
+    rows = sorted(rows, key=lambda row: row.teacher) if rows[0].hidden is not None else rows
     kl, ce = loss.weights_at(spent)
     weights = [position_weights(row, loss, kl, ce) for row in rows]
     labels_T = np.concatenate([r.tokens[r.start :].astype(np.int64) for r in rows])
@@ -57,9 +61,10 @@ def collate(rows: list[TargetRow], loss: LossConfig, layout: Layout = "packed", 
     floor = 0.0
     if kl:
         soft = {"soft_T": torch.from_numpy(np.concatenate([soft for soft, _ in weights]))}
-        kept = _sparse(rows, loss) if rows[0].logprobs is None else _dense(rows)
+        hidden = rows[0].hidden is not None
+        kept = _hidden(rows, loss) if hidden else _sparse(rows, loss) if rows[0].logprobs is None else _dense(rows)
         targets = replace(targets, **soft, **kept, temperature_T=_temperatures(rows))
-        if loss.divergence == "forward_kl":
+        if loss.divergence == "forward_kl" and not hidden:
             floor = sum(floor_of(row, soft) for row, (soft, _) in zip(rows, weights, strict=True))
     return MicroBatch(lay_out(rows, layout), targets, floor)
 
@@ -90,6 +95,14 @@ def _sparse(rows: list[TargetRow], loss: LossConfig) -> dict[str, Any]:
 def _dense(rows: list[TargetRow]) -> dict[str, Any]:
     logp_TV = torch.from_numpy(np.concatenate([r.logprobs for r in rows if r.logprobs is not None]).astype(np.float32))
     return {"weights_TK": logp_TV.softmax(-1)}
+
+
+def _hidden(rows: list[TargetRow], loss: LossConfig) -> dict[str, Any]:
+    runs = []
+    for teacher, of_teacher in groupby(rows, key=lambda row: row.teacher):
+        own = [row.hidden for row in of_teacher if row.hidden is not None]
+        runs.append((teacher, from_stored(np.concatenate(own), rows[0].precision)))
+    return {"states": TeacherStates(tuple(runs), waits_for_distributions(rows[0], loss))}
 
 
 def _temperatures(rows: list[TargetRow]) -> Tensor | None:

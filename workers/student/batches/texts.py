@@ -29,8 +29,8 @@ def from_target(row: TargetRow, first: int, last: int | None = None) -> TargetRo
     """The same text up to its target `last`, with its targets from `first` on (both counted among its targets)."""
     last = row.targets if last is None else last
     at = np.concatenate([[0], np.cumsum(row.num_kept, dtype=np.int64)])
-    full = row.logprobs is not None
-    kept = slice(0, 0) if full else slice(at[min(first, last)], at[last])
+    exact = row.logprobs is not None or row.hidden is not None
+    kept = slice(0, 0) if exact else slice(at[min(first, last)], at[last])
     return replace(
         row,
         tokens=row.tokens[: row.start + last],
@@ -40,6 +40,7 @@ def from_target(row: TargetRow, first: int, last: int | None = None) -> TargetRo
         weights=row.weights[kept],
         tail=row.tail[first:last] if len(row.tail) else row.tail,
         logprobs=row.logprobs[first:last] if row.logprobs is not None else None,
+        hidden=row.hidden[first:last] if row.hidden is not None else None,
         entropy=row.entropy[first:last],
         token_logprob=row.token_logprob[first:last],
     )

@@ -41,7 +41,7 @@ class LossConfig(Settings):
 
     divergence: Divergence = "forward_kl"
     """Between the teacher's distribution and the student's. Only the forward KL is unbiased on sampled targets; the
-    others want `topk` or `full` ones."""
+    others want `topk`, `hidden` or `full` ones."""
 
     kl: float = Field(default=1.0, ge=0)
     """Weight of the divergence."""
@@ -124,7 +124,7 @@ class LossConfig(Settings):
         """Raise ValueError if what is kept of a distribution would make this loss another one, on average too."""
         if scheme not in SAMPLED or not self.soft:
             return
-        remedy = "capture the targets with `targets.scheme: topk` (with its tail) or `full`"
+        remedy = "capture the targets with `targets.scheme: topk` (with its tail), `hidden` or `full`"
         if self.divergence != "forward_kl":
             raise ValueError(
                 f"loss.divergence: {self.divergence} is not linear in the teacher's distribution, so that a sample of "

@@ -8,6 +8,7 @@ gather at the kept ids, g on those (losses.py), and what takes the place of the 
 - With a tail of mass a, the K kept ids and all others as one make K + 1 outcomes. The forward KL's gradient is then
   q_j - w_j on K and q_j (1 - a / (1 - sum_K q)) beyond. Without that term the student would be trained to give the
   tail nothing.
+- Of hidden states the distributions are made here too, by their teacher's head, of the same chunk of tokens.
 - At a temperature T the student's logits are divided by T too. The factor T^2 that keeps the size of gradients (Hinton
   et al. 2015, section 2.1) is in the positions' weights (batching.py).
 
@@ -16,8 +17,8 @@ Legend: T tokens, D hidden size, V student vocabulary, K kept ids of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from torch import Tensor
 from workers.logit_map import LogitMap
 from workers.student.losses.config import chunk_tokens
 from workers.student.losses.divergences import cross_entropy
+from workers.student.losses.teacher_states import TeacherStates
+from workers.targets.heads import TeacherHead
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """(p_TE, logq_TE) -> [T], one of losses.py with its parameters."""
@@ -51,15 +54,38 @@ class HeadTargets:
     """True at columns that are padding; None where there are none, or where they make no difference."""
     temperature_T: Tensor | None = None
     """At which the distributions were taken; None where all are 1."""
+    entropy_T: Tensor | None = None
+    """Of the distributions: what the linear loss is to be less, so that it is the KL. None where it is a cross-entropy
+    (MicroBatch.floor)."""
+    states: TeacherStates | None = None
+    """What the distributions are made of, chunk by chunk; None where they are kept."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> HeadTargets:
         """The same with every tensor changed."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return HeadTargets(**{name: change(v) if v is not None else None for name, v in values.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "states"}
+        changed = {name: change(v) if v is not None else None for name, v in values.items()}
+        return HeadTargets(**changed, states=self.states.map(change) if self.states is not None else None)
+
+    def with_heads(self, heads: Mapping[str, TeacherHead]) -> HeadTargets:
+        """The same with the heads, by teacher, that make distributions of hidden states."""
+        return self if self.states is None else replace(self, states=replace(self.states, heads=heads))
 
     def part(self, tokens: slice, dtype: torch.dtype) -> HeadTargets:
-        """Those of some of the tokens, numbers as `dtype`."""
-        return self.map(lambda t: t[tokens].to(dtype) if t.is_floating_point() else t[tokens])
+        """Those of some of the tokens, numbers as `dtype`, and distributions in place of hidden states."""
+        kept = replace(self, states=None)
+        part = kept.map(lambda t: t[tokens].to(dtype) if t.is_floating_point() else t[tokens])
+        return part if self.states is None else _made(part, self.states.part(tokens), dtype)
+
+
+def _made(part: HeadTargets, states: TeacherStates, dtype: torch.dtype) -> HeadTargets:
+    """Targets with the distributions of their hidden states, and the weights that wait for them."""
+    assert part.soft_T is not None
+    p_TV, entropy_T = states.distributions(part.temperature_T)
+    part = replace(part, weights_TK=p_TV.to(dtype), entropy_T=entropy_T.to(dtype))
+    if not states.confidence:
+        return part
+    share_T = 1 - p_TV.amax(-1).to(dtype)
+    return replace(part, soft_T=part.soft_T * share_T, hard_T=part.hard_T * (1 - share_T))
 
 
 def fused_loss(
@@ -119,6 +145,7 @@ class _FusedLoss(torch.autograd.Function):
                 dh_TD[s] = dz @ W_VD if W_VD is not None else dz
             if dW_VD is not None:
                 _add_product(dW_VD, dz, h_TD[s])
+            del z, dz  # before the next chunk's are made
         ctx.grads = [dh_TD, dW_VD, db_V]
         ctx.dtypes = [h_TD.dtype, W_VD.dtype if W_VD is not None else None, b_V.dtype if b_V is not None else None]
         return loss
@@ -202,6 +229,7 @@ class _SoftTargetGrad:
         loss_T = -torch.linalg.vecdot(w, logq)
         if not bool(loss_T.isfinite().all()):  # 0 log 0 is 0
             loss_T = cross_entropy(w, logq)
+        loss_T = loss_T if t.entropy_T is None else loss_T - t.entropy_T
         return _SoftTargetGrad((t.soft_T * loss_T).sum(), w, -t.soft_T * w.sum(-1), scale_T1=-t.soft_T[:, None])
 
     @staticmethod

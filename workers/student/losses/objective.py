@@ -30,12 +30,17 @@ def position_weights(row: TargetRow, loss: LossConfig, kl: float, ce: float) -> 
     """What the divergence and the cross-entropy weigh at each target position of a row [T], as float32."""
     soft_T = np.full(row.targets, kl, np.float32)
     hard_T = np.full(row.targets, ce, np.float32)
-    if loss.weighting != "constant":
+    if loss.weighting != "constant" and not waits_for_distributions(row, loss):
         share_T = _soft_share(row, loss).astype(np.float32)
         soft_T, hard_T = soft_T * share_T, hard_T * (1 - share_T)
     if loss.temperature_squared:
         soft_T = soft_T * np.float32(row.temperature**2)
     return soft_T, hard_T
+
+
+def waits_for_distributions(row: TargetRow, loss: LossConfig) -> bool:
+    """Whether what positions weigh is to be shared out by a confidence that hidden states alone do not tell."""
+    return loss.weighting == "confidence" and row.hidden is not None
 
 
 def floor_of(row: TargetRow, soft_T: np.ndarray) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from workers.student.batches.batching import micro_batches
+from workers.student.batches.batching import MicroBatch, micro_batches
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.training.schedule import learning_rate
+from workers.targets.heads import TeacherHead
 from workers.targets.reader import TargetRow
 
 
@@ -20,8 +22,11 @@ class Optimiser:
     that of micro-batches changes a step.
     """
 
-    def __init__(self, engine: Any, device: str, loss: LossConfig, train: TrainConfig) -> None:
-        self._engine, self._device, self._loss, self._train = engine, device, loss, train
+    def __init__(
+        self, engine: Any, device: str, loss: LossConfig, train: TrainConfig, heads: Mapping[str, TeacherHead] = {}
+    ) -> None:
+        """`heads` are those of the teachers whose hidden states are learned from, on the device."""
+        self._engine, self._device, self._loss, self._train, self._heads = engine, device, loss, train, heads
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
 
     def step(self, rows: list[TargetRow], tokens: int) -> tuple[float, float, float]:
@@ -39,11 +44,10 @@ class Optimiser:
         for i, batch in enumerate(work):
             self._engine.set_gradient_accumulation_boundary(i == len(work) - 1)
             # DeepSpeed averages gradients over workers. Scaled here, the large ones need not be.
-            here = batch.scaled(self._world / targets).map(lambda t: t.to(self._device, non_blocking=True))
-            loss = self._engine(here.texts, here.targets)
+            loss, floor = self._forward(batch.scaled(self._world / targets))
             self._engine.backward(loss)
             self._engine.step()
-            total += loss.detach().double().cpu() - here.floor
+            total += loss.detach().double().cpu() - floor
         mean = float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
         return mean, float(self._engine.get_global_grad_norm() or 0.0), lr
 
@@ -53,9 +57,14 @@ class Optimiser:
         total = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
             for batch in self._work(rows, 0.0):
-                here = batch.scaled(self._world / targets).map(lambda t: t.to(self._device, non_blocking=True))
-                total += self._engine(here.texts, here.targets).double().cpu() - here.floor
+                loss, floor = self._forward(batch.scaled(self._world / targets))
+                total += loss.double().cpu() - floor
         return float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
+
+    def _forward(self, batch: MicroBatch) -> tuple[torch.Tensor, float]:
+        """The summed loss of a micro-batch, and the least that its soft part can be."""
+        here = batch.map(lambda t: t.to(self._device, non_blocking=True))
+        return self._engine(here.texts, here.targets.with_heads(self._heads)), here.floor
 
     def _work(self, rows: list[TargetRow], spent: float) -> list[Any]:
         """This worker's micro-batches, as many as those of the worker that has most."""

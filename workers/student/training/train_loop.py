@@ -71,6 +71,7 @@ class Trainer:
         import torch.distributed as dist
 
         from workers.student.checkpoints.checkpoint import Checkpoints
+        from workers.student.losses.teacher_states import read_heads
         from workers.student.training.cadence import Cadence
         from workers.student.training.step import Optimiser
 
@@ -82,7 +83,9 @@ class Trainer:
         self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
         self.engine: Any
         self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
-        self.optimiser: Any = Optimiser(self.engine, device, loss, train)
+        domains = [d for d, share in job.mix.items() if share > 0 and loss.soft]
+        self.heads = read_heads(self._open_store(), read_plan(self.storage, TRAIN), domains, device, job.name)
+        self.optimiser: Any = Optimiser(self.engine, device, loss, train, self.heads)
         self.checkpoints = Checkpoints(self.storage, job.layout, self.fence, self._notice)
         self.cadence = Cadence(train, self.rank, self.world, device)
         self._reported = 0.0
@@ -210,7 +213,7 @@ class Trainer:
         loss = LossConfig.model_validate(self.job.loss)
         self.engine, device = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
         self.checkpoints.load(self.engine, pointer)
-        self.optimiser = Optimiser(self.engine, device, loss, self.train)
+        self.optimiser = Optimiser(self.engine, device, loss, self.train, self.heads)
 
     def _check_learned(self) -> None:
         """Measure the final weights on the first batch. Raises NothingLearned."""

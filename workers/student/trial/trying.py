@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from workers.logit_map import LogitMap
 from workers.model_files import expert_count, model_folder
 from workers.student.batches.batching import collate
 from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig, TrainConfig
@@ -27,6 +28,7 @@ from workers.student.models.positions import Positions, positions_of
 from workers.student.models.student_model import DistillationModel
 from workers.student.trial.building import made_small, on_meta, parameters, planned_config
 from workers.student.trial.files import check_files
+from workers.targets.heads import TeacherHead
 from workers.targets.reader import TargetRow
 
 _WHOLE, _MOST = 1 << 24, 1 << 28
@@ -35,6 +37,9 @@ take eight bytes each, 2 GB at most, and a head node may have little more."""
 
 _LENGTHS = (7, 5)
 """Tokens of the texts that are tried: two, so that packing is tried too."""
+
+_HIDDEN = 4
+"""Size of the hidden states that are tried: a teacher's size makes no difference to its student."""
 
 _SHAPES = ("size of tensor", "shape", "mat1 and mat2", "expanded size")
 """In what torch says of tensors that do not go together."""
@@ -172,9 +177,10 @@ def _sees_no_later_token(causal_lm: Any) -> bool:
 def _loss_of_one_batch(causal_lm: Any, loss: LossConfig, train: TrainConfig, scheme: str) -> float:
     """The loss and its gradient, as the training step makes them; no optimiser, whose state is twice the weights."""
     model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
-    rows = random_rows(scheme, causal_lm.config.get_text_config().vocab_size)
-    batch = collate(rows, loss, model.layout, spent=0.5)
-    value = model(batch.texts, batch.targets)
+    vocabulary = causal_lm.config.get_text_config().vocab_size
+    batch = collate(random_rows(scheme, vocabulary), loss, model.layout, spent=0.5)
+    head = TeacherHead(torch.randn(vocabulary, _HIDDEN), None, LogitMap())
+    value = model(batch.texts, batch.targets.with_heads({"": head}))
     value.backward()
     return float(value.detach())
 
@@ -187,22 +193,23 @@ def random_rows(scheme: str, vocabulary: int) -> list[TargetRow]:
 
 def _random_row(rng: np.random.Generator, scheme: str, vocabulary: int, length: int) -> TargetRow:
     targets, kept = length - 1, min(4, vocabulary)
-    full = scheme == "full"
+    full, exact = scheme == "full", scheme in ("full", "hidden")
     weights_TK = rng.dirichlet(np.ones(kept + 1), targets).astype(np.float32)  # the last is the tail
     logits_TV = rng.normal(size=(targets, vocabulary))
     return TargetRow(
         prompt_uid="",
         tokens=rng.integers(0, vocabulary, length).astype(np.uint32),
         start=1,
-        num_kept=np.full(targets, 0 if full else kept, np.uint16),
-        ids=np.concatenate([rng.permutation(vocabulary)[: 0 if full else kept] for _ in range(targets)]).astype(
+        num_kept=np.full(targets, 0 if exact else kept, np.uint16),
+        ids=np.concatenate([rng.permutation(vocabulary)[: 0 if exact else kept] for _ in range(targets)]).astype(
             np.uint32
         ),
-        weights=np.zeros(0, np.float32) if full else weights_TK[:, :kept].reshape(-1),
+        weights=np.zeros(0, np.float32) if exact else weights_TK[:, :kept].reshape(-1),
         tail=weights_TK[:, kept] if scheme == "topk" else np.zeros(0, np.float32),
         logprobs=(logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))).astype(np.float16) if full else None,
         entropy=np.ones(targets, np.float32),
         token_logprob=np.full(targets, -1.0, np.float32),
+        hidden=rng.normal(size=(targets, _HIDDEN)).astype(np.float32) if scheme == "hidden" else None,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from workers.targets.config import Precision, StoredScheme
+from workers.targets.config import Precision, Scheme
 from workers.targets.encoding.scalars import PROBABILITIES
 
 SCHEMA_VERSION = 3
@@ -27,7 +27,7 @@ EXACT_STEPS = 16
 class StoreHeader:
     """What is true of every shard of a store; kept in `store.json` and in each Parquet file's metadata."""
 
-    scheme: StoredScheme
+    scheme: Scheme
     draws: int
     positions: Literal["answer", "all"]
     precision: Precision

@@ -87,8 +87,8 @@ class TransformersEngine:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
         if spec.scheme == "hidden" and not self._head_is_plain:
             raise ValueError(
-                f"evaluate.targets: hidden, but {self.model.config.model_type} makes its logits by more than a matrix, "
-                "so that hidden states do not say all; take full"
+                f"targets: hidden, but {self.model.config.model_type} makes its logits by more than a matrix, so that "
+                "hidden states do not say all; take evaluate.targets: full, and another targets.scheme"
             )
         texts = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
         asked = [i for i, r in enumerate(requests) if r.answer_token_ids is None and r.max_new_tokens > 0]

@@ -48,7 +48,7 @@ def keep(
         return Kept(entropy_n.astype(np.float32), realised_n.astype(np.float32), logprobs=logprobs)
     if spec.scheme == "hidden":
         if hidden_nH is None:
-            raise ValueError("targets: this engine does not show hidden states; take evaluate.targets: full")
+            raise ValueError("targets: hidden, but this engine does not show hidden states; take another scheme")
         hidden = as_stored(hidden_nH, spec.precision).reshape(-1)
         return Kept(entropy_n.astype(np.float32), realised_n.astype(np.float32), hidden=hidden)
     entropy = round_unbiased(entropy_n, "entropy", uniforms_nU[:, 0])

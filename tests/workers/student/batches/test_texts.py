@@ -18,6 +18,7 @@ STORES: dict[str, dict[str, Any]] = {
     "systematic": {"scheme": "systematic"},
     "topk": {"scheme": "topk", "top_k": 4},
     "full": {"scheme": "full"},
+    "hidden": {"scheme": "hidden", "precision": "bfloat16"},
 }
 Target = tuple[int, tuple[float, ...], tuple[float, ...], float, float, float]
 
@@ -32,12 +33,13 @@ def rows(
 
 
 def targets_of(row: TargetRow) -> list[Target]:
-    """Label, entries, tail, entropy and token_logprob log-probability of each target, in order."""
+    """Label, entries (or hidden state), tail, entropy and token_logprob log-probability of each target, in order."""
     at = np.concatenate([[0], np.cumsum(row.num_kept, dtype=np.int64)])
+    whole = row.logprobs if row.hidden is None else row.hidden
     found = []
     for t in range(row.targets):
-        kept = slice(at[t], at[t + 1]) if row.logprobs is None else slice(0, 0)
-        weights = row.weights[kept] if row.logprobs is None else row.logprobs[t]
+        kept = slice(at[t], at[t + 1]) if whole is None else slice(0, 0)
+        weights = row.weights[kept] if whole is None else whole[t]
         tail = float(row.tail[t]) if len(row.tail) else 0.0
         label = int(row.tokens[row.start + t])
         found.append(

@@ -274,7 +274,7 @@ def test_a_sample_of_the_distribution_biases_all_but_the_forward_kl(name: str) -
     for scheme in ("systematic", "threshold", "multinomial"):
         with pytest.raises(ValueError, match=f"loss.divergence: {name} .* {scheme}"):
             LossConfig(divergence=name).check_scheme(scheme)  # type: ignore[arg-type]
-    for scheme in ("topk", "full"):
+    for scheme in ("topk", "full", "hidden"):
         LossConfig(divergence=name).check_scheme(scheme)  # type: ignore[arg-type]
 
 
@@ -306,7 +306,8 @@ def test_confidence_of_a_sample_is_refused() -> None:
     loss = LossConfig(ce=1, weighting="confidence")
     with pytest.raises(ValueError, match="largest probability"):
         loss.check_scheme("systematic")
-    loss.check_scheme("topk")
+    for scheme in ("topk", "full", "hidden"):
+        loss.check_scheme(scheme)
     LossConfig(ce=1, weighting="entropy").check_scheme("systematic")
     LossConfig(kl=0, ce=1, divergence="reverse_kl").check_scheme("systematic")  # hard labels alone
 

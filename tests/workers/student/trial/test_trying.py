@@ -52,6 +52,8 @@ def base(tmp_path: Path) -> Path:
         ("topk", {"divergence": "jsd", "kl": 1.0, "ce": 0.5}),
         ("topk", {"weighting": "confidence", "ce": 1.0}),
         ("full", {"divergence": "reverse_kl"}),
+        ("hidden", {}),
+        ("hidden", {"divergence": "jsd", "weighting": "confidence", "ce": 1.0}),
         ("systematic", {"kl": 0.0, "ce": 1.0}),
         ("systematic", {"kl": 0.0, "kl_end": 1.0, "ce": 1.0}),
     ],

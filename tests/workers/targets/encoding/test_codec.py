@@ -36,6 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
     "two threshold draws": {"scheme": "threshold", "redraws": 2},
     "full": {"scheme": "full", "vocabulary": 31},
     "full float16": {"scheme": "full", "vocabulary": 31, "precision": "float16"},
+    "hidden": {"scheme": "hidden"},
+    "hidden bfloat16": {"scheme": "hidden", "precision": "bfloat16"},
     "largest 16-bit vocabulary": {"vocabulary": 65_536},
     "larger vocabulary": {"vocabulary": 151_936},
 }

@@ -103,7 +103,7 @@ def test_a_head_that_is_more_than_a_matrix_is_refused(
 ) -> None:
     monkeypatch.setattr(engine._parts, "head", lambda hidden_nH: torch.randn(len(hidden_nH), V))
     monkeypatch.delitem(engine.__dict__, "_head_is_plain", raising=False)
-    with pytest.raises(ValueError, match=r"evaluate.targets: hidden, but qwen3_moe .*take full"):
+    with pytest.raises(ValueError, match=r"targets: hidden, but qwen3_moe .*evaluate.targets: full"):
         engine.run([TextRequest("a", 0, [1, 2], [3])], HIDDEN)
 
 

@@ -1,0 +1,130 @@
+"""Students that learn from hidden states of two teachers, beside those that learn from the distributions themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.comparing.tolerances import LOSSES
+from support.small_students import CommitUnit, V, assert_trained_alike, life, live, make_student, student_job
+
+from cluster.storage import LocalStorage
+from workers.logit_map import LogitMap
+from workers.manifest import read_plan, write_manifest
+from workers.student.losses.teacher_states import read_heads
+from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.encoding.schema import StoreHeader
+from workers.targets.heads import TeacherHead, as_stored
+from workers.targets.store import TargetStore
+from workers.units import Prompt, build_units
+
+BATCH, STEPS = 100, 5
+LOSS = {"divergence": "jsd", "kl": 1.0, "ce": 0.5, "weighting": "confidence"}
+"""What a sample of the distributions could not give."""
+TRAIN: dict[str, Any] = {
+    "batch_tokens": BATCH, "tokens": BATCH * STEPS - BATCH // 2, "micro_tokens": 48, "lr": 3e-3, "checkpoint_steps": 2
+}  # fmt: skip
+SIZES = {"x": 8, "y": 12}
+"""Of the hidden states of each teacher."""
+
+
+def heads() -> dict[str, TeacherHead]:
+    generator = torch.Generator().manual_seed(0)
+    made = {name: torch.randn(V, H, generator=generator).bfloat16() for name, H in SIZES.items()}
+    return {name: TeacherHead(W_VH, None, LogitMap()) for name, W_VH in made.items()}
+
+
+def fill_both(hidden: TargetStore, full: TargetStore, commit: CommitUnit, unit_of: Callable[..., UnitTargets]) -> None:
+    """The same texts in both stores, one domain by each teacher."""
+    prompts = [Prompt(f"{d}{i}", (d,), t, 1, 1.0, 1.0, 8, [3], None) for d, t in ("ax", "by") for i in range(12)]
+    plan, blocks = build_units(prompts, {"a": 0.5, "b": 0.5}, 4, 0, "train")
+    rng = np.random.default_rng(0)
+    for store in (hidden, full):
+        write_manifest(store.storage, plan, blocks)
+    for unit, block in zip(plan.units, blocks, strict=True):
+        head = heads()[unit.teacher]
+        targets = unit_of(full.header, rng, [p.id for p in block], rng.integers(4, 25, len(block)))
+        h_TH = torch.from_numpy(rng.normal(size=(len(targets.entropy), SIZES[unit.teacher]))).bfloat16()
+        logp_TV = head.on("cpu").log_probabilities(as_stored(h_TH, "bfloat16"), "bfloat16")
+        targets.entropy = -(logp_TV.exp() * logp_TV).sum(-1).numpy()
+        assert commit(full, unit.index, replace(targets, logprobs=logp_TV.numpy().reshape(-1)))
+        own = {"logprobs": np.zeros(0, np.float32), "hidden": as_stored(h_TH, "bfloat16").reshape(-1)}
+        assert commit(hidden, unit.index, replace(targets, **own))
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_header: Callable[..., StoreHeader],
+    make_targets: Callable[..., UnitTargets],
+    commit: CommitUnit,
+) -> dict[str, Path]:
+    """Folders of two runs: one of hidden states, one of all log-probabilities."""
+    roots = {scheme: tmp_path_factory.mktemp(scheme) for scheme in ("hidden", "full")}
+    stores = {scheme: TargetStore(LocalStorage(root), "train") for scheme, root in roots.items()}
+    teachers = {name: {"fingerprint": name} for name in SIZES}
+    stores["hidden"].create(make_header(scheme="hidden", precision="bfloat16", vocabulary=V, teachers=teachers))
+    stores["full"].create(make_header(scheme="full", vocabulary=V, teachers=teachers))
+    fill_both(stores["hidden"], stores["full"], commit, make_targets)
+    for name, head in heads().items():
+        stores["hidden"].storage.write(stores["hidden"].head_key(name), head.to_bytes())
+    for root in roots.values():
+        make_student(root)
+
+    def job(scheme: str, name: str, **train: Any) -> dict[str, Any]:
+        return student_job(roots[scheme], name, LOSS, {**TRAIN, **train})
+
+    alone = [life(job(scheme, "alone"), 1) for scheme in roots]
+    killed = [life(job("hidden", "killed"), 1, point) for point in ("step-done:3", None)]
+    live(roots["hidden"], [*alone, *killed, life(job("hidden", "shared", zero=3), 2)])
+    return roots
+
+
+def losses(root: Path, name: str) -> list[float]:
+    done = json.loads((root / "students" / name / "done.json").read_text())
+    assert [s["step"] for s in done["history"]] == list(range(1, STEPS + 1))
+    return [s["loss"] for s in done["history"]]
+
+
+def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
+    """Of the student's first weights where it has no name."""
+    folder = root / "students" / name / "final" if name else root / "initial"
+    found = load_file(folder / "model.safetensors")
+    # Head and embeddings are one, under either name.
+    return {{"lm_head.weight": "model.embed_tokens.weight"}.get(key, key): value for key, value in found.items()}
+
+
+@pytest.mark.parametrize("name", ["alone", "shared"])
+def test_losses_and_weights_are_those_of_full_targets(runs: dict[str, Path], name: str) -> None:
+    """By one worker, and by two under ZeRO-3, which knows nothing of the heads."""
+    expected = losses(runs["full"], "alone")
+    assert max(expected) - min(expected) > 0.01
+    np.testing.assert_allclose(losses(runs["hidden"], name), expected, rtol=0, atol=LOSSES)
+    assert_trained_alike(weights(runs["hidden"], name), weights(runs["full"], "alone"), first=weights(runs["full"], ""))
+
+
+def test_a_killed_student_ends_with_the_weights_of_one_never_killed(runs: dict[str, Path]) -> None:
+    found, expected = (weights(runs["hidden"], name) for name in ("killed", "alone"))
+    assert all(torch.equal(found[key], expected[key]) for key in expected) and found.keys() == expected.keys()
+    assert losses(runs["hidden"], "killed") == losses(runs["hidden"], "alone")
+
+
+def test_a_worker_holds_the_heads_of_its_own_teachers(runs: dict[str, Path]) -> None:
+    stores = {name: TargetStore(LocalStorage(root), "train") for name, root in runs.items()}
+    plan, store = read_plan(stores["hidden"].storage, "train"), stores["hidden"]
+    assert read_heads(stores["full"], plan, ["a", "b"], "cpu", "legal") == {}
+    found = read_heads(store, plan, ["b"], "cpu", "legal")
+    assert found.keys() == {"y"} and found["y"].weight_VH.dtype == torch.bfloat16
+    key = store.head_key("y")
+    data = store.storage.read(key)
+    store.storage.delete(key)
+    with pytest.raises(ValueError, match=r"legal: targets/train/heads/y.safetensors is missing.*stillhouse capture"):
+        read_heads(store, plan, ["a", "b"], "cpu", "legal")
+    store.storage.write(key, data)

@@ -16,7 +16,14 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.memory import target_bytes
-from orchestrator.preflight.parts import Part, evaluator_part, student_part, teacher_part
+from orchestrator.preflight.parts import (
+    Part,
+    control_note,
+    control_words,
+    evaluator_part,
+    student_part,
+    teacher_part,
+)
 from orchestrator.prompts.notes import text_notes
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
 from orchestrator.prompts.sources import RawPrompt, assign_splits
@@ -45,6 +52,8 @@ class RunPlan:
     """By domain: train and heldout prompts, target tokens at most."""
     longest_answer: dict[str, int] = field(default_factory=dict)
     """By teacher: most tokens of an answer that it makes."""
+    control_tokens: dict[str, int] = field(default_factory=dict)
+    """By specialist: target tokens that its hard-label control trains on."""
     rejected: int = 0
     train_tokens: int = 0
     heldout_tokens: int = 0
@@ -170,10 +179,14 @@ def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) 
 
 
 def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
-    control = f"; then its control ({HARD_LABELS})" if HARD_LABELS in config.evaluate.baselines else ""
+    controls = HARD_LABELS in config.evaluate.baselines
+    if controls:
+        plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
+        plan.notes.append(control_note(config))
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
-        plan.parts.append(student_part(name, specialist, mix + control, vocabulary))
+        mix += control_words(config, name) if controls else ""
+        plan.parts.append(student_part(name, specialist, mix, vocabulary))
         if plan.inventory.members and (
             reason := infeasible_reason(student_request(specialist.train), plan.inventory.members)
         ):

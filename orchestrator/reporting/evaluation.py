@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS
+from orchestrator.config.students import GENERALIST, HARD_LABELS, compared_with_control
 from workers.evaluation.job import Results
 from workers.evaluation.metrics import paired_difference, summarise
 
@@ -27,9 +27,17 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
     differences = {}
     for name in config.specialists:
         own = config.own_domain(name)
-        for other in (f"{name}.{HARD_LABELS}", GENERALIST):
-            pair = results.scores.get(name, {}).get(own), results.scores.get(other, {}).get(own)
-            if pair[0] is not None and pair[1] is not None:
-                label = f"{name} - {other.removeprefix(name + '.')}"
-                differences[label] = paired_difference(pair[0], pair[1], resamples, seed)
+        for label, models in pairs(config, name).items():
+            one, other = (results.scores.get(model, {}).get(own) for model in models)
+            if one is not None and other is not None:
+                differences[label] = paired_difference(one, other, resamples, seed)
     return Evaluation(scores, differences, results.probes, results.unigram)
+
+
+def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:
+    """The models that a specialist's differences are taken between, by label: beside the control of hard labels it
+    stands as it was when it had seen as many tokens."""
+    return {
+        f"{specialist} - {HARD_LABELS}": (compared_with_control(config, specialist), f"{specialist}.{HARD_LABELS}"),
+        f"{specialist} - {GENERALIST}": (specialist, GENERALIST),
+    }

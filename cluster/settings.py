@@ -39,6 +39,20 @@ def _parse_share(value: Any) -> Any:
     return value
 
 
+def _parse_count_or_share(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().endswith("%"):
+        value = _parse_share(value)
+    elif isinstance(value, str) and "." in value and value.strip()[-1:].isdigit():
+        raise ValueError("expected a share with % (10%), or a whole number, with an optional k, M or B (2M)")
+    else:
+        value = _parse_count(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("expected a share such as 10%, or a whole number such as 2M")
+    if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+        raise ValueError("a share is above 0% and at most 100%, a number is whole and at least 1")
+    return value
+
+
 def _check_text(value: str) -> str:
     try:
         value.encode()
@@ -60,6 +74,11 @@ Count = Annotated[int, BeforeValidator(_parse_count)]
 
 Share = Annotated[float, BeforeValidator(_parse_share)]
 """A part of one that may be written `5%`."""
+
+
+CountOrShare = Annotated[int | float, BeforeValidator(_parse_count_or_share)]
+"""A whole number from 1 that may be written `2M`, or a part of one, above 0, that may be written `10%`: an `int` is the
+one, a `float` the other."""
 
 
 def _check_range(value: tuple[int, int]) -> tuple[int, int]:

@@ -4,7 +4,7 @@
     prompts/summary.json prompts/rejected.jsonl             what was made of the prompt sources
     prompts/g0000/train.parquet prompts/g0000/train.plan.json   frozen prompts and the unit plan of a split
     targets/train/                                          a target store (workers/targets/FORMAT.md)
-    students/medical/                                       one student: initial, checkpoints, final
+    students/medical/                                       one student: initial, checkpoints, at_control_tokens, final
     scores/medical/                                         sums of a model's scores, by held-out unit
     exports/medical/ report.json report.md                  what a run is for
     events/0001/                                            what attempt 1 told while it worked
@@ -140,6 +140,16 @@ class StudentLayout:
     def final(self) -> str:
         """Folder of the trained model."""
         return f"{self.root}/final"
+
+    @property
+    def at_control_tokens(self) -> str:
+        """Folder of the model as it was when it had seen as many target tokens as its control has in all."""
+        return f"{self.root}/at_control_tokens"
+
+    @property
+    def at_control_tokens_facts(self) -> str:
+        """The mark that it is whole: after which step, and how many target tokens."""
+        return f"{self.at_control_tokens}.json"
 
     @property
     def adapter(self) -> str:

@@ -91,9 +91,12 @@ def plan(
     from orchestrator.preflight.checks import check
     from orchestrator.preflight.plan import make_plan
     from orchestrator.render.plan import show_plan
+    from orchestrator.runs.folder import RunFolder
 
     file = load_config(config, sets)
-    result = make_plan(file.located(), check(file), inventory_for(file.config, connect))
+    found = check(file)
+    located = RunFolder.of(file.located()).as_begun(file).located()
+    result = make_plan(located, found, inventory_for(file.config, connect))
     if as_json:
         print_json(result.to_dict())
     else:

@@ -14,6 +14,9 @@ from workers.student.config import SpecialistConfig
 from workers.targets.config import Precision, TargetsConfig
 from workers.teacher.config import AnswersConfig, SamplingChanges, TeacherConfig
 
+_CONTROL_SHARE_ON_GPUS = 0.1
+"""Part of its specialist's budget that a control takes on GPUs. On CPUs, where models are small, it takes all."""
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -193,6 +196,7 @@ class RunConfig(Settings):
             if name in taken | ({"unigram"} if self.evaluate.truth is not None else set()):
                 raise ValueError(f"specialists: {name!r} is what the report calls something else; choose another name")
             self._check_loss(name)
+            self._check_control(name)
             mix = self.specialists[name].mix or {name: 1.0}
             if not any(w > 0 for w in mix.values()) or any(w < 0 for w in mix.values()):
                 raise ValueError(f"specialists.{name}.mix: shares must not be negative and one must be positive")
@@ -209,6 +213,25 @@ class RunConfig(Settings):
                 f"specialists.{name}.texts.mask_prompts: targets.positions is answer, so that prompts have no targets "
                 "to leave out; drop mask_prompts, or set targets.positions to all"
             )
+
+    def _check_control(self, name: str) -> None:
+        tokens, budget = self.evaluate.control_tokens, self.specialists[name].train.tokens
+        if isinstance(tokens, int) and tokens > budget:
+            raise ValueError(
+                f"evaluate.control_tokens: {tokens:,} is more than specialists.{name}.train.tokens, {budget:,}: a "
+                "control is compared with its specialist at equal tokens; give at most that, or a share such as 10%"
+            )
+
+    def control_tokens_of(self, specialist: str) -> int:
+        """Target tokens that the specialist's `hard_labels` control trains on: its whole budget at most."""
+        train, tokens = self.specialists[specialist].train, self.evaluate.control_tokens
+        if tokens is None:
+            tokens = _CONTROL_SHARE_ON_GPUS if train.gpus_per_worker else 1.0
+        return tokens if isinstance(tokens, int) else max(1, round(tokens * train.tokens))
+
+    def control_is_short(self, specialist: str) -> bool:
+        """Whether the specialist goes on where its control ends."""
+        return self.control_tokens_of(specialist) < self.specialists[specialist].train.tokens
 
     def mix_of(self, specialist: str) -> dict[str, float]:
         """Shares of a specialist's domains, summing to 1; its own name where it has no mix."""

@@ -1,7 +1,7 @@
 """Which students a run trains, and one after which.
 
-A specialist and then its control, in the same workers: the control differs in nothing but its loss, and loading torch
-and DeepSpeed once more costs seconds.
+A specialist and then its control, in the same workers: the control differs in nothing but its loss and where it ends,
+and loading torch and DeepSpeed once more costs seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ INITIAL, HARD_LABELS, GENERALIST, SINGLE_EXPERT = "initial", "hard_labels", "gen
 TEACHER, UNIGRAM = "teacher", "unigram"
 """What else has scores: the teacher on the probes; and, where the truth is known, how often each token occurs."""
 
+AT_CONTROL_TOKENS = "at_control_tokens"
+"""A specialist as it was when it had seen as many tokens as its control has in all."""
+
+
+def compared_with_control(config: RunConfig, specialist: str) -> str:
+    """The model that a specialist's `hard_labels` control is compared with: itself, after as many tokens."""
+    return f"{specialist}.{AT_CONTROL_TOKENS}" if config.control_is_short(specialist) else specialist
+
 
 @dataclass(frozen=True)
 class Student:
@@ -26,23 +34,37 @@ class Student:
     config: SpecialistConfig
     mix: dict[str, float]
     control_of: str | None = None
+    end_tokens: int | None = None
+    """Target tokens at which a control ends, on the schedule of its specialist's whole budget. None: at that budget."""
+    snapshot_tokens: int | None = None
+    """Target tokens at which a specialist keeps its weights, for they are what its control is compared with. None: its
+    final ones are."""
 
 
 def student_groups(config: RunConfig) -> list[list[Student]]:
     """Who trains after whom: each list is one trainer's, a specialist and then its control."""
     groups = []
     for name, specialist in config.specialists.items():
-        group = [Student(name, specialist, config.mix_of(name))]
+        tokens = config.control_tokens_of(name) if config.control_is_short(name) else None
+        # Whatever is measured now: `baselines` may change, and a control that is added later needs them.
+        group = [Student(name, specialist, config.mix_of(name), snapshot_tokens=tokens)]
         if HARD_LABELS in config.evaluate.baselines:
-            loss = LossConfig(kl=0.0, ce=specialist.loss.kl + specialist.loss.ce)
-            control = specialist.model_copy(update={"loss": loss})
-            group.append(Student(f"{name}.{HARD_LABELS}", control, config.mix_of(name), control_of=name))
+            group.append(_control(group[0]))
         groups.append(group)
     if GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
         domains = sorted({d for n in config.specialists for d in config.mix_of(n)})
         groups.append([Student(GENERALIST, first, {d: 1 / len(domains) for d in domains})])
     return groups
+
+
+def _control(of: Student) -> Student:
+    """The same student on the same tokens with cross-entropy."""
+    loss = LossConfig(kl=0.0, ce=of.config.loss.kl + of.config.loss.ce)
+    control, end = of.config.model_copy(update={"loss": loss}), of.snapshot_tokens
+    if end is not None:  # beside weights of one moment; a best checkpoint would be of another
+        control = control.model_copy(update={"train": control.train.model_copy(update={"keep": "last"})})
+    return Student(f"{of.name}.{HARD_LABELS}", control, of.mix, control_of=of.name, end_tokens=end)
 
 
 def starts_from(student: Student) -> StudentLayout:

@@ -44,6 +44,7 @@ evaluate:
   heldout: 5%
   targets: hidden                     # exact distributions at 4 kB a token; `full` where vLLM is the engine
   baselines: [initial, hard_labels]   # also: generalist, single_expert
+  control_tokens: 10%                 # of its specialist's budget, or a number: what a hard-label control trains on
   gpus: 1
 
 export: [safetensors]

@@ -91,8 +91,7 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
     with Monitors(monitors) as watching:
         say = lambda text: watching.take(Message(text=text))  # noqa: E731
         with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
-            run.open(file)
-            ctx = RunContext(run, config, lease, watching.take)
+            ctx = RunContext(run, run.open(file).located(), lease, watching.take)
             with watching.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
                 try:

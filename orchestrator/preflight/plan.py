@@ -17,7 +17,14 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.memory import target_bytes
-from orchestrator.preflight.parts import Part, evaluator_part, student_part, teacher_part
+from orchestrator.preflight.parts import (
+    Part,
+    control_note,
+    control_words,
+    evaluator_part,
+    student_part,
+    teacher_part,
+)
 from orchestrator.prompts.notes import text_notes
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
 from orchestrator.prompts.sources import RawPrompt, assign_splits
@@ -47,6 +54,8 @@ class RunPlan:
     """By domain: train and heldout prompts, target tokens at most."""
     teachers: dict[str, list[str]] = field(default_factory=dict)
     """By domain: those that its training prompts are for."""
+    control_tokens: dict[str, int] = field(default_factory=dict)
+    """By specialist: target tokens that its hard-label control trains on."""
     longest_answer: dict[str, int] = field(default_factory=dict)
     """By teacher: most tokens of an answer that it makes."""
     rejected: int = 0
@@ -195,11 +204,15 @@ def _plan_students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
         names = {teacher for domain in domains for teacher in plan.teachers.get(domain, ())}
         return sum(heads[name] for name in names) if specialist.loss.soft else 0
 
-    control = f"; then its control ({HARD_LABELS})" if HARD_LABELS in config.evaluate.baselines else ""
+    controls = HARD_LABELS in config.evaluate.baselines
+    if controls:
+        plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
+        plan.notes.append(control_note(config))
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
+        mix += control_words(config, name) if controls else ""
         held = heads_held(specialist, config.mix_of(name))
-        plan.parts.append(student_part(name, specialist, mix + control, vocabulary, held))
+        plan.parts.append(student_part(name, specialist, mix, vocabulary, held))
         if plan.inventory.members and (
             reason := infeasible_reason(student_request(specialist.train), plan.inventory.members)
         ):

@@ -26,6 +26,7 @@ def print_closing(report: Report, out: Console) -> None:
 def _print_table(report: Report, measured: dict[str, StudentReport], out: Console) -> None:
     controls: dict[str, dict[str, Score | None]] = {
         "initial": {n: s.initial for n, s in measured.items()},
+        "at equal tokens": {n: s.at_control_tokens for n, s in measured.items()},
         "hard labels": {n: s.hard_labels for n, s in measured.items()},
         "generalist": {n: report.table.get(GENERALIST, {}).get(s.domain) for n, s in measured.items()},
     }
@@ -50,8 +51,9 @@ def _top1(student: StudentReport) -> str:
 
 
 def closing_lines(report: Report) -> list[str]:
-    """What stands below the table: the single-expert teacher, probes, what was rejected, failures, times."""
-    lines = []
+    """What stands below the table: at which tokens controls are compared, the single-expert teacher, probes, what was
+    rejected, failures, times."""
+    lines = [text for name, student in report.students.items() if (text := _at_equal_tokens(name, student))]
     if report.single_expert is not None:
         kl = ", ".join(f"{domain} {value:.2f}" for domain, value in report.single_expert.kl.items())
         lines.append(f"single-expert teacher (one expert a layer, no router): KL {kl}")
@@ -64,7 +66,22 @@ def closing_lines(report: Report) -> list[str]:
     return [*lines, timing_line(report.timing)]
 
 
+def _at_equal_tokens(name: str, student: StudentReport) -> str:
+    """A specialist beside its control of hard labels, and after how many tokens; empty where they are not measured."""
+    distilled, control = student.at_control_tokens or student.heldout, student.hard_labels
+    if distilled is None or control is None or student.hard_labels_tokens is None:
+        return ""
+    of = f" of {student.tokens:,}" if student.at_control_tokens is not None else ""
+    return (
+        f"{name} after {student.hard_labels_tokens:,}{of} target tokens: KL {distilled.kl:.3f} distilled, "
+        f"{control.kl:.3f} from hard labels"
+    )
+
+
 def _ranks(probes: tuple[ProbeRanks, ...]) -> str:
-    own = ", ".join("-" if p.specialist is None else str(p.specialist) for p in probes)
-    labels = ", ".join("-" if p.hard_labels is None else str(p.hard_labels) for p in probes)
-    return f"specialist {own}; hard labels {labels}"
+    columns = {"specialist": [p.specialist for p in probes]}
+    if any(p.at_control_tokens is not None for p in probes):
+        columns["at equal tokens"] = [p.at_control_tokens for p in probes]
+    columns["hard labels"] = [p.hard_labels for p in probes]
+    words = {head: ", ".join("-" if rank is None else str(rank) for rank in ranks) for head, ranks in columns.items()}
+    return "; ".join(f"{head} {ranks}" for head, ranks in words.items())

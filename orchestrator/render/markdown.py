@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.config.students import HARD_LABELS
 from orchestrator.render.jinja import filled
 from orchestrator.render.sentences import store_lines, timing_line
 from orchestrator.reporting.report import Report
@@ -20,6 +21,8 @@ def markdown(report: Report) -> str:
         kl_by_domain=kl_by_domain,
         domains=sorted({domain for row in kl_by_domain.values() for domain in row}),
         excess=_excess(report),
+        compared_after={f"{name} - {HARD_LABELS}": s.hard_labels_tokens for name, s in report.students.items()},
+        short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         store_lines=store_lines(report),
         timing=timing_line(report.timing),
     )

@@ -24,7 +24,11 @@ def model_card(report: Report, name: str) -> str:
     from huggingface_hub import ModelCard  # imports an HTTP client: not for whoever asks for --help
 
     student = report.students[name]
-    beside = {"this model": student.heldout, "hard labels": student.hard_labels, "initial weights": student.initial}
+    after = "" if student.hard_labels_tokens is None else f", after {student.hard_labels_tokens:,} tokens"
+    beside = {"this model": student.heldout}
+    if student.at_control_tokens is not None:
+        beside[f"itself{after}"] = student.at_control_tokens
+    beside |= {f"hard labels{after}": student.hard_labels, "initial weights": student.initial}
     text = filled(
         "model_card.md.j2",
         report=report,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM
+from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
 from workers.evaluation.metrics import DomainScores, curve, paired_difference, summarise
 from workers.evaluation.sums import By
 
@@ -42,11 +42,10 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
     differences = {}
     for name in config.specialists:
         own = config.own_domain(name)
-        for other in (f"{name}.{HARD_LABELS}", GENERALIST):
-            pair = models.get(name, {}).get(own), models.get(other, {}).get(own)
-            if pair[0] is not None and pair[1] is not None:
-                label = f"{name} - {other.removeprefix(name + '.')}"
-                differences[label] = paired_difference(pair[0], pair[1], resamples, seed)
+        for label, pair in pairs(config, name).items():
+            one, other = (models.get(model, {}).get(own) for model in pair)
+            if one is not None and other is not None:
+                differences[label] = paired_difference(one, other, resamples, seed)
     return Evaluation(
         scores={n: {d: summarise(s, resamples, seed) for d, s in by.items()} for n, by in models.items()},
         differences=differences,
@@ -56,6 +55,15 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
             n: {d: {by: curve(s, by) for by in _CURVES} for d, s in scores.items()} for n, scores in models.items()
         },
     )
+
+
+def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:
+    """The models that a specialist's differences are taken between, by label: beside the control of hard labels it
+    stands as it was when it had seen as many tokens."""
+    return {
+        f"{specialist} - {HARD_LABELS}": (compared_with_control(config, specialist), f"{specialist}.{HARD_LABELS}"),
+        f"{specialist} - {GENERALIST}": (specialist, GENERALIST),
+    }
 
 
 _CURVES: tuple[By, ...] = ("entropy", "position")

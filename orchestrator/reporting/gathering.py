@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import HARD_LABELS, INITIAL
+from orchestrator.config.students import AT_CONTROL_TOKENS, HARD_LABELS, INITIAL
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.records import (
     AskedReport,
@@ -115,6 +115,7 @@ def student_report(
 ) -> StudentReport:
     """One specialist: what it was made of, and its scores on its own domain."""
     own, done = config.own_domain(name), run.student_done(name) or {}
+    control = run.student_done(f"{name}.{HARD_LABELS}") or {}
     key = export_key(name)
     return StudentReport(
         domain=own,
@@ -129,6 +130,8 @@ def student_report(
         initial=_score(evaluation, f"{name}.{INITIAL}", own),
         hard_labels=_score(evaluation, f"{name}.{HARD_LABELS}", own),
         difference=_difference(evaluation, f"{name} - {HARD_LABELS}"),
+        hard_labels_tokens=control.get("tokens"),
+        at_control_tokens=_score(evaluation, f"{name}.{AT_CONTROL_TOKENS}", own),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),
     )
 
@@ -163,8 +166,9 @@ def _difference(evaluation: Evaluation | None, label: str) -> Difference | None:
 
 
 def _probes(evaluation: Evaluation, name: str, own: str) -> tuple[ProbeRanks, ...]:
-    """Rank of each probe's answer by the teacher, the specialist and its control."""
-    columns = {"teacher": "teacher", "specialist": name, "hard_labels": f"{name}.{HARD_LABELS}"}
+    """Rank of each probe's answer by the teacher, the specialist, its control, and itself after as many tokens."""
+    columns = {"teacher": "teacher", "specialist": name}
+    columns |= {label: f"{name}.{label}" for label in (HARD_LABELS, AT_CONTROL_TOKENS)}
     ranks = {label: evaluation.probes.get(key, {}).get(own) or [] for label, key in columns.items()}
     return tuple(
         ProbeRanks(**{label: int(r[i]["rank"]) if i < len(r) else None for label, r in ranks.items()})

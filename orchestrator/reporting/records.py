@@ -185,7 +185,11 @@ class StudentReport:
     initial: Score | None
     """Of its own initial weights."""
     hard_labels: Score | None
-    """Of its control, which learned from the same text as labels."""
+    """Of its control, which learned from the same text as labels, `hard_labels_tokens` of it."""
     difference: Difference | None
-    """KL less that of the control."""
+    """KL less that of the control, at equal tokens: of `at_control_tokens`, or of `heldout` where that is None."""
+    hard_labels_tokens: int | None = None
+    """Target tokens that the control trained on; None where its training has not ended."""
+    at_control_tokens: Score | None = None
+    """Of the specialist when it had seen as many target tokens; None where it ended with them too."""
     probes: tuple[ProbeRanks, ...]

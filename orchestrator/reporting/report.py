@@ -72,7 +72,7 @@ class Report:
     curves: dict[str, dict[str, Curves]]
     """By entropy and position, of every model that was scored, by domain."""
     differences: dict[str, Difference]
-    """KL of one model less that of another, by `NAME - hard_labels` and `NAME - generalist`."""
+    """KL of one model less that of another, by `NAME - hard_labels`, at equal tokens, and `NAME - generalist`."""
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
     """By model and domain, in the order of the probes."""
     single_expert: SingleExpertReport | None
@@ -90,7 +90,8 @@ class Report:
         """The scores that an earlier report has of the same students; what they are now stays."""
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
-                scores = {field: getattr(scored, field) for field in ("heldout", "initial", "hard_labels")}
+                measured = ("heldout", "initial", "hard_labels", "at_control_tokens")
+                scores = {field: getattr(scored, field) for field in measured}
                 self.students[name] = replace(student, **scores, probes=scored.probes, difference=scored.difference)
 
     def to_dict(self) -> dict[str, Any]:

@@ -114,6 +114,8 @@ class ProbeRanks:
     teacher: int | None
     specialist: int | None
     hard_labels: int | None
+    at_control_tokens: int | None = None
+    """Of the specialist when it had seen as many tokens as the control; None where it ended with them too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import yaml
 
 from cluster.storage import Storage, join, open_storage
-from orchestrator.config.loading import ConfigFile, dump, load_config, validate
+from orchestrator.config.loading import ConfigFile, dump, load_config
 from orchestrator.config.schema import RunConfig
-from orchestrator.runs.identity import differences
+from orchestrator.runs.identity import as_begun, differences, from_stored
 from workers.layout import CONFIG, ENVIRONMENT, PROMPTS_SUMMARY, StudentLayout
 
 _PACKAGES = ("stillhouse", "ray", "torch", "deepspeed", "transformers", "pyarrow", "s3fs")
@@ -32,11 +33,20 @@ class RunFolder:
     def of(config: RunConfig) -> RunFolder:
         return RunFolder(join(config.storage, config.name))
 
-    def open(self, file: ConfigFile) -> None:
-        """Create the run, or resume it. Raises ValueError if the name exists with another configuration."""
+    def open(self, file: ConfigFile) -> ConfigFile:
+        """Create the run, or resume it; returns its configuration, in which nothing is open that the run has settled.
+
+        Raises ValueError if the name exists with another configuration.
+        """
         self.refuse_other(file.config)
+        file = self.as_begun(file)
         self.storage.write(CONFIG, dump(file.config).encode())
         self.storage.write(ENVIRONMENT, json.dumps(_environment(file.base), indent=1).encode())
+        return file
+
+    def as_begun(self, file: ConfigFile) -> ConfigFile:
+        """A configuration with what it leaves open as this run was begun, where there is one."""
+        return replace(file, config=as_begun(self.config(), file.config)) if self.storage.exists(CONFIG) else file
 
     def withdraw(self) -> None:
         """Give the name free again after a request that was refused before its prompts were frozen: nothing is made
@@ -55,7 +65,7 @@ class RunFolder:
     def config(self) -> RunConfig:
         """The configuration as it was written. Raises ValueError if there is no run here."""
         try:
-            return validate(yaml.safe_load(self.storage.read(CONFIG)))
+            return from_stored(yaml.safe_load(self.storage.read(CONFIG)))
         except FileNotFoundError:
             raise ValueError(f"no run at {self.uri!r}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
 
 _FREE_TO_CHANGE = ("cluster", "export", "storage")
@@ -23,6 +24,22 @@ _FORMER_DEFAULTS = {"prompt_field": "prompt", "messages_field": "messages", "ans
 """What settings of a prompt source were before null meant the same and more; runs from then go on."""
 
 
+def from_stored(data: dict[str, Any]) -> RunConfig:
+    """The configuration of a run as it was written down. In runs from before controls had a budget of their own, they
+    train on all of their specialist's."""
+    data.setdefault("evaluate", {}).setdefault("control_tokens", 1.0)
+    return validate(data)
+
+
+def as_begun(old: RunConfig, new: RunConfig) -> RunConfig:
+    """A later configuration of a run, with what it leaves open as the run was begun. Raises ValueError."""
+    if new.evaluate.control_tokens is not None or old.evaluate.control_tokens is None:
+        return new
+    data = new.model_dump(mode="json")
+    data["evaluate"]["control_tokens"] = old.evaluate.control_tokens
+    return validate(data)
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What a later configuration says otherwise, as `key: old -> new`. New specialists may be added to a run."""
     a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
@@ -34,12 +51,22 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
         b["specialists"].pop(name)
     flat_a, flat_b = _flatten(a), _flatten(b)
     shown = new.teacher_key("teacher")
-    return [
+    found = [
         f"{key.replace('teachers.teacher', shown)}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
         for key in dict.fromkeys([*flat_a, *flat_b])
         if flat_a.get(key, "nothing") != flat_b.get(key, "nothing")
         and not (_is_free(key) or _is_former(key, flat_a, flat_b))
     ]
+    return found + _control_tokens(old, new)
+
+
+def _control_tokens(old: RunConfig, new: RunConfig) -> list[str]:
+    """The budgets of controls, where they are others: specialists have kept their weights for those of the run."""
+    before, now = old.evaluate.control_tokens, new.evaluate.control_tokens
+    students = old.specialists.keys() & new.specialists.keys()
+    if now is None or all(old.control_tokens_of(name) == new.control_tokens_of(name) for name in students):
+        return []
+    return [f"evaluate.control_tokens: {before} -> {now}"]
 
 
 def _is_free(key: str) -> bool:

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, SINGLE_EXPERT, TEACHER, UNIGRAM
+from orchestrator.config.students import (
+    GENERALIST,
+    HARD_LABELS,
+    INITIAL,
+    SINGLE_EXPERT,
+    TEACHER,
+    UNIGRAM,
+    compared_with_control,
+)
 from orchestrator.reporting.evaluation import Results
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
@@ -47,10 +55,11 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         models.append(ModelToScore(name, "stored", StudentLayout(name).final, domains))
         if INITIAL in config.evaluate.baselines:
             models.append(ModelToScore(f"{name}.{INITIAL}", "stored", StudentLayout(name).initial, own))
-        if run.student_done(f"{name}.{HARD_LABELS}") is not None:
-            models.append(
-                ModelToScore(f"{name}.{HARD_LABELS}", "stored", StudentLayout(f"{name}.{HARD_LABELS}").final, own)
-            )
+        control = f"{name}.{HARD_LABELS}"
+        if run.student_done(control) is not None:
+            models.append(ModelToScore(control, "stored", StudentLayout(control).final, own))
+            if (beside := compared_with_control(config, name)) != name:
+                models.append(ModelToScore(beside, "stored", StudentLayout(name).at_control_tokens, own))
     if run.student_done(GENERALIST) is not None:
         models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains))
     if SINGLE_EXPERT in config.evaluate.baselines:

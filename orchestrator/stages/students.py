@@ -28,5 +28,7 @@ def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: 
             board=ctx.board,
             repairs=repairs,
             lora=student.config.model.lora.model_dump() if student.config.model.lora else None,
+            end_tokens=student.end_tokens,
+            snapshot_tokens=student.snapshot_tokens,
         )
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import HARD_LABELS
+from orchestrator.config.students import AT_CONTROL_TOKENS, HARD_LABELS
 from orchestrator.runs.folder import RunFolder, find_run
 from workers.layout import StudentLayout
 from workers.model_files import model_folder
@@ -44,9 +44,12 @@ def _models(run: RunFolder, config: RunConfig, teacher: bool) -> dict[str, str |
     """Names and places of what can be asked: a Path is a folder on this machine, a string a key of the run."""
     models: dict[str, str | Path] = {}
     for name in config.specialists:
-        for student in (name, f"{name}.{HARD_LABELS}"):
+        own, control = StudentLayout(name), f"{name}.{HARD_LABELS}"
+        for student in (name, control):
             if run.student_done(student) is not None:
                 models[student] = StudentLayout(student).final
+        if control in models and run.storage.exists(own.at_control_tokens_facts):
+            models[f"{name}.{AT_CONTROL_TOKENS}"] = own.at_control_tokens
     if teacher and models:
         teachers: dict[str, str | Path] = {n: model_folder(t.model, t.revision) for n, t in config.teachers.items()}
         models = teachers | models

@@ -46,7 +46,8 @@ def figures_of(report: dict) -> dict[str, float]:
     for name, student in report["students"].items():
         unigram = report["unigram"]["truth_excess_kl"][student["domain"]]
         figures[f"{name}_truth_excess_share"] = round(student["heldout"]["truth_excess_kl"] / unigram, 4)
-        figures[f"{name}_kl_over_hard_labels"] = round(student["heldout"]["kl"] / student["hard_labels"]["kl"], 4)
+        distilled = student["at_control_tokens"] or student["heldout"]
+        figures[f"{name}_kl_over_hard_labels"] = round(distilled["kl"] / student["hard_labels"]["kl"], 4)
         figures[f"{name}_worst_probe_rank"] = max(p["specialist"] for p in student["probes"])
         figures[f"{name}_best_control_rank"] = min(p["hard_labels"] for p in student["probes"])
     return figures

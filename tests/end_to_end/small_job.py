@@ -46,7 +46,7 @@ def make_teacher(folder: Path) -> Path:
 
 
 def small_config(folder: Path, teacher: Path) -> dict[str, Any]:
-    """Two specialists of two domains, ZeRO-2 with a mix and ZeRO-3, each with its hard-label control."""
+    """Two specialists of two domains, ZeRO-2 with a mix and ZeRO-3, each with a control of half its tokens."""
     sampling = {"max_new_tokens": 12, "samples": 2}
     train = {"tokens": 2400, "batch_tokens": 200, "lr": 3e-3, "cpus_per_worker": 0.2, "checkpoint_steps": 4}
     return {
@@ -64,6 +64,7 @@ def small_config(folder: Path, teacher: Path) -> dict[str, Any]:
             "targets": "hidden",
             "heldout": 0.25,
             "baselines": ["initial", "hard_labels"],
+            "control_tokens": "50%",
             "cpus": 0.2,
             "bootstrap": 100,
         },

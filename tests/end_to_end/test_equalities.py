@@ -44,6 +44,11 @@ def final(job: Job, student: str) -> Path:
     return run_folder(job) / "students" / student / "final"
 
 
+def then(job: Job, student: str) -> Path:
+    """A specialist as it was when its control ended."""
+    return run_folder(job) / "students" / student / "at_control_tokens"
+
+
 def same_weights(a: Path, b: Path) -> bool:
     one, two = (load_file(folder / "model.safetensors") for folder in (a, b))
     return one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one)
@@ -61,10 +66,13 @@ def test_report_has_what_it_promises(reference: Job) -> None:
     assert report["targets"]["tokens"] == sum(e.targets for e in entries(reference))
     for student in report["students"].values():
         assert student["tokens"] >= 2400 and student["steps"] >= 10 and student["export"]
-        for score in (student["heldout"], student["initial"], student["hard_labels"]):
+        for score in (student[m] for m in ("heldout", "initial", "hard_labels", "at_control_tokens")):
             assert score["kl_low"] <= score["kl"] <= score["kl_high"]
             assert {"top1_agreement", "perplexity", "ece_teacher", "overconfidence_gap"} <= score.keys()
         assert student["heldout"]["kl"] < student["initial"]["kl"]
+        at_equal_tokens = student["at_control_tokens"]["kl"] - student["hard_labels"]["kl"]
+        assert student["difference"]["kl"] == pytest.approx(at_equal_tokens, abs=1e-9)
+        assert 1200 <= student["hard_labels_tokens"] < 1400 < student["tokens"], "it stopped half-way, at a step's end"
     assert {"teacher_s", "students_s", "wall_s", "overlap_s"} == report["timing"].keys()
     assert report["table"]["medical"].keys() == {"medical", "legal"}
 
@@ -101,6 +109,10 @@ def test_two_replicas_on_s3_and_no_event_at_all_give_the_same_bits(
     for student in ("medical", "medical.hard_labels", "legal", "legal.hard_labels"):
         there.download_folder(f"students/{student}/final", tmp_path / student)
         assert same_weights(tmp_path / student, final(reference, student))
+    for student in ("medical", "legal"):
+        there.download_folder(f"students/{student}/at_control_tokens", tmp_path / f"{student}-then")
+        assert same_weights(tmp_path / f"{student}-then", then(reference, student))
+        assert not same_weights(then(reference, student), final(reference, student))
     reports = [json.loads(data) for data in (there.read("report.json"), report_of(reference).read_bytes())]
     assert timeless(reports[0]) == timeless(reports[1])
 
@@ -170,6 +182,7 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
     job.run("train", "--only", "medical")
     assert weights_equal(job, reference, "medical")
     assert weights_equal(job, reference, "medical.hard_labels")
+    assert same_weights(then(job, "medical"), then(reference, "medical"))
 
 
 @pytest.mark.long

@@ -257,7 +257,19 @@ def test_no_broad_except() -> None:
 
 FOLDERS = ("students/", "targets/", "prompts/", "exports/", "scores/", "events/")
 FILES = ("report.json", "report.md", "store.json", "wall.json", "done.json", "summary.json", "vocab_order.parquet")
-PARTS = (".r{", "/log/", "/log", "/parts/", "/damaged", "/repairs", "/final", "/initial", "/groups", "/store.json")
+PARTS = (
+    ".r{",
+    "/log/",
+    "/log",
+    "/parts/",
+    "/damaged",
+    "/repairs",
+    "/final",
+    "/initial",
+    "/at_control",
+    "/groups",
+    "/store.json",
+)
 
 
 def test_storage_keys_are_spelt_in_one_module() -> None:

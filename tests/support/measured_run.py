@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.loading import ConfigFile
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
+from orchestrator.reporting.scores import Score
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.folder import RunFolder
 from support.small_configuration import clinic
@@ -140,3 +142,12 @@ def measured_report(folder: Path, failures: dict[str, str] = LOSS_IS_NAN, **chan
     """Everything at once: medical is measured, legal failed."""
     run = measured_run(folder, **changes)
     return build_report(run, run.located_config(), evaluation(), failures, TIMES)
+
+
+def with_short_control(report: Report) -> Report:
+    """The medical specialist's control ended early, and is compared with the specialist of that moment."""
+    medical = report.students["medical"]
+    probes = tuple(replace(probe, at_control_tokens=9) for probe in medical.probes)
+    scores = {"at_control_tokens": Score.of(score(0.2)), "hard_labels_tokens": 1500}
+    report.students["medical"] = replace(medical, **scores, probes=probes)
+    return report

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cluster.settings import Settings, Share
+from cluster.settings import CountOrShare, Settings, Share
 
 
 class EvaluateConfig(Settings):
@@ -35,6 +35,12 @@ class EvaluateConfig(Settings):
     """What stands beside each specialist. `initial`: its weights before training. `hard_labels`: the same student on
     the same tokens with cross-entropy. `generalist`: a student of the first specialist's model on all domains equally.
     `single_expert`: the teacher with one expert per layer kept and its router removed."""
+
+    control_tokens: CountOrShare | None = None
+    """Target tokens that a `hard_labels` control trains on: a number, or a share of its specialist's `train.tokens`
+    such as 10%. It takes the specialist's batches and learning rates up to there; the specialist keeps its weights of
+    that moment, which are what the control is compared with. Null: 10% where the specialist trains on GPUs, all on
+    CPUs; for a run that exists, what it was begun with."""
 
     bootstrap: int = Field(default=1000, ge=100)
     """Resamples over prompts for the 95 % intervals."""

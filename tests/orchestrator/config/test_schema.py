@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from support.small_configuration import put, refused, small
 
-from orchestrator.config.loading import validate
+from orchestrator.config.loading import dump, validate
+from orchestrator.config.schema import RunConfig
 
 
 def test_a_mix_becomes_shares_that_sum_to_one() -> None:
@@ -88,3 +90,50 @@ def test_settings_of_the_optimiser_that_make_no_sense(key: str, value: Any) -> N
 def test_a_model_needs_one_source() -> None:
     for model in ({}, {"base": "m", "config": {"model_type": "llama"}}, {"config": {"hidden_size": 8}}):
         assert refused(put("specialists.medical.model", model)).startswith("specialists.medical.model: ")
+
+
+# Budgets of controls ------------------------------------------------------------------------------------------
+
+
+def budgets(control_tokens: Any, **train: Any) -> RunConfig:
+    own = {"model": "m", "train": {"tokens": 4000} | train}
+    return validate(small(specialists={"medical": own}, evaluate={"control_tokens": control_tokens}))
+
+
+@pytest.mark.parametrize(
+    ("written", "tokens"),
+    [
+        ("10%", 400),
+        (0.1, 400),
+        ("0.01%", 1),
+        ("100%", 4000),
+        (1.0, 4000),
+        (1, 1),
+        (400, 400),
+        ("1k", 1000),
+        (4000, 4000),
+    ],
+)
+def test_a_control_takes_tokens_or_a_share_of_its_specialists_budget(written: Any, tokens: int) -> None:
+    config = budgets(written)
+    assert config.control_tokens_of("medical") == tokens and config.control_is_short("medical") == (tokens < 4000)
+    assert validate(yaml.safe_load(dump(config))) == config
+
+
+@pytest.mark.parametrize(("gpus", "tokens"), [(0, 4000), (1, 400), (0.5, 400)])
+def test_a_control_of_null_takes_all_on_cpus_and_a_tenth_on_gpus(gpus: float, tokens: int) -> None:
+    assert budgets(None, gpus_per_worker=gpus).control_tokens_of("medical") == tokens
+
+
+def test_a_control_of_more_than_its_specialist_is_refused() -> None:
+    own = {
+        name: {"model": "m", "mix": {"medical": 1}, "train": {"tokens": n}} for name, n in (("a", 5000), ("b", 4000))
+    }
+    message = refused(small(specialists=own, evaluate={"control_tokens": 4001}))
+    assert message.startswith("evaluate.control_tokens: 4,001 is more than specialists.b.train.tokens, 4,000")
+    assert "10%" in message
+
+
+@pytest.mark.parametrize("written", [0, 0.0, "0%", "101%", 1.5, -1, "0.5", "x%", True, "ten", [1]])
+def test_budgets_of_controls_that_are_none(written: Any) -> None:
+    assert refused(small(evaluate={"control_tokens": written})).startswith("evaluate.control_tokens: ")

@@ -19,6 +19,7 @@ from orchestrator.preflight import plan as plan_module
 from orchestrator.preflight.checks import check
 from orchestrator.preflight.parts import Part
 from orchestrator.preflight.plan import RunPlan, make_plan
+from orchestrator.runs.folder import RunFolder
 
 Command = Callable[..., Any]
 
@@ -271,6 +272,41 @@ def test_a_specialist_without_held_out_prompts_is_noted(project: Project) -> Non
     project.rows("legal.jsonl", *({"prompt": f"a {i}", "split": "heldout" if i else "train"} for i in range(4)))
     plan = planned(project)
     assert any("medical" in n and "held" in n for n in [*plan.notes, *plan.problems])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "written", "tokens", "words"),
+    [
+        (0, None, 3000, "3,200 target tokens more, 100% of their specialists' 3,200 (evaluate.control_tokens: null is"),
+        (1, None, 300, "500 target tokens more, 15.6% of their specialists' 3,200 (evaluate.control_tokens: null is"),
+        (0, "10%", 300, "320 target tokens more, 10% of their specialists' 3,200 (evaluate.control_tokens); each"),
+    ],
+)
+def test_what_controls_cost(project: Project, gpus: int, written: str | None, tokens: int, words: str) -> None:
+    project.set("specialists.legal.train", {"tokens": 3000, "gpus_per_worker": gpus})
+    project.set("specialists.medical.train", {"tokens": 200})
+    project.set("evaluate.control_tokens", written)
+    plan = planned(project, gpus=1)
+    assert plan.control_tokens["legal"] == tokens
+    assert f"tokens of legal 75%, medical 25%; then its control (hard_labels) on {tokens:,} of them" in (
+        part(plan, "specialist legal").detail
+    )
+    [note] = [n for n in plan.notes if n.startswith("controls")]
+    assert words in note and ("compared with its specialist as it was" in note) == (tokens < 3000)
+
+
+def test_without_controls_the_plan_tells_none(project: Project) -> None:
+    project.set("evaluate.baselines", ["initial"])
+    plan = planned(project)
+    assert plan.control_tokens == {} and not [n for n in plan.notes if n.startswith("controls")]
+    assert "control" not in part(plan, "specialist legal").detail
+
+
+def test_the_plan_of_a_run_that_exists_has_its_controls(project: Project, stillhouse: Command) -> None:
+    file: ConfigFile = project.load("evaluate.control_tokens=50%")
+    RunFolder.of(file.located()).open(file)
+    found = json.loads(stillhouse("plan", project.write(), "--json").out)["control_tokens"]
+    assert found["legal"] == file.config.specialists["legal"].train.tokens // 2
 
 
 # Words --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.measured_run import measured_report, opened
+from support.measured_run import measured_report, opened, with_short_control
 from support.small_configuration import clinic
 
 from orchestrator.render.closing import closing_lines, print_closing
@@ -36,10 +36,20 @@ def test_the_table_sets_each_specialist_beside_its_controls(report: Report) -> N
     assert row.split() == ["medical", "0.111", "±", "0.020", "4.444", "0.333", "0.555", "88%"]
 
 
+def test_a_control_that_ended_early_stands_beside_its_specialist_of_that_moment(report: Report) -> None:
+    _, heads, row, compared, *_ = printed(with_short_control(report))
+    assert " ".join(heads.split()) == "specialist KL ± 95 % initial at equal tokens hard labels generalist top-1"
+    assert row.split()[4:7] == ["4.444", "0.200", "0.333"]
+    assert compared == "medical after 1,500 of 5,000 target tokens: KL 0.200 distilled, 0.333 from hard labels"
+    ranks = "specialist 2, 3; at equal tokens 9, 9; hard labels 71, -"
+    assert f"medical, rank of each probe: {ranks}" in closing_lines(report)
+
+
 @pytest.mark.parametrize("controls", ["initial", "hard_labels"])
 def test_a_control_that_nobody_has_has_no_column(report: Report, controls: str) -> None:
     report.students["medical"] = replace(report.students["medical"], **{controls: None})
     assert controls.replace("_", " ") not in printed(report)[1]
+    assert any("distilled" in line for line in printed(report)) == (controls == "initial")
 
 
 def test_in_a_pipe_no_line_is_broken_or_cut(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +69,7 @@ def test_a_terminal_gets_a_table_of_its_width(report: Report) -> None:
 
 def test_the_lines_below(report: Report) -> None:
     text = "\n".join(closing_lines(report))
+    assert "medical after 5,000 target tokens: KL 0.111 distilled, 0.333 from hard labels" in text
     assert "single-expert teacher" in text and "medical 1.78, legal 1.89" in text
     assert "medical, rank of each probe: specialist 2, 3; hard labels 71, -" in text
     assert "FAILED legal: ValueError: loss is NaN at step 88" in text

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.measured_run import measured_report, opened, score
+from support.measured_run import measured_report, opened, score, with_short_control
 from support.small_configuration import clinic
 
 from orchestrator.render.jinja import one_line, table_cell
@@ -53,12 +53,28 @@ def test_the_scores_are_all_there(report: Report) -> None:
     text = markdown(report)
     assert text.startswith("# Run `clinic`\n") and text.endswith("\n")
     assert row(text, "**medical**") == ["0.1110", "0.1010 … 0.1410", "87.5%", "5.500", "0.0625", "-0.0312"]
-    assert row(text, "– initial weights")[0] == "4.4440" and row(text, "– hard labels")[0] == "0.3330"
+    assert (
+        row(text, "– initial weights")[0] == "4.4440" and row(text, "– hard labels, after 5,000 tokens")[0] == "0.3330"
+    )
     assert row(text, "**legal**")[0] == "failed"
     assert row(text, "generalist") == ["0.666", "0.555"], "by domain, in the order of the alphabet"
     assert row(text, "*single-expert teacher* (one expert a layer, no router)") == ["1.888", "1.777"]
     assert ["0.0500", "0.500", "10.0%"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
     assert ["1, 2", "2, 3", "71, –"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
+
+
+def test_a_control_that_ended_early_stands_beside_its_specialist_of_that_moment(report: Report) -> None:
+    text = markdown(with_short_control(report))
+    assert row(text, "**medical**")[0] == "0.1110" and row(text, "– itself, after 1,500 tokens")[0] == "0.2000"
+    assert row(text, "– hard labels, after 1,500 tokens")[0] == "0.3330"
+    assert "- KL of medical - hard_labels, both after 1,500 tokens: -0.2220 (paired 95 % interval: -0.2500" in text
+    assert ["1, 2", "2, 3", "9, 9", "71, –"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
+    assert_rectangular(text, 4)
+
+
+def test_a_whole_control_is_compared_with_what_its_specialist_became(report: Report) -> None:
+    text = markdown(report)
+    assert "- KL of medical - hard_labels, both after 5,000 tokens: -0.2220" in text and "itself" not in text
 
 
 @pytest.mark.parametrize(

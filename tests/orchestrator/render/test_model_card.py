@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from support.measured_run import measured_report, measured_run
+from support.measured_run import measured_report, measured_run, with_short_control
 from support.small_configuration import clinic
 
 from orchestrator.render.model_card import model_card
@@ -57,6 +57,13 @@ def test_the_text(report: Report) -> None:
         assert words in card.text, words
     for words in ("| 0.1110 | 0.3330 | 4.4440 |", "56 held-out prompts", "not correctness", "without layers 1, 3"):
         assert words in card.text, words
+
+
+def test_a_control_that_ended_early_stands_beside_the_model_of_that_moment(report: Report) -> None:
+    text = ModelCard(model_card(with_short_control(report), "medical")).text
+    heads = "| | this model | itself, after 1,500 tokens | hard labels, after 1,500 tokens | initial weights |"
+    assert heads in text and "| 0.1110 | 0.2000 | 0.3330 | 4.4440 |" in text
+    assert "itself after as many tokens, and the weights" in text
 
 
 def test_a_model_that_was_not_measured(tmp_path: Path) -> None:

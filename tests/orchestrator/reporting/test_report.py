@@ -18,16 +18,19 @@ from support.measured_run import (
     measured_report,
     measured_run,
     opened,
+    put,
     score,
 )
 from support.small_configuration import clinic
 
 from orchestrator.config.students import student_groups
+from orchestrator.reporting.evaluation import pairs
 from orchestrator.reporting.records import SamplingReport
 from orchestrator.reporting.report import SCHEMA_VERSION, Report, build_report
 from orchestrator.reporting.scores import ProbeRanks, Score
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.folder import RunFolder
+from workers.layout import StudentLayout
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.config import SamplingConfig
@@ -170,7 +173,8 @@ def test_the_places_that_programs_read(report: Report) -> None:
     numbers = score(0).keys() | {"truth_excess_kl", "truth_tokens_skipped"}
     assert all(medical[part].keys() == numbers for part in ("heldout", "initial", "hard_labels"))
     assert values["timing"] == {"teacher_s": 61.0, "students_s": 47.0, "wall_s": 92.0, "overlap_s": 33.0}
-    assert medical["probes"][0] == {"teacher": 1, "specialist": 2, "hard_labels": 71}
+    assert medical["probes"][0] == {"teacher": 1, "specialist": 2, "hard_labels": 71, "at_control_tokens": None}
+    assert (medical["at_control_tokens"], medical["hard_labels_tokens"]) == (None, 5000)
     assert values["table"]["medical"].keys() == {"medical", "legal"}
     assert values["curves"]["medical"]["medical"]["entropy"][0].keys() == POINT.keys()
     assert values["single_expert"]["kl"]["legal"] == 1.888 and medical["difference"]["high"] == -0.2
@@ -279,3 +283,46 @@ def test_the_generalist_trains_on_all_domains_equally() -> None:
 def test_without_controls_only_specialists_train() -> None:
     chains = student_groups(clinic(evaluate={"baselines": ["initial", "single_expert"]}))
     assert [[s.name for s in chain] for chain in chains] == [["medical"], ["legal"]]
+
+
+def test_a_short_control_ends_where_its_specialist_keeps_its_weights() -> None:
+    """On the same schedule. Nobody's best checkpoint is compared: it would be of another step."""
+    best = {"model": "acme/student", "train": {"tokens": 4000, "keep": "best"}}
+    chains = student_groups(clinic(defaults=best, evaluate={"control_tokens": "25%"}))
+    for specialist, control in chains:
+        assert (specialist.snapshot_tokens, specialist.end_tokens) == (1000, None)
+        assert (control.snapshot_tokens, control.end_tokens) == (None, 1000)
+        assert (control.config.train.tokens, control.config.train.keep) == (4000, "last")
+        assert specialist.config.train.keep == "best"
+    [(specialist,), _] = student_groups(clinic(defaults=best, evaluate={"control_tokens": 7, "baselines": []}))
+    assert specialist.snapshot_tokens == 7, "a control may be added later"
+    for specialist, control in student_groups(clinic(defaults=best)):
+        assert specialist.snapshot_tokens is control.end_tokens is None and control.config.train.keep == "best"
+
+
+@pytest.mark.parametrize(
+    ("written", "own"), [("25%", "medical.at_control_tokens"), ("100%", "medical"), (None, "medical")]
+)
+def test_hard_labels_are_compared_at_equal_tokens(written: str | None, own: str) -> None:
+    found = pairs(clinic(evaluate={"control_tokens": written}), "medical")
+    assert found == {
+        "medical - hard_labels": (own, "medical.hard_labels"),
+        "medical - generalist": ("medical", "generalist"),
+    }
+
+
+def test_the_scores_of_a_specialist_after_as_many_tokens_as_its_control(tmp_path: Path) -> None:
+    run, measured = measured_run(tmp_path), evaluation()
+    put(run, StudentLayout("medical.hard_labels").done, {"tokens": 500, "steps": 3})
+    measured.scores["medical.at_control_tokens"] = {"medical": score(0.2)}
+    measured.probes["medical.at_control_tokens"] = {"medical": [{"rank": 9, "probability": 0.1}] * 2}
+    report = build_report(run, run.located_config(), measured, {}, TIMES)
+    medical = report.students["medical"]
+    assert medical.at_control_tokens is not None and medical.at_control_tokens.kl == 0.2
+    assert medical.heldout is not None and medical.heldout.kl == 0.111
+    assert (medical.tokens, medical.hard_labels_tokens) == (5000, 500)
+    assert [(p.at_control_tokens, p.specialist) for p in medical.probes] == [(9, 2), (9, 3)]
+    assert Report.from_json(report.to_json()) == report
+    later = unmeasured(run)
+    later.take_scores(report)
+    assert later.students["medical"] == medical

@@ -14,7 +14,7 @@ from cluster.lease import Lease
 from orchestrator.config.loading import ConfigFile, validate
 from orchestrator.config.schema import RunConfig
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.identity import differences
+from orchestrator.runs.identity import as_begun, differences
 from workers.layout import CONFIG
 
 
@@ -44,6 +44,7 @@ def test_a_configuration_differs_from_itself_in_nothing() -> None:
         {"cluster": {"cpus": 4}},
         {"evaluate": {"bootstrap": 200, "baselines": ["single_expert"]}},
         {"export": []},
+        {"evaluate": {"control_tokens": "100%", "baselines": ["initial"]}},
         {"storage": "elsewhere"},
         {"teacher": {"model": "t", "sampling": {"samples": 2}, "replicas": 3, "placement": "SPREAD"}},
         {"specialists": {"medical": {"model": "s", "train": {"checkpoint_steps": 5, "label_selector": {"a": "b"}}}}},
@@ -64,6 +65,7 @@ def test_what_may_differ(changes: dict[str, Any]) -> None:
         ({"targets": {"withhold": {"medical": ["a"]}, "draws": 5}}, ["targets.draws: 21 -> 5"]),
         ({"targets": {"withhold": {"medical": ["b"]}}}, ["targets.withhold.medical: ['a'] -> ['b']"]),
         ({"prompts": {"medical": {"path": "m.jsonl", "limit": 4}}}, ["prompts.medical.limit: None -> 4"]),
+        ({"evaluate": {"control_tokens": "20%"}}, ["evaluate.control_tokens: None -> 0.2"]),
     ],
     ids=str,
 )
@@ -115,6 +117,19 @@ def test_differences_leave_the_configurations_as_they_were() -> None:
     assert old == config() and new == config(seed=1)
 
 
+def test_a_later_configuration_that_leaves_controls_open_has_them_as_the_run_was_begun() -> None:
+    short, null = config(evaluate={"control_tokens": "20%"}), config(evaluate={"bootstrap": 200})
+    assert differences(short, null) == []
+    begun = as_begun(short, null).evaluate
+    assert (begun.control_tokens, begun.bootstrap) == (0.2, 200)
+    other = config(evaluate={"control_tokens": 7})
+    assert as_begun(short, other) == other and as_begun(null, null) == null
+    assert differences(short, other) == ["evaluate.control_tokens: 0.2 -> 7"]
+    small = {"medical": {"model": "s"}, "new": {"model": "s", "mix": {"medical": 1}, "train": {"tokens": 5}}}
+    with pytest.raises(ValueError, match=r"evaluate.control_tokens: 7 is more than specialists.new.train.tokens, 5"):
+        as_begun(other, config(specialists=small))
+
+
 # Opening ------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +165,23 @@ def test_a_run_takes_on_what_may_change(project: Project) -> None:
     run.open(file)
     run.open(project.load("evaluate.bootstrap=200"))
     assert run.config().evaluate.bootstrap == 200
+
+
+def test_a_run_from_before_controls_had_budgets_goes_on_with_whole_ones(project: Project) -> None:
+    """On GPUs too, where those of a new run are short."""
+    project.set("specialists.legal.train", {"gpus_per_worker": 1})
+    file: ConfigFile = project.load()
+    run = RunFolder.of(file.located())
+    assert run.open(file).config.control_is_short("legal")
+    written = yaml.safe_load(run.storage.read(CONFIG))
+    assert written["evaluate"].pop("control_tokens", 0) is None
+    run.storage.write(CONFIG, yaml.safe_dump(written).encode())
+    for _ in range(2):
+        begun = run.open(file).config
+        assert not begun.control_is_short("legal") and begun == run.config()
+    run.refuse_other(project.load("evaluate.control_tokens=100%").config)
+    with pytest.raises(ValueError, match=r"evaluate.control_tokens: 1.0 -> 0.1"):
+        run.open(project.load("evaluate.control_tokens=10%"))
 
 
 def test_no_secret_of_the_environment_is_written(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

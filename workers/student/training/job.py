@@ -33,6 +33,11 @@ class SpecialistJob:
     """Whether somebody recomputes damaged units while this student waits for them."""
     lora: dict[str, Any] | None = None
     """Settings of the adapters that are trained in place of all weights."""
+    end_tokens: int | None = None
+    """Target tokens after which training ends, though rates and weights of the loss go by all of `train.tokens`. None:
+    it ends with them."""
+    snapshot_tokens: int | None = None
+    """Target tokens after which the weights are kept beside the final ones. None: they are not."""
 
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> SpecialistJob:

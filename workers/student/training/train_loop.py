@@ -10,10 +10,8 @@ import gc
 import json
 import math
 import os
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.faults import pause_point
@@ -26,7 +24,7 @@ from workers.manifest import Manifest, read_plan
 from workers.randomness import generator
 from workers.splits import TRAIN
 from workers.student.config import LoraConfig, LossConfig, TextsConfig, TrainConfig
-from workers.student.training.engine import start_engine, whole_weights
+from workers.student.training.engine import start_engine
 from workers.student.training.job import SpecialistJob, bad_step
 from workers.student.training.learned import check_learned, comparable
 from workers.targets.commits.damage import DamagedShard
@@ -73,9 +71,11 @@ class Trainer:
         from workers.student.checkpoints.checkpoint import Checkpoints
         from workers.student.losses.teacher_states import read_heads
         from workers.student.training.cadence import Cadence
+        from workers.student.training.models import TrainedModels
         from workers.student.training.step import Optimiser
 
         self.job, self.train = job, train
+        self.budget = train.tokens if job.end_tokens is None else job.end_tokens
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.storage: Storage = open_storage(job.run_uri)
         self.fence = Fence(self.storage, job.epoch)
@@ -87,6 +87,7 @@ class Trainer:
         self.heads = read_heads(self._open_store(), read_plan(self.storage, TRAIN), domains, device, job.name)
         self.optimiser: Any = Optimiser(self.engine, device, loss, train, self.heads)
         self.checkpoints = Checkpoints(self.storage, job.layout, self.fence, self._notice)
+        self.models = TrainedModels(self.storage, job, self.lora, self.checkpoints)
         self.cadence = Cadence(train, self.rank, self.world, device)
         self._reported = 0.0
         self._seconds: set[int] = set()
@@ -100,9 +101,7 @@ class Trainer:
 
     def _tell_state(self, state: Literal["training", "done"]) -> None:
         self.report(
-            StudentState(
-                student=self.job.name, state=state, step=self.step, tokens=self.tokens, budget=self.train.tokens
-            )
+            StudentState(student=self.job.name, state=state, step=self.step, tokens=self.tokens, budget=self.budget)
         )
 
     def _notice(self, text: str) -> None:
@@ -119,7 +118,7 @@ class Trainer:
     def run(self) -> None:
         """Steps until the budget is spent, then the final model."""
         self._tell_state("training")
-        while self.tokens < self.train.tokens:
+        while self.tokens < self.budget:
             started = time.time()
             rows = self.stream.next_batch(self.train.batch_tokens)
             read = time.time()
@@ -130,11 +129,12 @@ class Trainer:
                 self._save_batch(rows)
                 raise bad_step(self.job, self.step + 1, loss, norm)
             pause_point("step-done")
-            self.step += 1
-            self.tokens += sum(r.targets for r in rows)
+            before, self.step, self.tokens = self.tokens, self.step + 1, self.tokens + sum(r.targets for r in rows)
             self.cadence.note(loss)
             self._note_step(loss, norm, lr, started, read)
-            if self.cadence.due(self.step) or self.tokens >= self.train.tokens:
+            if before < (self.job.snapshot_tokens or 0) <= self.tokens:
+                self.models.write_snapshot(self.engine, self.step, self.tokens)
+            if self.cadence.due(self.step) or self.tokens >= self.budget:
                 self._checkpoint()
         self._finish()
 
@@ -186,15 +186,8 @@ class Trainer:
         if final_step != self.step:
             self._go_back_to(best)
         self._check_learned()
-        state = whole_weights(self.engine)
+        self.models.write_final(self.engine)
         if self.rank == 0:
-            if self.lora is not None:
-                state = self._take_adapter(state, self.lora)
-            with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-                self.engine.module.causal_lm.save_pretrained(folder, state_dict=state)
-                self.checkpoints.check()
-                self.storage.delete(self.job.layout.final)  # what a killed upload has left
-                self.storage.upload_folder(Path(folder), self.job.layout.final)
             pause_point("final-files")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
             done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
@@ -233,16 +226,6 @@ class Trainer:
         self.engine = self.optimiser = None
         gc.collect()
 
-    def _take_adapter(self, state: dict[str, Any], lora: LoraConfig) -> dict[str, Any]:
-        """Keep the adapter beside the model that is made here: the weights with the adapter in them."""
-        from workers.student.models.lora import merge_adapters, save_adapter
-
-        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-            save_adapter(state, lora, self.job.initial, Path(folder))
-            self.fence.check()
-            self.storage.upload_folder(Path(folder), self.job.layout.adapter)
-        return merge_adapters(state, lora)
-
     def _seed_dropout(self) -> None:
         """Dropout is seeded by step and worker, so that a resumed training drops what an uninterrupted one would."""
         import torch
@@ -254,16 +237,16 @@ class Trainer:
         now = time.time()
         self._seconds.update(range(int(began), int(now) + 1))
         fields = {"step": self.step, "tokens": self.tokens, "loss": loss, "grad_norm": norm, "lr": lr}
-        every = max(1, self.train.tokens // self.train.batch_tokens // 200)
+        every = max(1, self.budget // self.train.batch_tokens // 200)
         if self.step % every == 0 or self.step == 1:
             self.history.append({k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()})
-        if now - self._reported >= _REPORT_S or self.tokens >= self.train.tokens:
+        if now - self._reported >= _REPORT_S or self.tokens >= self.budget:
             self.report(
                 StudentStep(
                     student=self.job.name,
                     step=self.step,
                     tokens=self.tokens,
-                    budget=self.train.tokens,
+                    budget=self.budget,
                     loss=loss,
                     grad_norm=norm,
                     lr=lr,

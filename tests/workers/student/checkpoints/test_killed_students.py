@@ -12,8 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load
 from support.comparing.tolerances import LOSSES
-from support.small_students import CommitUnit, MakeTargets, V, fill_store, life, live, make_student, student_job
+from support.small_students import (
+    CommitUnit,
+    MakeTargets,
+    V,
+    assert_trained_alike,
+    fill_store,
+    life,
+    live,
+    make_student,
+    student_job,
+)
 
 from cluster.storage import LocalStorage
 from workers.targets.encoding.schema import StoreHeader
@@ -51,8 +63,22 @@ KILLED_PARTITIONED: list[Life] = [
     (2, None),
 ]
 """Where weights are partitioned too, at the points at which that is seen."""
-KILLED_ALONE: list[Life] = [(1, "file-uploaded:1" if point == "file-uploaded:2" else point) for _, point in KILLED]
-"""A checkpoint of one is one file."""
+KILLED_ALONE: list[Life] = [
+    (1, "step-done:1"),
+    (1, "file-uploaded:1"),  # a checkpoint of one is one file
+    (1, "checkpoint-files:1"),
+    (1, "snapshot-files"),  # of step 4: all its files, and no mark; the checkpoint of step 2 is there
+    (1, "file-uploaded:1"),  # some of its files
+    (1, "snapshot-facts"),  # its mark, and no checkpoint of its step
+    (1, "checkpoint-pointer:1"),
+    (1, "step-done:1"),
+    (1, "final-files"),
+    (1, "file-uploaded:1"),
+    (1, None),
+]
+SNAPSHOT_STEP = 4
+SNAPSHOT = {"snapshot_tokens": BATCH * SNAPSHOT_STEP - BATCH // 2}
+END = {"end_tokens": SNAPSHOT["snapshot_tokens"]}
 LIVES: dict[str, list[Life]] = {
     "whole": WHOLE,
     "shrunk": [(2, "step-done:4"), (1, None)],
@@ -74,8 +100,8 @@ class Students:
         self.root, self.storage = root, LocalStorage(root)
         self._lives: list[dict[str, Any]] = []
 
-    def add(self, name: str, zero: int | str, lives: list[Life], **train: Any) -> None:
-        job = student_job(self.root, name, {"kl": 1.0, "ce": 0.25}, {**TRAIN, "zero": zero, **train})
+    def add(self, name: str, zero: int | str, lives: list[Life], extra: dict[str, Any] = {}, **train: Any) -> None:
+        job = student_job(self.root, name, {"kl": 1.0, "ce": 0.25}, {**TRAIN, "zero": zero, **train}, **extra)
         self._lives += [life(job, ranks, pause) for ranks, pause in lives]
 
     def live(self) -> None:
@@ -85,8 +111,8 @@ class Students:
     def done(self, name: str) -> dict[str, Any]:
         return json.loads(self.storage.read(f"students/{name}/done.json"))
 
-    def weights(self, name: str) -> bytes:
-        return self.storage.read(f"students/{name}/final/model.safetensors")
+    def weights(self, name: str, folder: str = "final") -> bytes:
+        return self.storage.read(f"students/{name}/{folder}/model.safetensors")
 
     def losses(self, name: str) -> list[float]:
         assert [s["step"] for s in self.done(name)["history"]] == list(range(1, STEPS + 1))
@@ -118,12 +144,14 @@ def empty(
 def students(empty: Students) -> Students:
     for zero in (1, 3):
         for kind, lives in LIVES.items():
-            empty.add(f"{kind}-{zero}", zero, lives)
+            empty.add(f"{kind}-{zero}", zero, lives, SNAPSHOT if zero == 3 else {})
     empty.add("killed-1", 1, KILLED)
     empty.add("killed-3", 3, KILLED_PARTITIONED)
     empty.add("whole-auto", "auto", WHOLE)
-    empty.add("whole-alone", "auto", [(1, None)])
-    empty.add("killed-alone", "auto", KILLED_ALONE)
+    empty.add("whole-alone", "auto", [(1, None)], SNAPSHOT)
+    empty.add("killed-alone", "auto", KILLED_ALONE, SNAPSHOT)
+    empty.add("ended-alone", "auto", [(1, None)], END)
+    empty.add("ended-3", 3, WHOLE, END)
     for name, lives in CHANGING.items():
         empty.add(name, "auto", lives)
     empty.add("whole-bfloat16", 1, WHOLE, dtype="bfloat16")
@@ -176,3 +204,56 @@ def test_killed_anywhere_ends_with_the_same_bits(zero: int | str, students: Stud
         other = file.key.replace("whole", "killed")
         assert students.storage.read(other) == students.storage.read(file.key), other
     assert len(students.storage.listing(f"students/killed-{zero}/final")) == len(files)
+
+
+# What a specialist keeps for its control, and where a control ends ---------------------------------------------
+
+
+def snapshot(students: Students, name: str) -> Path:
+    return students.root / "students" / name / "at_control_tokens"
+
+
+def test_a_snapshot_has_the_weights_of_its_step(students: Students) -> None:
+    """Those of the checkpoint of that step. That it changes nothing later is seen where the killed are compared: of
+    those, who goes on after the step has not written it in the same life."""
+    [pointer] = [p for p in students.pointers("whole-alone") if p["step"] == SNAPSHOT_STEP]
+    facts = json.loads(students.storage.read("students/whole-alone/at_control_tokens.json"))
+    assert facts == {"step": SNAPSHOT_STEP, "tokens": pointer["tokens"]}
+    assert facts["tokens"] >= SNAPSHOT["snapshot_tokens"] > facts["tokens"] - BATCH
+    saved = load(students.storage.read(f"{pointer['key']}/state/state.safetensors"))
+    kept = load(students.weights("whole-alone", "at_control_tokens"))
+    weights = {name.removeprefix("fp32.causal_lm."): w for name, w in saved.items() if name.startswith("fp32.")}
+    assert kept.keys() - weights.keys() <= {"lm_head.weight"}  # tied to the embeddings
+    assert all(torch.equal(kept[name], weight) for name, weight in weights.items())
+    assert students.weights("whole-alone") != students.weights("whole-alone", "at_control_tokens")
+
+
+@pytest.mark.parametrize("kind", ["alone", "3"])
+def test_a_training_that_ends_early_is_the_whole_one_up_to_there(kind: str, students: Students) -> None:
+    """To the bit, as rates go by the whole budget."""
+    assert students.weights(f"ended-{kind}") == students.weights(f"whole-{kind}", "at_control_tokens")
+    ended, whole = students.done(f"ended-{kind}"), students.done(f"whole-{kind}")
+    assert (ended["steps"], whole["steps"]) == (SNAPSHOT_STEP, STEPS)
+    assert ended["history"] == whole["history"][:SNAPSHOT_STEP] and ended["tokens"] == ended["history"][-1]["tokens"]
+    assert not students.storage.listing(f"students/ended-{kind}/at_control_tokens")
+
+
+def test_a_snapshot_is_written_once_however_often_its_writers_are_killed(students: Students) -> None:
+    found, whole = (snapshot(students, f"{kind}-alone") for kind in ("killed", "whole"))
+    mark = found.with_suffix(".json")
+    assert mark.read_bytes() == whole.with_suffix(".json").read_bytes()
+    assert {f.name: f.read_bytes() for f in found.iterdir()} == {f.name: f.read_bytes() for f in whole.iterdir()}
+    written = [f.stat().st_mtime_ns for f in found.iterdir()]
+    assert max(written) <= mark.stat().st_mtime_ns, "written again after its mark"
+
+
+def test_another_number_of_workers_leaves_the_same_snapshot(students: Students) -> None:
+    """Two are killed before its step, and one goes on."""
+    from transformers import AutoModelForCausalLM
+
+    folders = [snapshot(students, f"{kind}-3") for kind in ("shrunk", "whole")]
+    assert len({f.with_suffix(".json").read_bytes() for f in folders}) == 1
+    found, expected, first = (
+        AutoModelForCausalLM.from_pretrained(f).state_dict() for f in (*folders, students.root / "initial")
+    )
+    assert_trained_alike(found, expected, first)

@@ -133,8 +133,8 @@ def trained(
             **extra,
         }
 
-    lives = [life(job(f"zero-{zero}", zero, LORA)) for zero in (1, 3)]
-    lives += [life(job(f"some-{zero}", zero, SOME)) for zero in (1, 3)]
+    lives = [life(job(f"zero-{zero}", zero, LORA, snapshot_tokens=budget)) for zero in (1, 3)]
+    lives += [life(job(f"some-{zero}", zero, SOME, snapshot_tokens=BATCH)) for zero in (1, 3)]
     lives += [life(job(f"resumed-{zero}", zero, SOME), after=(f"some-{zero}", 2)) for zero in (1, 3)]
     lives += [life(job("alone", "auto", LORA), 1), life(job("some-auto", "auto", SOME), 1)]
     lives += [life(job("resumed-auto", "auto", SOME), 1, after=("some-auto", 2))]
@@ -184,6 +184,21 @@ def test_peft_loads_the_adapter_beside_the_model_and_finds_the_same(name: str, t
     final = logits_of(load(student / "final"))
     torch.testing.assert_close(logits_of(adapted), final, rtol=0, atol=of_logits(final.abs().max()))
     assert (final - logits_of(load(trained.root / "initial"))).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_a_snapshot_is_a_model_with_the_adapter_of_its_step_in_it(zero: int, trained: Trained) -> None:
+    """After the last step it is the final one. The adapter beside the model stays the final one's, and what was drawn
+    for dropout, the same: `some` is compared with `resumed`, which has no snapshot."""
+    last, early = (trained.root / "students" / f"{name}-{zero}" for name in ("zero", "some"))
+    for file in (last / "final").iterdir():
+        assert (last / "at_control_tokens" / file.name).read_bytes() == file.read_bytes(), file.name
+    first, then, final = (
+        load(f).state_dict() for f in (trained.root / "initial", early / "at_control_tokens", early / "final")
+    )
+    changed = {key for key in first if not torch.equal(first[key], final[key])}
+    assert changed and all(not torch.equal(then[key], other[key]) for key in changed for other in (first, final))
+    assert all(torch.equal(then[key], first[key]) for key in first.keys() - changed)
 
 
 def test_only_adapters_have_optimiser_state(trained: Trained) -> None:

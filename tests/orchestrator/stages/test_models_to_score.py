@@ -1,0 +1,50 @@
+"""Which models an evaluation scores, on which domains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.measured_run import opened, put
+
+from orchestrator.runs.folder import RunFolder
+from orchestrator.stages.evaluation import models_to_score
+from workers.layout import StudentLayout
+from workers.manifest import write_manifest
+from workers.splits import HELDOUT
+from workers.units import Unit, UnitPlan
+
+
+def trained(folder: Path, *students: str, **evaluate: Any) -> RunFolder:
+    """A run of which some students are done."""
+    run = opened(folder, evaluate=evaluate)
+    domains = ("medical", "legal")
+    write_manifest(
+        run.storage, UnitPlan(HELDOUT, tuple(Unit(u, (d,), "teacher", 4, 9, True) for u, d in enumerate(domains))), []
+    )
+    for name in students:
+        put(run, StudentLayout(name).done, {"tokens": 5000, "steps": 25})
+    return run
+
+
+def found(run: RunFolder) -> dict[str, tuple[str, tuple[str, ...]]]:
+    return {m.name: (m.source, tuple(sorted(m.domains))) for m in models_to_score(run, run.located_config())}
+
+
+@pytest.mark.parametrize("written", ["10%", 7])
+def test_a_specialist_is_scored_as_it_was_when_its_short_control_ended(tmp_path: Path, written: str | int) -> None:
+    models = found(trained(tmp_path, "medical", "medical.hard_labels", "legal", control_tokens=written))
+    assert models == {
+        "medical": ("students/medical/final", ("legal", "medical")),
+        "medical.initial": ("students/medical/initial", ("medical",)),
+        "medical.hard_labels": ("students/medical.hard_labels/final", ("medical",)),
+        "medical.at_control_tokens": ("students/medical/at_control_tokens", ("medical",)),
+        "legal": ("students/legal/final", ("legal", "medical")),
+        "legal.initial": ("students/legal/initial", ("legal",)),
+    }
+
+
+def test_a_whole_control_stands_beside_what_its_specialist_became(tmp_path: Path) -> None:
+    models = found(trained(tmp_path, "medical", "medical.hard_labels", baselines=["hard_labels"]))
+    assert list(models) == ["medical", "medical.hard_labels"]

@@ -68,7 +68,9 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         models += [replace(cut, domains=(d,)) for d in domains]
     if config.evaluate.truth is not None:
         models += [ModelToScore(UNIGRAM, "unigram", "", (d,)) for d in domains]
-    return [*models, ModelToScore(TEACHER, "teacher", "", domains)]
+    if config.evaluate.probes is not None:
+        models.append(ModelToScore(TEACHER, "teacher", "", domains))
+    return models
 
 
 def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore]) -> list[ScoringTask]:

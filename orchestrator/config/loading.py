@@ -21,6 +21,9 @@ _TOP_LEVEL_FORMS = ("teacher", "defaults")
 _RENAMED = {"evaluate.against": "evaluate.baselines"}
 """Keys that had another name before version 0.1 was released; what they meant is not guessed."""
 
+_SHORT_FORM_OF = {"prompts": "path", "evaluate": "share"}
+"""What a plain value stands for, by the part of the configuration it is in; elsewhere it is a student's base."""
+
 _DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 _RENAMED_VALUES = {"eroded": "single_expert", "set_aside": "reject"}
@@ -107,7 +110,7 @@ def _apply(data: dict[str, Any], setting: str) -> None:
         if place.get(key) is None:
             place[key] = {}
         if not isinstance(place[key], dict):
-            place[key] = {"path": place[key]} if parents[0] == "prompts" else {"base": place[key]}
+            place[key] = {_SHORT_FORM_OF.get(parents[0], "base"): place[key]}
         place = place[key]
     try:
         place[last] = yaml.safe_load(value)
@@ -145,6 +148,8 @@ def _explain(error: Any, data: dict[str, Any]) -> str:
     where = ".".join(str(p) for p in error["loc"])
     if "teacher" in data:
         where = where.replace("teachers.teacher", "teacher", 1)
+    if where == "evaluate.heldout.share" and not isinstance(data["evaluate"]["heldout"], dict):
+        where = "evaluate.heldout"  # as it was written
     if where in _RENAMED:
         return f"{where}: is called {_RENAMED[where]} now"
     if error["type"] == "literal_error" and isinstance(error["input"], str) and error["input"] in _RENAMED_VALUES:

@@ -41,8 +41,7 @@ specialists:                        # mix: share of target tokens by domain; wit
   code: {mix: {code: .8, medical: .1, legal: .1}}
 
 evaluate:
-  heldout: 5%
-  targets: hidden                     # exact distributions at 4 kB a token; `full` where vLLM is the engine
+  heldout: 5%                         # of each domain, or {share: 5%, max_texts: 500, max_tokens: 256k}
   baselines: [initial, hard_labels]   # also: generalist, single_expert
   control_tokens: 10%                 # of its specialist's budget, or a number: what a hard-label control trains on
   gpus: 1

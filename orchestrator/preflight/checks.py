@@ -24,11 +24,11 @@ from orchestrator.prompts.sources import (
     RawPrompt,
     RejectedRow,
     Screened,
-    assign_splits,
     read_probes,
     require_prompts,
     screen_all,
 )
+from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_trained
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
@@ -182,12 +182,15 @@ def _check_prompts(config: RunConfig, found: Checked) -> None:
         found.prompts += source.prompts
         found.rejected += source.rejected
     found.reject(check_answering(config, found.prompts, found.teacher_folders))
+    found.reject(beyond_caps(config, found.prompts))
     trial = try_prompts(config, found.prompts, found.teacher_folders)
     found.reject(trial.rejected)
     found.notes += trial.notes()
     found.longest = trial.longest
     check_students_hold(config, trial.longest, positions_by_settings(config))
-    splits = assign_splits(found.prompts, config.evaluate.heldout)
+    splits, past_caps = splits_and_trained(config, found.prompts)
+    if (note := caps_note(config, past_caps)) is not None:
+        found.notes.append(note)
     domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
     require_prompts(config, domains, found.rejected)
     _check_answers(config, found)

@@ -121,9 +121,9 @@ def control_note(config: RunConfig) -> str:
 
 def evaluator_part(settings: EvaluateConfig, heldout_bytes: int, vocabulary: int, hidden_sizes: int) -> Part:
     """The evaluator, which holds the held-out store; of hidden states with the teachers' heads in float32.
-    `hidden_sizes` is the sum of the teachers'."""
+    `hidden_sizes` is the sum of the teachers', 0 of a `full` store."""
     logits = 4 * settings.batch_tokens * vocabulary * 4
-    heads = hidden_sizes * vocabulary * 4 if settings.targets == "hidden" else 0
+    heads = hidden_sizes * vocabulary * 4
     return Part(
         "evaluator",
         "evaluator",

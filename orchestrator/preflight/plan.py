@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from humanize import naturalsize
@@ -25,18 +24,18 @@ from orchestrator.preflight.parts import (
     student_part,
     teacher_part,
 )
+from orchestrator.prompts.lengths import answers_of
 from orchestrator.prompts.notes import text_notes
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
-from orchestrator.prompts.sources import RawPrompt, assign_splits
+from orchestrator.prompts.sources import RawPrompt
+from orchestrator.prompts.splits import assign_splits
+from orchestrator.runs.exact_scheme import choose_exact_scheme, hidden_size
 from workers.model_files import model_folder, read_model_config
 from workers.model_sizes import DTYPE_BYTES, model_size
 from workers.splits import HELDOUT
 from workers.student.config import SpecialistConfig
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
-
-_LARGE = 1 << 30
-"""Bytes of a held-out store from which another way to keep it is told."""
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
@@ -63,6 +62,10 @@ class RunPlan:
     heldout_tokens: int = 0
     train_bytes: int = 0
     heldout_bytes: int = 0
+    heldout_scheme: str = "full"
+    """How exact distributions are kept: `full` or `hidden`."""
+    heldout_why: str = ""
+    """Why in that way, in words."""
     free_bytes: int | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -78,21 +81,23 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
     _plan_prompts(plan, config, found, vocabulary)
     _plan_teachers(plan, config, found, vocabulary)
     _plan_students(plan, config, found, vocabulary)
-    sizes = [_hidden_size(folder) for folder in found.teacher_folders.values()]
+    hidden = plan.heldout_scheme == "hidden"
+    sizes = [hidden_size(read_model_config(folder)) for folder in found.teacher_folders.values() if hidden]
     plan.parts.append(evaluator_part(config.evaluate, plan.heldout_bytes, vocabulary, sum(sizes)))
     _find_problems(plan)
     return plan
 
 
 def _vocabulary(config: RunConfig, found: Checked) -> int:
-    return int(read_model_config(found.teacher_folders[config.first_teacher()]).get("vocab_size", 0))
+    model = read_model_config(found.teacher_folders[config.first_teacher()])
+    return int(model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size") or 0)
 
 
 def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
     policies, asked = PolicyResolver(config), set()
     train_tokens: Counter[str] = Counter()
     heldout_tokens: Counter[str] = Counter()
-    for prompt, split in zip(found.prompts, assign_splits(found.prompts, config.evaluate.heldout), strict=True):
+    for prompt, split in zip(found.prompts, assign_splits(config, found.prompts), strict=True):
         heldout = split == HELDOUT
         how = policies.of(prompt.source, prompt.domains)
         tokens = _target_tokens(prompt, how, config, heldout)
@@ -117,14 +122,8 @@ def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: 
     else:
         plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
     plan.heldout_tokens = heldout_tokens.total()
-    full = plan.heldout_tokens * vocabulary * DTYPE_BYTES[config.evaluate.precision]
-    hidden = _hidden_bytes(config, found, heldout_tokens, vocabulary)
-    plan.heldout_bytes = hidden if config.evaluate.targets == "hidden" else full
-    if plan.heldout_bytes > _LARGE and hidden < full and config.evaluate.targets == "full":
-        plan.notes.append(
-            f"evaluate.targets: full keeps {naturalsize(full)} of held-out distributions, and the evaluator holds "
-            f"them; hidden keeps {naturalsize(hidden)}"
-        )
+    exact = choose_exact_scheme(config, found.teacher_folders, heldout_tokens, vocabulary)
+    plan.heldout_bytes, plan.heldout_scheme, plan.heldout_why = exact.size, exact.scheme, exact.why
     for name in config.specialists:
         if not plan.prompts.get(config.own_domain(name), {}).get("heldout"):
             plan.notes.append(
@@ -141,28 +140,23 @@ def _hidden_bytes(config: RunConfig, found: Checked, tokens: Counter[str], vocab
     """Of the hidden states of so many tokens by teacher, and of the teachers' heads."""
     width = DTYPE_BYTES[config.hidden_precision()]
     return sum(
-        _hidden_size(found.teacher_folders[name]) * tokens[name] * width + _head_bytes(config, found, name, vocabulary)
+        _hidden_size(found, name) * tokens[name] * width + _head_bytes(config, found, name, vocabulary)
         for name in config.teachers
     )
 
 
 def _head_bytes(config: RunConfig, found: Checked, teacher: str, vocabulary: int) -> int:
     """Of a teacher's LM head, of the tokenizer's ids."""
-    width = DTYPE_BYTES[config.teachers[teacher].precision]
-    return _hidden_size(found.teacher_folders[teacher]) * vocabulary * width
+    return _hidden_size(found, teacher) * vocabulary * DTYPE_BYTES[config.teachers[teacher].precision]
 
 
-def _hidden_size(folder: Path) -> int:
-    model_config = read_model_config(folder)
-    return int(model_config.get("hidden_size") or (model_config.get("text_config") or {}).get("hidden_size") or 0)
+def _hidden_size(found: Checked, teacher: str) -> int:
+    return hidden_size(read_model_config(found.teacher_folders[teacher]))
 
 
 def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:
     """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
-    sampling = how.sampling
-    given = prompt.answer is not None and (not heldout or config.evaluate.text == "given" or prompt.prompt == "")
-    answer = len(prompt.answer_text or "") // _CHARACTERS_PER_TOKEN + 1 if given else sampling.max_new_tokens
-    texts = 1 if given else (config.evaluate.samples if heldout else sampling.samples)
+    texts, answer = answers_of(config, prompt, how, heldout=heldout)
     messages = chat_of(prompt, how)
     before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
     all_positions = config.targets.positions == "all" and not heldout

@@ -14,7 +14,8 @@ from pathlib import Path
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.lengths import check_length, given_token_ids, text_tokens
 from orchestrator.prompts.policy import PolicyResolver
-from orchestrator.prompts.sources import RawPrompt, RejectedRow, assign_splits, nothing_left, require_prompts
+from orchestrator.prompts.sources import RawPrompt, RejectedRow, nothing_left, require_prompts
+from orchestrator.prompts.splits import assign_splits
 from orchestrator.prompts.tokenizing import TeacherTokenizer, most_tokens
 from workers.splits import TRAIN
 
@@ -51,7 +52,7 @@ def try_prompts(config: RunConfig, prompts: list[RawPrompt], folders: dict[str, 
     check_room(config, prompts, folders)
     trial, run = Trial(), _Run(config, folders)
     kinds: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
-    for i, split in enumerate(assign_splits(prompts, config.evaluate.heldout)):
+    for i, split in enumerate(assign_splits(config, prompts)):
         kinds.setdefault((prompts[i].source, prompts[i].domains, split), []).append(i)
     usable = {kind for kind, indices in kinds.items() if run.any_usable(prompts, kind[2], indices, trial)}
     for name in config.prompts:

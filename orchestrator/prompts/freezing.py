@@ -26,11 +26,11 @@ from orchestrator.prompts.sources import (
     RawPrompt,
     RejectedRow,
     Screened,
-    assign_splits,
     read_probes,
     require_prompts,
     screen_all,
 )
+from orchestrator.prompts.splits import assign_splits, beyond_caps
 from orchestrator.prompts.tokenizing import TeacherTokenizer, TokenizedPrompt
 from workers.layout import PROMPTS_REJECTED, PROMPTS_SUMMARY
 from workers.manifest import write_manifest
@@ -77,8 +77,11 @@ def freeze(
     again = repeats(config, rows, [question(a.row, a.how, a.tokens.text) for a in asked])
     bad += again.values()
     asked = [a for i, a in enumerate(asked) if i not in again]
+    beyond = beyond_caps(config, [a.row for a in asked])
+    bad += beyond.values()
+    asked = [a for i, a in enumerate(asked) if i not in beyond]
     prompts: dict[str, list[Prompt]] = {TRAIN: [], HELDOUT: []}
-    for item, split in zip(asked, assign_splits([a.row for a in asked], config.evaluate.heldout), strict=True):
+    for item, split in zip(asked, assign_splits(config, [a.row for a in asked]), strict=True):
         try:
             prompts[split].append(_prompt(item, config, tokenizers[item.how.teacher], split))
         except ValueError as error:
@@ -154,12 +157,12 @@ def _write(
         "splits": {},
     }
     demand = config.demand()
+    per_unit = {HELDOUT: config.evaluate.heldout.prompts_per_unit}
     for split, items in prompts.items():
         if split == PROBES and not items:
             continue
-        plan, blocks = build_units(
-            items, demand if split == TRAIN else {}, config.targets.prompts_per_unit, config.seed, split
-        )
+        most = per_unit.get(split, config.targets.prompts_per_unit)
+        plan, blocks = build_units(items, demand if split == TRAIN else {}, most, config.seed, split)
         write_manifest(storage, plan, blocks)
         summary["splits"][split] = {
             "units": len(plan.units),

@@ -12,13 +12,27 @@ from workers.model_files import model_folder, read_model_config
 from workers.splits import HELDOUT
 from workers.student.models.positions import Positions, positions_of
 
+_BYTES_PER_TOKEN = 4
+"""Of English prose in a usual vocabulary; what is reckoned of given text is an estimate."""
+
+
+def is_given(config: RunConfig, row: RawPrompt, *, heldout: bool) -> bool:
+    """Whether a prompt's answer is given. Held-out text is the teacher's own unless `evaluate.text` says otherwise; but
+    of a whole text there is nothing to ask."""
+    return row.answer is not None and (not heldout or config.evaluate.text == "given" or row.prompt == "")
+
+
+def answers_of(config: RunConfig, row: RawPrompt, how: PromptPolicy, *, heldout: bool) -> tuple[int, int]:
+    """How many answers a prompt gets, and target tokens of each: at most, of those that the teacher makes, and of a
+    given one an estimate by its bytes, with its end."""
+    if is_given(config, row, heldout=heldout):
+        return 1, len((row.answer_text or "").encode(errors="surrogatepass")) // _BYTES_PER_TOKEN + 1
+    return config.evaluate.samples if heldout else how.sampling.samples, how.sampling.max_new_tokens
+
 
 def given_token_ids(config: RunConfig, row: RawPrompt, tokens: TokenizedPrompt, split: str) -> list[int] | None:
-    """The given answer of a prompt in its split; None where the teacher answers. Held-out text is the teacher's own
-    unless `evaluate.text` says otherwise; but of a whole text there is nothing to ask."""
-    if split == HELDOUT and config.evaluate.text != "given" and row.prompt != "":
-        return None
-    return tokens.answer_token_ids
+    """The given answer of a prompt in its split; None where the teacher answers."""
+    return tokens.answer_token_ids if is_given(config, row, heldout=split == HELDOUT) else None
 
 
 def text_tokens(how: PromptPolicy, tokens: TokenizedPrompt, given: list[int] | None) -> int:

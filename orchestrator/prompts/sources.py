@@ -220,24 +220,3 @@ def _raw_prompt(name: str, reader: RowReader, given: Row) -> tuple[RawPrompt, tu
         file=given.file,
     )
     return prompt, asked.columns
-
-
-def assign_splits(prompts: list[RawPrompt], heldout: float) -> list[str]:
-    """Split of each prompt: what its row says; else `train` where rows of its source say `heldout` themselves; else a
-    share `heldout` by a hash of its id. Of each domain set, the prompt with the largest hash trains in any case."""
-    explicit = {p.source for p in prompts if p.split == HELDOUT}
-    keeps: dict[tuple[str, ...], str] = {}
-    for p in prompts:
-        if p.split is None:
-            keeps[p.domains] = max(keeps.get(p.domains, p.id), p.id, key=hash_share)
-
-    def split(p: RawPrompt) -> str:
-        held = p.source not in explicit and hash_share(p.id) < heldout and keeps[p.domains] != p.id
-        return HELDOUT if held else TRAIN
-
-    return [p.split or split(p) for p in prompts]
-
-
-def hash_share(identity: str) -> float:
-    """A number in [0, 1) from an id: the same rows are held out whatever else the file holds."""
-    return int.from_bytes(hashlib.sha256(identity.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64

@@ -29,6 +29,7 @@ def show_plan(plan: RunPlan, out: Console) -> None:
         f"targets: at most {plan.train_tokens:,} tokens, about {naturalsize(plan.train_bytes)}; held out "
         f"{plan.heldout_tokens:,} tokens with exact distributions, {naturalsize(plan.heldout_bytes)}{free}"
     )
+    out.print(f"held-out distributions are kept as {plan.heldout_scheme}: {plan.heldout_why}", markup=False)
     if plan.rejected:
         out.print(f"{plan.rejected} prompt rows rejected (stillhouse validate shows each)")
     for note in plan.notes:

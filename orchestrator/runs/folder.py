@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -17,7 +17,8 @@ from cluster.storage import Storage, join, open_storage
 from orchestrator.config.loading import ConfigFile, dump, load_config
 from orchestrator.config.schema import RunConfig
 from orchestrator.runs.identity import as_begun, differences, from_stored
-from workers.layout import CONFIG, ENVIRONMENT, PROMPTS_SUMMARY, StudentLayout
+from workers.layout import CONFIG, ENVIRONMENT, PROMPTS_SUMMARY, StoreLayout, StudentLayout
+from workers.splits import HELDOUT
 
 _PACKAGES = ("stillhouse", "ray", "torch", "deepspeed", "transformers", "pyarrow", "s3fs")
 
@@ -40,7 +41,7 @@ class RunFolder:
         """
         self.refuse_other(file.config)
         file = self.as_begun(file)
-        self.storage.write(CONFIG, dump(file.config).encode())
+        self.storage.write(CONFIG, dump(self._settled(file.config)).encode())
         self.storage.write(ENVIRONMENT, json.dumps(_environment(file.base), indent=1).encode())
         return file
 
@@ -56,7 +57,9 @@ class RunFolder:
 
     def refuse_other(self, wanted: RunConfig) -> None:
         """Raise ValueError, saying what differs, if the run exists with another configuration."""
-        if self.storage.exists(CONFIG) and (changes := differences(self.config(), wanted)):
+        if not self.storage.exists(CONFIG):
+            return
+        if changes := differences(self._settled(self.config()), self._settled(wanted)):
             raise ValueError(
                 f"run {wanted.name!r} exists at {self.uri} with another configuration: {'; '.join(changes)}. "
                 "Choose another name (--set name=...), or the settings of the first run"
@@ -68,6 +71,17 @@ class RunFolder:
             return from_stored(yaml.safe_load(self.storage.read(CONFIG)))
         except FileNotFoundError:
             raise ValueError(f"no run at {self.uri!r}") from None
+
+    def exact_scheme(self) -> Literal["full", "hidden"] | None:
+        """How the held-out store keeps exact distributions; None before there is one."""
+        header = self.read_json(StoreLayout(HELDOUT).header)
+        return None if header is None else header["scheme"]
+
+    def _settled(self, config: RunConfig) -> RunConfig:
+        """A configuration with what it leaves to the run as the run has it."""
+        if config.evaluate.targets != "auto" or (scheme := self.exact_scheme()) is None:
+            return config
+        return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"targets": scheme})})
 
     def located_config(self) -> RunConfig:
         """The configuration with absolute paths, from the folder that it was first read from."""

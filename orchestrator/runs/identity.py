@@ -55,7 +55,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
         f"{key.replace('teachers.teacher', shown)}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
         for key in dict.fromkeys([*flat_a, *flat_b])
         if flat_a.get(key, "nothing") != flat_b.get(key, "nothing")
-        and not (_is_free(key) or _is_former(key, flat_a, flat_b))
+        and not (_is_free(key) or _is_former(key, flat_a, flat_b) or _is_open(key, flat_a, flat_b))
     ]
     return found + _control_tokens(old, new)
 
@@ -82,6 +82,12 @@ def _is_former(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     name = key.rpartition(".")[2]
     former = key.startswith("prompts.") and name in _FORMER_DEFAULTS and old.get(key) == _FORMER_DEFAULTS[name]
     return former and key in new and new[key] is None
+
+
+def _is_open(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether one of two settings leaves to the run what the other one says: nothing is captured by it yet, or it would
+    be settled (RunFolder.refuse_other)."""
+    return key == "evaluate.targets" and "auto" in (old.get(key), new.get(key))
 
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:

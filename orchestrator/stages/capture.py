@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from cluster.storage import open_storage
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.tokenizing import TokenizerFacts
+from orchestrator.runs.exact_scheme import choose_exact_scheme
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.repairs import units_to_repair
 from workers.fingerprint import model_fingerprint
@@ -50,7 +52,7 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     # not be worth a head.
     kept: dict[str, tuple[Scheme, Precision]] = dict.fromkeys(SPLITS, ("full", config.evaluate.precision))
     kept[TRAIN] = config.targets.scheme, config.targets.precision
-    for split, scheme in ((TRAIN, config.targets.scheme), (HELDOUT, config.evaluate.targets)):
+    for split, scheme in ((TRAIN, config.targets.scheme), (HELDOUT, _heldout_scheme(run, config, vocabulary))):
         if scheme == "hidden":
             kept[split] = "hidden", config.hidden_precision()
     headers = {
@@ -72,6 +74,18 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     for split, header in headers.items():
         TargetStore(run.storage, split).create(header)
     return Contract.of(headers[TRAIN])
+
+
+def _heldout_scheme(run: RunFolder, config: RunConfig, vocabulary: int) -> str:
+    """The scheme of the held-out store; where the settings leave it open, by the answers that its frozen prompts may
+    have."""
+    if config.evaluate.targets != "auto":
+        return config.evaluate.targets
+    tokens: Counter[str] = Counter()
+    for unit in read_plan(run.storage, HELDOUT).units:
+        tokens[unit.teacher] += unit.tokens
+    folders = {n: model_folder(t.model, t.revision, weights=False) for n, t in config.teachers.items()}
+    return choose_exact_scheme(config, folders, tokens, vocabulary).scheme
 
 
 def missing_heads(run: RunFolder, config: RunConfig) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from support.small_configuration import put, refused, small
 
 from orchestrator.config.loading import ConfigFile, dump, load_config, validate
 from orchestrator.config.schema import RunConfig
+from workers.evaluation.config import HeldoutConfig
 
 
 def read(tmp_path: Path, text: str, *sets: str) -> RunConfig:
@@ -164,12 +165,28 @@ def test_counts_that_are_none(written: str) -> None:
 
 @pytest.mark.parametrize(("written", "meant"), [("5%", 0.05), ("0.5%", 0.005), (".25", 0.25), ("1e-2", 0.01)])
 def test_shares(tmp_path: Path, written: str, meant: float) -> None:
-    assert with_sets(tmp_path, f"evaluate.heldout={written}").evaluate.heldout == pytest.approx(meant)
+    assert with_sets(tmp_path, f"evaluate.heldout={written}").evaluate.heldout.share == pytest.approx(meant)
 
 
 @pytest.mark.parametrize("written", ["150%", "-5%", "x%", "five"])
 def test_shares_that_are_none(written: str) -> None:
     assert refused(put("evaluate.heldout", written)).startswith("evaluate.heldout: ")
+
+
+def test_a_share_alone_leaves_the_caps_of_held_out_prompts(tmp_path: Path) -> None:
+    short, long = put("evaluate.heldout", 0.1), put("evaluate.heldout", {"share": 0.1})
+    assert validate(short) == validate(long) != validate(small())
+    more = with_sets(tmp_path, "evaluate.heldout=10%", "evaluate.heldout.max_texts=2k").evaluate.heldout
+    assert (more.share, more.max_texts, more.max_tokens) == (0.1, 2000, HeldoutConfig().max_tokens)
+    assert validate(put("evaluate.heldout", {"max_texts": None, "max_tokens": None})).evaluate.heldout.share == 0.05
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [("max_texts", 0), ("max_tokens", -1), ("texts", 3), ("share", 1), ("prompts_per_unit", 0)],
+)
+def test_caps_of_held_out_prompts_that_are_none(key: str, wrong: int) -> None:
+    assert refused(put("evaluate.heldout", {key: wrong})).startswith(f"evaluate.heldout.{key}: ")
 
 
 @pytest.mark.parametrize("written", ["1e-5", "0.00001", "1.0e-5"])

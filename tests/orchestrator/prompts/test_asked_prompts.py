@@ -332,6 +332,7 @@ def test_settings_that_only_together_make_no_sense(chatty: Project, stillhouse: 
 def test_another_filter_is_another_store(chatty: Project) -> None:
     chatty.text("keep.py", "def keep(prompt, answer, about): return True\n")
     chatty.set("answers.filter", "keep.py:keep")
+    chatty.set("evaluate.targets", "full")
 
     def opened() -> RunFolder:
         file = chatty.load()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 from support.project import Project
 
 from orchestrator.config.schema import PromptSource
-from orchestrator.prompts.sources import RawPrompt, RejectedRow, assign_splits, hash_share, read_probes, screen
+from orchestrator.prompts.sources import RawPrompt, RejectedRow, read_probes, screen
 
 
 def rows(project: Project, *items: Any, **source: Any) -> tuple[list[RawPrompt], list[RejectedRow]]:
@@ -197,69 +195,7 @@ def test_probes_keep_their_order(project: Project) -> None:
     assert read_probes(str(project.rows("probes.jsonl", *probes))) == probes
 
 
-# Ids and splits -----------------------------------------------------------------------------------------------
-
-
-def prompts(count: int, seed: int = 0) -> list[dict[str, str]]:
-    return [{"prompt": f"question {seed} {i}"} for i in range(count)]
-
-
-def split_of(project: Project, items: list[dict[str, str]], heldout: float) -> dict[str, str]:
-    good, _ = rows(project, *items)
-    return {p.prompt or "": s for p, s in zip(good, assign_splits(good, heldout), strict=True)}
-
-
-def changed(change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> Any:
-    return change
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        changed(lambda items: random.Random(1).sample(items, len(items))),
-        changed(lambda items: items[:50]),
-        changed(lambda items: prompts(30, seed=1) + items),
-    ],
-    ids=["shuffled", "fewer", "more"],
-)
-def test_what_is_held_out_hangs_on_nothing_but_the_row(project: Project, change: Any) -> None:
-    items = prompts(200)
-    before, after = split_of(project, items, 0.3), split_of(project, change(items), 0.3)
-    both = before.keys() & after.keys()
-    assert len(both) >= 50 and {before[p] for p in both} == {"train", "heldout"}
-    assert all(before[p] == after[p] for p in both)
-
-
-def test_a_larger_share_holds_out_the_same_and_more(project: Project) -> None:
-    small, large = split_of(project, prompts(400), 0.1), split_of(project, prompts(400), 0.3)
-    held = {p for p, s in small.items() if s == "heldout"}
-    assert held < {p for p, s in large.items() if s == "heldout"}
-
-
-def test_about_the_share_is_held_out() -> None:
-    shares = [hash_share(f"med/{i}") for i in range(10_000)]
-    assert all(0 <= s < 1 for s in shares)
-    for wanted in (0.05, 0.5, 0.95):  # five standard deviations are .025 at most
-        assert sum(s < wanted for s in shares) / len(shares) == pytest.approx(wanted, abs=0.025)
-
-
-def test_the_hash_is_the_same_on_every_machine_and_in_every_version() -> None:
-    """Written down: another value would mix trained and held-out rows of a run that goes on."""
-    assert hash_share("med/0") == pytest.approx(0.0945308285689805, abs=1e-12)
-
-
-def test_a_row_that_says_its_split_has_it(project: Project) -> None:
-    items = [{"prompt": f"the {i}", "split": "heldout" if i % 2 else "train"} for i in range(20)]
-    assert set(split_of(project, items, 0.5).items()) == {(i["prompt"], i["split"]) for i in items}
-
-
-def test_where_rows_say_heldout_the_others_of_their_source_are_trained(project: Project) -> None:
-    items = [*prompts(60), {"prompt": "the one", "split": "heldout"}]
-    good, _ = rows(project, *items)
-    other = screen("other", PromptSource(path=str(project.rows("other.jsonl", *prompts(60))))).prompts
-    splits = assign_splits(good + other, 0.5)
-    assert [p.prompt for p, s in zip(good, splits, strict=False) if s == "heldout"] == ["the one"]
-    assert set(splits[len(good) :]) == {"train", "heldout"}, "another source goes on by the hash"
+# Ids ----------------------------------------------------------------------------------------------------------
 
 
 def test_ids_hang_on_the_content_where_there_is_none(project: Project) -> None:
@@ -280,6 +216,7 @@ def test_ids_of_two_sources_never_meet(project: Project) -> None:
 
 def test_a_screened_file_may_be_gone(project: Project, tmp_path: Path) -> None:
     """Nothing of the file stays open or is read later."""
-    good, _ = rows(project, *prompts(3))
+    items = [{"prompt": f"question {i}"} for i in range(3)]
+    good, _ = rows(project, *items)
     (tmp_path / "rows.jsonl").unlink()
-    assert [p.prompt for p in good] == [r["prompt"] for r in prompts(3)]
+    assert [p.prompt for p in good] == [r["prompt"] for r in items]

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from cluster.settings import Settings
+from cluster.settings import Count, Settings
+
+
+class NodeKindConfig(Settings):
+    """A kind of node that `stillhouse plan --nodes` may name. What is null stays as a known kind of that name has it; a
+    new kind says its own sizes."""
+
+    gpu_memory: Count | None = Field(default=None, ge=0)
+    """Bytes of memory of one GPU (80G = 80,000,000,000)."""
+
+    host_memory: Count | None = Field(default=None, ge=1)
+    """Bytes of memory of a whole node, without that of its GPUs."""
+
+    cpus: float | None = Field(default=None, gt=0)
+    """CPUs of a whole node."""
+
+    gpus: int | None = Field(default=None, ge=0)
+    """GPUs of a whole node, which CPUs and host memory are shared out over: a node with half of them has half. 0: the
+    kind has none. Null, of a new kind: nodes with any number of GPUs have the same CPUs and host memory."""
+
+    accelerator_type: str | None = None
+    """Ray's name of its GPUs, for example H100."""
+
+    labels: dict[str, str] | None = None
+    """Ray labels of its nodes, for example {stillhouse-role: teacher}."""
 
 
 class ClusterConfig(Settings):
@@ -29,3 +53,6 @@ class ClusterConfig(Settings):
 
     dashboard: bool = False
     """Start the dashboard of a Ray started on this machine: nine more processes, so not on a small one."""
+
+    node_kinds: dict[Annotated[str, Field(pattern=r"^[^\s:,]+$")], NodeKindConfig] = {}
+    """Kinds of nodes by name, for `stillhouse plan --nodes`, beside those that it knows."""

@@ -58,7 +58,7 @@ def infeasible_reason(request: ResourceRequest, nodes: Iterable[Node]) -> str | 
         if name.startswith(ACCELERATOR) and not any(name in n.total for n in nodes):
             types = sorted({t for n in nodes for t in n.accelerators()})
             return f"no node has accelerators of type {name.removeprefix(ACCELERATOR)}; there are {types or 'none'}"
-    fits = [_bundles_on(n.total, bundle) for n in nodes]
+    fits = [bundles_on(n.total, bundle) for n in nodes]
     for name, amount in bundle.items():
         if not name.startswith(ACCELERATOR) and max(n.total.get(name, 0) for n in nodes) < amount:
             return f"one process wants {amount:g} {name}, the largest node has {_largest(nodes, name)}"
@@ -79,7 +79,7 @@ def matches(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 
 def free_slots(nodes: Iterable[Node], bundle: Mapping[str, float], labels: Mapping[str, str]) -> int:
     """How many processes of equal resources find room in what is free now, on nodes with the labels."""
-    return sum(_bundles_on(node.free, bundle) for node in nodes if matches(node.labels, labels))
+    return sum(bundles_on(node.free, bundle) for node in nodes if matches(node.labels, labels))
 
 
 def words(resources: Mapping[str, object]) -> str:
@@ -132,7 +132,8 @@ def _meets(have: str | None, wanted: str) -> bool:
     return (have in values) is not negated
 
 
-def _bundles_on(resources: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+def bundles_on(resources: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    """How many processes of equal resources find room in some."""
     return int(min(resources.get(name, 0) / amount + 1e-6 for name, amount in bundle.items() if amount))
 
 

@@ -7,6 +7,7 @@ import math
 import re
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -46,12 +47,19 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """Shape of every tensor of a folder's safetensors files, from their headers."""
     shapes: dict[str, list[int]] = {}
     for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        except SafetensorError:
-            raise ValueError(f"model: {str(path)!r} is not a whole safetensors file; fetch it again") from None
+        about = path.stat()
+        shapes |= _shapes_of_file(path, about.st_mtime_ns, about.st_size)
     return shapes
+
+
+@lru_cache(maxsize=256)
+def _shapes_of_file(path: Path, modified_ns: int, size: int) -> dict[str, list[int]]:
+    """A plan asks for the 18,000 tensors of a large mixture several times."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        raise ValueError(f"model: {str(path)!r} is not a whole safetensors file; fetch it again") from None
 
 
 _KINDS_OF_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from orchestrator.preflight.checks import Checked
 
 
+PLANNED_ROWS = 2048
+"""Rows of a prompt source up to which a plan reads all of it."""
+
+
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("stillhouse.yaml"),
 ) -> None:
@@ -80,12 +84,36 @@ def _tried_models(config: RunConfig, found: Checked) -> list[str]:
 def plan(
     config: Config,
     sets: Sets = [],
-    as_json: Json = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object: parts[] (name, kind, count, least, cpus, gpus, memory and gpu_memory of one "
+            "process in bytes, placed), train_bytes, heldout_bytes, sources, prompts, problems[], notes[].",
+        ),
+    ] = False,
     connect: Annotated[
         bool, typer.Option("--connect", help="Plan for the Ray cluster of cluster.address or RAY_ADDRESS.")
     ] = False,
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:GPUSxNODES,...",
+            help="Plan for a cluster that is not there: h100:8x2 is two nodes of 8 H100, cpu:0x3 three without GPUs. "
+            "Kinds are h100, h200, b200, a100-40, a100-80, l40s, l4, a10g, cpu, and those of cluster.node_kinds.",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help=f"Read every prompt. Without it, sources of more than {PLANNED_ROWS:,} rows are counted, and their "
+            "tokens are estimated from rows spread evenly over them.",
+        ),
+    ] = False,
 ) -> None:
-    """Show what will run where, how much it takes, and what does not fit. Loads no model."""
+    """Show what will run where, how much it takes, and what does not fit. Loads no model. Exit code 1: something does
+    not fit."""
     from orchestrator.config.loading import load_config
     from orchestrator.driver.inventory import inventory_for
     from orchestrator.preflight.checks import check
@@ -94,9 +122,10 @@ def plan(
     from orchestrator.runs.folder import RunFolder
 
     file = load_config(config, sets)
-    found = check(file)
+    inventory = inventory_for(file.config, connect, nodes)
+    found = check(file, most_rows=None if full else PLANNED_ROWS, elsewhere=nodes is not None)
     located = RunFolder.of(file.located()).as_begun(file).located()
-    result = make_plan(located, found, inventory_for(file.config, connect))
+    result = make_plan(located, found, inventory)
     if as_json:
         print_json(result.to_dict())
     else:

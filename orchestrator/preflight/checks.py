@@ -57,8 +57,15 @@ class Checked:
     """What is right and perhaps not meant."""
     screened: Screened | None = None
     """The rows of all sources as they were read."""
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By source: the `rows` that it has, and how many of them were `read`."""
     longest: dict[str, int] = field(default_factory=dict)
     """Tokens of the longest text that may come of the rows that were tried, by domain."""
+
+    @property
+    def sampled(self) -> dict[str, float]:
+        """Sources of which a sample was read: how many rows each that was read stands for."""
+        return {name: n["rows"] / n["read"] for name, n in self.rows.items() if n["read"] < n["rows"]}
 
     def reject(self, rejected: dict[int, RejectedRow]) -> None:
         """Take rows, by their index, out of the prompts."""
@@ -67,20 +74,30 @@ class Checked:
 
     def take_screened(self) -> Screened | None:
         """The rows as they were read, for the last time: nobody holds prompts for the length of a run."""
+        assert not self.sampled, "a run is never made of a sample"
         screened, self.screened = self.screened, None
         self.prompts, self.rejected = [], []
         return screened
 
 
-def check(file: ConfigFile, *, frozen_will_do: bool = False, needs: Needs | None = None) -> Checked:
+def check(
+    file: ConfigFile,
+    *,
+    frozen_will_do: bool = False,
+    needs: Needs | None = None,
+    most_rows: int | None = None,
+    elsewhere: bool = False,
+) -> Checked:
     """All checks of a configuration; raises ValueError at the first that fails, naming setting, value and remedy.
 
     Where `frozen_will_do`, prompts that a run has frozen are what counts, and their sources are not read again.
     `needs`: what is started right after this, for which there must be a place; None where nothing is.
+    `most_rows`: of a source with more rows, a sample is read; what a sample would have refused, all rows decide.
+    `elsewhere`: the run is not for this machine, which need not have the teacher's engine.
     """
     config, found = file.located(), Checked()
     check_passed_on(config)
-    _check_teachers(config, found)
+    _check_teachers(config, found, elsewhere)
     check_new_models(config, found.teacher_folders[config.first_teacher()])
     check_sources(config)
     check_students(config, found.tokenizer.fingerprint)
@@ -91,7 +108,7 @@ def check(file: ConfigFile, *, frozen_will_do: bool = False, needs: Needs | None
 
         require_prompts(config, set(read_plan(run.storage, TRAIN).domains), [])
     else:
-        _check_prompts(config, found)
+        _check_prompts(config, found, most_rows)
     _check_what_judges(config)
     if needs is not None:
         check_place(config, needs, found.prompts)
@@ -105,7 +122,7 @@ def check_storage(file: ConfigFile) -> None:
     RunFolder.of(config).refuse_other(file.config)
 
 
-def _check_teachers(config: RunConfig, found: Checked) -> None:
+def _check_teachers(config: RunConfig, found: Checked, elsewhere: bool) -> None:
     fingerprint = ""
     for name, teacher in config.teachers.items():
         key = config.teacher_key(name)
@@ -121,7 +138,8 @@ def _check_teachers(config: RunConfig, found: Checked) -> None:
             check_teacher_family(key, teacher.model, model_config, ep_size=teacher.ep_size, gpus=teacher.gpus_per_rank)
         else:
             _check_not_hidden(key, config)
-            _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
+            if not elsewhere:
+                _check_vllm_is_there(key, teacher.vllm.python, config.cluster.address)
         if fingerprint and tokenizer != fingerprint:
             raise ValueError(
                 f"{key}.model: {teacher.model!r} has another tokenizer than the first teacher; "
@@ -176,9 +194,20 @@ def _token_id(folder: Path, token: str) -> int:
     return ids[token]
 
 
-def _check_prompts(config: RunConfig, found: Checked) -> None:
-    found.screened = screen_all(config)
-    for source in found.screened.values():
+def _check_prompts(config: RunConfig, found: Checked, most_rows: int | None) -> None:
+    if most_rows is not None:
+        try:
+            return _check_rows(config, found, screen_all(config, most_rows))
+        except ValueError:  # perhaps true of a sample alone
+            found.prompts, found.rejected, found.notes, found.longest = [], [], [], {}
+    return _check_rows(config, found, screen_all(config))
+
+
+def _check_rows(config: RunConfig, found: Checked, screened: Screened) -> None:
+    """What must hold of the rows of all sources, or of a sample of them."""
+    found.rows = {name: {"rows": source.rows, "read": source.read} for name, source in screened.items()}
+    found.screened = None if found.sampled else screened
+    for source in screened.values():
         found.prompts += source.prompts
         found.rejected += source.rejected
     found.reject(check_answering(config, found.prompts, found.teacher_folders))

@@ -37,6 +37,36 @@ def student_size(
     return size.parameters - round((size.parameters - embeddings) * dropped / max(layers, 1))
 
 
+def decoder_of(model: ModelConfig, base_config: dict[str, Any] | None) -> dict[str, Any]:
+    """The sizes of a student's decoder by transformers' names; none where its base is not downloaded yet."""
+    if model.config is not None:
+        return model.config
+    if not base_config:
+        return {}
+    if model.merge_experts is not None:
+        base_config = dense_config(base_config, _merged_width(model, base_config))
+    return {**base_config, "num_hidden_layers": int(base_config.get("num_hidden_layers", 0)) - _dropped(model)}
+
+
+def activation_bytes(config: dict[str, Any], tokens: int, width: int, *, checkpointing: bool) -> int:
+    """Bytes that a decoder with gated MLPs keeps of so many tokens for its backward pass, in numbers of `width` bytes,
+    where attention is fused; with gradient checkpointing, the inputs of its layers, and all of one layer.
+
+    Of a token in a layer: what enters the linear layers, gate and up before and after their product, queries, keys and
+    values once turned, and of norms their input (in float32), the normalised and the scaled. Of what autograd
+    saves, this is within 2 % for Qwen3; Llama, which normalises no queries and keys, saves up to 27 % less, and Gemma 3
+    in bfloat16 up to 14 % more.
+    """
+    hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
+    heads = int(config.get("num_attention_heads", 1))
+    head = int(config.get("head_dim") or hidden // max(heads, 1))
+    queries, keys = heads * head, int(config.get("num_key_value_heads") or heads) * head
+    norms = 4 if str(config.get("model_type", "")).startswith(("gemma2", "gemma3")) else 2
+    linear = width * (4 * int(config.get("intermediate_size", 0)) + 2 * queries + 2 * keys)
+    layer = linear + norms * (2 * width + 4) * hidden + (width + 4) * (queries + keys)
+    return tokens * (layer + layers * width * hidden if checkpointing else layers * layer)
+
+
 def _merged_size(model: ModelConfig, mixture: dict[str, Any], vocabulary: int) -> int:
     """Parameters of the dense model that a mixture of experts becomes."""
     dense = dense_config(mixture, _merged_width(model, mixture))

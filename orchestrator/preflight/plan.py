@@ -2,89 +2,67 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 from humanize import naturalsize
 
 from cluster.inventory import Inventory
-from cluster.resources import infeasible_reason
+from cluster.nodes.kinds import PlannedNode, node_kinds
 from cluster.storage import free_bytes
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS
+from orchestrator.config.students import GENERALIST, HARD_LABELS, SINGLE_EXPERT
 from orchestrator.preflight.checks import Checked
-from orchestrator.preflight.memory import target_bytes
 from orchestrator.preflight.parts import (
     Part,
-    control_note,
-    control_words,
     evaluator_part,
+    file_bytes,
+    initial_part,
+    student_layer,
+    student_parameters,
     student_part,
     teacher_part,
 )
-from orchestrator.prompts.lengths import answers_of
-from orchestrator.prompts.notes import text_notes
-from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
-from orchestrator.prompts.sources import RawPrompt
-from orchestrator.prompts.splits import assign_splits
-from orchestrator.runs.exact_scheme import choose_exact_scheme, hidden_size
-from workers.model_files import model_folder, read_model_config
-from workers.model_sizes import DTYPE_BYTES, model_size
-from workers.splits import HELDOUT
+from orchestrator.preflight.planning.controls import control_note, control_words
+from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
+from orchestrator.preflight.planning.record import RunPlan
+from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
+from orchestrator.preflight.planning.targets import head_bytes, plan_prompts
+from orchestrator.preflight.planning.totals import find_problems
+from orchestrator.prompts.policy import PolicyResolver
+from orchestrator.runs.exact_scheme import hidden_size
+from workers.evaluation.config import EvaluateConfig
+from workers.evaluation.resources import resource_request as evaluator_request
+from workers.model_files import expert_count, model_folder, read_model_config
+from workers.model_sizes import model_size
 from workers.student.config import SpecialistConfig
 from workers.student.training.resources import resource_request as student_request
+from workers.teacher.config import TeacherConfig
 from workers.teacher.groups.resources import resource_request
-
-_CHARACTERS_PER_TOKEN = 4
-"""Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
-
-
-@dataclass
-class RunPlan:
-    """The plan of a run."""
-
-    name: str
-    folder: str
-    inventory: Inventory
-    parts: list[Part] = field(default_factory=list)
-    prompts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By domain: train and heldout prompts, target tokens at most."""
-    teachers: dict[str, list[str]] = field(default_factory=dict)
-    """By domain: those that its training prompts are for."""
-    control_tokens: dict[str, int] = field(default_factory=dict)
-    """By specialist: target tokens that its hard-label control trains on."""
-    longest_answer: dict[str, int] = field(default_factory=dict)
-    """By teacher: most tokens of an answer that it makes."""
-    rejected: int = 0
-    train_tokens: int = 0
-    heldout_tokens: int = 0
-    train_bytes: int = 0
-    heldout_bytes: int = 0
-    heldout_scheme: str = "full"
-    """How exact distributions are kept: `full` or `hidden`."""
-    heldout_why: str = ""
-    """Why in that way, in words."""
-    free_bytes: int | None = None
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPlan:
-    """The plan of a checked configuration (with absolute paths)."""
-    plan = RunPlan(config.name, f"{config.storage}/{config.name}", inventory, free_bytes=free_bytes(config.storage))
+    """The plan of a checked configuration (with absolute paths). For planned nodes, parts are placed on them."""
+    planned = any(isinstance(node, PlannedNode) for node in inventory.members)
+    free = None if planned else free_bytes(config.storage)
+    plan = RunPlan(config.name, f"{config.storage}/{config.name}", inventory, sources=found.rows, free_bytes=free)
     vocabulary = _vocabulary(config, found)
-    _plan_prompts(plan, config, found, vocabulary)
-    _plan_teachers(plan, config, found, vocabulary)
-    _plan_students(plan, config, found, vocabulary)
-    hidden = plan.heldout_scheme == "hidden"
-    sizes = [hidden_size(read_model_config(folder)) for folder in found.teacher_folders.values() if hidden]
-    plan.parts.append(evaluator_part(config.evaluate, plan.heldout_bytes, vocabulary, sum(sizes)))
-    _find_problems(plan)
+    plan_prompts(plan, config, found, vocabulary)
+    items = [
+        *_teachers(plan, config, found, vocabulary),
+        *_initial(config, vocabulary),
+        *_students(plan, config, found, vocabulary),
+        _evaluator(plan, config, found, vocabulary),
+    ]
+    plan.parts = [item.part for item in items]
+    if inventory.members:
+        note_no_place(plan, items)
+    if planned:
+        place_together(plan, items, node_kinds(config.cluster.node_kinds))
+        _note_storage(plan, config)
+    else:
+        find_problems(plan)
     return plan
 
 
@@ -93,77 +71,8 @@ def _vocabulary(config: RunConfig, found: Checked) -> int:
     return int(model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size") or 0)
 
 
-def _plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
-    policies, asked = PolicyResolver(config), set()
-    train_tokens: Counter[str] = Counter()
-    heldout_tokens: Counter[str] = Counter()
-    for prompt, split in zip(found.prompts, assign_splits(config, found.prompts), strict=True):
-        heldout = split == HELDOUT
-        how = policies.of(prompt.source, prompt.domains)
-        tokens = _target_tokens(prompt, how, config, heldout)
-        plan.longest_answer[how.teacher] = max(plan.longest_answer.get(how.teacher, 0), how.sampling.max_new_tokens)
-        if not heldout and prompt.answer is None:
-            asked.add((prompt.source, prompt.domains))
-        for domain in prompt.domains:
-            row = plan.prompts.setdefault(domain, {"train": 0, "heldout": 0, "tokens": 0})
-            row["heldout" if heldout else "train"] += 1
-            row["tokens"] += tokens
-        if heldout:
-            heldout_tokens[how.teacher] += tokens
-        else:
-            train_tokens[how.teacher] += tokens
-            for domain in prompt.domains:
-                named = plan.teachers.setdefault(domain, [])
-                named += [how.teacher] if how.teacher not in named else []
-    plan.rejected = len(found.rejected)
-    plan.train_tokens = train_tokens.total()
-    if config.targets.scheme == "hidden":
-        plan.train_bytes = _hidden_bytes(config, found, train_tokens, vocabulary)
-    else:
-        plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
-    plan.heldout_tokens = heldout_tokens.total()
-    exact = choose_exact_scheme(config, found.teacher_folders, heldout_tokens, vocabulary)
-    plan.heldout_bytes, plan.heldout_scheme, plan.heldout_why = exact.size, exact.scheme, exact.why
-    for name in config.specialists:
-        if not plan.prompts.get(config.own_domain(name), {}).get("heldout"):
-            plan.notes.append(
-                f"specialist {name}: no held-out prompt of {config.own_domain(name)} to score it on; "
-                "raise evaluate.heldout, or give rows `split: heldout`"
-            )
-    for domain in plan.prompts:
-        if config.demand().get(domain, 0) <= 0:
-            plan.notes.append(f"no specialist asks for the domain {domain!r}: it is captured last")
-    plan.notes += found.notes + text_notes(config, asked)
-
-
-def _hidden_bytes(config: RunConfig, found: Checked, tokens: Counter[str], vocabulary: int) -> int:
-    """Of the hidden states of so many tokens by teacher, and of the teachers' heads."""
-    width = DTYPE_BYTES[config.hidden_precision()]
-    return sum(
-        _hidden_size(found, name) * tokens[name] * width + _head_bytes(config, found, name, vocabulary)
-        for name in config.teachers
-    )
-
-
-def _head_bytes(config: RunConfig, found: Checked, teacher: str, vocabulary: int) -> int:
-    """Of a teacher's LM head, of the tokenizer's ids."""
-    return _hidden_size(found, teacher) * vocabulary * DTYPE_BYTES[config.teachers[teacher].precision]
-
-
-def _hidden_size(found: Checked, teacher: str) -> int:
-    return hidden_size(read_model_config(found.teacher_folders[teacher]))
-
-
-def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:
-    """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
-    texts, answer = answers_of(config, prompt, how, heldout=heldout)
-    messages = chat_of(prompt, how)
-    before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
-    all_positions = config.targets.positions == "all" and not heldout
-    return texts * (answer + (len(before) // _CHARACTERS_PER_TOKEN if all_positions else 0))
-
-
-def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
+def _teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> list[Placeable]:
+    items = []
     for name, teacher in config.teachers.items():
         key, folder = config.teacher_key(name), found.teacher_folders[name]
         if model_size(folder) is None:
@@ -172,9 +81,24 @@ def _plan_teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
             plan.notes.append(f"{key}: no prompt is for this teacher; it is not started")
         if teacher.engine == "vllm":
             _note_walks(plan, config, found, name)
-        plan.parts.append(teacher_part(name, teacher, folder, plan.longest_answer.get(name, 0), vocabulary))
-        if plan.inventory.members and (reason := infeasible_reason(resource_request(teacher), plan.inventory.members)):
-            plan.problems.append(f"{key}: a replica finds no place on this cluster: {reason}")
+
+        def make(teacher: TeacherConfig, name: str = name, folder: Path = folder) -> Part:
+            return teacher_part(name, teacher, folder, plan.longest_answer.get(name, 0), vocabulary)
+
+        experts = expert_count(read_model_config(folder))
+        items.append(
+            Placeable(
+                make(teacher),
+                key,
+                "a replica",
+                "lower ep_size, cpus_per_rank or gpus_per_rank or what it asks of nodes, or take more or larger nodes",
+                resource_request(teacher),
+                *teacher.replicas,
+                changes=partial(smaller_teachers, teacher, experts, make),
+                starts=name in plan.longest_answer,
+            )
+        )
+    return items
 
 
 def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) -> None:
@@ -190,15 +114,19 @@ def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) 
         )
 
 
-def _plan_students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
-    hidden = config.targets.scheme == "hidden"
-    heads = {name: _head_bytes(config, found, name, vocabulary) if hidden else 0 for name in config.teachers}
+def _initial(config: RunConfig, vocabulary: int) -> list[Placeable]:
+    part = initial_part([specialist.model for specialist in config.specialists.values()], vocabulary)
+    return [Placeable(part, "specialists.*.model", "making initial weights", "", None)] if part is not None else []
 
+
+def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> list[Placeable]:
     def heads_held(specialist: SpecialistConfig, domains: Iterable[str]) -> int:
+        if config.targets.scheme != "hidden" or not specialist.loss.soft:
+            return 0
         names = {teacher for domain in domains for teacher in plan.teachers.get(domain, ())}
-        return sum(heads[name] for name in names) if specialist.loss.soft else 0
+        return sum(head_bytes(config, found, name, vocabulary) for name in names)
 
-    controls = HARD_LABELS in config.evaluate.baselines
+    controls, items = HARD_LABELS in config.evaluate.baselines, []
     if controls:
         plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
         plan.notes.append(control_note(config))
@@ -206,63 +134,61 @@ def _plan_students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary:
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
         mix += control_words(config, name) if controls else ""
         held = heads_held(specialist, config.mix_of(name))
-        plan.parts.append(student_part(name, specialist, mix, vocabulary, held))
-        if plan.inventory.members and (
-            reason := infeasible_reason(student_request(specialist.train), plan.inventory.members)
-        ):
-            plan.problems.append(f"specialists.{name}.train: it finds no place on this cluster: {reason}")
+        items.append(_student(name, f"specialists.{name}.train", specialist, mix, vocabulary, held))
         if (mixture := specialist.model.merge_experts) is not None:
-            folder = model_folder(mixture, specialist.model.revision, weights=False)
-            size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+            size = file_bytes(model_folder(mixture, specialist.model.revision, weights=False))
             plan.notes.append(
                 f"specialists.{name}.model.merge_experts: before training, one process loads the whole mixture"
                 + (f" ({naturalsize(size)})" if size else "")
             )
     if GENERALIST in config.evaluate.baselines:
-        first = next(iter(config.specialists.values()))
-        held = heads_held(first, {d for name in config.specialists for d in config.mix_of(name)})
-        plan.parts.append(student_part(GENERALIST, first, "all domains equally", vocabulary, held))
+        first, specialist = next(iter(config.specialists.items()))
+        held = heads_held(specialist, {d for name in config.specialists for d in config.mix_of(name)})
+        key, mix = f"specialists.{first}.train", "all domains equally"
+        items.append(_student(GENERALIST, key, specialist, mix, vocabulary, held))
+    return items
 
 
-def _find_problems(plan: RunPlan) -> None:
-    """What does not fit, each with what to change."""
-    have, worst = plan.inventory, plan.train_bytes + plan.heldout_bytes
-    if plan.free_bytes is not None and worst > plan.free_bytes:
-        plan.problems.append(
-            f"targets take about {naturalsize(worst)}, the disk has {naturalsize(plan.free_bytes)} free: "
-            "fewer prompts, "
-            "evaluate.precision float16, or storage elsewhere"
+def _student(name: str, key: str, specialist: SpecialistConfig, mixture: str, vocabulary: int, heads: int) -> Placeable:
+    def make(specialist: SpecialistConfig) -> Part:
+        return student_part(name, specialist, mixture, vocabulary, heads)
+
+    return Placeable(
+        make(specialist),
+        key,
+        "it",
+        "lower workers, cpus_per_worker or gpus_per_worker or what it asks of nodes, or take more or larger nodes",
+        student_request(specialist.train),
+        changes=partial(smaller_students, specialist, make),
+    )
+
+
+def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> Placeable:
+    hidden = plan.heldout_scheme == "hidden"
+    heads = sum(hidden_size(read_model_config(folder)) for folder in found.teacher_folders.values() if hidden)
+    largest = max(student_parameters(s.model, vocabulary) for s in config.specialists.values())
+    layer = max(student_layer(s.model) for s in config.specialists.values())
+    if SINGLE_EXPERT in config.evaluate.baselines:  # it is cut out of the whole teacher
+        teacher = model_size(found.teacher_folders[config.first_teacher()])
+        largest = max(largest, teacher.parameters if teacher is not None else 0)
+
+    def make(settings: EvaluateConfig) -> Part:
+        return evaluator_part(settings, plan.heldout_unit_bytes, vocabulary, heads, largest, layer)
+
+    return Placeable(
+        make(config.evaluate),
+        "evaluate",
+        "the evaluator",
+        "lower cpus or gpus, or take larger nodes",
+        evaluator_request(config.evaluate),
+        changes=partial(smaller_evaluators, config.evaluate, make),
+    )
+
+
+def _note_storage(plan: RunPlan, config: RunConfig) -> None:
+    """What cannot be looked at from here."""
+    if "://" not in config.storage and plan.inventory.nodes > 1:
+        plan.notes.append(
+            f"storage: {config.storage!r} must be a folder that all nodes share, or s3://...; how much is free there "
+            "is not known here"
         )
-    for kind, there in (("cpus", have.cpus), ("gpus", have.gpus)):
-        teachers = sum(p.least * getattr(p, kind) for p in plan.parts if p.kind == "teacher")
-        students = [p for p in plan.parts if p.kind == "student"]
-        evaluators = sum(getattr(p, kind) for p in plan.parts if p.kind == "evaluator")
-        if evaluators > there + 1e-6:
-            plan.problems.append(
-                f"the evaluator reserves {evaluators:g} {kind}, there are {there:g}: lower evaluate.{kind}"
-            )
-        if teachers > there + 1e-6:
-            plan.problems.append(
-                f"the least teacher replicas reserve {teachers:g} {kind}, there are {there:g}: lower "
-                f"teachers.*.{kind}_per_rank, ep_size or replicas"
-            )
-        for part in students:
-            if part.least * getattr(part, kind) > there + 1e-6:
-                plan.problems.append(
-                    f"{part.name} reserves {part.least * getattr(part, kind):g} {kind}, there are {there:g}: "
-                    f"lower train.workers or train.{kind}_per_worker"
-                )
-        wanted = teachers + sum(p.least * getattr(p, kind) for p in students)
-        if teachers <= there < wanted - 1e-6:
-            plan.notes.append(
-                f"teacher and all specialists reserve {wanted:g} {kind}, there are {there:g}: some specialists wait "
-                f"until others end (lower train.{kind}_per_worker to run them at once)"
-            )
-    if plan.inventory.source == "this machine":
-        memory = sum(p.count * p.memory for p in plan.parts if p.kind != "evaluator")
-        if memory > have.memory:
-            plan.problems.append(
-                f"teacher and specialists hold about {naturalsize(memory)} at once, "
-                f"this machine has {naturalsize(have.memory)}: "
-                "smaller teachers.*.score_tokens or batch, fewer workers, or fewer specialists"
-            )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.schema import PromptSource, RunConfig
-from orchestrator.prompts.reading.files import Row, data_files, rows_of
+from orchestrator.prompts.reading.files import SKIPPED_ROW, Row, data_files, rows_by_footers, rows_of
 from orchestrator.prompts.reading.formats import ABOUT, TABLE, AmbiguousSource, RowReader
 from orchestrator.prompts.reading.messages import Message
+from orchestrator.prompts.reading.sample import EvenSample
 from workers.splits import HELDOUT, TRAIN
 
 
@@ -64,8 +66,12 @@ class RejectedRow:
 
 @dataclass
 class SourceRows:
-    """The rows of a source."""
+    """The rows of a source, or of a sample of it."""
 
+    rows: int = 0
+    """Rows that the source has, usable or not, and whether they were read or not."""
+    read: int = 0
+    """How many of them were read: all, or a sample spread evenly."""
     prompts: list[RawPrompt] = field(default_factory=list)
     rejected: list[RejectedRow] = field(default_factory=list)
     read_as: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -78,12 +84,12 @@ Screened = dict[str, SourceRows]
 """By source."""
 
 
-def screen(name: str, source: PromptSource) -> SourceRows:
-    """The usable rows of a source and the broken ones. Raises ValueError if it is not there, or can be read in two
-    ways."""
+def screen(name: str, source: PromptSource, most: int | None = None) -> SourceRows:
+    """The usable rows of a source and the broken ones; of one with more than `most` rows, those of a sample. Raises
+    ValueError if it is not there, or can be read in two ways."""
     found, reader = SourceRows(), RowReader(source)
     seen: set[str] = set()
-    for row in read_rows(source):
+    for row in _rows(source, most, found):
         try:
             prompt, columns = _raw_prompt(name, reader, row)
             if prompt.id in seen:
@@ -100,13 +106,29 @@ def screen(name: str, source: PromptSource) -> SourceRows:
     return found
 
 
-def screen_all(config: RunConfig) -> Screened:
-    """The rows of all sources. Raises ValueError, naming the source, for one that cannot be read or of which no row
-    can."""
+def _rows(source: PromptSource, most: int | None, found: SourceRows) -> Iterator[Row]:
+    """The rows to screen, which are counted in `found`."""
+    if most is None:
+        for row in read_rows(source):
+            found.rows = found.read = found.rows + 1
+            yield row
+        return
+    sample = EvenSample(most)
+    for number, row in enumerate(read_rows(source, sample)):
+        found.rows = number + 1
+        if row is not SKIPPED_ROW:
+            sample.keep(number, row)
+    found.read = len(sample.kept)
+    yield from sample.kept
+
+
+def screen_all(config: RunConfig, most: int | None = None) -> Screened:
+    """The rows of all sources; of each that has more than `most`, a sample. Raises ValueError, naming the source, for
+    one that cannot be read or of which no row can."""
     screened: Screened = {}
     for name, source in config.prompts.items():
         try:
-            screened[name] = screen(name, source)
+            screened[name] = screen(name, source, most)
         except ValueError as error:
             raise ValueError(f"prompts.{name}: {error}") from None
         if not screened[name].prompts:
@@ -141,8 +163,10 @@ def nothing_left(path: str, rejected: list[RejectedRow]) -> str:
     return f"no usable row in {path!r} ({len(rejected)} rejected; {commonest(rejected)}); see {TABLE}"
 
 
-def read_rows(source: PromptSource) -> Iterator[Row]:
-    """Rows of a source, whatever they are. Raises ValueError if there is no such file or dataset."""
+def read_rows(source: PromptSource, sample: EvenSample | None = None) -> Iterator[Row]:
+    """Rows of a source, whatever they are; SKIPPED_ROW for those that a sample leaves out. Raises ValueError if there
+    is no such file or dataset."""
+    sample = sample or EvenSample()
     if not source.path:
         raise ValueError("path is empty; name a file or a dataset")
     try:
@@ -152,14 +176,16 @@ def read_rows(source: PromptSource) -> Iterator[Row]:
     if files is None:
         from orchestrator.prompts.reading.hub import hub_rows
 
-        rows = hub_rows(source.path, source.dataset_config, source.dataset_split)
+        rows = hub_rows(source.path, source.dataset_config, source.dataset_split, sample)
     elif source.dataset_config is not None:
         raise ValueError(
             f"dataset_config is {source.dataset_config!r}, which is for a dataset on the Hub, and {source.path!r} is "
             "here; leave it out"
         )
     else:
-        rows = rows_of(files)
+        if sample.most is not None and "://" not in source.path:  # from elsewhere a footer costs the whole file
+            sample.expect(min(rows_by_footers(files), source.limit or sys.maxsize))
+        rows = rows_of(files, sample)
     return itertools.islice(rows, source.limit)
 
 

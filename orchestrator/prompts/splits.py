@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.lengths import answers_of, is_given
@@ -39,6 +39,52 @@ def splits_and_trained(config: RunConfig, prompts: Sequence[RawPrompt]) -> tuple
         else:
             trained += 1
     return splits, trained
+
+
+def heldout_shares(
+    config: RunConfig, prompts: Sequence[RawPrompt], sampled: Mapping[str, float]
+) -> tuple[list[float], int]:
+    """Of each prompt, the part that is held out of the rows that it stands for, and how many rows of the share train,
+    as the caps have no room for them. `sampled` says of sources how many rows a prompt stands for; of others it is one,
+    and the part is 1 or 0.
+
+    Which rows of a large source are held out, their ids say; of one that was sampled, each prompt stands for rows of
+    both splits, unless its row says which.
+    """
+    splits, trained = splits_and_trained(config, prompts)
+    if not sampled:
+        return [float(split == HELDOUT) for split in splits], trained
+    explicit, share = {p.source for p in prompts if p.split == HELDOUT}, config.evaluate.heldout.share
+    wanted = [
+        share if p.source in sampled and p.split is None and p.source not in explicit else float(split == HELDOUT)
+        for p, split in zip(prompts, splits, strict=True)
+    ]
+    room = _room_by_domain(config, prompts, wanted, sampled)
+    parts = [min([1.0, *(room[d] for d in p.domains)]) for p in prompts]
+    past = sum((1 - part) * w * sampled.get(p.source, 1.0) for p, w, part in zip(prompts, wanted, parts, strict=True))
+    return [w * part for w, part in zip(wanted, parts, strict=True)], round(past)
+
+
+def _room_by_domain(
+    config: RunConfig, prompts: Sequence[RawPrompt], wanted: Sequence[float], sampled: Mapping[str, float]
+) -> dict[str, float]:
+    """The part of what domains would hold out that the caps have room for, by texts and by tokens."""
+    policies, caps = PolicyResolver(config), config.evaluate.heldout
+    texts: dict[str, float] = defaultdict(float)
+    tokens: dict[str, float] = defaultdict(float)
+    for prompt, part in zip(prompts, wanted, strict=True):
+        answers, each = answers_of(config, prompt, policies.of(prompt.source, prompt.domains), heldout=True)
+        rows = part * sampled.get(prompt.source, 1.0)
+        for domain in prompt.domains:
+            texts[domain] += rows
+            tokens[domain] += rows * answers * each
+    return {
+        domain: min(
+            1.0 if caps.max_texts is None else caps.max_texts / max(texts[domain], 1.0),
+            1.0 if caps.max_tokens is None else caps.max_tokens / max(tokens[domain], 1.0),
+        )
+        for domain in {d for p in prompts for d in p.domains}
+    }
 
 
 def beyond_caps(config: RunConfig, prompts: Sequence[RawPrompt]) -> dict[int, RejectedRow]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from humanize import naturalsize
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.preflight.plan import RunPlan
+from cluster.nodes.kinds import PlannedNode
+from orchestrator.preflight.parts import Part
+from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.render.columns import print_columns
 
 
 def show_plan(plan: RunPlan, out: Console) -> None:
     """Print a plan: where, prompts, processes, storage, notes and problems."""
-    have = plan.inventory
     out.print(f"[bold]run {plan.name}[/bold] -> {escape(plan.folder)}")
-    out.print(
-        f"{have.source}: {have.cpus:g} CPUs, {have.gpus:g} GPUs, {naturalsize(have.memory)} memory, "
-        f"{have.nodes} node(s)\n"
-    )
+    _print_inventory(plan, out)
     _print_prompts(plan, out)
     out.print()
     _print_parts(plan, out)
@@ -26,12 +26,14 @@ def show_plan(plan: RunPlan, out: Console) -> None:
         out.print(f"{part.name}: {part.detail}", markup=False)
     free = f"; {naturalsize(plan.free_bytes)} free" if plan.free_bytes is not None else ""
     out.print(
-        f"targets: at most {plan.train_tokens:,} tokens, about {naturalsize(plan.train_bytes)}; held out "
-        f"{plan.heldout_tokens:,} tokens with exact distributions, {naturalsize(plan.heldout_bytes)}{free}"
+        f"targets: {'about' if plan.is_estimate else 'at most'} {plan.train_tokens:,} tokens, about "
+        f"{naturalsize(plan.train_bytes)}; held out {plan.heldout_tokens:,} tokens with exact distributions, "
+        f"{naturalsize(plan.heldout_bytes)}{free}"
     )
     out.print(f"held-out distributions are kept as {plan.heldout_scheme}: {plan.heldout_why}", markup=False)
     if plan.rejected:
-        out.print(f"{plan.rejected} prompt rows rejected (stillhouse validate shows each)")
+        about = "about " if plan.is_estimate else ""
+        out.print(f"{about}{plan.rejected} prompt rows rejected (stillhouse validate shows each)")
     for note in plan.notes:
         out.print(f"note: {note}", markup=False)
     for problem in plan.problems:
@@ -40,11 +42,49 @@ def show_plan(plan: RunPlan, out: Console) -> None:
         out.print("everything fits", style="green")
 
 
+def _print_inventory(plan: RunPlan, out: Console) -> None:
+    have = plan.inventory
+    out.print(
+        f"{have.source}: {have.cpus:g} CPUs, {have.gpus:g} GPUs, {naturalsize(have.memory)} memory, "
+        f"{have.nodes} node(s)",
+        markup=False,
+    )
+    alike = Counter(
+        f"{n.kind.name}: {n.total['CPU']:g} CPUs, {naturalsize(n.total['memory'])} memory"
+        + (f", {n.total['GPU']:g} GPUs of {naturalsize(n.kind.gpu_memory)}" if n.total.get("GPU") else "")
+        for n in have.members
+        if isinstance(n, PlannedNode)
+    )
+    for words, count in alike.items():
+        out.print(f"  {count} x {words}", markup=False)
+    out.print()
+
+
 def _print_prompts(plan: RunPlan, out: Console) -> None:
     rows = [[d, f"{r['train']:,}", f"{r['heldout']:,}", f"{r['tokens']:,}"] for d, r in sorted(plan.prompts.items())]
     print_columns(out, ["domain", "train prompts", "held out", "target tokens at most"], rows, ["domain"])
+    sampled = [f"{n} {s['read']:,} of {s['rows']:,}" for n, s in plan.sources.items() if s["read"] < s["rows"]]
+    if sampled:
+        out.print(f"estimated from rows that were read: {', '.join(sampled)}; --full reads all", markup=False)
 
 
 def _print_parts(plan: RunPlan, out: Console) -> None:
-    rows = [[p.name, str(p.count), f"{p.cpus:g}", f"{p.gpus:g}", f"~{naturalsize(p.memory)}"] for p in plan.parts]
-    print_columns(out, ["part", "processes", "CPU", "GPU", "memory each"], rows, ["part"])
+    header = ["part", "processes", "CPU", "GPU", "GPU memory each", "memory each"]
+    rows = [
+        [
+            *(p.name, str(p.count), f"{p.cpus:g}", f"{p.gpus:g}"),
+            *(f"~{naturalsize(p.gpu_memory)}" if p.gpus else "0", f"~{naturalsize(p.memory)}"),
+        ]
+        for p in plan.parts
+    ]
+    planned = any(isinstance(node, PlannedNode) for node in plan.inventory.members)
+    if planned:
+        header.append("on")
+        rows = [[*row, _place(part)] for row, part in zip(rows, plan.parts, strict=True)]
+    print_columns(out, header, rows, ["part", "on"])
+
+
+def _place(part: Part) -> str:
+    """Where the least processes of a part are."""
+    where = " + ".join(f"{count} on {kind}" for kind, count in part.placed.items()) or "no place"
+    return f"{where}, later" if part.waits else where

@@ -18,6 +18,7 @@ LIGHT = sorted(
         "orchestrator.cli.app",
         "orchestrator.config.loading",
         "orchestrator.preflight.plan",
+        "cluster.nodes.kinds",
         "orchestrator.render.plan",
         "orchestrator.render.closing",
         "orchestrator.render.markdown",
@@ -72,6 +73,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Heavy libraries in the process after each step."""
     config = str(CHECKOUT / "examples" / "quickstart" / "stillhouse.yaml")
     commands: list[Any] = [["--help"], ["validate", config], ["plan", config], ["plan", config, "--json"]]
+    commands += [["plan", config, "--nodes", "cpu:0x2"]]
     script = SCRIPT % {"heavy": HEAVY, "light": LIGHT, "commands": commands}
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -8,6 +8,12 @@ from pydantic import BeforeValidator, Field
 
 from cluster.settings import Count, CountOrShare, Settings, Share
 
+CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Logits of a model that exist at once while it is scored, by device."""
+
+LOGITS_HELD = 6
+"""Arrays of that size that scoring works with: both distributions, in logarithms and not, and what they are made of."""
+
 
 class HeldoutConfig(Settings):
     """Which prompts of each domain are held out: those with the smallest hashes of their ids, up to a share and to

@@ -16,14 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.evaluation.config import CHUNK_NUMBERS
 from workers.evaluation.exact import Exact
 from workers.evaluation.sums import TokenScores
 from workers.evaluation.truth import Truth, truth_kls
 from workers.targets.reader import TargetRow
 from workers.two_part_model import TwoPartModel
-
-CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
-"""Logits of a model that exist at once, by device; about six times as many numbers are worked with."""
 
 _NOTHING = np.zeros((0, 0))
 

@@ -17,8 +17,11 @@ from typing import Any, BinaryIO
 from cluster.storage import Storage, open_storage, read_buffer
 from orchestrator.prompts.reading import tables
 from orchestrator.prompts.reading.formats import TABLE
+from orchestrator.prompts.reading.sample import SKIPPED, EvenSample
 
-READERS: dict[str, Callable[[BinaryIO], Iterator[Any]]] = {
+Reader = Callable[[BinaryIO, EvenSample], Iterator[Any]]
+
+READERS: dict[str, Reader] = {
     ".jsonl": tables.json_rows,
     ".json": tables.json_rows,
     ".csv": tables.csv_rows,
@@ -45,13 +48,17 @@ class Row:
     """From 0, in its file."""
 
 
+SKIPPED_ROW = Row(SKIPPED, "", -1)
+"""One that is counted and not read."""
+
+
 @dataclass(frozen=True)
 class DataFile:
     """A file of a source that can be opened."""
 
     name: str
     open: Callable[[], BinaryIO]
-    rows: Callable[[BinaryIO], Iterator[Any]]
+    rows: Reader
 
 
 def kind_of(name: str) -> str | None:
@@ -89,14 +96,16 @@ def data_files(path: str, split: str) -> list[DataFile] | None:
     return None
 
 
-def rows_of(files: list[DataFile]) -> Iterator[Row]:
-    """The rows of files, one file after another. Raises ValueError for one that is damaged, naming it."""
+def rows_of(files: list[DataFile], sample: EvenSample | None = None) -> Iterator[Row]:
+    """The rows of files, one file after another; SKIPPED_ROW for those that a sample leaves out. Raises ValueError for
+    one that is damaged, naming it."""
+    sample = sample or EvenSample()
     for item in files:
         name, number = item.name if len(files) > 1 else "", -1
         try:
             with item.open() as file:
-                for number, value in enumerate(item.rows(file)):
-                    yield Row(value, name, number)
+                for number, value in enumerate(item.rows(file, sample)):
+                    yield SKIPPED_ROW if value is SKIPPED else Row(value, name, number)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{item.name!r} is damaged after row {number + 1} ({error}); fetch it again") from None
         except OSError as error:
@@ -104,6 +113,20 @@ def rows_of(files: list[DataFile]) -> Iterator[Row]:
             raise ValueError(f"cannot read {item.name!r} after row {number + 1}: {why}") from None
         except ValueError as error:
             raise ValueError(f"{item.name!r}: {error}") from None
+
+
+def rows_by_footers(files: list[DataFile]) -> int:
+    """Rows of files that all say it in a footer (Parquet); 0 where one does not, or cannot be read."""
+    if any(item.rows is not tables.parquet_rows for item in files):
+        return 0
+    try:
+        lengths = []
+        for item in files:
+            with item.open() as file:
+                lengths.append(tables.parquet_length(file))
+    except OSError:
+        return 0
+    return sum(lengths) if all(lengths) else 0
 
 
 class LocalFolder:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.prompts.reading.files import Row
+from orchestrator.prompts.reading.files import SKIPPED_ROW, Row
+from orchestrator.prompts.reading.sample import EvenSample
 from orchestrator.prompts.reading.tables import without_nulls
 
 
-def hub_rows(dataset: str, config: str | None, split: str) -> Iterator[Row]:
-    """The rows of a dataset. Raises ValueError if it is not within reach, or has no such split."""
+def hub_rows(dataset: str, config: str | None, split: str, sample: EvenSample) -> Iterator[Row]:
+    """The rows of a dataset; SKIPPED_ROW for those that the sample leaves out. Raises ValueError if it is not within
+    reach, or has no such split."""
     try:
         import datasets
     except ImportError as error:
@@ -26,4 +28,6 @@ def hub_rows(dataset: str, config: str | None, split: str) -> Iterator[Row]:
     except ValueError as error:  # the dataset is there; the library says which splits and configurations it has
         part = f"split {split!r} of configuration {config or 'default'!r}"
         raise ValueError(f"the dataset {dataset!r} has no {part}: {' '.join(str(error).split())}") from error
-    return (Row(without_nulls(value), "", number) for number, value in enumerate(data))
+    return (
+        Row(without_nulls(value), "", number) if sample.wants() else SKIPPED_ROW for number, value in enumerate(data)
+    )

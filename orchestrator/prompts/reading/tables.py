@@ -1,5 +1,5 @@
 """Rows of the kinds of files: JSON by lines or as one array, CSV, Parquet, Arrow. A broken row comes as a ValueError
-in its place, so that those after it are still read."""
+in its place, so that those after it are still read; a row that a sample leaves out as SKIPPED."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
+
+from orchestrator.prompts.reading.sample import SKIPPED, EvenSample
 
 _CHUNK = 1 << 20
 """Characters of an array that are read at once."""
@@ -24,7 +26,7 @@ _LONGEST_LITERAL = 16
 """Characters at the end of a part in which a literal or an escape may be cut."""
 
 
-def json_rows(file: BinaryIO) -> Iterator[Any]:
+def json_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
     """Values of a file of JSON lines, or the elements of one array, over several lines or on one.
 
     Raises ValueError for an array that breaks off: what follows would be lost.
@@ -35,9 +37,9 @@ def json_rows(file: BinaryIO) -> Iterator[Any]:
     if first.lstrip().startswith(b"["):
         value = _value(first)
         if not isinstance(value, list):
-            yield from _array(first, file)
+            yield from _chosen(_array(first, file), sample)
             return
-        yield from value if all(isinstance(row, dict) for row in value) else [value]
+        yield from _chosen(value if all(isinstance(row, dict) for row in value) else [value], sample)
         first = b""
     if first and not first.endswith(b"\n"):
         first += file.readline()
@@ -45,11 +47,11 @@ def json_rows(file: BinaryIO) -> Iterator[Any]:
     if first.strip() == b"{" and second.lstrip().startswith(b'"'):
         raise ValueError("holds one JSON object over several lines; give rows: one object a line, or one array")
     for line in itertools.chain([first, second], file):
-        if line.strip():
-            yield _value(line)
+        if not line.isspace() and line:
+            yield _value(line) if sample.wants() else SKIPPED
 
 
-def csv_rows(file: BinaryIO) -> Iterator[Any]:
+def csv_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
     """Rows of a CSV file with a header, as text; an empty field is null. Bytes that are not UTF-8 reject their row."""
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -63,25 +65,43 @@ def csv_rows(file: BinaryIO) -> Iterator[Any]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield ValueError(f"is not CSV: {error}")
+            yield ValueError(f"is not CSV: {error}") if sample.wants() else SKIPPED
             continue
         if fields:
-            yield _csv_row(header, fields)
+            yield _csv_row(header, fields) if sample.wants() else SKIPPED
 
 
-def parquet_rows(file: BinaryIO) -> Iterator[Any]:
-    """Rows of a Parquet file; nulls within values are left out, as columns of objects are full of them."""
+def parquet_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
+    """Rows of a Parquet file; nulls within values are left out, as columns of objects are full of them. A row group of
+    which no row is wanted is not decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq  # half a second that a JSONL run need not spend
 
     try:
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH, use_threads=False):
-            yield from map(without_nulls, batch.to_pylist())
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if sample.skips(rows):
+                yield from itertools.repeat(SKIPPED, rows)
+                continue
+            for batch in parquet.iter_batches(_BATCH, row_groups=[group], use_threads=False):
+                yield from _rows_of_batch(batch, sample)
     except pa.ArrowException as error:
         raise ValueError(f"is not a whole Parquet file ({_first_line(error)})") from None
 
 
-def arrow_rows(file: BinaryIO) -> Iterator[Any]:
+def parquet_length(file: BinaryIO) -> int:
+    """Rows of a Parquet file, by its footer. 0 for one that is broken, of which reading it tells."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except pa.ArrowException:
+        return 0
+
+
+def arrow_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
     """Rows of an Arrow stream, such as `datasets` saves."""
     import pyarrow as pa
 
@@ -89,7 +109,7 @@ def arrow_rows(file: BinaryIO) -> Iterator[Any]:
         with pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 for start in range(0, batch.num_rows, _BATCH):
-                    yield from map(without_nulls, batch.slice(start, _BATCH).to_pylist())
+                    yield from _rows_of_batch(batch.slice(start, _BATCH), sample)
     except pa.ArrowException as error:
         raise ValueError(f"is not a whole Arrow file ({_first_line(error)})") from None
 
@@ -114,6 +134,20 @@ def saved_dataset(names: list[str], open_file: Callable[[str], BinaryIO], split:
 def without_nulls(value: Any) -> Any:
     """A row without the nulls that a table fills into objects with unlike keys; its own columns keep theirs."""
     return {k: _pruned(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _chosen(rows: Iterable[Any], sample: EvenSample) -> Iterator[Any]:
+    return (row if sample.wants() else SKIPPED for row in rows)
+
+
+def _rows_of_batch(batch: Any, sample: EvenSample) -> Iterator[Any]:
+    """Rows of an Arrow batch; only those that are wanted become Python objects."""
+    wanted = [i for i in range(batch.num_rows) if sample.wants()]
+    if len(wanted) == batch.num_rows:
+        yield from map(without_nulls, batch.to_pylist())
+        return
+    rows = dict(zip(wanted, batch.take(wanted).to_pylist() if wanted else [], strict=True))
+    yield from (without_nulls(rows[i]) if i in rows else SKIPPED for i in range(batch.num_rows))
 
 
 def _pruned(value: Any) -> Any:

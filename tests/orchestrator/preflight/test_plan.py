@@ -173,7 +173,8 @@ def test_replicas_of_a_teacher_are_a_range(project: Project) -> None:
 
 def test_a_plan_has_a_part_for_each_that_computes(project: Project) -> None:
     plan = planned(project)
-    assert [p.name for p in plan.parts] == ["teacher teacher", "specialist medical", "specialist legal", "evaluator"]
+    students = ["specialist medical", "specialist legal"]
+    assert [p.name for p in plan.parts] == ["teacher teacher", *students, "evaluator"]
     assert plan.folder == str(project.folder / "runs" / "trial")
 
 
@@ -377,5 +378,5 @@ def test_a_replica_that_fits_no_node_is_a_problem_of_a_known_cluster(
     node = Node("10.0.0.1", {"CPU": 1.0, "accelerator_type:A100": 1.0}, {}, {})
     project.set(f"teacher.{setting}", value)
     problem = f"teacher: a replica finds no place on this cluster: {lacking}"
-    assert problem in planned(project, members=(node, node)).problems
-    assert problem not in planned(project).problems, "its nodes are not known yet"
+    assert any(p.startswith(problem) for p in planned(project, members=(node, node)).problems)
+    assert not any(p.startswith(problem) for p in planned(project).problems), "its nodes are not known yet"

@@ -1,0 +1,156 @@
+"""Kinds of nodes: what a node of each has, so that a run can be planned for nodes that are not there."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cluster.config import NodeKindConfig
+from cluster.inventory import Inventory
+from cluster.resources import ACCELERATOR, Node
+
+TYPE_LABEL = "ray.io/accelerator-type"
+"""Ray's label of a node for its type of accelerator."""
+
+_MOST_NODES = 4096
+
+_SHOWN = 60
+"""Characters of a wrong word that its error repeats."""
+
+_FORM = "KIND:GPUSxNODES, the GPUs of a node and the number of nodes, for example h100:8x2 or cpu:0x3"
+
+_ITEM = re.compile(r"([^\s:,]+):([0-9]{1,4})x([0-9]{1,6})")
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """What a whole node of a kind has. Bytes for memory."""
+
+    name: str
+    gpu_memory: int
+    """Of one GPU; 0 without GPUs."""
+    host_memory: int
+    cpus: float
+    gpus: int | None
+    """GPUs of a whole node, of which each goes with an equal share of CPUs and host memory; 0 for nodes without. None:
+    nodes with any number of GPUs have the same CPUs and host memory."""
+    accelerator_type: str | None = None
+    """Ray's name of its GPUs."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedNode(Node):
+    """A node of a known kind, which need not be there."""
+
+    kind: NodeKind
+
+
+def _kind(name: str, gpu_gb: int, host_gib: int, cpus: int, gpus: int, accelerator: str | None) -> NodeKind:
+    return NodeKind(name, gpu_gb * 10**9, host_gib << 30, cpus, gpus, accelerator)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        # GPU memory as the maker's data sheets say (GB; the devices report a little more), host memory (GiB) and
+        # virtual CPUs of Amazon EC2's node of eight: p5, p5en, p6-b200, p4d, p4de, g6e, g6, g5 (.48xlarge; .24xlarge
+        # for p4d and p4de). `cpu` is m7i.16xlarge.
+        _kind("h100", 80, 2048, 192, 8, "H100"),
+        _kind("h200", 141, 2048, 192, 8, "H200"),
+        _kind("b200", 180, 2048, 192, 8, "B200"),
+        _kind("a100-40", 40, 1152, 96, 8, "A100"),
+        _kind("a100-80", 80, 1152, 96, 8, "A100"),
+        _kind("l40s", 48, 1536, 192, 8, "L40S"),
+        _kind("l4", 24, 768, 192, 8, "L4"),
+        _kind("a10g", 24, 768, 192, 8, "A10G"),
+        _kind("cpu", 0, 256, 64, 0, None),
+    )
+}
+"""Known kinds by name; `cluster.node_kinds` adds others and changes these."""
+
+
+def node_kinds(settings: Mapping[str, NodeKindConfig]) -> dict[str, NodeKind]:
+    """The known kinds, with what `cluster.node_kinds` says of them and of others. Raises ValueError for a new kind that
+    lacks a size."""
+    kinds = dict(KINDS)
+    for name, own in settings.items():
+        given = {key: value for key, value in own.model_dump().items() if value is not None}
+        known = vars(KINDS[name]) if name in KINDS else {"name": name, "gpus": None}
+        if given.get("gpus") == 0:
+            given.setdefault("gpu_memory", 0)
+        merged = {**known, **given}
+        for key in ("gpu_memory", "host_memory", "cpus"):
+            if key not in merged:
+                raise ValueError(
+                    f"cluster.node_kinds.{name}.{key}: is missing, and {name!r} is not a known kind "
+                    f"({', '.join(KINDS)}); give it"
+                )
+        kinds[name] = NodeKind(**merged)
+    return kinds
+
+
+def planned_inventory(text: str, settings: Mapping[str, NodeKindConfig]) -> Inventory:
+    """The cluster that `KIND:GPUSxNODES[,...]` describes; `settings` are those of `cluster.node_kinds`. Raises
+    ValueError."""
+    nodes: list[PlannedNode] = []
+    for kind, gpus, count in _parsed(text, node_kinds(settings)):
+        if len(nodes) + count > _MOST_NODES:
+            raise ValueError(f"--nodes: more than {_MOST_NODES:,} nodes; a plan has at most as many, name fewer")
+        before = sum(node.kind.name == kind.name for node in nodes)
+        nodes += [_node(kind, gpus, before + i + 1) for i in range(count)]
+
+    def total(name: str) -> float:
+        return sum(node.total.get(name, 0) for node in nodes)
+
+    memory = int(total("memory"))
+    source = f"planned nodes {','.join(item.strip() for item in text.split(','))}"
+    return Inventory(source, len(nodes), total("CPU"), total("GPU"), memory, memory, tuple(nodes))
+
+
+def _node(kind: NodeKind, gpus: int, number: int) -> PlannedNode:
+    share = gpus / kind.gpus if kind.gpus else 1.0
+    total = {"CPU": kind.cpus * share, "memory": float(int(kind.host_memory * share))}
+    labels = dict(kind.labels)
+    if gpus:
+        total["GPU"] = float(gpus)
+        if kind.accelerator_type is not None:
+            total[ACCELERATOR + kind.accelerator_type] = 1.0
+            labels.setdefault(TYPE_LABEL, kind.accelerator_type)
+    return PlannedNode(f"{kind.name}-{number}", total, total, labels, kind)
+
+
+def _parsed(text: str, kinds: Mapping[str, NodeKind]) -> Iterator[tuple[NodeKind, int, int]]:
+    for item in text.split(","):
+        found = _ITEM.fullmatch(item.strip())
+        if found is None:
+            raise ValueError(f"--nodes: {item.strip()[:_SHOWN]!r} is not {_FORM}")
+        name, gpus, count = found[1], int(found[2]), int(found[3])
+        if name not in kinds:
+            near = difflib.get_close_matches(name.lower()[:_SHOWN], kinds, 1, 0.6)
+            raise ValueError(
+                f"--nodes: {name[:_SHOWN]!r} is no known kind of node"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + f" There are {', '.join(sorted(kinds))}; cluster.node_kinds may say more"
+            )
+        _check_counts(kinds[name], gpus, count)
+        yield kinds[name], gpus, count
+
+
+def _check_counts(kind: NodeKind, gpus: int, count: int) -> None:
+    where = f"--nodes: {kind.name}:{gpus}x{count}"
+    if count == 0:
+        raise ValueError(f"{where} is no node; give {_FORM}")
+    if kind.gpus == 0 and gpus:
+        raise ValueError(
+            f"{where}: nodes of {kind.name} have no GPU; write {kind.name}:0x{count}, or name another kind"
+        )
+    if gpus == 0 and kind.gpus != 0:
+        raise ValueError(f"{where}: nodes of {kind.name} have GPUs; write cpu:0x{count} for nodes without")
+    if kind.gpus is not None and gpus > kind.gpus:
+        raise ValueError(
+            f"{where}: a node of {kind.name} has {kind.gpus} GPUs; give at most as many, or say otherwise in "
+            f"cluster.node_kinds.{kind.name}.gpus"
+        )

@@ -1,0 +1,53 @@
+"""A plan as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cluster.inventory import Inventory
+from orchestrator.preflight.parts import Part
+
+
+@dataclass
+class RunPlan:
+    """The plan of a run."""
+
+    name: str
+    folder: str
+    inventory: Inventory
+    parts: list[Part] = field(default_factory=list)
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By prompt source: `rows` that it has, and how many of them were `read`; with fewer, what follows of its prompts
+    is an estimate from those."""
+    prompts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By domain: train and heldout prompts, target tokens at most."""
+    teachers: dict[str, list[str]] = field(default_factory=dict)
+    """By domain: those that its training prompts are for."""
+    control_tokens: dict[str, int] = field(default_factory=dict)
+    """By specialist: target tokens that its hard-label control trains on."""
+    longest_answer: dict[str, int] = field(default_factory=dict)
+    """By teacher: most tokens of an answer that it makes."""
+    rejected: int = 0
+    train_tokens: int = 0
+    heldout_tokens: int = 0
+    train_bytes: int = 0
+    heldout_bytes: int = 0
+    heldout_scheme: str = "full"
+    """How exact distributions are kept: `full` or `hidden`."""
+    heldout_why: str = ""
+    """Why in that way, in words."""
+    heldout_unit_bytes: int = 0
+    """Of one unit of the held-out store, about, as a process that scores holds it."""
+    free_bytes: int | None = None
+    """On the disk of the storage; None where that is not of this machine."""
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether its prompts are estimated from samples of some sources."""
+        return any(source["read"] < source["rows"] for source in self.sources.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,111 @@
+"""How many prompts, target tokens and bytes of targets a run has, from its prompts or a sample of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.preflight.checks import Checked
+from orchestrator.preflight.memory import target_bytes
+from orchestrator.preflight.planning.record import RunPlan
+from orchestrator.prompts.lengths import answers_of
+from orchestrator.prompts.notes import text_notes
+from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
+from orchestrator.prompts.sources import RawPrompt
+from orchestrator.prompts.splits import caps_note, heldout_shares
+from orchestrator.runs.exact_scheme import choose_exact_scheme, hidden_size
+from workers.model_files import read_model_config
+from workers.model_sizes import DTYPE_BYTES
+from workers.splits import HELDOUT, TRAIN
+
+_CHARACTERS_PER_TOKEN = 4
+"""Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
+
+
+def plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
+    """Fill in prompts, tokens, bytes and notes. A prompt of a sample counts as often as it stands for rows."""
+    policies, asked = PolicyResolver(config), set()
+    tokens_of: dict[str, Counter[str]] = {TRAIN: Counter(), HELDOUT: Counter()}
+    domains: dict[str, Counter[str]] = {}
+    shares, past_caps = heldout_shares(config, found.prompts, found.sampled)
+    if found.sampled and (note := caps_note(config, past_caps)) is not None:
+        plan.notes.append(note)
+    for prompt, heldout in zip(found.prompts, shares, strict=True):
+        rows = found.sampled.get(prompt.source, 1.0)
+        how = policies.of(prompt.source, prompt.domains)
+        plan.longest_answer[how.teacher] = max(plan.longest_answer.get(how.teacher, 0), how.sampling.max_new_tokens)
+        if heldout < 1 and prompt.answer is None:
+            asked.add((prompt.source, prompt.domains))
+        for domain in prompt.domains if heldout < 1 else ():
+            named = plan.teachers.setdefault(domain, [])
+            named += [how.teacher] if how.teacher not in named else []
+        for split, share in ((TRAIN, 1 - heldout), (HELDOUT, heldout)):
+            if not share:
+                continue
+            tokens = share * rows * _target_tokens(prompt, how, config, split == HELDOUT)
+            for domain in prompt.domains:
+                domains.setdefault(domain, Counter()).update({split: share * rows, "tokens": tokens})
+            tokens_of[split].update({how.teacher: tokens})
+    plan.prompts = {d: {k: round(row[k]) for k in ("train", "heldout", "tokens")} for d, row in domains.items()}
+    plan.rejected = round(sum(found.sampled.get(r.source, 1.0) for r in found.rejected))
+    plan.train_tokens, plan.heldout_tokens = (round(tokens_of[split].total()) for split in (TRAIN, HELDOUT))
+    if config.targets.scheme == "hidden":
+        plan.train_bytes = _hidden_bytes(config, found, tokens_of[TRAIN], vocabulary)
+    else:
+        plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
+    _plan_heldout_bytes(plan, config, found, tokens_of[HELDOUT], vocabulary)
+    _note_domains(plan, config)
+    plan.notes += found.notes + text_notes(config, asked)
+
+
+def _plan_heldout_bytes(
+    plan: RunPlan, config: RunConfig, found: Checked, tokens: Counter[str], vocabulary: int
+) -> None:
+    whole = {name: round(n) for name, n in tokens.items()}
+    exact = choose_exact_scheme(config, found.teacher_folders, whole, vocabulary)
+    plan.heldout_bytes, plan.heldout_scheme, plan.heldout_why = exact.size, exact.scheme, exact.why
+    largest = max(hidden_size(read_model_config(folder)) for folder in found.teacher_folders.values())
+    numbers = largest if exact.scheme == "hidden" else vocabulary
+    prompts = max(sum(row["heldout"] for row in plan.prompts.values()), 1)  # of several domains: more than once
+    each = plan.heldout_tokens / prompts
+    # As it was read, and decoded.
+    plan.heldout_unit_bytes = round(2 * 4 * numbers * each * config.evaluate.heldout.prompts_per_unit)
+
+
+def _note_domains(plan: RunPlan, config: RunConfig) -> None:
+    for name in config.specialists:
+        if not plan.prompts.get(config.own_domain(name), {}).get("heldout"):
+            plan.notes.append(
+                f"specialist {name}: no held-out prompt of {config.own_domain(name)} to score it on; "
+                "raise evaluate.heldout, or give rows `split: heldout`"
+            )
+    for domain in plan.prompts:
+        if config.demand().get(domain, 0) <= 0:
+            plan.notes.append(f"no specialist asks for the domain {domain!r}: it is captured last")
+
+
+def _hidden_bytes(config: RunConfig, found: Checked, tokens: Counter[str], vocabulary: int) -> int:
+    """Of the hidden states of so many tokens by teacher, and of the teachers' heads."""
+    width = DTYPE_BYTES[config.hidden_precision()]
+    return sum(
+        _hidden_size(found, name) * round(tokens[name]) * width + head_bytes(config, found, name, vocabulary)
+        for name in config.teachers
+    )
+
+
+def head_bytes(config: RunConfig, found: Checked, teacher: str, vocabulary: int) -> int:
+    """Of a teacher's LM head, of the tokenizer's ids."""
+    return _hidden_size(found, teacher) * vocabulary * DTYPE_BYTES[config.teachers[teacher].precision]
+
+
+def _hidden_size(found: Checked, teacher: str) -> int:
+    return hidden_size(read_model_config(found.teacher_folders[teacher]))
+
+
+def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:
+    """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
+    texts, answer = answers_of(config, prompt, how, heldout=heldout)
+    messages = chat_of(prompt, how)
+    before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
+    all_positions = config.targets.positions == "all" and not heldout
+    return texts * (answer + (len(before) // _CHARACTERS_PER_TOKEN if all_positions else 0))

@@ -167,7 +167,8 @@ def evaluator_part(
     settings: EvaluateConfig, unit_bytes: int, vocabulary: int, hidden_sizes: int, largest_model: int, layer: int
 ) -> Part:
     """The processes that score: each holds a unit of the held-out store in its node's memory; and where it computes,
-    one model at a time, a layer's working memory, logits of a chunk, and of hidden states the teachers' heads in float32.
+    one model at a time, a layer's working memory, logits of a chunk, and of hidden states the teachers' heads in
+    float32.
 
     `unit_bytes` are those of a unit, `hidden_sizes` is the sum of the teachers' (0 of a `full` store), `largest_model`
     the parameters of the largest model, `layer` the numbers that a layer works with of a token.

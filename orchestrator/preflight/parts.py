@@ -12,8 +12,9 @@ from orchestrator.preflight.memory import kv_cache_bytes, linear_layers, student
 from workers.evaluation.config import EvaluateConfig
 from workers.model_files import expert_count, model_folder, read_model_config
 from workers.model_sizes import DTYPE_BYTES, ModelSize, model_size
-from workers.student.config import SpecialistConfig
+from workers.student.config import InitialConfig, ModelConfig, SpecialistConfig
 from workers.student.losses.config import chunk_tokens
+from workers.student.models.resources import ANSWER_TOKENS, initial_bytes, mixture_reads
 from workers.teacher.config import TeacherConfig
 from workers.teacher.generation.batches import HEAD_NUMBERS
 
@@ -25,7 +26,7 @@ _PROCESS_BYTES = 600 << 20
 class Part:
     """One kind of process: how many, what each reserves and holds."""
 
-    kind: Literal["teacher", "student", "evaluator"]
+    kind: Literal["teacher", "initial", "student", "evaluator"]
     name: str
     count: int
     cpus: float
@@ -60,6 +61,22 @@ def teacher_part(name: str, teacher: TeacherConfig, folder: Path, longest_answer
         f"logits {naturalsize(logits)}, cache {naturalsize(cache)}",
         least=least * teacher.ep_size,
     )
+
+
+def initial_part(models: list[ModelConfig], settings: InitialConfig) -> Part | None:
+    """The process that makes the initial weights of students of these models, if any has a source; it ends before they
+    train."""
+    if not (size := initial_bytes(models, settings)):
+        return None
+    details = ["before training"]
+    for model in {m.merge_experts: m for m in models if m.merge_experts is not None}.values():
+        layers, again = mixture_reads(model, settings)
+        details.append(f"{model.merge_experts} layer by layer ({naturalsize(layers)})")
+        if again:
+            details.append(
+                f"{naturalsize(again)} of it read again for each of {ANSWER_TOKENS} tokens of answers (initial.memory)"
+            )
+    return Part("initial", "initial weights", 1, settings.cpus, 0, size, "; ".join(details), least=1)
 
 
 def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabulary: int) -> Part:

@@ -16,13 +16,14 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.memory import target_bytes
-from orchestrator.preflight.parts import Part, evaluator_part, student_part, teacher_part
+from orchestrator.preflight.parts import Part, evaluator_part, initial_part, student_part, teacher_part
 from orchestrator.prompts.notes import text_notes
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
 from orchestrator.prompts.sources import RawPrompt, assign_splits
-from workers.model_files import model_folder, read_model_config
+from workers.model_files import read_model_config
 from workers.model_sizes import DTYPE_BYTES, model_size
 from workers.splits import HELDOUT
+from workers.student.models.resources import resource_request as initial_request
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
 
@@ -170,6 +171,13 @@ def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) 
 
 
 def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
+    making = initial_part([specialist.model for specialist in config.specialists.values()], config.initial)
+    if making is not None:
+        plan.parts.append(making)
+        request = initial_request([s.model for s in config.specialists.values()], config.initial)
+        members = plan.inventory.members
+        if request is not None and members and (reason := infeasible_reason(request, members)):
+            plan.problems.append(f"initial: making initial weights finds no place on this cluster: {reason}")
     control = f"; then its control ({HARD_LABELS})" if HARD_LABELS in config.evaluate.baselines else ""
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
@@ -178,13 +186,6 @@ def _plan_students(plan: RunPlan, config: RunConfig, vocabulary: int) -> None:
             reason := infeasible_reason(student_request(specialist.train), plan.inventory.members)
         ):
             plan.problems.append(f"specialists.{name}.train: it finds no place on this cluster: {reason}")
-        if (mixture := specialist.model.merge_experts) is not None:
-            folder = model_folder(mixture, specialist.model.revision, weights=False)
-            size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-            plan.notes.append(
-                f"specialists.{name}.model.merge_experts: before training, one process loads the whole mixture"
-                + (f" ({naturalsize(size)})" if size else "")
-            )
     if GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
         plan.parts.append(student_part(GENERALIST, first, "all domains equally", vocabulary))
@@ -225,7 +226,13 @@ def _find_problems(plan: RunPlan) -> None:
                 f"until others end (lower train.{kind}_per_worker to run them at once)"
             )
     if plan.inventory.source == "this machine":
-        memory = sum(p.count * p.memory for p in plan.parts if p.kind != "evaluator")
+        for part in plan.parts:
+            if part.kind == "initial" and part.memory > have.memory:
+                plan.problems.append(
+                    f"making initial weights holds about {naturalsize(part.memory)}, this machine has "
+                    f"{naturalsize(have.memory)}: lower initial.memory, or take smaller models"
+                )
+        memory = sum(p.count * p.memory for p in plan.parts if p.kind not in ("initial", "evaluator"))
         if memory > have.memory:
             plan.problems.append(
                 f"teacher and specialists hold about {naturalsize(memory)} at once, "

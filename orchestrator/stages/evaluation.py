@@ -37,9 +37,8 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
     if run.student_done(GENERALIST) is not None:
         models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains))
     if SINGLE_EXPERT in config.evaluate.baselines:
-        models.append(
-            ModelToScore(SINGLE_EXPERT, SINGLE_EXPERT, config.teachers[config.first_teacher()].model, domains)
-        )
+        teacher = config.teachers[config.first_teacher()]
+        models.append(ModelToScore(SINGLE_EXPERT, SINGLE_EXPERT, teacher.model, domains, teacher.revision))
     return models
 
 

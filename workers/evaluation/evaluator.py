@@ -20,10 +20,10 @@ from workers.channels.events import ModelScored
 from workers.evaluation.exact import Exact, ExactTargets, stored
 from workers.evaluation.job import EvaluationJob, ModelToScore, Results
 from workers.evaluation.metrics import TokenScores
-from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
+from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.truth import Truth, load_truth, truth_kls, unigram_excess
 from workers.manifest import Manifest, read_plan
-from workers.model_files import model_folder, torch_dtype
+from workers.model_files import torch_dtype
 from workers.splits import HELDOUT, PROBES
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
@@ -160,10 +160,9 @@ def _loaded(
         for domain in item.domains:
             yield domain, model
         return
-    teacher = AutoModelForCausalLM.from_pretrained(model_folder(item.source), dtype=dtype).to(device).eval()
-    for domain in item.domains:
-        texts = [torch.from_numpy(r.tokens.astype(np.int64))[None] for r in heldout.get(domain, [])[:16]]
-        yield domain, cut_to_single_expert(teacher, favourite_experts(teacher, texts)).to(device)
+    texts = {domain: [row.tokens for row in heldout.get(domain, [])[:TEXTS]] for domain in item.domains}
+    for domain, keep in favourite_experts(item.source, item.revision, texts, dtype, device).items():
+        yield domain, single_expert_model(item.source, item.revision, keep, dtype, device)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ class ModelToScore:
     """`stored` (a folder below the run) or `single_expert` (the teacher at `source`, cut down for the domain)."""
     source: str
     domains: tuple[str, ...]
+    revision: str | None = None
+    """Of a Hugging Face id."""
 
 
 @dataclass(frozen=True)

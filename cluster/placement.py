@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from cluster.inventory import cluster_nodes
-from cluster.resources import ResourceRequest, infeasible_reason, table
+from cluster.resources import MEMORY, ResourceRequest, infeasible_reason, table
 
 Patience = Literal["deadline", "others", "forever"]
 """How long a group of processes may wait: to its deadline, while `others` of the same run hold places that they will
 free (then to its deadline), or for as long as it is wanted at all."""
+
+_HEAD, _NODE_ID = "node:__internal_head__", "ray.io/node-id"
+"""What Ray calls a resource that its head alone has, and a label that each node has."""
 
 _SAY_S = 30.0
 _LOOK_S = 1.0
@@ -88,6 +91,23 @@ def beside_driver() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def away_from_head(request: ResourceRequest) -> dict[str, Any]:
+    """Options of an actor or task of these resources, which are one process's, that keep it off the cluster's head
+    where another node can have it: what takes much would take it from the processes that all others depend on."""
+    nodes = cluster_nodes()
+    heads = [node.labels[_NODE_ID] for node in nodes if _HEAD in node.total and _NODE_ID in node.labels]
+    others = [node for node in nodes if _HEAD not in node.total]
+    bundle = dict(request.bundles[0])
+    options: dict[str, Any] = {
+        "num_cpus": bundle.pop("CPU", 0),
+        "memory": int(bundle.pop(MEMORY, 0)) or None,
+        "resources": bundle,
+    }
+    if heads and infeasible_reason(request, others) is None:
+        options["label_selector"] = {_NODE_ID: f"!{heads[0]}"}
+    return options
 
 
 def state_of(group: Any) -> str:

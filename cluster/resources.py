@@ -9,6 +9,10 @@ ACCELERATOR = "accelerator_type:"
 """Ray names a type of accelerator as a resource, of which a node has 1 and each user takes a thousandth."""
 
 
+MEMORY = "memory"
+"""Ray's name of main memory, counted in bytes."""
+
+
 @dataclass(frozen=True)
 class Node:
     """One node of a cluster: resources by Ray's names, and labels."""
@@ -61,7 +65,8 @@ def infeasible_reason(request: ResourceRequest, nodes: Iterable[Node]) -> str | 
     fits = [bundles_on(n.total, bundle) for n in nodes]
     for name, amount in bundle.items():
         if not name.startswith(ACCELERATOR) and max(n.total.get(name, 0) for n in nodes) < amount:
-            return f"one process wants {amount:g} {name}, the largest node has {_largest(nodes, name)}"
+            wanted = words({name: amount})
+            return f"one process wants {wanted}, the largest node has {_largest(nodes, name)}"
     if request.strategy == "STRICT_PACK" and max(fits) < ranks:
         name = max(bundle, key=lambda r: bundle[r] * ranks / (_most(nodes, r) or 1e-9))
         return f"{bundle[name] * ranks:g} {name} are wanted on one node, the largest node has {_largest(nodes, name)}"
@@ -88,6 +93,8 @@ def words(resources: Mapping[str, object]) -> str:
     for name, amount in resources.items():
         if name.startswith(ACCELERATOR):
             parts.append(f"an accelerator of type {name.removeprefix(ACCELERATOR)}")
+        elif name == MEMORY and isinstance(amount, int | float):
+            parts.append(f"{amount / 1e9:.1f} GB of memory")
         else:
             parts.append(f"{amount:g} {name}" if isinstance(amount, int | float) else f"{name}={amount}")
     return " + ".join(parts)
@@ -142,4 +149,4 @@ def _most(nodes: list[Node], name: str) -> float:
 
 
 def _largest(nodes: list[Node], name: str) -> str:
-    return f"{_most(nodes, name):g}"
+    return f"{_most(nodes, name) / 1e9:.1f} GB" if name == MEMORY else f"{_most(nodes, name):g}"

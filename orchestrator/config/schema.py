@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from cluster.config import ClusterConfig
 from cluster.settings import Settings, Text
 from workers.evaluation.config import EvaluateConfig
-from workers.student.config import SpecialistConfig
+from workers.student.config import InitialConfig, SpecialistConfig
 from workers.targets.config import Precision, TargetsConfig
 from workers.teacher.config import AnswersConfig, SamplingChanges, TeacherConfig
 
@@ -163,6 +163,9 @@ class RunConfig(Settings):
 
     specialists: dict[str, SpecialistConfig] = Field(min_length=1)
     """The students, by name. `defaults: {...}` at the top level is merged into each."""
+
+    initial: InitialConfig = InitialConfig()
+    """The process that makes the students' initial weights."""
 
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured."""

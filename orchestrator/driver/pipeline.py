@@ -14,7 +14,6 @@ import ray
 
 from cluster.placement import PlaceDeadline
 from orchestrator.config.loading import ConfigFile
-from orchestrator.config.students import student_groups
 from orchestrator.driver.captures import Captures
 from orchestrator.driver.loop import watch
 from orchestrator.driver.session import Session, open_leased, open_session
@@ -41,7 +40,7 @@ from workers.targets.contract import Contract
 def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]:
     """The whole run; returns the exit code (1 if a specialist failed) and the report."""
     with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True)) as session:
-        with Preparation(session.ctx) as preparation:
+        with Preparation(session.ctx, initials=True) as preparation:
             preparation.try_out()
             declared = freeze_prompts(session, preparation)
             captures = Captures(session.ctx, missing_units(session.ctx.run))
@@ -64,7 +63,7 @@ def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | Non
 def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -> dict[str, str]:
     """The students' part alone, from units that are captured already; returns the failures."""
     with open_session(file, monitors, Needs(students=True, only=tuple(only))) as session:
-        with Preparation(session.ctx) as preparation:
+        with Preparation(session.ctx, initials=True) as preparation:
             preparation.try_out()
             declared = freeze_prompts(session, preparation)
             if missing := missing_units(session.ctx.run, (TRAIN,)):
@@ -111,8 +110,8 @@ def freeze_prompts(session: Session, preparation: Preparation) -> Contract:
 
 def make_initial_weights(session: Session, preparation: Preparation, vocabulary: int) -> None:
     """What every student starts from, made where it is missing."""
-    for group in student_groups(session.ctx.config):
-        session.ctx.say(f"student {group[0].name}: {preparation.initial(group[0], vocabulary)}")
+    for name, words in preparation.initial(vocabulary):
+        session.ctx.say(f"student {name}: {words}")
 
 
 def measure_and_export(session: Session, *, exports: bool = True) -> Report:

@@ -11,6 +11,7 @@ from cluster.storage import check_writable, open_storage
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
 from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import SINGLE_EXPERT
 from orchestrator.preflight.model_folders import check_model_folder, check_sources
 from orchestrator.preflight.new_models import check_new_models
 from orchestrator.preflight.passed_on import check_passed_on
@@ -31,6 +32,7 @@ from orchestrator.prompts.sources import (
 from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_trained
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
+from workers.evaluation.cuttable import why_not_cut
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.layout import PROMPTS_SUMMARY
 from workers.model_files import (
@@ -109,7 +111,7 @@ def check(
         require_prompts(config, set(read_plan(run.storage, TRAIN).domains), [])
     else:
         _check_prompts(config, found, most_rows)
-    _check_what_judges(config)
+    _check_what_judges(config, found)
     if needs is not None:
         check_place(config, needs, found.prompts)
     return found
@@ -249,7 +251,7 @@ def _check_answers(config: RunConfig, found: Checked) -> None:
                 )
 
 
-def _check_what_judges(config: RunConfig) -> None:
+def _check_what_judges(config: RunConfig, found: Checked) -> None:
     if config.answers.filter is not None:
         check_function("answers.filter", config.answers.filter)
     if config.evaluate.probes is not None:
@@ -259,3 +261,10 @@ def _check_what_judges(config: RunConfig) -> None:
             raise ValueError(f"evaluate.probes: cannot read {config.evaluate.probes!r}: {error.strerror}") from None
     if config.evaluate.truth is not None:
         check_function("evaluate.truth", config.evaluate.truth)
+    if SINGLE_EXPERT in config.evaluate.baselines:
+        name = config.first_teacher()
+        if (reason := why_not_cut(read_model_config(found.teacher_folders[name]))) is not None:
+            raise ValueError(
+                f"evaluate.baselines: single_expert is cut out of {config.teacher_key(name)}.model "
+                f"{config.teachers[name].model!r}, and {reason}; take single_expert out, or name another teacher"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +12,9 @@ from orchestrator.preflight.memory import activation_bytes, decoder_of, kv_cache
 from workers.evaluation.config import CHUNK_NUMBERS, LOGITS_HELD, EvaluateConfig
 from workers.model_files import expert_count, model_folder, read_model_config
 from workers.model_sizes import DTYPE_BYTES, ModelSize, model_size
-from workers.student.config import ModelConfig, SpecialistConfig, TrainConfig
+from workers.student.config import InitialConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.config import chunk_tokens
+from workers.student.models.resources import ANSWER_TOKENS, initial_bytes, mixture_reads
 from workers.teacher.config import TeacherConfig
 from workers.teacher.generation.batches import HEAD_NUMBERS
 
@@ -90,6 +90,22 @@ def teacher_part(name: str, teacher: TeacherConfig, folder: Path, longest_answer
         gpu_memory=gpu_memory,
         spreads=teacher.engine == "vllm",
     )
+
+
+def initial_part(models: list[ModelConfig], settings: InitialConfig) -> Part | None:
+    """The process that makes the initial weights of students of these models, if any has a source; it ends before they
+    train."""
+    if not (size := initial_bytes(models, settings)):
+        return None
+    details = ["before training"]
+    for model in {m.merge_experts: m for m in models if m.merge_experts is not None}.values():
+        layers, again = mixture_reads(model, settings)
+        details.append(f"{model.merge_experts} layer by layer ({naturalsize(layers)})")
+        if again:
+            details.append(
+                f"{naturalsize(again)} of it read again for each of {ANSWER_TOKENS} tokens of answers (initial.memory)"
+            )
+    return Part("initial", "initial weights", 1, settings.cpus, 0, size, "; ".join(details), least=1)
 
 
 def _on_host_and_gpu(gpus: float, held: int, through_host: int) -> tuple[int, int]:
@@ -196,27 +212,3 @@ def student_layer(model: ModelConfig) -> int:
     """Numbers that a layer of a student works with of a token, about; 0 where its base is not downloaded yet."""
     decoder = decoder_of(model, _source_of(model)[1])
     return activation_bytes({**decoder, "num_hidden_layers": 1}, 1, 1, checkpointing=False) if decoder else 0
-
-
-def initial_part(models: Iterable[ModelConfig], vocabulary: int) -> Part | None:
-    """The process that makes initial weights before training, one student after another; None where all are random,
-    which takes no more than training does. A base is read in float32, a mixture in its own type with its dense model
-    beside it."""
-    most, largest = 0, ""
-    for model in models:
-        folder, _ = _source_of(model)
-        if folder is None:
-            continue
-        size = 4 * student_parameters(model, vocabulary)
-        if (whole := model_size(folder)) is not None:
-            size = 4 * whole.parameters if model.merge_experts is None else size + file_bytes(folder)
-        if size > most:
-            most, largest = size, str(model.source)
-    if not most:
-        return None
-    return Part("initial", "initial weights", 1, 0, 0, most + _PROCESS_BYTES, f"before training; of {largest}", least=1)
-
-
-def file_bytes(folder: Path) -> int:
-    """Bytes of a folder's files of weights."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -25,7 +25,9 @@ from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.runs.folder import RunFolder
 from workers.evaluation.resources import resource_request as evaluator_request
+from workers.layout import StudentLayout
 from workers.splits import SPLITS
+from workers.student.models.resources import resource_request as initial_request
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request
 
@@ -135,6 +137,10 @@ def _requests(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> Iter
         if (not needs.only or name in needs.only) and run.student_done(name) is None:
             asks = "workers, cpus_per_worker, gpus_per_worker or what is asked of the node"
             yield f"specialists.{name}.train", asks, student_request(specialist.train)
+    new = [n for n in config.specialists if not run.storage.exists(StudentLayout(n).initial_facts)]
+    asked = initial_request([config.specialists[n].model for n in new], config.initial) if needs.students else None
+    if asked is not None:
+        yield "initial", "memory or cpus", asked
     if needs.evaluator:
         yield "evaluate", "cpus or gpus", evaluator_request(config.evaluate)
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from humanize import naturalsize
-
 from cluster.inventory import Inventory
 from cluster.nodes.kinds import PlannedNode, node_kinds
 from cluster.storage import free_bytes
@@ -17,7 +15,6 @@ from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import (
     Part,
     evaluator_part,
-    file_bytes,
     initial_part,
     student_layer,
     student_parameters,
@@ -34,9 +31,10 @@ from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.runs.exact_scheme import hidden_size
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.resources import resource_request as evaluator_request
-from workers.model_files import expert_count, model_folder, read_model_config
-from workers.model_sizes import model_size
+from workers.model_files import expert_count, read_model_config
+from workers.model_sizes import ModelSize, model_size
 from workers.student.config import SpecialistConfig
+from workers.student.models.resources import resource_request as initial_request
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.config import TeacherConfig
 from workers.teacher.groups.resources import resource_request
@@ -51,7 +49,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
     plan_prompts(plan, config, found, vocabulary)
     items = [
         *_teachers(plan, config, found, vocabulary),
-        *_initial(config, vocabulary),
+        *_initial(config),
         *_students(plan, config, found, vocabulary),
         _evaluator(plan, config, found, vocabulary),
     ]
@@ -114,9 +112,12 @@ def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) 
         )
 
 
-def _initial(config: RunConfig, vocabulary: int) -> list[Placeable]:
-    part = initial_part([specialist.model for specialist in config.specialists.values()], vocabulary)
-    return [Placeable(part, "specialists.*.model", "making initial weights", "", None)] if part is not None else []
+def _initial(config: RunConfig) -> list[Placeable]:
+    models = [specialist.model for specialist in config.specialists.values()]
+    if (part := initial_part(models, config.initial)) is None:
+        return []
+    what, amounts = "making initial weights", "lower initial.memory or initial.cpus, or take larger nodes"
+    return [Placeable(part, "initial", what, amounts, initial_request(models, config.initial))]
 
 
 def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> list[Placeable]:
@@ -135,12 +136,6 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         mix += control_words(config, name) if controls else ""
         held = heads_held(specialist, config.mix_of(name))
         items.append(_student(name, f"specialists.{name}.train", specialist, mix, vocabulary, held))
-        if (mixture := specialist.model.merge_experts) is not None:
-            size = file_bytes(model_folder(mixture, specialist.model.revision, weights=False))
-            plan.notes.append(
-                f"specialists.{name}.model.merge_experts: before training, one process loads the whole mixture"
-                + (f" ({naturalsize(size)})" if size else "")
-            )
     if GENERALIST in config.evaluate.baselines:
         first, specialist = next(iter(config.specialists.items()))
         held = heads_held(specialist, {d for name in config.specialists for d in config.mix_of(name)})
@@ -168,9 +163,8 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
     heads = sum(hidden_size(read_model_config(folder)) for folder in found.teacher_folders.values() if hidden)
     largest = max(student_parameters(s.model, vocabulary) for s in config.specialists.values())
     layer = max(student_layer(s.model) for s in config.specialists.values())
-    if SINGLE_EXPERT in config.evaluate.baselines:  # it is cut out of the whole teacher
-        teacher = model_size(found.teacher_folders[config.first_teacher()])
-        largest = max(largest, teacher.parameters if teacher is not None else 0)
+    if SINGLE_EXPERT in config.evaluate.baselines:
+        largest = max(largest, _single_expert(found.teacher_folders[config.first_teacher()]))
 
     def make(settings: EvaluateConfig) -> Part:
         return evaluator_part(settings, plan.heldout_unit_bytes, vocabulary, heads, largest, layer)
@@ -183,6 +177,14 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
         evaluator_request(config.evaluate),
         changes=partial(smaller_evaluators, config.evaluate, make),
     )
+
+
+def _single_expert(folder: Path) -> int:
+    """Parameters of a teacher of one expert a layer, or of what is held to choose that: its other weights and a whole
+    layer of experts."""
+    size, model = model_size(folder) or ModelSize(0), read_model_config(folder)
+    layers = int(model.get("num_hidden_layers") or 1)
+    return size.dense + size.experts // max(min(layers, expert_count(model)), 1)
 
 
 def _note_storage(plan: RunPlan, config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
@@ -35,7 +36,7 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
         if model_config:
             _check_architecture(where, model_config.get("model_type"))
         _check_dropped(where, model.drop_layers, int(model_config.get("num_hidden_layers", 0)))
-        _check_experts(where, model, model_config)
+        _check_experts(where, model, model_config, folder)
         if model.lora is not None:
             _check_lora(where, model.lora, sorted(linear_layers(model, folder, model_config)))
 
@@ -48,7 +49,7 @@ def _check_architecture(where: str, model_type: object) -> None:
         )
 
 
-def _check_experts(where: str, model: ModelConfig, model_config: dict[str, Any]) -> None:
+def _check_experts(where: str, model: ModelConfig, model_config: dict[str, Any], folder: Path) -> None:
     """A base is dense, and a mixture is one that can be made dense."""
     experts = expert_count(model_config)
     if model.merge_experts is None:
@@ -58,6 +59,11 @@ def _check_experts(where: str, model: ModelConfig, model_config: dict[str, Any])
                 "instead of base to make one of it"
             )
         return
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{where}.merge_experts: {model.merge_experts!r} has no safetensors files, from which a mixture is read "
+            "in parts; save it again (transformers: from_pretrained, then save_pretrained)"
+        )
     if experts == 0:
         raise ValueError(f"{where}.merge_experts: {model.merge_experts!r} is a dense model; write base instead")
     if reason := why_not_merge(model_config):

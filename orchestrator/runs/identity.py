@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
 
-_FREE_TO_CHANGE = ("cluster", "export", "storage")
+_FREE_TO_CHANGE = ("cluster", "export", "initial", "storage")
 """Parts that do not change what was captured or trained; a later attempt may have others."""
 
 _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "probes")

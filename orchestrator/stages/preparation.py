@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 
-from orchestrator.config.students import Student, starts_from
+from cluster.placement import PlaceDeadline, away_from_head
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import student_groups
 from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.sources import Screened
 from orchestrator.runs.context import RunContext
+from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.capture import missing_heads
-from orchestrator.stages.preparer import Preparer
+from orchestrator.stages.preparer import Preparer, Start
 from workers.layout import PROMPTS_SUMMARY, StudentLayout
+from workers.student.models.resources import resource_request
+
+_SAY_S = 30.0
+"""Seconds for a place after which it is said what is waited for."""
 
 
 class Preparation:
-    """Makes what is missing; starts its process at the first thing that is. A context manager."""
+    """Makes what is missing; starts its process at the first thing that is. A context manager.
 
-    def __init__(self, ctx: RunContext) -> None:
-        self._ctx = ctx
+    `initials`: the students' initial weights are made too, so that the process reserves what that takes.
+    """
+
+    def __init__(self, ctx: RunContext, *, initials: bool = False) -> None:
+        self._ctx, self._initials = ctx, initials
         self._actor: Any = None
 
     def __enter__(self) -> Preparation:
@@ -60,23 +73,59 @@ class Preparation:
         if missing := missing_heads(self._ctx.run, self._ctx.config):
             _result(self._preparer().write_heads.remote(self._ctx.config, self._ctx.run.uri, missing))
 
-    def initial(self, student: Student, vocabulary: int) -> str:
-        """Make a student's initial weights where they are missing; returns what they are, in words."""
-        ctx, start = self._ctx, starts_from(student)
-        facts = ctx.run.read_json(start.initial_facts)
-        if facts is None:
-            domain = max(student.mix, key=lambda d: student.mix[d])
-            # Of the name, so that another specialist in the run does not change this one's weights.
-            seed = ctx.config.seed * 1000 + sum(student.name.encode()) % 1000
-            model = student.config.model
-            make = self._preparer().make_initial
-            facts = _result(make.remote(ctx.run.uri, start.name, model, domain, vocabulary, seed))
-        return _in_words(facts)
+    def initial(self, vocabulary: int) -> Iterator[tuple[str, str]]:
+        """Make the students' initial weights where they are missing; what each student starts from, in words, as soon
+        as it is there."""
+        ctx, missing = self._ctx, []
+        for start in _starts(ctx.config):
+            facts = ctx.run.read_json(StudentLayout(start.name).initial_facts)
+            if facts is None:
+                missing.append(start)
+            else:
+                yield start.name, _in_words(facts)
+        if missing:
+            make = self._preparer().make_initials.options(num_returns="streaming")
+            for done in make.remote(ctx.run.uri, missing, vocabulary, ctx.config.initial):
+                name, facts = _result(done)
+                yield name, _in_words(facts)
 
     def _preparer(self) -> Any:
         if self._actor is None:
-            self._actor = Preparer.remote()  # type: ignore[attr-defined]
+            self._actor = self._placed()
         return self._actor
+
+    def _placed(self) -> Any:
+        """The process, in its place. Raises RunFailed where the cluster has none that is large enough."""
+        exists, what = self._ctx.run.storage.exists, "making initial weights (`initial`)"
+        starts = [s for s in _starts(self._ctx.config) if not exists(StudentLayout(s.name).initial_facts)]
+        request = resource_request([s.model for s in starts], self._ctx.config.initial) if self._initials else None
+        if request is None:
+            return Preparer.remote()  # type: ignore[attr-defined]
+        actor = Preparer.options(**away_from_head(request)).remote()  # type: ignore[attr-defined]
+        deadline = PlaceDeadline(request, what, self._ctx.config.cluster.placement_deadline_s)
+        ready, began = actor.__ray_ready__.remote(), time.monotonic()
+        while not ray.wait([ready], timeout=0.25)[0]:
+            if time.monotonic() - began >= _SAY_S:
+                self._ctx.say(f"{what} waits for {request}")
+                began = math.inf
+            try:
+                deadline.check()
+            except TimeoutError as error:
+                ray.kill(actor)
+                raise RunFailed(str(error)) from None
+        return actor
+
+
+def _starts(config: RunConfig) -> list[Start]:
+    """What students start from: a specialist and its control from the same."""
+    starts = []
+    for group in student_groups(config):
+        student = group[0]
+        domain = max(student.mix, key=lambda d: student.mix[d])
+        # Of the name, so that another specialist in the run does not change this one's weights.
+        seed = config.seed * 1000 + sum(student.name.encode()) % 1000
+        starts.append(Start(student.name, student.config.model, domain, seed))
+    return starts
 
 
 def _result(call: Any) -> Any:

@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,19 @@ from orchestrator.stages.capture import write_heads
 from workers.layout import StudentLayout
 from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
-from workers.student.config import ModelConfig
+from workers.student.config import InitialConfig, ModelConfig
 from workers.student.models.positions import Positions
+from workers.student.models.resources import SAMPLE_TEXTS, SAMPLE_TOKENS
 
-_SAMPLE_TEXTS, _SAMPLE_TOKENS = 96, 192
-"""Texts, and tokens of each at most, on which layers and experts are measured: more tokens than an MLP has neurons."""
+
+@dataclass(frozen=True)
+class Start:
+    """A student whose initial weights are to be made; they are measured on texts of `domain`."""
+
+    name: str
+    model: ModelConfig
+    domain: str
+    seed: int
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -59,24 +69,22 @@ class Preparer:
         """Put teachers' heads into the stores of some splits. Raises ValueError."""
         write_heads(run_uri, config, missing)
 
-    def make_initial(
-        self, run_uri: str, student: str, model: ModelConfig, domain: str, vocabulary: int, seed: int
-    ) -> dict[str, Any]:
-        """Write a student's initial weights; returns facts about them."""
+    def make_initials(
+        self, run_uri: str, starts: list[Start], vocabulary: int, settings: InitialConfig
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Write students' initial weights; yields the name of each that is done, and facts about them."""
         import torch
 
-        from workers.student.models.initial import make_initial
+        from workers.student.models.initial import Asked, make_initials
 
         storage = open_storage(run_uri)
-        torch.set_num_threads(os.cpu_count() or 1)
-        texts, prompts = samples(run_uri, domain, model)
+        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+        asked = [Asked(s.name, s.model, s.seed, *samples(run_uri, s.domain, s.model)) for s in starts]
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-            facts = make_initial(
-                model, Path(folder), vocabulary=vocabulary, seed=seed, sample_ids=texts, prompt_token_ids=prompts
-            )
-            storage.upload_folder(Path(folder), StudentLayout(student).initial)
-        storage.write(StudentLayout(student).initial_facts, json.dumps(facts).encode())
-        return facts
+            for made in make_initials(asked, Path(folder), vocabulary=vocabulary, memory=settings.memory):
+                storage.upload_folder(made.folder, StudentLayout(made.name).initial)
+                storage.write(StudentLayout(made.name).initial_facts, json.dumps(made.facts).encode())
+                yield made.name, made.facts
 
 
 def samples(run_uri: str, domain: str, model: ModelConfig) -> tuple[list[list[int]], list[list[int]]]:
@@ -96,7 +104,7 @@ def sample_texts(run_uri: str, domain: str) -> tuple[list[list[int]], list[list[
     prompts = itertools.chain.from_iterable(manifest.prompts(unit) for unit in plan.of_domain(domain))
     answered: list[list[int]] = []
     asked: list[list[int]] = []
-    for prompt in itertools.islice(prompts, _SAMPLE_TEXTS):
+    for prompt in itertools.islice(prompts, SAMPLE_TEXTS):
         into = asked if prompt.answer_token_ids is None else answered
-        into.append((prompt.prompt_token_ids + (prompt.answer_token_ids or []))[:_SAMPLE_TOKENS])
+        into.append((prompt.prompt_token_ids + (prompt.answer_token_ids or []))[:SAMPLE_TOKENS])
     return answered, asked

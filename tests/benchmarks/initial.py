@@ -22,12 +22,13 @@ from initial_bench.arms import arms, differences
 from initial_bench.layers import layer_figures
 from initial_bench.training import RATES, Course, distil
 from initial_bench.world import language, train_teacher
+from support.initial.whole_mixture import mean_kl
 from targets_bench.tables import show
 from transformers import AutoModelForCausalLM
 
 import workers
+from workers.streaming.layered_model import LayeredModel
 from workers.student.models.continued import continued
-from workers.student.models.merged_experts import mean_kl
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers loads DeepSpeed, which else looks for one and says so
 
@@ -65,7 +66,7 @@ def merge_figures(moe: Any, seeds: int, steps: list[int]) -> dict[str, Any]:
     rng = random.Random(0)
     texts = [language.sample(DOMAIN, rng) for _ in range(PROMPTS + HELDOUT)]
     asked, heldout = [t[: language.prompt_length(t)] for t in texts[:PROMPTS]], texts[PROMPTS:]
-    samples = continued(moe, asked, 64, seed=0)
+    (samples,) = continued(LayeredModel(moe), [(asked, 0)], 64)
     found = differences(moe, samples)
     print(
         f"{moe.config.num_experts} experts, {moe.config.num_experts_per_tok} a token; cosine of two experts "

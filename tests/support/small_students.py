@@ -14,10 +14,10 @@ import torch
 
 from cluster.storage import LocalStorage
 from support.comparing.tolerances import of_adam
+from support.initial.weights import make_initial
 from support.programs import PROGRAMS
 from workers.manifest import write_manifest
 from workers.student.config import ModelConfig
-from workers.student.models.initial import make_initial
 from workers.targets.contract import Contract
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
@@ -55,7 +55,7 @@ def fill_store(storage: LocalStorage, header: StoreHeader, make_targets: MakeTar
 
 def make_student(root: Path) -> None:
     """Random initial weights at the key `initial`."""
-    make_initial(ModelConfig(config=SIZES), root / "initial", vocabulary=V, seed=1, sample_ids=[])
+    make_initial(ModelConfig(config=SIZES), root / "initial", vocabulary=V, seed=1)
 
 
 def student_job(root: Path, name: str, loss: dict[str, Any], train: dict[str, Any], **extra: Any) -> dict[str, Any]:

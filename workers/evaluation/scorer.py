@@ -24,18 +24,15 @@ from workers.channels.events import ModelScored
 from workers.evaluation.exact import ExactTargets
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore
 from workers.evaluation.scoring import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
-from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
+from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.sums import TokenScores, sums_of, to_bytes
 from workers.evaluation.truth import load_truth, unigram_counts
 from workers.manifest import Manifest, read_plan
-from workers.model_files import model_folder, torch_dtype
+from workers.model_files import torch_dtype
 from workers.splits import HELDOUT, PROBES
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
 from workers.two_part_model import TwoPartModel
-
-_TEXTS_FOR_EXPERTS = 16
-"""Texts of a domain that say which experts it favours."""
 
 
 class Scorer:
@@ -50,6 +47,7 @@ class Scorer:
         self._heldout = _Split(self._storage, HELDOUT)
         self._exact = ExactTargets(self._heldout.store, job.device)
         self._loaded: tuple[ModelToScore | None, Any] = (None, None)
+        self._kept: dict[str, dict[int, int]] | None = None
 
     def __call__(self, task: ScoringTask) -> int:
         """Score a model on units, but for those that are scored by now; returns how many it scored.
@@ -115,12 +113,16 @@ class Scorer:
         if model.kind == "stored":
             with _local_folder(self._storage, model.source) as folder:
                 return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
-        texts = [
-            torch.from_numpy(row.tokens.astype(np.int64))[None]
-            for row in islice(self._heldout.all_rows(model.domains[0]), _TEXTS_FOR_EXPERTS)
-        ]
-        teacher = _from_folder(model_folder(model.source, model.revision), dtype).to(device).eval()
-        return TwoPartModel(cut_to_single_expert(teacher, favourite_experts(teacher, texts)).to(device), device)
+        keep = self._favourites(model, dtype)[model.domains[0]]
+        return TwoPartModel(single_expert_model(model.source, model.revision, keep, dtype, device), device)
+
+    def _favourites(self, model: ModelToScore, dtype: torch.dtype) -> dict[str, dict[int, int]]:
+        """The experts that each domain favours, of all domains at once: the teacher is read from end to end for it."""
+        if self._kept is None:
+            domains = read_plan(self._storage, HELDOUT).domains
+            texts = {d: [row.tokens for row in islice(self._heldout.all_rows(d), TEXTS)] for d in domains}
+            self._kept = favourite_experts(model.source, model.revision, texts, dtype, self._job.device)
+        return self._kept
 
 
 class _Split:

@@ -99,6 +99,21 @@ class ModelConfig(Settings):
         return self
 
 
+class InitialConfig(Settings):
+    """The process that makes students' initial weights where they come from a model (`base`, `merge_experts`)."""
+
+    memory: Count = Field(default=16 * 10**9, ge=0)
+    """Bytes of a mixture's layers (`merge_experts`) that are held at once, for example 60G. A mixture is run layer by
+    layer, and layers that do not fit are read from its files again for each token of the answers to its prompts, which
+    are 64: give as much as a node has, and best the mixture's size. What is held beside them is in the plan."""
+
+    cpus: float = Field(default=1, ge=0)
+    """CPUs that Ray reserves for the process, beside the memory that the plan names."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of its computation. Null: one for each CPU of its machine."""
+
+
 class TrainConfig(Settings):
     """How a student is trained."""
 

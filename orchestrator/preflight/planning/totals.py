@@ -42,6 +42,12 @@ def find_problems(plan: RunPlan) -> None:
                 f"until others end (lower train.{kind}_per_worker to run them at once)"
             )
     if plan.inventory.source == "this machine":
+        for part in plan.parts:
+            if part.kind == "initial" and part.memory > have.memory:
+                plan.problems.append(
+                    f"making initial weights holds about {naturalsize(part.memory)}, this machine has "
+                    f"{naturalsize(have.memory)}: lower initial.memory, or take smaller models"
+                )
         memory = sum(p.count * p.memory for p in plan.parts if p.kind in ("teacher", "student"))
         if memory > have.memory:
             plan.problems.append(

@@ -4,4 +4,5 @@ import sys
 from pathlib import Path
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "examples" / "quickstart"
-sys.path.insert(0, str(QUICKSTART))
+TESTS = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(QUICKSTART), str(TESTS.parent), str(TESTS)]

@@ -7,18 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from support.initial.whole_mixture import dense_of, watch_whole
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from workers.student.models.dense_files import Mlp
 from workers.student.models.dense_sibling import dense_config
 from workers.student.models.merged_experts import (
-    Mlp,
     Seen,
     average,
-    dense_of,
     entropy_share,
     experts_of,
     neurons,
-    watch_experts,
 )
 
 Merge = Callable[[Any, Seen], Mlp]
@@ -27,7 +26,7 @@ Merge = Callable[[Any, Seen], Mlp]
 def arms(moe: Any, texts: list[list[int]]) -> dict[str, Callable[[int], Any]]:
     """Initial students by name, each made anew for a seed. Widths are those of one expert and of a token's experts."""
     F, K = moe.config.moe_intermediate_size, moe.config.num_experts_per_tok
-    seen = watch_experts(moe, texts)
+    seen = watch_whole(moe, texts)
 
     def merged(width: int, merge: Merge) -> Callable[[int], Any]:
         mlps = [merge(experts_of(layer), s) for layer, s in zip(moe.get_decoder().layers, seen, strict=True)]
@@ -70,7 +69,7 @@ def side_by_side(experts: Any, seen: Seen, count: int) -> Mlp:
 def differences(moe: Any, texts: list[list[int]]) -> dict[str, float]:
     """How far a layer's experts are from one another, and how evenly they are used; means over layers."""
     cosines, entropies = [], []
-    for layer, seen in zip(moe.get_decoder().layers, watch_experts(moe, texts), strict=True):
+    for layer, seen in zip(moe.get_decoder().layers, watch_whole(moe, texts), strict=True):
         experts = experts_of(layer)
         flat_EP = torch.cat([experts.gate_up_proj.flatten(1), experts.down_proj.flatten(1)], 1).detach()
         flat_EP = flat_EP / flat_EP.norm(dim=1, keepdim=True)

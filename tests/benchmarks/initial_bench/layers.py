@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.initial.whole_mixture import mean_kl
 from targets_bench.tables import show
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workers.student.models.dropped_layers import drop_layers
-from workers.student.models.merged_experts import mean_kl
+from workers.student.models.dropped_layers import drop_layers, log_probabilities, rectangle
 
 _TOKENS, _MEASURED = 64, 16
 _STEP, _MOST = 2, 4
@@ -28,7 +28,7 @@ def layer_figures(folder: Path, prose: list[Path]) -> dict[str, Any]:
     layers, rows, figures = model.config.num_hidden_layers, [], {}
     best, left = copy.deepcopy(model), list(range(layers))
     for count in range(_STEP, _MOST + 1, _STEP):
-        taken, _ = drop_layers(best, _STEP, chosen_on, whole=model)
+        taken, _ = drop_layers(best, _STEP, chosen_on, log_probabilities(model, rectangle(chosen_on)))
         left = [layer for i, layer in enumerate(left) if i not in taken]
         choices = {
             "by KL": sorted(set(range(layers)) - set(left)),

@@ -9,8 +9,7 @@ from typing import Any
 
 import language
 import torch
-
-from workers.student.models.merged_experts import mean_kl
+from support.initial.whole_mixture import mean_kl
 
 RATES = (3e-3, 1e-3)
 _TEXTS = 5

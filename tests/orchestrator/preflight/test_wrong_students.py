@@ -77,7 +77,36 @@ def test_a_student_made_of_the_teachers_experts(project: Project, stillhouse: Co
     project.set("specialists.legal.model", merged("teacher"))
     assert stillhouse("validate", project.write()).code == 0
     out = " ".join(stillhouse("plan", project.write()).out.split())
-    assert "specialists.legal.model.merge_experts: before training, one process loads the whole mixture" in out
+    assert "initial weights: before training; " in out and "teacher layer by layer (" in out
+
+
+def test_a_mixture_whose_weights_are_not_read_in_parts(project: Project, stillhouse: Command) -> None:
+    project.model("mixture")
+    (project.folder / "mixture" / "model.safetensors").unlink(missing_ok=True)
+    (project.folder / "mixture" / "pytorch_model.bin").write_bytes(b"weights")
+    project.set("specialists.legal.model", merged("mixture"))
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: specialists.legal.model.merge_experts: ") and "save_pretrained" in error
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"experts": 0}, "dense"),
+        ({"model_type": "deepseek_v3"}, "not among the mixtures"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "quantised"),
+    ],
+)
+def test_a_baseline_that_cannot_be_cut_out_of_the_teacher(
+    project: Project, stillhouse: Command, changes: dict[str, Any], word: str
+) -> None:
+    project.set("evaluate", {"baselines": ["single_expert"]})
+    assert stillhouse("validate", project.write()).code == 0
+    project.model("other", **changes)
+    project.set("teacher", {**project.data["teacher"], "model": "other", "gpus_per_rank": 1})  # for quantised ones
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: evaluate.baselines: single_expert is cut out of teacher.model"), error
+    assert word in error and "take single_expert out" in error
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Scoring models: the teacher against itself, ranks of answers, and the teacher cut down to one expert a layer."""
+"""Scoring models: the teacher against itself, and ranks of answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from support.comparing.tolerances import in_float64, of_capture
 from workers.evaluation import scoring
 from workers.evaluation.exact import stored
 from workers.evaluation.scoring import answer_rank, logits_of, score
-from workers.evaluation.single_expert import cut_to_single_expert, favourite_experts
 from workers.evaluation.sums import TokenScores
 from workers.evaluation.truth import Truth
 from workers.targets.encoding.schema import StoreHeader
@@ -26,7 +25,6 @@ from workers.two_part_model import TwoPartModel
 
 V = 300
 TEXTS = np.random.default_rng(0).integers(3, V, (3, 12))
-MOE = ["qwen3_moe", "mixtral"]
 
 
 @pytest.fixture(autouse=True)
@@ -163,79 +161,3 @@ def test_the_rank_of_an_answer(tiny_model: Callable[..., Any]) -> None:
         found = answer_rank(parts, np.append(prompt, [token, 5]).astype(np.uint32), len(prompt), V)
         assert found["rank"] == rank
         assert found["probability"] == pytest.approx(float(p_V[token]), rel=of_capture(logits_V.abs().max()))
-
-
-# The single-expert teacher -----------------------------------------------------------------------------------------
-
-
-def dense_model(moe: Any, keep: list[int], tiny_model: Callable[..., Any]) -> Any:
-    """The dense model of the same family whose MLPs are the kept experts: no router, each at weight 1."""
-    dense_type = {"qwen3_moe": "qwen3", "mixtral": "mistral"}[moe.config.model_type]
-    dense = tiny_model(
-        dense_type,
-        num_hidden_layers=moe.config.num_hidden_layers,
-        tie_word_embeddings=moe.config.tie_word_embeddings,
-        rms_norm_eps=moe.config.rms_norm_eps,
-        rope_parameters=moe.config.rope_parameters,
-    )
-    state, sparse = moe.state_dict(), 0
-    for name, parameter in dense.state_dict().items():
-        if ".mlp." not in name or name in state:
-            parameter.copy_(state[name])
-    for index, layer in enumerate(dense.get_decoder().layers):
-        experts = getattr(moe.get_decoder().layers[index].mlp, "experts", None)
-        if experts is None:
-            continue
-        gate, up = experts.gate_up_proj[keep[sparse]].chunk(2)
-        layer.mlp.gate_proj.weight.copy_(gate)
-        layer.mlp.up_proj.weight.copy_(up)
-        layer.mlp.down_proj.weight.copy_(experts.down_proj[keep[sparse]])
-        sparse += 1
-    return dense.eval()
-
-
-CUTS = [
-    ("qwen3_moe", {}, [3, 6]),
-    ("qwen3_moe", {"norm_topk_prob": True}, [0, 7]),
-    ("qwen3_moe", {"num_hidden_layers": 3, "mlp_only_layers": [0]}, [5, 2]),
-    ("mixtral", {}, [1, 3]),
-]
-
-
-@pytest.mark.parametrize("architecture, sizes, keep", CUTS)
-def test_the_single_expert_teacher_is_its_kept_experts_at_weight_1(
-    architecture: str, sizes: dict[str, Any], keep: list[int], tiny_model: Callable[..., Any]
-) -> None:
-    teacher = in_float64(tiny_model(architecture, **sizes))
-    before = teacher(torch.from_numpy(TEXTS)).logits
-    single_expert = cut_to_single_expert(teacher, keep)
-    expected = in_float64(dense_model(teacher, keep, tiny_model))(torch.from_numpy(TEXTS)).logits
-    found = single_expert(torch.from_numpy(TEXTS)).logits
-    torch.testing.assert_close(found, expected, rtol=0, atol=of_capture(expected.abs().max()))
-    assert (found - before).abs().max() > 0.1
-    torch.testing.assert_close(teacher(torch.from_numpy(TEXTS)).logits, before)  # the teacher is left as it was
-    assert sum(p.numel() for p in single_expert.parameters()) < sum(p.numel() for p in teacher.parameters())
-
-
-@pytest.mark.parametrize("architecture", MOE)
-def test_favourite_experts_are_those_that_most_tokens_go_to(architecture: str, tiny_model: Callable[..., Any]) -> None:
-    teacher = in_float64(tiny_model(architecture, num_hidden_layers=3))
-    entering: list[torch.Tensor] = []
-    hooks = [
-        layer.mlp.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0].detach()))
-        for layer in teacher.get_decoder().layers
-    ]
-    texts = [torch.from_numpy(text)[None] for text in TEXTS]
-    found = favourite_experts(teacher, texts)
-    for hook in hooks:
-        hook.remove()
-    E = teacher.get_decoder().layers[0].mlp.gate.weight.shape[0]
-    counts = torch.zeros(3, E)
-    for i, h in enumerate(entering):
-        chosen = (
-            (h.reshape(-1, h.shape[-1]) @ teacher.get_decoder().layers[i % 3].mlp.gate.weight.T).topk(2, -1).indices
-        )
-        counts[i % 3] += torch.bincount(chosen.flatten(), minlength=E)
-    assert counts.sum() == TEXTS.size * 2 * 3
-    for layer, expert in enumerate(found):
-        assert counts[layer, expert] == counts[layer].max()

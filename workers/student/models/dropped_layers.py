@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,12 +18,13 @@ _TEXTS, _TOKENS = 4, 64
 
 
 def drop_layers(
-    model: Any, which: int | list[int], sample_ids: list[list[int]], whole: Any = None
+    model: Any, which: int | list[int], sample_ids: list[list[int]], whole_BSV: torch.Tensor | None = None
 ) -> tuple[list[int], float]:
     """Take decoder layers out of a model, in place. A number takes, one after another, the layer whose removal leaves
     the smallest KL to the whole model on the sample texts. Returns the original indices taken and the final KL.
 
-    `whole` is the model to stay close to, where it is not `model` itself.
+    `whole_BSV` are log-probabilities on `rectangle(sample_ids)` of the model to stay close to, where it is not `model`
+    itself. Weights keep their type, and are float32 while they are computed with.
     """
     modules = list(model.get_decoder().layers)
     kinds = getattr(model.config, "layer_types", None) or [None] * len(modules)
@@ -32,15 +35,46 @@ def drop_layers(
         raise ValueError(
             f"model.drop_layers: {which} of {len(layers)} layers would leave nothing, or are not all there"
         )
-    ids_BS = _rectangle(sample_ids)
-    whole_BSV = _log_probabilities(model if whole is None else whole, ids_BS)
-    if isinstance(which, list):
-        kept = [i for i in kept if i not in which]
-    else:
-        for _ in range(which):
-            kept.remove(_least_missed(model, layers, kept, ids_BS, whole_BSV))
-    logp_BSV, _ = _forward(model, [layers[i] for i in kept], ids_BS)
+    ids_BS = rectangle(sample_ids)
+    with _in_float32(model):
+        if whole_BSV is None:
+            whole_BSV = log_probabilities(model, ids_BS)
+        if isinstance(which, list):
+            kept = [i for i in kept if i not in which]
+        else:
+            for _ in range(which):
+                kept.remove(_least_missed(model, layers, kept, ids_BS, whole_BSV))
+        logp_BSV, _ = _forward(model, [layers[i] for i in kept], ids_BS)
     return [i for i in range(len(layers)) if i not in kept], _kl(whole_BSV, logp_BSV)
+
+
+@contextmanager
+def _in_float32(model: Any) -> Iterator[None]:
+    """For the length of a block, weights are float32 while they are at work: those of a layer in its own forward pass
+    alone, so that a model in bfloat16 is never twice as large."""
+    narrow: dict[nn.Module, list[tuple[nn.Parameter, torch.Tensor]]] = {}
+
+    def widen(module: nn.Module, *_: Any) -> None:
+        narrow[module] = [(p, p.data) for p in module.parameters() if p.is_floating_point()]
+        for parameter, own in narrow[module]:
+            parameter.data = own.float()
+
+    def restore(module: nn.Module, *_: Any) -> None:
+        for parameter, own in narrow.pop(module):
+            parameter.data = own
+
+    layers = list(model.get_decoder().layers)
+    of_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    others = nn.ParameterList(p for p in model.parameters() if id(p) not in of_layers)
+    hooks = [layer.register_forward_pre_hook(widen) for layer in layers]
+    hooks += [layer.register_forward_hook(restore) for layer in layers]
+    widen(others)
+    try:
+        yield
+    finally:
+        restore(others)
+        for hook in hooks:
+            hook.remove()
 
 
 class _Given(nn.Module):
@@ -76,14 +110,15 @@ def _forward(model: Any, layers: list[Layer], ids_BS: torch.Tensor) -> tuple[tor
         model.config.layer_types = [kind for _, kind in layers]
     inputs: list[torch.Tensor] = []
     hooks = [module.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for module, _ in layers]
-    logp_BSV = _log_probabilities(model, ids_BS)
+    logp_BSV = log_probabilities(model, ids_BS)
     for hook in hooks:
         hook.remove()
     return logp_BSV, inputs
 
 
 @torch.no_grad()
-def _log_probabilities(model: Any, ids_BS: torch.Tensor) -> torch.Tensor:
+def log_probabilities(model: Any, ids_BS: torch.Tensor) -> torch.Tensor:
+    """What a model makes of texts, float32 [B, S, V]."""
     return model(input_ids=ids_BS, use_cache=False).logits.float().log_softmax(-1)
 
 
@@ -92,7 +127,7 @@ def _kl(whole_BSV: torch.Tensor, other_BSV: torch.Tensor) -> float:
     return float((whole_BSV.exp() * (whole_BSV - other_BSV)).sum(-1).mean())
 
 
-def _rectangle(sample_ids: list[list[int]]) -> torch.Tensor:
+def rectangle(sample_ids: list[list[int]]) -> torch.Tensor:
     """The longest texts as one batch [B, S], each cut to the shortest of them: enough to rank layers by."""
     texts = sorted(sample_ids, key=len)[-_TEXTS:]
     shortest = min([_TOKENS, *(len(ids) for ids in texts)]) if texts else 0

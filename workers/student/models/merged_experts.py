@@ -14,30 +14,24 @@ Legend: N tokens, D hidden size, E experts, K experts of a token, F neurons of a
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.student.models.dense_sibling import active_width, dense_config, expert_width, why_not_merge
+from workers.streaming.layered_model import Call, LayeredModel
+from workers.student.models.dense_files import DenseFiles, DenseInTheMaking, Mlp, Others
+from workers.student.models.dense_sibling import active_width, expert_width, why_not_merge
 
 _RIDGES = (10.0, 1.0, 0.1, 0.01, 0.001)
 """Pulls towards the experts' own output weights, as shares of the neurons' mean square, of which the best is taken."""
 
 _HELDOUT = 4
 """Every so many texts one is not fitted to, so that the KL found on it is honest."""
-
-
-@dataclass(frozen=True)
-class Mlp:
-    """A gated MLP without biases."""
-
-    gate_WD: Tensor
-    up_WD: Tensor
-    down_DW: Tensor
 
 
 @dataclass
@@ -55,55 +49,98 @@ class Seen:
         return total_E / len(self.x_ND)
 
 
+@dataclass(frozen=True)
+class Merge:
+    """A dense model that is asked for. `how` is `average`, `neurons` (so many as `width` says, or as a token's experts
+    have) or `auto`; `texts` are what it is measured on and fitted to. The mixture runs the texts `aside` [B, S] too."""
+
+    how: str
+    width: int | None
+    texts: list[list[int]]
+    aside: Tensor | None = None
+
+
+@dataclass
+class Merged:
+    """A dense model, what was found out about it, and the texts `aside` behind the mixture's last layer."""
+
+    files: DenseFiles
+    facts: dict[str, Any]
+    aside: Call | None
+
+
 @torch.no_grad()
-def merge_experts(moe: Any, how: str, width: int | None, texts: list[list[int]]) -> tuple[Any, dict[str, Any]]:
-    """The dense sibling of a mixture, in float32, and facts: KL to the mixture in nats a token on texts that were not
-    fitted to, and the routing's entropy by layer (1: all experts alike). Raises ValueError where there is none.
+def merge_experts(mixture: LayeredModel, asked: list[Merge], folder: Path) -> list[Merged]:
+    """Dense siblings of a mixture, each for its own texts, in one pass over the mixture's layers. Their files are below
+    `folder`; facts are the KL to the mixture in nats a token on texts that were not fitted to, and the routing's
+    entropy by layer (1: all experts alike). Raises ValueError where there is none.
 
-    `how` is `average`, `neurons` (so many as `width` says) or `auto`.
+    Weights are the mixture's in type; dense models are measured in float32.
     """
-    if not texts:
-        raise ValueError("model.merge_experts: no training text to measure the routing on")
-    settings = moe.config.to_dict()
-    if reason := why_not_merge(settings):
+    if reason := why_not_merge(mixture.config.to_dict()):
         raise ValueError(f"model.merge_experts: {reason}")
-    fitted = [text for i, text in enumerate(texts) if i % _HELDOUT] or texts
-    seen = watch_experts(moe, fitted)
-    layers = [(experts_of(layer), sample) for layer, sample in zip(moe.get_decoder().layers, seen, strict=True)]
-    made: dict[str, Any] = {}
-    if how != "neurons":
-        made["average"] = dense_of(moe, expert_width(settings), [average(*layer) for layer in layers])
-    if how != "average":
-        wide = width or active_width(settings)
-        made["neurons"] = dense_of(moe, wide, [neurons(*layer, wide) for layer in layers])
-    kl = {name: mean_kl(moe, dense, texts[::_HELDOUT]) for name, dense in made.items()}
-    best = min(kl, key=kl.__getitem__)
-    experts = layers[0][0].down_proj.shape[0]
-    return made[best], {
-        "merged": best,
-        "merged_experts": experts,
-        "merged_width": made[best].config.intermediate_size,
-        "merged_on_tokens": sum(map(len, fitted)),
-        "routing_entropy": [round(entropy_share(s.mean_weights(experts)), 4) for s in seen],
-        "kl_to_mixture": kl[best],
-        "kl_of_merges": kl,
-    }
+    if not all(merge.texts for merge in asked):
+        raise ValueError("model.merge_experts: no training text to measure the routing on")
+    others = Others.of(mixture)
+    works = [_Work(mixture, merge, others, folder / str(i)) for i, merge in enumerate(asked)]
+    for index, layer in mixture.layers():
+        for work in works:
+            work.take(index, layer)
+    return [work.result() for work in works]
 
 
-def dense_of(moe: Any, width: int, mlps: list[Mlp]) -> Any:
-    """The mixture's dense sibling with these MLPs and all else as it is, in float32."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+class _Work:
+    """One dense model in the making: the texts in the mixture, and in every way to merge it."""
 
-    config = AutoConfig.for_model(**dense_config(moe.config.to_dict(), width))
-    dense = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    state = {name: weight for name, weight in moe.state_dict().items() if name in dense.state_dict()}
-    for i, mlp in enumerate(mlps):
-        of_layer = f"{dense.base_model_prefix}.layers.{i}.mlp"
-        state |= {f"{of_layer}.gate_proj.weight": mlp.gate_WD, f"{of_layer}.up_proj.weight": mlp.up_WD}
-        state[f"{of_layer}.down_proj.weight"] = mlp.down_DW
-    dense.load_state_dict(state)
-    dense.generation_config = copy.deepcopy(moe.generation_config)
-    return dense
+    def __init__(self, mixture: LayeredModel, merge: Merge, others: Others, folder: Path) -> None:
+        settings = mixture.config.to_dict()
+        wide = merge.width or active_width(settings)
+        ways: dict[str, tuple[int, Callable[[Any, Seen], Mlp]]] = {}
+        if merge.how != "neurons":
+            ways["average"] = expert_width(settings), average
+        if merge.how != "average":
+            ways["neurons"] = wide, lambda experts, seen: neurons(experts, seen, wide)
+        self._mixture, self._texts = mixture, merge.texts
+        self._fitted = [i for i in range(len(merge.texts)) if i % _HELDOUT] or list(range(len(merge.texts)))
+        self._calls = begin_all(mixture, merge.texts)
+        self._aside = None if merge.aside is None else mixture.begin(input_ids=merge.aside, use_cache=False)
+        self._ways = {
+            name: (way, DenseInTheMaking(mixture, width, merge.texts[::_HELDOUT], others, folder / name))
+            for name, (width, way) in ways.items()
+        }
+        self._entropy: list[float] = []
+        self._experts = 0
+
+    def take(self, index: int, layer: Any) -> None:
+        """Let the texts pass the mixture's next layer, and make that layer of the dense models."""
+        seen = watch(layer, index, self._calls, self._fitted)
+        if self._aside is not None:
+            self._aside.run(layer, index)
+        experts = experts_of(layer)
+        self._experts = len(experts.down_proj)
+        self._entropy.append(round(entropy_share(seen.mean_weights(self._experts)), 4))
+        for way, dense in self._ways.values():
+            dense.take(index, layer, way(experts, seen))
+
+    def result(self) -> Merged:
+        """The way with the least KL; files of the others are deleted."""
+        measured = self._calls[::_HELDOUT]
+        kl = {name: dense.kl(self._mixture, measured) for name, (_, dense) in self._ways.items()}
+        best = min(kl, key=kl.__getitem__)
+        for name, (_, dense) in self._ways.items():
+            if name != best:
+                dense.files.delete()
+        files = self._ways[best][1].files
+        facts = {
+            "merged": best,
+            "merged_experts": self._experts,
+            "merged_width": files.config.intermediate_size,
+            "merged_on_tokens": sum(len(self._texts[i]) for i in self._fitted),
+            "routing_entropy": self._entropy,
+            "kl_to_mixture": kl[best],
+            "kl_of_merges": kl,
+        }
+        return Merged(files, facts, self._aside)
 
 
 def experts_of(layer: Any) -> Any:
@@ -111,28 +148,30 @@ def experts_of(layer: Any) -> Any:
     return next(m for m in layer.modules() if getattr(getattr(m, "gate_up_proj", None), "ndim", 0) == 3)
 
 
+def begin_all(model: LayeredModel, texts: list[list[int]]) -> list[Call]:
+    """Texts, each alone, before a model's first layer."""
+    return [model.begin(input_ids=torch.tensor([text]), use_cache=False) for text in texts]
+
+
 @torch.no_grad()
-def watch_experts(moe: Any, texts: list[list[int]]) -> list[Seen]:
-    """What passes through the experts of every layer on some texts."""
-    calls: list[list[Seen]] = []
-    hooks = []
-    for layer in moe.get_decoder().layers:
-        mine: list[Seen] = []
-        calls.append(mine)
+def watch(layer: Any, index: int, calls: list[Call], noted: list[int]) -> Seen:
+    """Run a layer on texts; what passes through its experts of those that are `noted`."""
+    wanted, now = set(noted), -1
+    parts: list[Seen] = []
 
-        def note(_: Any, args: tuple[Tensor, Tensor, Tensor], y_ND: Tensor, mine: list[Seen] = mine) -> None:
+    def note(_: Any, args: tuple[Tensor, Tensor, Tensor], y_ND: Tensor) -> None:
+        if now in wanted:
             x_ND, expert_NK, weight_NK = args
-            mine.append(Seen(x_ND, y_ND.reshape(x_ND.shape), expert_NK, weight_NK))
+            parts.append(Seen(x_ND, y_ND.reshape(x_ND.shape), expert_NK, weight_NK))
 
-        hooks.append(experts_of(layer).register_forward_hook(note))
+    hook = experts_of(layer).register_forward_hook(note)
     try:
-        for text in texts:
-            moe.get_decoder()(input_ids=torch.tensor([text]), use_cache=False)
+        for now, call in enumerate(calls):  # noqa: B007 - `note` reads it
+            call.run(layer, index)
     finally:
-        for hook in hooks:
-            hook.remove()
-    parts = ("x_ND", "y_ND", "expert_NK", "weight_NK")
-    return [Seen(*(torch.cat([getattr(s, part) for s in mine]) for part in parts)) for mine in calls]
+        hook.remove()
+    names = ("x_ND", "y_ND", "expert_NK", "weight_NK")
+    return Seen(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @torch.no_grad()
@@ -202,15 +241,3 @@ def entropy_share(weight_E: Tensor) -> float:
     """Entropy of a routing, as a share of the largest (1: all experts alike)."""
     p_E = weight_E / weight_E.sum()
     return float(-torch.xlogy(p_E, p_E).sum() / math.log(len(p_E))) if len(p_E) > 1 else 1.0
-
-
-@torch.no_grad()
-def mean_kl(whole: Any, other: Any, texts: list[list[int]]) -> float:
-    """Mean KL(whole || other) in nats a token."""
-    total, tokens = 0.0, 0
-    for text in texts:
-        ids = torch.tensor([text])
-        p, q = (model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1) for model in (whole, other))
-        total += float((p.exp() * (p - q)).sum())
-        tokens += len(text)
-    return total / tokens

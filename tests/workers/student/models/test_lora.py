@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.comparing.tolerances import LOSSES, of_gradients, of_logits
+from support.initial.weights import make_initial
 from support.small_students import MIX, assert_trained_alike, fill_store, life, live
 
 from cluster.storage import LocalStorage
 from orchestrator.preflight.memory import linear_layers
 from workers.manifest import read_plan
 from workers.student.config import LoraConfig, LossConfig, ModelConfig, TrainConfig
-from workers.student.models.initial import make_initial
 from workers.student.models.lora import add_adapters, merge_adapters
 from workers.student.models.student_model import load_causal_lm
 from workers.student.training.schedule import learning_rate
@@ -243,7 +243,7 @@ def test_the_plan_counts_the_adapters_that_training_makes(
     folder = save_model(family, num_hidden_layers=3)
     source = {"merge_experts": str(folder), "merge": "neurons"} if family == "qwen3_moe" else {"base": str(folder)}
     config, lora = ModelConfig(**source, **settings), LoraConfig(rank=3, targets=targets)
-    make_initial(config, tmp_path, vocabulary=V, seed=0, sample_ids=TEXTS)
+    make_initial(config, tmp_path, vocabulary=V, texts=TEXTS)
     model = load(tmp_path)
     add_adapters(model, lora, 0)
     layers = linear_layers(config, folder, json.loads((folder / "config.json").read_text()))

@@ -11,13 +11,23 @@ import numpy as np
 import pytest
 import torch
 from support.comparing.tolerances import of_logits, of_sums
+from support.initial.weights import make_initial
+from support.initial.whole_mixture import mean_kl
 
 from orchestrator.preflight.memory import student_size
+from workers.streaming.layered_model import LayeredModel
 from workers.student.config import ModelConfig
 from workers.student.models.continued import continued
 from workers.student.models.dense_sibling import SIBLINGS, dense_config, why_not_merge
-from workers.student.models.initial import make_initial
-from workers.student.models.merged_experts import average, experts_of, mean_kl, merge_experts, neurons, watch_experts
+from workers.student.models.merged_experts import (
+    Merge,
+    average,
+    begin_all,
+    experts_of,
+    merge_experts,
+    neurons,
+    watch,
+)
 
 V = 300
 QUICKSTART = Path(__file__).parents[4] / "examples" / "quickstart"
@@ -41,6 +51,19 @@ def load(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def seen_by(moe: Any, texts: list[list[int]]) -> list[Any]:
+    """What each layer's experts saw of texts."""
+    mixture, every = LayeredModel(moe), list(range(len(texts)))
+    calls = begin_all(mixture, texts)
+    return [watch(layer, index, calls, every) for index, layer in mixture.layers()]
+
+
+def merged(moe: Any, how: str, width: int | None, texts: list[list[int]], folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A mixture made dense, and what was found out about it."""
+    (found,) = merge_experts(LayeredModel(moe), [Merge(how, width, texts)], folder / how)
+    return found.files.load(), found.facts
 
 
 @torch.no_grad()
@@ -72,7 +95,7 @@ def test_experts_that_are_all_one_make_a_dense_model_of_equal_logits(
     shake_norms(moe)
     moe.save_pretrained(tmp_path / "moe")
     config = ModelConfig(merge_experts=str(tmp_path / "moe"), merge="average")
-    facts = make_initial(config, tmp_path / "dense", vocabulary=V, seed=0, sample_ids=TEXTS)
+    facts = make_initial(config, tmp_path / "dense", vocabulary=V, texts=TEXTS)
     dense, whole = load(tmp_path / "dense"), load(tmp_path / "moe")
     assert dense.config.model_type == SIBLINGS[family] and not hasattr(dense.config, "num_experts")
     assert whole.config.model_type == family and logits_of(whole).std() > 0.1
@@ -93,7 +116,7 @@ def test_the_sliding_windows_of_these_tests_are_felt(tiny_model: Callable[..., A
 
 @pytest.mark.parametrize("family, sizes", CASES, ids=IDS)
 def test_all_neurons_of_experts_that_all_tokens_use_alike_are_the_mixture(
-    family: str, sizes: dict[str, Any], tiny_model: Callable[..., Any]
+    family: str, sizes: dict[str, Any], tiny_model: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Nothing is chosen and nothing is left to fit: routers that see no difference, and room for every neuron."""
     experts = 8 if family in ("qwen3_moe", "flex_olmo") else 4
@@ -102,7 +125,7 @@ def test_all_neurons_of_experts_that_all_tokens_use_alike_are_the_mixture(
         for name, parameter in moe.named_parameters():
             if name.endswith(("gate.weight", "router.weight")):
                 parameter.zero_()
-    dense, facts = merge_experts(moe, "neurons", None, TEXTS)
+    dense, facts = merged(moe, "neurons", None, TEXTS, tmp_path)
     assert facts["merged_width"] == dense.config.intermediate_size == experts * 48
     assert facts["routing_entropy"] == [1.0, 1.0]
     expected = logits_of(moe)
@@ -116,7 +139,7 @@ def test_all_neurons_of_experts_that_all_tokens_use_alike_are_the_mixture(
 def test_weights_are_those_that_the_routers_gave(tiny_moe: Path) -> None:
     """Against the routers' own logits, softmax and top two by hand."""
     moe = load(tiny_moe)
-    seen = watch_experts(moe, TEXTS[:3])
+    seen = seen_by(moe, TEXTS[:3])
     for i, layer in enumerate(moe.get_decoder().layers):
         with torch.no_grad():
             logits_NE = torch.cat(
@@ -133,7 +156,7 @@ def test_weights_are_those_that_the_routers_gave(tiny_moe: Path) -> None:
 
 def test_an_average_is_weighted_by_routing_frequency(tiny_moe: Path) -> None:
     moe = load(tiny_moe)
-    experts, seen = experts_of(moe.get_decoder().layers[0]), watch_experts(moe, TEXTS)[0]
+    experts, seen = experts_of(moe.get_decoder().layers[0]), seen_by(moe, TEXTS)[0]
     weights = seen.mean_weights(8)
     mlp = average(experts, seen)
     gate = sum(float(w) * experts.gate_up_proj[e, :48] for e, w in enumerate(weights)) / float(weights.sum())
@@ -150,14 +173,14 @@ def test_neurons_that_put_nothing_out_are_left_out(tiny_moe: Path) -> None:
         for layer in moe.get_decoder().layers:
             experts_of(layer).down_proj[3:] = 0
     layer = moe.get_decoder().layers[1]
-    mlp = neurons(experts_of(layer), watch_experts(moe, TEXTS)[1], 3 * 48)
+    mlp = neurons(experts_of(layer), seen_by(moe, TEXTS)[1], 3 * 48)
     torch.testing.assert_close(mlp.gate_WD, experts_of(layer).gate_up_proj[:3, :48].reshape(144, 64))
     torch.testing.assert_close(mlp.up_WD, experts_of(layer).gate_up_proj[:3, 48:].reshape(144, 64))
 
 
 def test_a_fit_is_closer_to_the_layer_than_the_experts_own_weights(tiny_moe: Path) -> None:
     moe = load(tiny_moe)
-    experts, seen = experts_of(moe.get_decoder().layers[1]), watch_experts(moe, TEXTS)[1]
+    experts, seen = experts_of(moe.get_decoder().layers[1]), seen_by(moe, TEXTS)[1]
     missed = {}
     for width in (24, 96):
         with torch.no_grad():
@@ -167,29 +190,29 @@ def test_a_fit_is_closer_to_the_layer_than_the_experts_own_weights(tiny_moe: Pat
     assert missed[96] < missed[24] < float(seen.y_ND.square().mean())
 
 
-def test_neurons_keep_far_more_of_a_trained_mixture_than_the_average_of_its_experts() -> None:
+def test_neurons_keep_far_more_of_a_trained_mixture_than_the_average_of_its_experts(tmp_path: Path) -> None:
     """The quickstart's teacher, whose experts learned different things, on its own answers."""
     from transformers import AutoTokenizer
 
     moe, tokenizer = load(QUICKSTART / "teacher"), AutoTokenizer.from_pretrained(QUICKSTART / "teacher")
     rows = [json.loads(row) for row in (QUICKSTART / "prompts" / "medical.jsonl").read_text().splitlines()]
     asked = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows if "answer" not in row]
-    texts = continued(moe, asked[:48], 40, seed=0)
+    (texts,) = continued(LayeredModel(moe), [(asked[:48], 0)], 40)
     width = moe.config.moe_intermediate_size
-    _, average_facts = merge_experts(moe, "average", None, texts)
-    _, neurons_facts = merge_experts(moe, "neurons", width, texts)
+    _, average_facts = merged(moe, "average", None, texts, tmp_path)
+    _, neurons_facts = merged(moe, "neurons", width, texts, tmp_path)
     assert average_facts["merged_width"] == neurons_facts["merged_width"] == width
     assert 10 * neurons_facts["kl_to_mixture"] < average_facts["kl_to_mixture"] and neurons_facts["kl_to_mixture"] < 0.3
-    assert merge_experts(moe, "auto", None, texts)[1]["merged"] == "neurons"
+    assert merged(moe, "auto", None, texts, tmp_path)[1]["merged"] == "neurons"
 
 
-def test_auto_takes_the_average_of_experts_that_are_nearly_copies(tiny_moe: Path) -> None:
+def test_auto_takes_the_average_of_experts_that_are_nearly_copies(tiny_moe: Path, tmp_path: Path) -> None:
     moe = load(tiny_moe)
     make_alike(moe)
     with torch.no_grad():
         for layer in moe.get_decoder().layers:
             experts_of(layer).down_proj.add_(0.001 * torch.randn_like(experts_of(layer).down_proj))
-    dense, facts = merge_experts(moe, "auto", None, TEXTS)
+    dense, facts = merged(moe, "auto", None, TEXTS, tmp_path)
     assert facts["merged"] == "average" and dense.config.intermediate_size == facts["merged_width"] == 48
     assert facts["kl_to_mixture"] == facts["kl_of_merges"]["average"] < facts["kl_of_merges"]["neurons"]
 
@@ -198,7 +221,7 @@ def test_a_merge_of_the_same_mixture_on_the_same_prompts_is_the_same(tiny_moe: P
     prompts = [text[:6] for text in TEXTS]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         config = ModelConfig(merge_experts=str(tiny_moe))
-        make_initial(config, tmp_path / name, vocabulary=V, seed=seed, sample_ids=[], prompt_token_ids=prompts)
+        make_initial(config, tmp_path / name, vocabulary=V, seed=seed, prompts=prompts)
     a, b, c = (logits_of(load(tmp_path / name)) for name in "abc")
     assert torch.equal(a, b) and not torch.equal(a, c)
 
@@ -211,7 +234,7 @@ def test_layers_are_dropped_by_the_kl_to_the_mixture(tiny_model: Callable[..., A
         experts_of(silent).down_proj.zero_()
     moe.save_pretrained(tmp_path / "moe")
     config = ModelConfig(merge_experts=str(tmp_path / "moe"), drop_layers=1)
-    facts = make_initial(config, tmp_path / "dense", vocabulary=V, seed=0, sample_ids=TEXTS)
+    facts = make_initial(config, tmp_path / "dense", vocabulary=V, texts=TEXTS)
     dense = load(tmp_path / "dense")
     assert facts["dropped_layers"] == [2] and facts["layers"] == dense.config.num_hidden_layers == 3
     longest = sorted(TEXTS, key=len)[-4:]
@@ -227,7 +250,7 @@ def test_prompts_are_continued_as_each_alone_would_be(tiny_model: Callable[..., 
     """Padding on the left changes nothing: every sampled token is likely in its own text, and a stop ends it."""
     model = tiny_model("qwen3_moe", initializer_range=2.0)  # so sure of itself that sampling is nearly greedy
     prompts = [TEXTS[0][:9], TEXTS[1][:2], TEXTS[2][:5]]
-    found = continued(model, prompts, 12, seed=0)
+    (found,) = continued(LayeredModel(model), [(prompts, 0)], 12)
     model.generation_config.eos_token_id = [found[0][12]]
     for prompt, text in zip(prompts, found, strict=True):
         assert text[: len(prompt)] == prompt
@@ -235,8 +258,9 @@ def test_prompts_are_continued_as_each_alone_would_be(tiny_model: Callable[..., 
             p_SV = model(input_ids=torch.tensor([text])).logits[0].softmax(-1)
         chosen = [float(p_SV[i - 1, text[i]]) for i in range(len(prompt), len(text))]
         assert np.mean(chosen) > 0.5
-    assert continued(model, prompts, 12, seed=0)[0] == found[0][:13]
-    assert continued(model, [], 12, seed=0) == []
+    (again,) = continued(LayeredModel(model), [(prompts, 0)], 12)
+    assert again[0] == found[0][:13]
+    assert continued(LayeredModel(model), [([], 0)], 12) == [[]]
 
 
 # Refused ------------------------------------------------------------------------------------------------------------
@@ -268,7 +292,7 @@ def test_what_a_supported_family_cannot_do_is_refused(settings: dict[str, Any], 
 def test_more_neurons_than_there_are_is_refused(tiny_moe: Path, tmp_path: Path) -> None:
     config = ModelConfig(merge_experts=str(tiny_moe), merge="neurons", merged_width=8 * 48 + 1)
     with pytest.raises(ValueError, match=r"model\.merged_width: 385 neurons.*384"):
-        make_initial(config, tmp_path, vocabulary=V, seed=0, sample_ids=TEXTS)
+        make_initial(config, tmp_path, vocabulary=V, texts=TEXTS)
 
 
 def test_the_configuration_on_disk_says_what_the_loaded_one_says(tiny_moe: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.comparing.tolerances import in_float64, of_gradients, of_logits
+from support.initial.weights import make_initial
 from support.model_families import DENSE, SIZES
 
 from workers.student.batches.batching import collate
@@ -18,7 +19,6 @@ from workers.student.config import LossConfig, ModelConfig
 from workers.student.losses.fused import HeadTargets, loss_of_logits
 from workers.student.losses.objective import divergence_of
 from workers.student.models.dropped_layers import drop_layers
-from workers.student.models.initial import make_initial
 from workers.student.models.student_model import DistillationModel, load_causal_lm
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
@@ -144,9 +144,7 @@ def test_gradient_checkpointing_changes_no_gradient(save_model: Callable[..., Pa
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_named_layers_are_left_out(architecture: str, save_model: Callable[..., Path], tmp_path: Path) -> None:
     base = save_model(architecture, num_hidden_layers=4)
-    facts = make_initial(
-        ModelConfig(base=str(base), drop_layers=[1, 2]), tmp_path, vocabulary=V, seed=0, sample_ids=TEXTS
-    )
+    facts = make_initial(ModelConfig(base=str(base), drop_layers=[1, 2]), tmp_path, vocabulary=V, texts=TEXTS)
     whole, small = load(base), load(tmp_path)
     assert facts["dropped_layers"] == [1, 2] and facts["layers"] == 2
     assert small.config.num_hidden_layers == len(small.get_decoder().layers) == 2
@@ -240,7 +238,7 @@ def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
         "num_attention_heads": 2,
     }
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        make_initial(ModelConfig(config=sizes), tmp_path / name, vocabulary=V, seed=seed, sample_ids=[])
+        make_initial(ModelConfig(config=sizes), tmp_path / name, vocabulary=V, seed=seed)
     a, b, c = (load(tmp_path / name) for name in "abc")
     assert a.config.vocab_size == V and a.config.model_type == "llama"
     assert torch.equal(logits_of(a), logits_of(b)) and not torch.equal(logits_of(a), logits_of(c))
@@ -248,4 +246,4 @@ def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
 
 def test_a_vocabulary_too_small_for_the_tokenizer_is_refused(save_model: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot hold the tokenizer's 301 ids"):
-        make_initial(ModelConfig(base=str(save_model("llama"))), tmp_path, vocabulary=V + 1, seed=0, sample_ids=[])
+        make_initial(ModelConfig(base=str(save_model("llama"))), tmp_path, vocabulary=V + 1)

@@ -1,0 +1,1 @@
+"""Initial weights for tests: of one student, and of a mixture that is whole in memory."""

@@ -143,8 +143,8 @@ class ConsoleMonitor:
                 line = self.students.setdefault(event.student, StudentLine())
                 line.take(event)
                 self._update(event.student, str(line), final=line.state in ("done", "failed"))
-            case ModelScored(model=model, domain=domain):
-                self.scoring = f"{model} on {domain}"
+            case ModelScored(model=model, domain=domain, done=done, units=units):
+                self.scoring = f"{model} on {domain}: {done}/{units} units"
                 self._update("evaluate", self.scoring)
         if self._live is not None:
             self._live.update(self._table())

@@ -133,11 +133,14 @@ class CheckpointSaved(_Event):
 
 
 class ModelScored(_Event):
-    """A process begins to score a model, on one domain or on several."""
+    """A process begins to score a model, on one domain or on several, or has scored a unit more."""
 
     kind: Literal["model_scored"] = "model_scored"
     model: str
     domain: str
+    done: int = 0
+    units: int = 0
+    """Units that it has scored, of how many."""
 
 
 Event = (

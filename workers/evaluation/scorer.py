@@ -57,13 +57,17 @@ class Scorer:
         missing = [unit for unit in task.units if not self._storage.exists(unit.key)]
         if missing and self._loaded[0] != task.model:
             self._loaded = None, None  # before the next one is loaded: two might not fit
-            self._report(ModelScored(model=task.model.name, domain=", ".join(task.model.domains)))
+            self._tell(task.model, 0, len(missing))
             self._loaded = task.model, self._load(task.model)
-        for unit in missing:
+        for done, unit in enumerate(missing, start=1):
             made = self._ranks(task.model, unit) if unit.split == PROBES else self._sums(task.model, unit)
             self._storage.create(unit.key, made)
             pause_point("unit-scored")
+            self._tell(task.model, done, len(missing))
         return len(missing)
+
+    def _tell(self, model: ModelToScore, done: int, units: int) -> None:
+        self._report(ModelScored(model=model.name, domain=", ".join(model.domains), done=done, units=units))
 
     def _sums(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """A model's scores on a unit of held-out text, in the order of its rows."""

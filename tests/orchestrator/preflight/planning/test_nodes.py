@@ -174,10 +174,10 @@ def test_a_teacher_too_large_for_its_gpus(large: Project, stillhouse: Command) -
 
 
 def test_an_evaluator_too_large_for_its_gpu(large: Project, stillhouse: Command) -> None:
-    large.set("evaluate", {"gpus": 0.1})
+    large.set("evaluate", {"gpus": 0.15})
     assert plan(large, stillhouse, "h100:8x2")["problems"] == []
     [problem] = [p for p in plan(large, stillhouse, "l4:8x2")["problems"] if p.startswith("evaluate: ")]
-    assert "95% of 0.1 GPU" in problem and "nodes of " in problem
+    assert "95% of 0.15 GPU" in problem and "nodes of " in problem
 
 
 @pytest.mark.parametrize(("gpus", "fits"), [(2, True), (1, False)])

@@ -24,8 +24,8 @@ class HeldoutConfig(Settings):
     `split: heldout` holds out just those; past a cap they are rejected, and never train."""
 
     max_texts: Count | None = Field(default=500, ge=1)
-    """Most held-out prompts of a domain. Null: any number. A domain's KL has a 95 % interval of about 2 % at 500
-    answers of 512 tokens, and of twice that at a quarter of the prompts."""
+    """Most held-out prompts of a domain. Null: any number. The 95 % interval of a domain's KL narrows with the square
+    root of its prompts (tests/benchmarks/intervals.py)."""
 
     max_tokens: Count | None = Field(default=256_000, ge=1)
     """Most target tokens that the held-out answers of a domain may have. What the teacher answers counts with

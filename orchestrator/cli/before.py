@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.preflight.checks import Checked
 
 
-PLANNED_ROWS = 2048
+PLANNED_ROWS = 1024
 """Rows of a prompt source up to which a plan reads all of it."""
 
 

@@ -8,8 +8,12 @@ states are captured, as a run does. The student is the model without some layers
 was trained on other prompts (the product's losses and batches, `systematic` targets). A domain's KL is sum(s) / sum(m)
 over its texts, of s nats on m tokens, so its relative standard error at n texts is c / sqrt(n), with
 c = sd(s - KL m) / (mean(m) KL), and an interval of +-2 % takes n = (1.96 c / .02)^2 texts. Answers cut at fewer tokens
-say what shorter ones take. Twenty minutes on two cores. Without a model (`make bench` has none) there is nothing to
-measure.
+say what shorter ones take. Twenty minutes on two quiet cores. Without a model (`make bench` has none) there is nothing
+to measure.
+
+Seen of SmolLM2-135M and 4 of its 30 layers left out, untrained (KL .68), 19 medical texts: c is .17 at answers of 96
+tokens, .21 at 48, .25 at 24, which makes 275, 415 and 590 texts, each to a third. `evaluate.heldout.max_texts` is 500:
+that is 2 % up to a c of .23.
 """
 
 from __future__ import annotations

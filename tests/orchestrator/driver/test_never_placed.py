@@ -20,7 +20,9 @@ from cluster.resources import group_request
 from orchestrator.driver import pipeline
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
+from orchestrator.stages import evaluation
 from orchestrator.stages.supervisor import Supervisor
+from workers.evaluation.job import ModelToScore, ScoringTask
 from workers.student.config import TrainConfig
 
 
@@ -49,7 +51,9 @@ def test_the_evaluator_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config = clinic(evaluate={"gpus": 1}, cluster={"placement_deadline_s": 0.5})
     run = RunFolder(str(tmp_path))
     monkeypatch.setattr(RunFolder, "student_done", lambda self, name: {"steps": 1})
-    monkeypatch.setattr(pipeline.evaluation, "models_to_score", lambda *_: [])
+    work = ScoringTask(ModelToScore("medical", "stored", "", ()), ())
+    monkeypatch.setattr(evaluation, "models_to_score", lambda *_: [])
+    monkeypatch.setattr(evaluation, "missing_tasks", lambda *_: [work])
     context = SimpleNamespace(config=config, run=run, board="no-board", say=lambda text: None)
     session: Any = SimpleNamespace(ctx=context, poll=lambda patience_s=0.0: [])
     with pytest.raises(RunFailed, match=r"evaluate: the evaluator wants 1 x 1 CPU \+ 1 GPU .* the largest node has 0"):

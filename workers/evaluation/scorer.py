@@ -71,16 +71,13 @@ class Scorer:
 
     def _sums(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """A model's scores on a unit of held-out text, in the order of its rows."""
-        rows = self._heldout.rows(unit.unit, model.domains)
+        rows, logits = self._heldout.rows(unit.unit, model.domains), self._logits()
         found: dict[int, dict[str, TokenScores]] = {}
-        logits = self._logits()
         for domains in sorted({domains for _, domains in rows}):
-            mine = [row for row, own in rows if own == domains]
-            place = {id(row): i for i, (row, _) in enumerate(rows)}
-            truths = dict.fromkeys(domains, self._truth)
+            mine, truths = [row for row, own in rows if own == domains], dict.fromkeys(domains, self._truth)
             for row, scores in score(logits, mine, self._vocabulary, self._exact, truths, self._job.device):
-                found[place[id(row)]] = scores
-        ordered = [(rows[i][0].prompt_uid, found[i]) for i in sorted(found)]
+                found[id(row)] = scores  # in the order of batches
+        ordered = [(row.prompt_uid, found[id(row)]) for row, _ in rows if id(row) in found]
         tables = [sums_of(d, [(uid, s[d]) for uid, s in ordered if d in s]) for d in model.domains]
         return to_bytes(pa.concat_tables(tables))
 

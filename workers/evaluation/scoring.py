@@ -70,10 +70,10 @@ def score(
     whole = any(truth is not None for truth in truths.values())
     chunk = max(1, CHUNK_NUMBERS[device] // vocabulary)
     for row, of_row in logits(rows):
-        T = row.targets
-        parts: list[dict[str, TokenScores]] = []
-        for i in range(0, T, T if whole else chunk):  # a truth is asked for a whole text
-            place = slice(i, min(T, i + (T if whole else chunk)))
+        T, parts = row.targets, []
+        step = max(T, 1) if whole else chunk  # a truth is asked for a whole text
+        for i in range(0, T, step):
+            place = slice(i, min(T, i + step))
             q_nV = of_row(place)[:, :vocabulary].float().log_softmax(-1)
             t_nV = exact(row, place).to(q_nV.device)
             compared = compare(q_nV, t_nV, row.tokens[row.start :][place], i)

@@ -10,7 +10,7 @@ import torch
 from support.model_families import DENSE, MIXTURES
 
 from workers.logit_map import head_is_known
-from workers.teacher.generation.forward import TwoPartModel
+from workers.two_part_model import TwoPartModel
 
 KNOWN = {
     "qwen3_moe": "Qwen3MoeForCausalLM",

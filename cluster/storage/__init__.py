@@ -6,6 +6,7 @@ from cluster.storage.opening import (
     check_writable,
     free_bytes,
     join,
+    local_folder,
     open_storage,
     read_buffer,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "check_writable",
     "free_bytes",
     "join",
+    "local_folder",
     "open_storage",
     "read_buffer",
 ]

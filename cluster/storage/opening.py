@@ -10,7 +10,9 @@ import io
 import os
 import posixpath
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,6 +96,18 @@ def free_bytes(uri: str) -> int | None:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+@contextmanager
+def local_folder(storage: Storage, key: str) -> Iterator[Path]:
+    """A folder of a store as one on this machine: itself, or a copy for the length of a block."""
+    local = storage.local_path(key)
+    if local is not None:
+        yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+        storage.download_folder(key, Path(folder))
+        yield Path(folder)
 
 
 def read_buffer(storage: Storage, key: str) -> io.BytesIO:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import torch.distributed as dist
 
 from cluster.faults import pause_point
 from cluster.lease import Fence, LeaseLost
-from cluster.storage import Storage
+from cluster.storage import Storage, local_folder
 from workers.layout import StudentLayout
 from workers.student.checkpoints.resharding import convert, load_converted
 from workers.student.checkpoints.whole_checkpoint import load_universal, load_whole, save_whole, to_universal
@@ -144,7 +143,7 @@ class Checkpoints:
         if (pointer.world, pointer.zero) != (dist.get_world_size(), zero):
             self._load_resharded(engine, pointer)
             return
-        with self._local(pointer.key) as folder:
+        with local_folder(self._storage, pointer.key) as folder:
             if zero:
                 frozen = any(not p.requires_grad for p in engine.module.parameters())
                 engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not frozen)
@@ -161,13 +160,16 @@ class Checkpoints:
         through storage, and is deleted."""
         key = f"{self.new_key(pointer.step)}-universal"
         if dist.get_rank() == 0:
-            with self._local(pointer.key) as written, tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+            with (
+                local_folder(self._storage, pointer.key) as written,
+                tempfile.TemporaryDirectory(prefix="stillhouse-") as folder,
+            ):
                 (convert if pointer.zero else to_universal)(written / TAG, Path(folder, TAG))
                 self.check()
                 self._storage.upload_folder(Path(folder), key)
         pause_point("checkpoint-converted")
         dist.barrier()
-        with self._local(key) as folder:
+        with local_folder(self._storage, key) as folder:
             if engine.zero_optimization_stage():
                 load_converted(engine, folder, TAG)
             else:
@@ -175,15 +177,6 @@ class Checkpoints:
             dist.barrier()
         if dist.get_rank() == 0:
             self._storage.delete(key)
-
-    @contextmanager
-    def _local(self, key: str) -> Iterator[Path]:
-        """A checkpoint's folder on this machine."""
-        with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-            local = self._storage.local_path(key)
-            if local is None:
-                self._storage.download_folder(key, Path(folder))
-            yield local or Path(folder)
 
     def _commit(self, pointer: CheckpointPointer) -> None:
         """Make the pointer. One of the same step is of workers that were thought dead: the same training, but who holds

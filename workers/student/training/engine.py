@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from cluster.storage import Storage
+from cluster.storage import Storage, local_folder
 from workers.student.config import LoraConfig, LossConfig, TrainConfig
 
 
@@ -35,12 +33,8 @@ def start_engine(
         # Its build takes minutes in a fresh environment and only speeds up inference all-reduce.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     dtype = torch_dtype(train.dtype, device)
-    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-        local = storage.local_path(initial)
-        if local is None:
-            storage.download_folder(initial, Path(folder))
-            local = Path(folder)
-        causal_lm = load_causal_lm(str(local), dtype, gradient_checkpointing=train.gradient_checkpointing)
+    with local_folder(storage, initial) as folder:
+        causal_lm = load_causal_lm(str(folder), dtype, gradient_checkpointing=train.gradient_checkpointing)
     if lora is not None:
         from workers.student.models.lora import add_adapters
 

@@ -58,9 +58,7 @@ class Evaluations:
 def begin(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> Any:
     """A call that scores tasks, in one process or in several."""
     if settings.workers == 1 or len(tasks) == 1:
-        alone = ray.remote(_score_all).options(
-            num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=_RETRIES, retry_exceptions=False
-        )
+        alone = ray.remote(_score_all).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=_RETRIES)
         return alone.remote(job, tasks)
     pool = ray.remote(_score_in_pool).options(num_cpus=0, max_retries=0, scheduling_strategy=beside_driver())
     return pool.remote(job, tasks, settings)

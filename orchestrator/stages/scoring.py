@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from orchestrator.config.students import (
 from orchestrator.reporting.evaluation import Results
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
-from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore
+from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
 from workers.evaluation.metrics import by_domain
 from workers.evaluation.sums import from_bytes
 from workers.fingerprint import hash_json
-from workers.layout import StudentLayout, score_key, scores_folder
+from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan
 from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.targets.commits.log import Entry
@@ -80,9 +81,10 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
     """
     units = {split: _committed_units(run, split) for split in (HELDOUT, PROBES)}
     common = [_FORMAT, _truth_digest(config.evaluate.truth), config.evaluate.gpus > 0]
+    digest_of = cache(partial(_weights_digest, run, config))  # of several domains, a kind's weights are the same
     tasks = []
     for model in models:
-        weights = _weights_digest(run, config, model)
+        weights = digest_of(model.kind, model.source)
         mine = []
         for split in _splits(model):
             for entry, domains in units[split]:
@@ -96,11 +98,7 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
 
 def missing_tasks(run: RunFolder, tasks: Sequence[ScoringTask], workers: int) -> list[ScoringTask]:
     """What of tasks is not scored yet, a model's after another's, in pieces for so many processes."""
-    missing = []
-    for task in tasks:
-        there = set(run.storage.keys(scores_folder(task.model.name)))
-        if units := tuple(u for u in task.units if u.key not in there):
-            missing.append(ScoringTask(task.model, units))
+    missing = [ScoringTask(task.model, units) for task in tasks if (units := unscored(run.storage, task))]
     pieces = 1 if workers == 1 else math.ceil(_TASKS_PER_WORKER * workers / max(len(missing), 1))
     return [
         ScoringTask(task.model, task.units[i : i + size])
@@ -151,20 +149,20 @@ def _splits(model: ModelToScore) -> tuple[str, ...]:
     return {"teacher": (PROBES,), "unigram": (HELDOUT,)}.get(model.kind, (HELDOUT, PROBES))
 
 
-def _weights_digest(run: RunFolder, config: RunConfig, model: ModelToScore) -> str:
+def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str) -> str:
     """A digest of what a model is: of one in the run its files with their times, so that one made anew is scored
     anew."""
     state: Any
-    if model.kind == "stored":
-        state = [[f.key, f.bytes, f.modified] for f in run.storage.listing(model.source)]
-    elif model.kind == "single_expert":
+    if kind == "stored":
+        state = [[f.key, f.bytes, f.modified] for f in run.storage.listing(source)]
+    elif kind == "single_expert":
         state = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
-    elif model.kind == "teacher":
+    elif kind == "teacher":
         state = ""  # its probabilities are in the units
     else:
         entries = TargetStore(run.storage, TRAIN).log.entries()
         state = [[entry.unit, entry.content_hash] for entry in entries]
-    return hash_json([model.kind, state])
+    return hash_json([kind, state])
 
 
 def _truth_digest(truth: str | None) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.storage import Storage
+from workers.layout import scores_folder
+
 
 @dataclass(frozen=True)
 class ModelToScore:
@@ -36,6 +39,12 @@ class ScoringTask:
 
     model: ModelToScore
     units: tuple[UnitToScore, ...]
+
+
+def unscored(storage: Storage, task: ScoringTask) -> tuple[UnitToScore, ...]:
+    """Units of a task whose scores are not there yet; one listing."""
+    there = set(storage.keys(scores_folder(task.model.name)))
+    return tuple(unit for unit in task.units if unit.key not in there)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ It holds one model, the teachers' heads and one unit, whatever the store holds.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ import pyarrow as pa
 import torch
 
 from cluster.faults import pause_point
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage, local_folder, open_storage
 from workers.channels.board import Reporter
 from workers.channels.events import ModelScored
 from workers.evaluation.exact import ExactTargets
-from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore
+from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
 from workers.evaluation.scoring import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.sums import TokenScores, sums_of, to_bytes
@@ -54,7 +53,7 @@ class Scorer:
 
         Raises DamagedShard for a unit whose bytes are not those committed, after it is marked.
         """
-        missing = [unit for unit in task.units if not self._storage.exists(unit.key)]
+        missing = unscored(self._storage, task)
         if missing and self._loaded[0] != task.model:
             self._loaded = None, None  # before the next one is loaded: two might not fit
             self._tell(task.model, 0, len(missing))
@@ -83,9 +82,8 @@ class Scorer:
 
     def _ranks(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """Where a model puts the answers of a unit of probes, by domain."""
-        probes = _Split(self._storage, PROBES)
         ranks: dict[str, list[dict[str, float]]] = {}
-        for row, domains in probes.rows(unit.unit, model.domains):
+        for row, domains in self._probes.rows(unit.unit, model.domains):
             if model.kind == "teacher":
                 rank = stored_rank(row)
             else:
@@ -93,6 +91,10 @@ class Scorer:
             for domain in domains:
                 ranks.setdefault(domain, []).append(rank)
         return json.dumps(ranks).encode()
+
+    @cached_property
+    def _probes(self) -> _Split:
+        return _Split(self._storage, PROBES)
 
     @property
     def _vocabulary(self) -> int:
@@ -112,7 +114,7 @@ class Scorer:
         device = self._job.device
         dtype = torch_dtype("auto", device)
         if model.kind == "stored":
-            with _local_folder(self._storage, model.source) as folder:
+            with local_folder(self._storage, model.source) as folder:
                 return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
         keep = self._favourites(model, dtype)[model.domains[0]]
         return TwoPartModel(single_expert_model(model.source, model.revision, keep, dtype, device), device)
@@ -153,14 +155,3 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-
-
-@contextmanager
-def _local_folder(storage: Storage, key: str) -> Iterator[Path]:
-    local = storage.local_path(key)
-    if local is not None:
-        yield local
-        return
-    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-        storage.download_folder(key, Path(folder))
-        yield Path(folder)

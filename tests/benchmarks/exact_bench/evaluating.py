@@ -125,7 +125,9 @@ def _seconds(run: Path, workers: int) -> float:
     """Of an evaluation in a Ray that runs already."""
     import ray
 
+    from orchestrator.runs.folder import RunFolder
     from orchestrator.stages.evaluation import begin
+    from orchestrator.stages.scoring import missing_tasks
     from workers.evaluation.config import EvaluateConfig
 
     paths = os.pathsep.join(p for p in sys.path if p)
@@ -138,12 +140,7 @@ def _seconds(run: Path, workers: int) -> float:
     )
     try:
         settings, tasks = EvaluateConfig(workers=workers, threads=1), tasks_of(run)
-        pieces = [
-            replace(task, units=task.units[i : i + size])
-            for task in tasks
-            for size in [-(-len(task.units) // workers)]
-            for i in range(0, len(task.units), size)
-        ]
+        pieces = missing_tasks(RunFolder(str(run)), tasks, workers)
         began = time.monotonic()
         assert ray.get(begin(job_of(run), pieces, settings)) == sum(len(t.units) for t in tasks)
         return round(time.monotonic() - began, 1)

@@ -81,10 +81,11 @@ class Trainer:
         self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.board if self.rank == 0 else "")
         self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
+        self.plan = read_plan(self.storage, TRAIN)
         self.engine: Any
         self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
         domains = [d for d, share in job.mix.items() if share > 0 and loss.soft]
-        self.heads = read_heads(self._open_store(), read_plan(self.storage, TRAIN), domains, device, job.name)
+        self.heads = read_heads(self._open_store(), self.plan, domains, device, job.name)
         self.optimiser: Any = Optimiser(self.engine, device, loss, train, self.heads)
         self.checkpoints = Checkpoints(self.storage, job.layout, self.fence, self._notice)
         self.models = TrainedModels(self.storage, job, self.lora, self.checkpoints)
@@ -141,7 +142,7 @@ class Trainer:
     def _open_stream(self, cursor: Cursor | None) -> TargetStream:
         """The rows from a cursor on; from the first one where there is none."""
         return TargetStream(
-            *(self._open_store(), read_plan(self.storage, TRAIN), self.job.mix, self.job.seed, cursor),
+            *(self._open_store(), self.plan, self.job.mix, self.job.seed, cursor),
             on_wait=self._waiting,
             on_damage=self._damaged,
             name=self.job.name,

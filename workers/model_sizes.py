@@ -67,6 +67,9 @@ _KINDS_OF_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _MOST_HEADER = 100_000_000
 """Bytes of a safetensors header at most, by the format."""
 
+PROCESS_BYTES = 600 << 20
+"""What a process that loaded torch, transformers and DeepSpeed holds before any weight."""
+
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 
 

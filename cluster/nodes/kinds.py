@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cluster.config import NodeKindConfig
 from cluster.inventory import Inventory
-from cluster.resources import ACCELERATOR, Node
+from cluster.resources import ACCELERATOR, MEMORY, Node
 
 TYPE_LABEL = "ray.io/accelerator-type"
 """Ray's label of a node for its type of accelerator."""
@@ -105,14 +105,14 @@ def planned_inventory(text: str, settings: Mapping[str, NodeKindConfig]) -> Inve
     def total(name: str) -> float:
         return sum(node.total.get(name, 0) for node in nodes)
 
-    memory = int(total("memory"))
+    memory = int(total(MEMORY))
     source = f"planned nodes {','.join(item.strip() for item in text.split(','))}"
     return Inventory(source, len(nodes), total("CPU"), total("GPU"), memory, memory, tuple(nodes))
 
 
 def _node(kind: NodeKind, gpus: int, number: int) -> PlannedNode:
     share = gpus / kind.gpus if kind.gpus else 1.0
-    total = {"CPU": kind.cpus * share, "memory": float(int(kind.host_memory * share))}
+    total = {"CPU": kind.cpus * share, MEMORY: float(int(kind.host_memory * share))}
     labels = dict(kind.labels)
     if gpus:
         total["GPU"] = float(gpus)

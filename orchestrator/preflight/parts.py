@@ -11,15 +11,12 @@ from humanize import naturalsize
 from orchestrator.preflight.memory import activation_bytes, decoder_of, kv_cache_bytes, linear_layers, student_size
 from workers.evaluation.config import CHUNK_NUMBERS, LOGITS_HELD, EvaluateConfig
 from workers.model_files import expert_count, model_folder, read_model_config
-from workers.model_sizes import DTYPE_BYTES, ModelSize, model_size
+from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, ModelSize, model_size
 from workers.student.config import InitialConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.config import chunk_tokens
 from workers.student.models.resources import ANSWER_TOKENS, initial_bytes, mixture_reads
 from workers.teacher.config import TeacherConfig
 from workers.teacher.generation.batches import HEAD_NUMBERS
-
-_PROCESS_BYTES = 600 << 20
-"""What a process that loaded torch, transformers and DeepSpeed holds before any weight."""
 
 _CONTEXT_BYTES = 1 << 30
 """What CUDA, its libraries and NCCL hold on a GPU before any weight, about."""
@@ -112,7 +109,7 @@ def _on_host_and_gpu(gpus: float, held: int, through_host: int) -> tuple[int, in
     """Bytes on the host and on its GPUs of a process that holds so many to compute with, of which some are loaded
     through the host's memory."""
     if not gpus:
-        return held + _PROCESS_BYTES, 0
+        return held + PROCESS_BYTES, 0
     return through_host + _GPU_HOST_BYTES, held + _CONTEXT_BYTES
 
 

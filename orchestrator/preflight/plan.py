@@ -25,10 +25,10 @@ from orchestrator.preflight.planning.controls import control_note, control_words
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
-from orchestrator.preflight.planning.targets import head_bytes, plan_prompts
+from orchestrator.preflight.planning.targets import plan_prompts, teacher_models
 from orchestrator.preflight.planning.totals import find_problems
 from orchestrator.prompts.policy import PolicyResolver
-from orchestrator.runs.exact_scheme import hidden_size
+from orchestrator.runs.exact_scheme import head_bytes, hidden_size
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.resources import resource_request as evaluator_request
 from workers.model_files import expert_count, read_model_config
@@ -114,10 +114,11 @@ def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) 
 
 def _initial(config: RunConfig) -> list[Placeable]:
     models = [specialist.model for specialist in config.specialists.values()]
-    if (part := initial_part(models, config.initial)) is None:
+    part, request = initial_part(models, config.initial), initial_request(models, config.initial)
+    if part is None or request is None:
         return []
     what, amounts = "making initial weights", "lower initial.memory or initial.cpus, or take larger nodes"
-    return [Placeable(part, "initial", what, amounts, initial_request(models, config.initial))]
+    return [Placeable(part, "initial", what, amounts, request)]
 
 
 def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> list[Placeable]:
@@ -125,8 +126,9 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         if config.targets.scheme != "hidden" or not specialist.loss.soft:
             return 0
         names = {teacher for domain in domains for teacher in plan.teachers.get(domain, ())}
-        return sum(head_bytes(config, found, name, vocabulary) for name in names)
+        return sum(head_bytes(config, name, models[name], vocabulary) for name in names)
 
+    models = teacher_models(found)
     controls, items = HARD_LABELS in config.evaluate.baselines, []
     if controls:
         plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
@@ -160,7 +162,7 @@ def _student(name: str, key: str, specialist: SpecialistConfig, mixture: str, vo
 
 def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> Placeable:
     hidden = plan.heldout_scheme == "hidden"
-    heads = sum(hidden_size(read_model_config(folder)) for folder in found.teacher_folders.values() if hidden)
+    heads = sum(map(hidden_size, teacher_models(found).values())) if hidden else 0
     largest = max(student_parameters(s.model, vocabulary) for s in config.specialists.values())
     layer = max(student_layer(s.model) for s in config.specialists.values())
     if SINGLE_EXPERT in config.evaluate.baselines:

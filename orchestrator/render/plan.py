@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.nodes.kinds import PlannedNode
+from cluster.resources import MEMORY
 from orchestrator.preflight.parts import Part
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.render.columns import print_columns
@@ -50,7 +51,7 @@ def _print_inventory(plan: RunPlan, out: Console) -> None:
         markup=False,
     )
     alike = Counter(
-        f"{n.kind.name}: {n.total['CPU']:g} CPUs, {naturalsize(n.total['memory'])} memory"
+        f"{n.kind.name}: {n.total['CPU']:g} CPUs, {naturalsize(n.total[MEMORY])} memory"
         + (f", {n.total['GPU']:g} GPUs of {naturalsize(n.kind.gpu_memory)}" if n.total.get("GPU") else "")
         for n in have.members
         if isinstance(n, PlannedNode)

@@ -38,7 +38,7 @@ def choose_exact_scheme(
     """
     full = sum(tokens.values()) * vocabulary * DTYPE_BYTES[config.evaluate.precision]
     models = {name: read_model_config(folders[name]) for name in config.teachers}
-    hidden = sum(_hidden_bytes(config, name, models[name], tokens.get(name, 0), vocabulary) for name in models)
+    hidden = hidden_bytes(config, models, tokens, vocabulary)
     sizes = f"full {naturalsize(full)}, hidden {naturalsize(hidden)}"
 
     def chosen(scheme: Literal["full", "hidden"], why: str) -> ExactScheme:
@@ -61,10 +61,21 @@ def hidden_size(model_config: dict[str, Any]) -> int:
     return int((known.value(text, "hidden_size") if known else text.get("hidden_size")) or 0)
 
 
-def _hidden_bytes(config: RunConfig, name: str, model: dict[str, Any], tokens: int, vocabulary: int) -> int:
-    """Of the hidden states of so many tokens, and of the head, which a teacher of no prompt has too."""
-    head = vocabulary * DTYPE_BYTES[config.teachers[name].precision]
-    return hidden_size(model) * (tokens * DTYPE_BYTES[config.hidden_precision()] + head)
+def hidden_bytes(
+    config: RunConfig, models: Mapping[str, dict[str, Any]], tokens: Mapping[str, int], vocabulary: int
+) -> int:
+    """Of the hidden states of so many tokens by teacher, and of the heads, which a teacher of no prompt has too.
+    `models` are the teachers' config.json."""
+    width = DTYPE_BYTES[config.hidden_precision()]
+    return sum(
+        hidden_size(model) * tokens.get(name, 0) * width + head_bytes(config, name, model, vocabulary)
+        for name, model in models.items()
+    )
+
+
+def head_bytes(config: RunConfig, teacher: str, model: dict[str, Any], vocabulary: int) -> int:
+    """Of a teacher's LM head, of the tokenizer's ids."""
+    return hidden_size(model) * vocabulary * DTYPE_BYTES[config.teachers[teacher].precision]
 
 
 def _why_not_hidden(config: RunConfig, name: str, model: dict[str, Any], folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from humanize import naturalsize
 
 from cluster.nodes.kinds import TYPE_LABEL, NodeKind, PlannedNode
 from cluster.nodes.packing import Room
-from cluster.resources import ResourceRequest, bundles_on, infeasible_reason, matches
+from cluster.resources import MEMORY, ResourceRequest, bundles_on, infeasible_reason, matches
 from orchestrator.preflight.parts import USABLE, Part
 from orchestrator.preflight.planning.record import RunPlan
 
@@ -36,8 +36,8 @@ class Placeable:
     """What finds a place or none: one replica, all workers."""
     amounts: str
     """Settings that say how much it reserves."""
-    request: ResourceRequest | None
-    """Of one group of its processes. None reserves nothing."""
+    request: ResourceRequest
+    """Of one group of its processes."""
     groups: int = 1
     """How many of those must be there at once, and at most."""
     most_groups: int = 1
@@ -49,7 +49,7 @@ class Placeable:
 def note_no_place(plan: RunPlan, items: list[Placeable]) -> None:
     """Problems of parts that would find no place even if nothing else ran."""
     for item in items:
-        if item.request is not None and (reason := infeasible_reason(item.request, plan.inventory.members)):
+        if reason := infeasible_reason(item.request, plan.inventory.members):
             plan.problems.append(f"{item.key}: {item.what} finds no place on this cluster: {reason}; {item.amounts}")
 
 
@@ -93,7 +93,7 @@ class _Placement:
 
     def put_beside_others(self, item: Placeable) -> None:
         """The least of a teacher's replicas, or a specialist's workers, beside what is there."""
-        if item.request is None or infeasible_reason(item.request, self._nodes):
+        if infeasible_reason(item.request, self._nodes):
             return
         among = self._fitting(item)
         places: list[int] = []
@@ -113,7 +113,7 @@ class _Placement:
 
     def put_further_replicas(self, item: Placeable) -> None:
         """Those that a teacher may have above the least, while all others run."""
-        if item.part.name not in self.placed or item.request is None:
+        if item.part.name not in self.placed:
             return
         among, more = self._fitting(item, tell=False), 0
         while item.groups + more < item.most_groups and (found := self._room.put(item.request, among)) is not None:
@@ -127,7 +127,7 @@ class _Placement:
 
     def put_alone(self, item: Placeable) -> None:
         """What runs before or after all others."""
-        if item.request is None or not infeasible_reason(item.request, self._nodes):
+        if not infeasible_reason(item.request, self._nodes):
             self._put_on_empty(item, self._fitting(item), waits=False)
 
     def check_nodes(self, held: Held) -> None:
@@ -136,10 +136,10 @@ class _Placement:
         for i, parts in held.items():
             memory = {name: self.placed[name].memory for name in parts}
             node, total = self._nodes[i], sum(memory[name] * n for name, n in parts.items())
-            if total <= node.total["memory"]:
+            if total <= node.total[MEMORY]:
                 continue
             what = ", ".join(f"{n} of {name} ({naturalsize(memory[name])} each)" for name, n in parts.items())
-            has = naturalsize(node.total["memory"])
+            has = naturalsize(node.total[MEMORY])
             seen[f"of {node.kind.name}, which has {has} of memory, holds {naturalsize(total)}: {what}"] += 1
         for sentence, count in seen.items():
             self._plan.problems.append(
@@ -155,11 +155,7 @@ class _Placement:
 
     def _put_on_empty(self, item: Placeable, among: list[int], *, waits: bool) -> None:
         held: Held = {}
-        if item.request is None:  # it reserves nothing: the node with most memory would have to do
-            places = [max(among, key=lambda i: self._nodes[i].total["memory"])] if among else []
-        else:
-            places = Room(self._nodes).put(item.request, among) or []
-        self._record(item, places, held, waits=waits)
+        self._record(item, Room(self._nodes).put(item.request, among) or [], held, waits=waits)
         self.check_nodes(held)
 
     def _record(self, item: Placeable, places: list[int], held: Held, *, waits: bool = False) -> None:
@@ -178,8 +174,7 @@ class _Placement:
         able = [
             i
             for i, node in enumerate(self._nodes)
-            if request is None
-            or (matches(node.labels, request.labels) and bundles_on(node.total, request.bundles[0]) > 0)
+            if matches(node.labels, request.labels) and bundles_on(node.total, request.bundles[0]) > 0
         ]
         if not part.gpus:
             return able

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.checks import Checked
@@ -13,9 +14,8 @@ from orchestrator.prompts.notes import text_notes
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.prompts.splits import caps_note, heldout_shares
-from orchestrator.runs.exact_scheme import choose_exact_scheme, hidden_size
+from orchestrator.runs.exact_scheme import choose_exact_scheme, hidden_bytes, hidden_size
 from workers.model_files import read_model_config
-from workers.model_sizes import DTYPE_BYTES
 from workers.splits import HELDOUT, TRAIN
 
 _CHARACTERS_PER_TOKEN = 4
@@ -49,27 +49,32 @@ def plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: i
     plan.prompts = {d: {k: round(row[k]) for k in ("train", "heldout", "tokens")} for d, row in domains.items()}
     plan.rejected = round(sum(found.sampled.get(r.source, 1.0) for r in found.rejected))
     plan.train_tokens, plan.heldout_tokens = (round(tokens_of[split].total()) for split in (TRAIN, HELDOUT))
+    whole = {split: {name: round(n) for name, n in tokens.items()} for split, tokens in tokens_of.items()}
     if config.targets.scheme == "hidden":
-        plan.train_bytes = _hidden_bytes(config, found, tokens_of[TRAIN], vocabulary)
+        plan.train_bytes = hidden_bytes(config, teacher_models(found), whole[TRAIN], vocabulary)
     else:
         plan.train_bytes = round(plan.train_tokens * target_bytes(config.targets, vocabulary))
-    _plan_heldout_bytes(plan, config, found, tokens_of[HELDOUT], vocabulary)
+    _plan_heldout_bytes(plan, config, found, whole[HELDOUT], vocabulary)
     _note_domains(plan, config)
     plan.notes += found.notes + text_notes(config, asked)
 
 
 def _plan_heldout_bytes(
-    plan: RunPlan, config: RunConfig, found: Checked, tokens: Counter[str], vocabulary: int
+    plan: RunPlan, config: RunConfig, found: Checked, tokens: dict[str, int], vocabulary: int
 ) -> None:
-    whole = {name: round(n) for name, n in tokens.items()}
-    exact = choose_exact_scheme(config, found.teacher_folders, whole, vocabulary)
+    exact = choose_exact_scheme(config, found.teacher_folders, tokens, vocabulary)
     plan.heldout_bytes, plan.heldout_scheme, plan.heldout_why = exact.size, exact.scheme, exact.why
-    largest = max(hidden_size(read_model_config(folder)) for folder in found.teacher_folders.values())
+    largest = max(map(hidden_size, teacher_models(found).values()))
     numbers = largest if exact.scheme == "hidden" else vocabulary
     prompts = max(sum(row["heldout"] for row in plan.prompts.values()), 1)  # of several domains: more than once
     each = plan.heldout_tokens / prompts
     # As it was read, and decoded.
     plan.heldout_unit_bytes = round(2 * 4 * numbers * each * config.evaluate.heldout.prompts_per_unit)
+
+
+def teacher_models(found: Checked) -> dict[str, dict[str, Any]]:
+    """The teachers' config.json."""
+    return {name: read_model_config(folder) for name, folder in found.teacher_folders.items()}
 
 
 def _note_domains(plan: RunPlan, config: RunConfig) -> None:
@@ -82,24 +87,6 @@ def _note_domains(plan: RunPlan, config: RunConfig) -> None:
     for domain in plan.prompts:
         if config.demand().get(domain, 0) <= 0:
             plan.notes.append(f"no specialist asks for the domain {domain!r}: it is captured last")
-
-
-def _hidden_bytes(config: RunConfig, found: Checked, tokens: Counter[str], vocabulary: int) -> int:
-    """Of the hidden states of so many tokens by teacher, and of the teachers' heads."""
-    width = DTYPE_BYTES[config.hidden_precision()]
-    return sum(
-        _hidden_size(found, name) * round(tokens[name]) * width + head_bytes(config, found, name, vocabulary)
-        for name in config.teachers
-    )
-
-
-def head_bytes(config: RunConfig, found: Checked, teacher: str, vocabulary: int) -> int:
-    """Of a teacher's LM head, of the tokenizer's ids."""
-    return _hidden_size(found, teacher) * vocabulary * DTYPE_BYTES[config.teachers[teacher].precision]
-
-
-def _hidden_size(found: Checked, teacher: str) -> int:
-    return hidden_size(read_model_config(found.teacher_folders[teacher]))
 
 
 def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:

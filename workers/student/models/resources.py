@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.resources import MEMORY, ResourceRequest, group_request
 from workers.model_files import expert_count, model_folder, read_model_config
-from workers.model_sizes import DTYPE_BYTES, tensor_shapes
+from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, tensor_shapes
 from workers.student.config import InitialConfig, ModelConfig
 from workers.student.models.dense_sibling import active_width, expert_width
 
@@ -18,9 +18,6 @@ SAMPLE_TEXTS, SAMPLE_TOKENS = 96, 192
 
 ANSWER_TOKENS = 64
 """Tokens that a mixture goes on with after each prompt, before its experts are measured on both."""
-
-_PROCESS_BYTES = 600 << 20
-"""What a process that loaded torch and transformers holds before any weight."""
 
 _TOKENS = SAMPLE_TEXTS * (SAMPLE_TOKENS + ANSWER_TOKENS)
 
@@ -45,7 +42,7 @@ def initial_bytes(models: list[ModelConfig], settings: InitialConfig) -> int:
         if model.source is not None:
             by_source.setdefault((model.base, model.merge_experts, model.revision), []).append(model)
     sizes = [_bytes_of(group, settings.memory) for group in by_source.values()]
-    return max(sizes) + _PROCESS_BYTES if sizes else 0
+    return max(sizes) + PROCESS_BYTES if sizes else 0
 
 
 def mixture_reads(model: ModelConfig, settings: InitialConfig) -> tuple[int, int]:

@@ -25,7 +25,8 @@ class HeldoutConfig(Settings):
 
     max_texts: Count | None = Field(default=500, ge=1)
     """Most held-out prompts of a domain. Null: any number. The 95 % interval of a domain's KL narrows with the square
-    root of its prompts: 2 % take 230 to 550 answers of 96 tokens, 400 to 1,130 of 48 (tests/benchmarks/intervals.py)."""
+    root of its prompts: 2 % take 230 to 550 answers of 96 tokens, 400 to 1,130 of 48
+    (tests/benchmarks/intervals.py)."""
 
     max_tokens: Count | None = Field(default=256_000, ge=1)
     """Most target tokens that the held-out answers of a domain may have. What the teacher answers counts with

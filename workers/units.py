@@ -57,6 +57,14 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class UnitSize:
+    """What a unit holds at most. Tokens are the upper bound of its answers' target tokens; None is any number."""
+
+    prompts: int
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class UnitPlan:
     """All units of one split in plan order."""
 
@@ -75,14 +83,14 @@ class UnitPlan:
 
 
 def build_units(
-    prompts: Iterable[Prompt], demand: Mapping[str, float], per_unit: int, seed: int, split: str
+    prompts: Iterable[Prompt], demand: Mapping[str, float], sizes: Mapping[str, UnitSize], seed: int, split: str
 ) -> tuple[UnitPlan, list[list[Prompt]]]:
     """Blocks of like prompts, shuffled by seed, interleaved so that each domain keeps pace with its demand.
 
     `demand` is the number of target tokens that the specialists ask of each domain. A domain nobody asks for goes last.
-    Returns the plan and the prompts of each unit.
+    `sizes` are those of units by teacher. Returns the plan and the prompts of each unit.
     """
-    blocks = _blocks(prompts, per_unit, seed, split)
+    blocks = _blocks(prompts, sizes, seed, split)
     queues = {
         d: deque(i for i, b in enumerate(blocks) if d in b[0].domains)
         for d in sorted({d for b in blocks for d in b[0].domains})
@@ -108,7 +116,7 @@ def build_units(
     return UnitPlan(split, tuple(_unit(i, block) for i, block in enumerate(ordered))), ordered
 
 
-def _blocks(prompts: Iterable[Prompt], per_unit: int, seed: int, split: str) -> list[list[Prompt]]:
+def _blocks(prompts: Iterable[Prompt], sizes: Mapping[str, UnitSize], seed: int, split: str) -> list[list[Prompt]]:
     groups: dict[tuple, list[Prompt]] = {}
     for prompt in sorted(prompts, key=lambda p: p.id):
         groups.setdefault(prompt.kind, []).append(prompt)
@@ -117,8 +125,19 @@ def _blocks(prompts: Iterable[Prompt], per_unit: int, seed: int, split: str) -> 
         group = groups[kind]
         order = generator(seed, "plan", split, str(kind)).permutation(len(group))
         shuffled = [group[i] for i in order]
-        blocks += [shuffled[i : i + per_unit] for i in range(0, len(shuffled), per_unit)]
+        blocks += _cut(shuffled, sizes[shuffled[0].teacher])
     return [blocks[i] for i in generator(seed, "plan-order", split).permutation(len(blocks))]
+
+
+def _cut(prompts: Sequence[Prompt], size: UnitSize) -> list[Sequence[Prompt]]:
+    """Prompts in their order, cut into blocks; one that is larger than a unit alone makes one."""
+    blocks, begin, tokens = [], 0, 0
+    for i, prompt in enumerate(prompts):
+        tokens += prompt.most_target_tokens
+        if i > begin and (i - begin >= size.prompts or (size.tokens is not None and tokens > size.tokens)):
+            blocks.append(prompts[begin:i])
+            begin, tokens = i, prompt.most_target_tokens
+    return [*blocks, prompts[begin:]]
 
 
 def _unit(index: int, block: Sequence[Prompt]) -> Unit:

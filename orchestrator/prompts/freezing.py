@@ -32,6 +32,7 @@ from orchestrator.prompts.sources import (
 )
 from orchestrator.prompts.splits import assign_splits, beyond_caps
 from orchestrator.prompts.tokenizing import TeacherTokenizer, TokenizedPrompt
+from orchestrator.prompts.unit_size import unit_size
 from workers.layout import PROMPTS_REJECTED, PROMPTS_SUMMARY
 from workers.manifest import write_manifest
 from workers.splits import HELDOUT, PROBES, TRAIN
@@ -157,12 +158,11 @@ def _write(
         "splits": {},
     }
     demand = config.demand()
-    per_unit = {HELDOUT: config.evaluate.heldout.prompts_per_unit}
     for split, items in prompts.items():
         if split == PROBES and not items:
             continue
-        most = per_unit.get(split, config.targets.prompts_per_unit)
-        plan, blocks = build_units(items, demand if split == TRAIN else {}, most, config.seed, split)
+        sizes = {name: unit_size(config, name, split) for name in config.teachers}
+        plan, blocks = build_units(items, demand if split == TRAIN else {}, sizes, config.seed, split)
         write_manifest(storage, plan, blocks)
         summary["splits"][split] = {
             "units": len(plan.units),

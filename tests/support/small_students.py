@@ -22,7 +22,7 @@ from workers.targets.contract import Contract
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
-from workers.units import Prompt, build_units
+from workers.units import Prompt, UnitSize, build_units
 
 MakeTargets = Callable[..., UnitTargets]
 CommitUnit = Callable[[TargetStore, int, UnitTargets], bool]
@@ -47,7 +47,7 @@ def fill_store(storage: LocalStorage, header: StoreHeader, make_targets: MakeTar
     store = TargetStore(storage, "train")
     store.create(header)
     prompts = [Prompt(f"{d}{i}", (d,), "t", 1, 1.0, 1.0, 8, [3], None) for d in MIX for i in range(12)]
-    plan, blocks = build_units(prompts, MIX, 4, 0, "train")
+    plan, blocks = build_units(prompts, MIX, {prompts[0].teacher: UnitSize(4)}, 0, "train")
     write_manifest(storage, plan, blocks)
     for unit, block in enumerate(blocks):
         assert commit(store, unit, make_targets(header, rng, [p.id for p in block], rng.integers(2, 25, len(block))))

@@ -14,9 +14,9 @@ import pytest
 from cluster.storage import LocalStorage
 from workers.layout import manifest_key
 from workers.manifest import Manifest, read_plan, write_manifest
-from workers.units import Prompt, UnitPlan, build_units
+from workers.units import Prompt, UnitPlan, UnitSize, build_units
 
-SETTINGS: dict[str, Any] = {"per_unit": 4, "seed": 3, "split": "train"}
+SETTINGS: dict[str, Any] = {"sizes": {"teacher": UnitSize(4)}, "seed": 3, "split": "train"}
 
 
 def prompt(name: str, *domains: str, **fields: Any) -> Prompt:
@@ -99,10 +99,21 @@ def test_a_unit_holds_few_prompts_of_one_kind() -> None:
         assert unit.tokens == sum(p.most_target_tokens for p in block)
 
 
+def test_a_unit_ends_before_it_has_too_many_tokens() -> None:
+    given = [prompt(f"g{i}", "code", answer_token_ids=[3] * (5 + 7 * (i % 4))) for i in range(30)]
+    given.append(prompt("long", "code", answer_token_ids=[3] * 200))
+    plan, blocks = build_units(given, {}, {"teacher": UnitSize(8, tokens=60)}, 3, "train")
+    assert [len(b) for b in blocks if "long" in {p.id for p in b}] == [1]
+    assert all(u.tokens <= 60 or u.prompts == 1 for u in plan.units)
+    assert max(u.prompts for u in plan.units) > 1
+    assert Counter(p.id for block in blocks for p in block) == Counter(p.id for p in given)
+
+
 def test_prompts_are_shuffled_by_seed_and_split() -> None:
     prompts = [prompt(f"p{i:03}", "medical") for i in range(40)]
     plans = [
-        build_units(prompts, {}, 4, seed, split)[1] for seed, split in ((1, "train"), (2, "train"), (1, "heldout"))
+        build_units(prompts, {}, SETTINGS["sizes"], seed, split)[1]
+        for seed, split in ((1, "train"), (2, "train"), (1, "heldout"))
     ]
     orders = [tuple(p.id for block in blocks for p in block) for blocks in plans]
     companies = [frozenset(frozenset(p.id for p in block) for block in blocks) for blocks in plans]
@@ -168,6 +179,6 @@ def test_the_manifest_gives_back_prompts_and_plan(local: LocalStorage) -> None:
 
 def test_splits_have_manifests_of_their_own(local: LocalStorage) -> None:
     for split in ("train", "heldout"):
-        write_manifest(local, *build_units([prompt(split, "a")], {}, 4, 3, split))
+        write_manifest(local, *build_units([prompt(split, "a")], {}, {"teacher": UnitSize(4)}, 3, split))
     assert [Manifest(local, s).prompts(0)[0].id for s in ("train", "heldout")] == ["train", "heldout"]
     assert read_plan(local, "heldout").split == "heldout"

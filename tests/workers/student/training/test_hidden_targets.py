@@ -23,7 +23,7 @@ from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.heads import TeacherHead, as_stored
 from workers.targets.store import TargetStore
-from workers.units import Prompt, build_units
+from workers.units import Prompt, UnitSize, build_units
 
 BATCH, STEPS = 100, 5
 LOSS = {"divergence": "jsd", "kl": 1.0, "ce": 0.5, "weighting": "confidence"}
@@ -44,7 +44,7 @@ def heads() -> dict[str, TeacherHead]:
 def fill_both(hidden: TargetStore, full: TargetStore, commit: CommitUnit, unit_of: Callable[..., UnitTargets]) -> None:
     """The same texts in both stores, one domain by each teacher."""
     prompts = [Prompt(f"{d}{i}", (d,), t, 1, 1.0, 1.0, 8, [3], None) for d, t in ("ax", "by") for i in range(12)]
-    plan, blocks = build_units(prompts, {"a": 0.5, "b": 0.5}, 4, 0, "train")
+    plan, blocks = build_units(prompts, {"a": 0.5, "b": 0.5}, {prompts[0].teacher: UnitSize(4)}, 0, "train")
     rng = np.random.default_rng(0)
     for store in (hidden, full):
         write_manifest(store.storage, plan, blocks)

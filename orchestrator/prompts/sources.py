@@ -92,18 +92,24 @@ def screen(name: str, source: PromptSource, most: int | None = None) -> SourceRo
     for row in _rows(source, most, found):
         try:
             prompt, columns = _raw_prompt(name, reader, row)
-            if prompt.id in seen:
-                raise ValueError(f"repeats the id {prompt.id!r}")
         except AmbiguousSource as error:
-            raise ValueError(f"{error} (row {row.number + 1}{' of ' + row.file if row.file else ''})") from None
+            raise ValueError(_where(error, row)) from None
         except ValueError as error:
-            found.rejected.append(RejectedRow(name, row.number, _given_id(row.value), str(error), row.file))
+            found.rejected.append(_rejected(name, row, error))
+            continue
+        if prompt.id in seen:
+            found.rejected.append(prompt.rejected(repeated_id(prompt.id)))
             continue
         seen.add(prompt.id)
         found.prompts.append(prompt)
         found.read_as[columns] += 1
         found.unread.update(row.value.keys() - {*columns, *ABOUT})
     return found
+
+
+def repeated_id(identity: str) -> str:
+    """Why a row is rejected that has the id of an earlier one."""
+    return f"repeats the id {identity!r}"
 
 
 def _rows(source: PromptSource, most: int | None, found: SourceRows) -> Iterator[Row]:
@@ -212,6 +218,24 @@ def read_probes(path: str) -> list[dict[str, str]]:
 
 def _given_id(row: Any) -> str | None:
     return str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
+
+
+def read_prompt(name: str, reader: RowReader, row: Row) -> RawPrompt | RejectedRow:
+    """A row of a source, usable or rejected. Raises AmbiguousSource."""
+    try:
+        return _raw_prompt(name, reader, row)[0]
+    except AmbiguousSource as error:
+        raise AmbiguousSource(_where(error, row)) from None
+    except ValueError as error:
+        return _rejected(name, row, error)
+
+
+def _rejected(name: str, row: Row, reason: ValueError) -> RejectedRow:
+    return RejectedRow(name, row.number, _given_id(row.value), str(reason), row.file)
+
+
+def _where(error: AmbiguousSource, row: Row) -> str:
+    return f"{error} (row {row.number + 1}{' of ' + row.file if row.file else ''})"
 
 
 def _raw_prompt(name: str, reader: RowReader, given: Row) -> tuple[RawPrompt, tuple[str, ...]]:

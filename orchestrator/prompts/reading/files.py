@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from cluster.storage import Storage, open_storage, read_buffer
+from cluster.storage import Storage, open_ranges, open_storage
 from orchestrator.prompts.reading import tables
 from orchestrator.prompts.reading.formats import TABLE
 from orchestrator.prompts.reading.sample import SKIPPED, EvenSample
 
-Reader = Callable[[BinaryIO, EvenSample], Iterator[Any]]
+Reader = Callable[[BinaryIO, EvenSample, tables.Part], Iterator[Any]]
 
 READERS: dict[str, Reader] = {
     ".jsonl": tables.json_rows,
@@ -59,6 +59,23 @@ class DataFile:
     name: str
     open: Callable[[], BinaryIO]
     rows: Reader
+    packed: bool = False
+    """Whether it is compressed: such a file is read from its beginning."""
+
+    @property
+    def parts_by(self) -> Literal["lines", "groups"] | None:
+        """By what parts of it can be read apart; None where they cannot. Opens the file."""
+        if self.rows is tables.parquet_rows:
+            return "groups"
+        if self.rows is not tables.json_rows or self.packed:
+            return None
+        with self.open() as file:
+            return "lines" if tables.holds_lines(file) else None
+
+    def size(self) -> int:
+        """Its bytes, as they are kept."""
+        with self.open() as file:
+            return file.seek(0, io.SEEK_END)
 
 
 def kind_of(name: str) -> str | None:
@@ -96,15 +113,18 @@ def data_files(path: str, split: str) -> list[DataFile] | None:
     return None
 
 
-def rows_of(files: list[DataFile], sample: EvenSample | None = None) -> Iterator[Row]:
-    """The rows of files, one file after another; SKIPPED_ROW for those that a sample leaves out. Raises ValueError for
-    one that is damaged, naming it."""
+def rows_of(
+    files: list[DataFile], sample: EvenSample | None = None, part: tables.Part = tables.WHOLE, *, named: bool = False
+) -> Iterator[Row]:
+    """The rows of files, or of a part of each, one file after another; SKIPPED_ROW for those that a sample leaves out.
+    Rows say of which file they are where there are several, or if `named`. Raises ValueError for a file that is
+    damaged, naming it."""
     sample = sample or EvenSample()
     for item in files:
-        name, number = item.name if len(files) > 1 else "", -1
+        name, number = item.name if named or len(files) > 1 else "", -1
         try:
             with item.open() as file:
-                for number, value in enumerate(item.rows(file, sample)):
+                for number, value in enumerate(item.rows(file, sample, part)):
                     yield SKIPPED_ROW if value is SKIPPED else Row(value, name, number)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{item.name!r} is damaged after row {number + 1} ({error}); fetch it again") from None
@@ -123,7 +143,7 @@ def rows_by_footers(files: list[DataFile]) -> int:
         lengths = []
         for item in files:
             with item.open() as file:
-                lengths.append(tables.parquet_length(file))
+                lengths.append(sum(tables.parquet_groups(file)))
     except OSError:
         return 0
     return sum(lengths) if all(lengths) else 0
@@ -143,7 +163,7 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """The same on S3. A file is read whole: rows are taken from memory, one after another."""
+    """The same on S3. A file is read in blocks, as far as it is asked for."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -152,7 +172,7 @@ class RemoteFolder:
         return [stored.key for stored in self._storage.listing("")]
 
     def open(self, name: str) -> BinaryIO:
-        return read_buffer(self._storage, name)
+        return open_ranges(self._storage, name)
 
 
 def _remote_files(path: str, split: str) -> list[DataFile]:
@@ -203,9 +223,10 @@ def _file(path: str, name: str, opened: Callable[[], BinaryIO]) -> DataFile:
             f"{path!r} is not a kind of file that is read; use {', '.join(READERS)}, each also .gz or .zst; see {TABLE}"
         )
     suffix = PurePosixPath(path).suffix
-    if suffix in COMPRESSED:
+    packed = suffix in COMPRESSED
+    if packed:
         opened = partial(_decompressed, opened, suffix, kind == ".parquet")
-    return DataFile(name or path, opened, READERS[kind])
+    return DataFile(name or path, opened, READERS[kind], packed)
 
 
 def _open_local(path: str) -> BinaryIO:

@@ -22,7 +22,7 @@ from orchestrator.driver.session import Session, open_leased
 from orchestrator.monitors.base import Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.events import read_events

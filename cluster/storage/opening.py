@@ -120,17 +120,19 @@ _BLOCK = 8 << 20
 """Bytes of a request for a file that is read in blocks."""
 
 
-def open_ranges(storage: Storage, key: str) -> BinaryIO:
-    """A key as a file of which only what is read is fetched, in blocks."""
+def open_ranges(storage: Storage, key: str, *, size: int | None = None, block: int = _BLOCK) -> BinaryIO:
+    """A key as a file of which only what is read is fetched, in blocks of so many bytes. `size`: where it is known."""
     local = storage.local_path(key)
-    return local.open("rb") if local is not None else io.BufferedReader(_Ranges(storage, key), _BLOCK)
+    if local is not None:
+        return local.open("rb")
+    return io.BufferedReader(_Ranges(storage, key, storage.size(key) if size is None else size), block)
 
 
 class _Ranges(io.RawIOBase):
     """The bytes of a key, each read a request."""
 
-    def __init__(self, storage: Storage, key: str) -> None:
-        self._storage, self._key, self._size, self._place = storage, key, storage.size(key), 0
+    def __init__(self, storage: Storage, key: str, size: int) -> None:
+        self._storage, self._key, self._size, self._place = storage, key, size, 0
 
     def readable(self) -> bool:
         return True

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.config.schema import PromptSource, RunConfig
-from orchestrator.prompts.reading.files import DataFile, Row, data_files, rows_of
+from orchestrator.prompts.reading.files import DataFile, Row, rows_of
 from orchestrator.prompts.reading.formats import AmbiguousSource, RowReader
 from orchestrator.prompts.reading.tables import parquet_groups
-from orchestrator.prompts.sources import RawPrompt, RejectedRow, read_prompt, read_rows
+from orchestrator.prompts.sources import RawPrompt, RejectedRow, read_prompt, read_rows, source_files
 
 SHARD_BYTES = 32 << 20
 """Bytes of a file's lines that are read by one process at a time."""
@@ -48,7 +48,7 @@ class Shard:
     def _rows(self, source: PromptSource) -> Iterator[Row]:
         if self.file is None:
             return read_rows(source)
-        files = data_files(source.path, source.dataset_split)
+        files = source_files(source)
         assert files is not None
         several = len(files) > 1
         return rows_of([files[self.file]], part=(self.begin, self.end), named=several)
@@ -67,7 +67,7 @@ def shards_of(config: RunConfig) -> list[Shard]:
 
 
 def _parts(source: PromptSource) -> Iterator[tuple[int | None, int, int | None]]:
-    files = data_files(source.path, source.dataset_split) if source.limit is None else None
+    files = source_files(source) if source.limit is None else None
     if not files or source.dataset_config is not None:  # a dataset of the Hub; the first rows of a source
         yield None, 0, None
         return

@@ -28,6 +28,8 @@ READERS: dict[str, Reader] = {
     ".parquet": tables.parquet_rows,
 }
 COMPRESSED = (".gz", ".zst")
+_BLOCK = 512 << 10
+"""Bytes of a request for a file on S3."""
 _METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """JSON beside data, not data."""
 
@@ -57,24 +59,31 @@ class DataFile:
     """A file of a source that can be opened."""
 
     name: str
-    open: Callable[[], BinaryIO]
+    raw: Callable[[], BinaryIO]
+    """Opens its bytes as they are kept."""
     rows: Reader
-    packed: bool = False
-    """Whether it is compressed: such a file is read from its beginning."""
+    unpack: Callable[[BinaryIO], BinaryIO] | None = None
+    """Makes of them those of the file that was compressed; such a file is read from its beginning."""
+
+    def open(self) -> BinaryIO:
+        file = self.raw()
+        return self.unpack(file) if self.unpack is not None else file
 
     @property
     def parts_by(self) -> Literal["lines", "groups"] | None:
         """By what parts of it can be read apart; None where they cannot. Opens the file."""
+        if self.unpack is not None:
+            return None
         if self.rows is tables.parquet_rows:
             return "groups"
-        if self.rows is not tables.json_rows or self.packed:
+        if self.rows is not tables.json_rows:
             return None
         with self.open() as file:
             return "lines" if tables.holds_lines(file) else None
 
     def size(self) -> int:
         """Its bytes, as they are kept."""
-        with self.open() as file:
+        with self.raw() as file:
             return file.seek(0, io.SEEK_END)
 
 
@@ -167,12 +176,15 @@ class RemoteFolder:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._sizes: dict[str, int] = {}
+        """Of files that were listed: no other request is made for theirs."""
 
     def names(self) -> list[str]:
-        return [stored.key for stored in self._storage.listing("")]
+        self._sizes = {stored.key: stored.bytes for stored in self._storage.listing("")}
+        return sorted(self._sizes)
 
     def open(self, name: str) -> BinaryIO:
-        return open_ranges(self._storage, name)
+        return open_ranges(self._storage, name, size=self._sizes.get(name), block=_BLOCK)
 
 
 def _remote_files(path: str, split: str) -> list[DataFile]:
@@ -223,18 +235,15 @@ def _file(path: str, name: str, opened: Callable[[], BinaryIO]) -> DataFile:
             f"{path!r} is not a kind of file that is read; use {', '.join(READERS)}, each also .gz or .zst; see {TABLE}"
         )
     suffix = PurePosixPath(path).suffix
-    packed = suffix in COMPRESSED
-    if packed:
-        opened = partial(_decompressed, opened, suffix, kind == ".parquet")
-    return DataFile(name or path, opened, READERS[kind], packed)
+    unpack = partial(_unpacked, suffix, kind == ".parquet") if suffix in COMPRESSED else None
+    return DataFile(name or path, opened, READERS[kind], unpack)
 
 
 def _open_local(path: str) -> BinaryIO:
     return Path(path).open("rb")
 
 
-def _decompressed(opened: Callable[[], BinaryIO], suffix: str, seekable: bool) -> BinaryIO:
-    file: Any = opened()
+def _unpacked(suffix: str, seekable: bool, file: Any) -> BinaryIO:
     if suffix == ".gz":
         plain: Any = gzip.GzipFile(fileobj=file)
     else:

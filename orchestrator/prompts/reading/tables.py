@@ -3,6 +3,7 @@ in its place, so that those after it are still read; a row that a sample leaves 
 
 from __future__ import annotations
 
+import bisect
 import codecs
 import csv
 import io
@@ -10,6 +11,7 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -66,16 +68,16 @@ class LinesOf:
     """The lines of a file that begin in a part of it, as a file has them."""
 
     def __init__(self, file: BinaryIO, begin: int, end: int | None) -> None:
-        self._file, self._place, self._end = file, begin, end
+        self._file, self.place, self._end = file, begin, end
+        file.seek(max(begin - 1, 0))
         if begin:
-            file.seek(begin - 1)
-            self._place = begin - 1 + len(file.readline())  # the rest of the line before
+            self.place = begin - 1 + len(file.readline())  # the rest of the line before
 
     def readline(self, limit: int = -1) -> bytes:
-        if self._end is not None and self._place >= self._end:
+        if self._end is not None and self.place >= self._end:
             return b""
         line = self._file.readline(limit)
-        self._place += len(line)
+        self.place += len(line)
         return line
 
     def read(self, size: int = -1) -> bytes:
@@ -88,6 +90,11 @@ class LinesOf:
 def holds_lines(file: BinaryIO) -> bool:
     """Whether a file of JSON is one of lines, by its beginning; else it is one array, or blank so far."""
     return file.read(_PEEK).removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in (b"", b"[")
+
+
+def json_values(lines: Iterable[bytes]) -> Iterator[Any]:
+    """The values of JSON lines, without those that are blank."""
+    return (_value(line) for line in lines if line and not line.isspace())
 
 
 def _json_lines(lines: Iterable[bytes], sample: EvenSample) -> Iterator[Any]:
@@ -146,6 +153,28 @@ def parquet_groups(file: BinaryIO) -> list[int]:
     except pa.ArrowException:
         return []
     return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+
+
+def parquet_run(file: BinaryIO, shares: list[float], each: int) -> tuple[int, list[tuple[int, Any]]]:
+    """How many rows a Parquet file has, and `each` rows at some places of it, given as shares of all rows: with their
+    numbers. At a place the first rows of its row group are taken."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        parquet = pq.ParquetFile(file, buffer_size=_CHUNK, pre_buffer=False)
+        ends = list(itertools.accumulate(parquet_groups(file)))
+        total = ends[-1] if ends else 0
+        places = Counter(bisect.bisect_right(ends, int(share * total)) for share in shares if total)
+        rows: list[tuple[int, Any]] = []
+        for group, times in sorted(places.items()):
+            begin = ends[group - 1] if group else 0
+            wanted = min(each * times, ends[group] - begin)
+            batch = next(parquet.iter_batches(wanted, row_groups=[group], use_threads=False))
+            rows += zip(itertools.count(begin), map(without_nulls, batch.to_pylist()), strict=False)
+    except pa.ArrowException as error:
+        raise ValueError(f"is not a whole Parquet file ({_first_line(error)})") from None
+    return total, rows
 
 
 def arrow_rows(file: BinaryIO, sample: EvenSample, part: Part = WHOLE) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
+from ray import cloudpickle
 
 _RETRIES = 3
 """How often a process is started anew that died: of too little memory, or with its node."""
@@ -19,15 +19,20 @@ class _Worker:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one CPU
         self._work, self._items = work, items
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        done = np.empty((), object)
-        done[()] = self._work(self._items[row["item"]])
-        return {"done": done}
+    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
+        # As bytes: Ray Data takes apart what looks like a table, and of an error keeps the words alone.
+        return {"done": cloudpickle.dumps(self._done(self._items[row["item"]]))}
+
+    def _done(self, item: Any) -> Any:
+        try:
+            return self._work(item)
+        except ValueError as error:
+            return error
 
 
 def in_pool(work: Callable[[Any], Any], items: Sequence[Any], /) -> Iterator[Any]:
     """Does items of work on the cluster's CPUs, as they are free; yields what came of each as it is done (see
-    `orchestrator.prompts.freezing.work.Spread`). Raises what the work raised."""
+    `orchestrator.prompts.freezing.work.Spread`). Raises what the work raised where that is a ValueError."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -35,7 +40,7 @@ def in_pool(work: Callable[[Any], Any], items: Sequence[Any], /) -> Iterator[Any
     context.issue_detectors_config.detectors = []
     context.wait_for_min_actors_s = -1
     most = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(items)))
-    numbers = ray.data.from_items([{"item": i} for i in range(len(items))], override_num_blocks=len(items))
+    numbers = ray.data.from_items([{"item": i} for i in range(len(items))], override_num_blocks=max(len(items), 1))
     results = numbers.map(
         _Worker,
         fn_constructor_args=[work, items],
@@ -44,13 +49,11 @@ def in_pool(work: Callable[[Any], Any], items: Sequence[Any], /) -> Iterator[Any
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2),
     )
     results.set_name("freeze")
-    try:
-        for row in results.iter_rows():
-            yield row["done"]
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ValueError):
-            raise error.cause from None
-        raise
+    for row in results.iter_rows():
+        done = cloudpickle.loads(row["done"])
+        if isinstance(done, ValueError):
+            raise done
+        yield done
 
 
 def _restarted() -> dict[str, int]:

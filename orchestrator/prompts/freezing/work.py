@@ -17,15 +17,35 @@ from orchestrator.prompts.tokenizing import TeacherTokenizer
 from workers.manifest import UnitPlace
 
 
+class Work(Protocol):
+    """Something to do with items, each apart."""
+
+    done: str
+    """What has been done to the items that are, in words."""
+
+    def __call__(self, item: Any, /) -> Any: ...
+
+
 class Spread(Protocol):
     """Does items of work, in any order and place; yields what came of each as it is done."""
 
-    def __call__(self, work: Callable[[Any], Any], items: Sequence[Any], /) -> Iterator[Any]: ...
+    def __call__(self, work: Work, items: Sequence[Any], /) -> Iterator[Any]: ...
 
 
-def in_turn(work: Callable[[Any], Any], items: Sequence[Any], /) -> Iterator[Any]:
+def in_turn(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
     """All of it here."""
     return map(work, items)
+
+
+def told(spread: Spread, tell: Callable[[str], None]) -> Spread:
+    """The same, which tells how far the work is."""
+
+    def telling(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
+        for count, found in enumerate(spread(work, items), start=1):
+            tell(f"{count:,} of {len(items):,} {work.done}")
+            yield found
+
+    return telling
 
 
 def teacher_tokenizers(config: RunConfig) -> dict[str, TeacherTokenizer]:
@@ -43,6 +63,7 @@ class MakePieces:
     """Those of all teachers, where they are at hand."""
     screened: Screened | None = None
     """The rows of all sources, where they are: then each shard is a whole source."""
+    done: str = "parts of the sources read and tokenized"
 
     def __call__(self, shard: Shard) -> Piece:
         if self.screened is None:
@@ -62,6 +83,7 @@ class PackShards:
 
     pieces_uri: str
     run_uri: str
+    done: str = "parts of the manifest written"
 
     def __call__(self, packing: Packing) -> dict[int, UnitPlace]:
         return pack(open_storage(self.pieces_uri), open_storage(self.run_uri), packing)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ray import cloudpickle
+
+from orchestrator.prompts.freezing.work import Work
 
 _RETRIES = 3
 """How often a process is started anew that died: of too little memory, or with its node."""
@@ -15,7 +17,7 @@ _RETRIES = 3
 class _Worker:
     """One process of the pool."""
 
-    def __init__(self, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    def __init__(self, work: Work, items: Sequence[Any]) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one CPU
         self._work, self._items = work, items
 
@@ -30,7 +32,7 @@ class _Worker:
             return error
 
 
-def in_pool(work: Callable[[Any], Any], items: Sequence[Any], /) -> Iterator[Any]:
+def in_pool(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
     """Does items of work on the cluster's CPUs, as they are free; yields what came of each as it is done (see
     `orchestrator.prompts.freezing.work.Spread`). Raises what the work raised where that is a ValueError."""
     import ray.data

@@ -15,6 +15,7 @@ from support.project import Project
 from cluster.storage import LocalStorage, open_storage
 from orchestrator.prompts.freezing import shards
 from orchestrator.prompts.freezing.freeze import freeze
+from orchestrator.prompts.freezing.work import told
 from orchestrator.prompts.sources import screen_all
 from orchestrator.runs.folder import RunFolder
 from workers.manifest import Manifest, read_plan
@@ -149,3 +150,12 @@ def test_nothing_is_left_of_what_failed(large: Project, monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match="max_tokens"):
         frozen(large, "parts", spread=in_any_order(1))
     assert LocalStorage(large.folder / "runs" / "parts").listing("prompts") == []
+
+
+def test_it_is_told_how_far_it_is(large: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 4000)
+    said: list[str] = []
+    frozen(large, "parts", spread=told(in_any_order(0), said.append))
+    count = len(shards.shards_of(large.load().located()))
+    assert said[0] == f"1 of {count} parts of the sources read and tokenized"
+    assert said[-1] == "1 of 1 parts of the manifest written"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 import uuid
@@ -13,7 +14,16 @@ import fsspec
 import pytest
 from support.servers.s3_servers import reached_at
 
-from cluster.storage import LocalStorage, RemoteStorage, Storage, check_writable, free_bytes, join, open_storage
+from cluster.storage import (
+    LocalStorage,
+    RemoteStorage,
+    Storage,
+    check_writable,
+    free_bytes,
+    join,
+    open_ranges,
+    open_storage,
+)
 
 WRITERS = 16
 
@@ -49,6 +59,39 @@ def at_once(writers: int, work: Callable[[int], Any]) -> list[Any]:
     for thread in threads:
         thread.join()
     return results
+
+
+# Parts of a key ----------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_key_is_read(storage: Storage) -> None:
+    storage.write("a/data", bytes(range(100)))
+    assert storage.size("a/data") == 100
+    assert storage.read_range("a/data", 10, 3) == bytes([10, 11, 12])
+    assert storage.read_range("a/data", 95, 50) == bytes(range(95, 100))
+    assert storage.read_range("a/data", 0, 0) == b""
+    for missing in (lambda: storage.size("a/none"), lambda: storage.read_range("a/none", 0, 5)):
+        with pytest.raises(FileNotFoundError):
+            missing()
+
+
+def test_a_key_is_a_file_of_which_only_what_is_read_is_fetched(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"".join(b"line %06d\n" % n for n in range(10_000))
+    storage.write("a/lines", data)
+    asked: list[int] = []
+    read_range = storage.read_range
+    monkeypatch.setattr(storage, "read_range", lambda *part: asked.append(part[2]) or read_range(*part))
+    with open_ranges(storage, "a/lines", block=1000) as file:
+        file.seek(60_000)
+        assert file.readline() == b"line 005000\n" and file.readline() == b"line 005001\n"
+        assert file.seek(-12, io.SEEK_END) == len(data) - 12 and file.read() == b"line 009999\n"
+        file.seek(0)
+        assert [next(file) for _ in range(3)] == data[:36].splitlines(keepends=True)
+    assert sum(asked) <= 3000
+    with open_ranges(storage, "a/lines") as file:
+        assert file.read() == data
 
 
 # Commits ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from support.project import Project
 
+from orchestrator.preflight.checks import check
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.prompts.sources import FEW_ROWS
+from orchestrator.runs.folder import RunFolder
 
 Command = Callable[..., Any]
 ROWS = 3 * FEW_ROWS
@@ -69,6 +72,26 @@ def test_a_sample_refuses_nothing(project: Project, stillhouse: Command) -> None
     quick = plan(project, stillhouse)
     assert quick["prompts"]["rare"]["train"] == 1
     assert quick["sources"]["medical"] == {"rows": ROWS, "read": ROWS, "exact": True}, "all rows were asked"
+
+
+def test_what_a_large_source_may_have_beside_its_sample_is_decided_when_it_is_frozen(
+    project: Project, stillhouse: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.prompts.reading.places.LARGE_BYTES", 1000)
+    monkeypatch.setattr("orchestrator.prompts.sources.LARGE_SAMPLE", 64)
+    large(project, domain=lambda i: "rare" if i == 7 else "medical")
+    project.set("specialists.rare", {})
+    config = project.write()
+    said = stillhouse("validate", config)
+    assert said.code == 0 and "so says a sample of the rows" in said.out
+    found = check(project.load(), reading="most")
+    assert found.take_screened() is None and not found.prompts and not found.screened
+    assert stillhouse("validate", "--full", config).code == 0
+    config = project.load().located()
+    assert "rare" in freeze(config, RunFolder.of(config).uri)["splits"]["train"]["domains"]
+    large(project)
+    with pytest.raises(ValueError, match="no training prompt belongs to the domain 'rare'"):
+        freeze(config, RunFolder.of(config).uri + "-none")
 
 
 def test_what_is_wrong_with_all_rows_is_refused(project: Project, stillhouse: Command) -> None:

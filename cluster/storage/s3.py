@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -95,19 +95,13 @@ class RemoteStorage:
             return False
 
     def keys(self, prefix: str) -> list[str]:
-        try:
-            entries = self._call(prefix, lambda path: self._fs.ls(path, detail=True, refresh=True))
-        except FileNotFoundError:
-            return []
-        folder = self._path(prefix).rstrip("/") + "/"
-        names = [e["name"] for e in entries if _is_object(e) and e["name"].startswith(folder)]
-        return sorted(posixpath.join(prefix, name.removeprefix(folder)) for name in names)
+        return sorted(found.key for found in self.files(prefix))
+
+    def files(self, prefix: str) -> Iterator[Stored]:
+        return self._listed(prefix, Delimiter="/")
 
     def listing(self, prefix: str) -> list[Stored]:
-        found = self._call(prefix, lambda path: self._fs.find(path, detail=True)).values()
-        base = len(self._base) + 1
-        objects = [Stored(f["name"][base:], f["size"], f["LastModified"].timestamp()) for f in found if _is_object(f)]
-        return sorted(objects, key=lambda o: o.key)
+        return sorted(self._listed(prefix), key=lambda found: found.key)
 
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError):  # gone, by another's hand or by a try whose answer was lost
@@ -120,17 +114,19 @@ class RemoteStorage:
             self._call(keys[-1], lambda path, name=name: self._fs.put_file(str(folder / name), path))  # type: ignore[misc]
         return keys
 
+    def copy_folder(self, source: str, key: str) -> list[str]:
+        keys = []
+        for found in self._some(source):
+            keys.append(posixpath.join(key, found.key[len(source.rstrip("/")) + 1 :]))
+            # By the server. s3fs copies what is large in parts, so that no request takes long and none is above 5 GB.
+            self._call(found.key, lambda path, to=self._path(keys[-1]): self._fs.cp_file(path, to))  # type: ignore[misc]
+        return keys
+
     def download_folder(self, key: str, folder: Path) -> None:
-        base = self._path(key).rstrip("/")
-        found = self._call(key, lambda path: self._fs.find(path.rstrip("/"), detail=True))
-        paths = [entry["name"] for entry in found.values() if _is_object(entry)]
-        if not paths:
-            raise FileNotFoundError(f"{self.uri}/{key}")
-        for path in paths:
-            name = path[len(base) + 1 :]
-            target = folder / name
+        for found in self._some(key):
+            target = folder / found.key[len(key.rstrip("/")) + 1 :]
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._call(posixpath.join(key, name), lambda p, target=target: self._fs.get_file(p, str(target)))  # type: ignore[misc]
+            self._call(found.key, lambda path, target=target: self._fs.get_file(path, str(target)))  # type: ignore[misc]
 
     def local_path(self, key: str) -> Path | None:
         return None
@@ -142,6 +138,36 @@ class RemoteStorage:
 
     def _path(self, key: str) -> str:
         return posixpath.join(self._base, key)
+
+    def _some(self, folder: str) -> list[Stored]:
+        """All files below a folder. Raises FileNotFoundError if there is none."""
+        found = self.listing(folder)
+        if not found:
+            raise FileNotFoundError(f"{self.uri}/{folder}")
+        return found
+
+    def _listed(self, prefix: str, **how: str) -> Iterator[Stored]:
+        """The objects below a folder, page by page: s3fs's own listing makes 1 kB of Python objects for each, and holds
+        all of them. Some servers and consoles also leave marks for folders, which are passed over."""
+        folder = self._path(prefix).rstrip("/") + "/"
+        bucket, name, _ = self._fs.split_path(folder)
+        more: dict[str, str] = {}
+        while True:
+            page = self._call(prefix, lambda _: self._page(Bucket=bucket, Prefix=name, **how, **more))  # noqa: B023
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):
+                    key = posixpath.join(prefix, item["Key"][len(name) :])
+                    version = item.get("ETag", "").strip('"') or f"{item['Size']}-{item['LastModified'].timestamp()}"
+                    yield Stored(key, item["Size"], item["LastModified"].timestamp(), version)
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, **request: str) -> dict[str, Any]:
+        try:
+            return self._fs.call_s3("list_objects_v2", **request)
+        except FileNotFoundError:  # no such bucket
+            return {}
 
     def _call(self, key: str, work: Callable[[str], T]) -> T:
         """What `work` returns for the path of a key. It is called again where its connection broke.
@@ -187,11 +213,6 @@ class RemoteStorage:
             return None
         except OSError as unread:
             raise OSError(f"{error}; whether it was created is not known: reading it failed too: {unread}") from error
-
-
-def _is_object(entry: dict[str, Any]) -> bool:
-    """Whether a line of a listing is an object; some servers and consoles also leave marks for folders."""
-    return entry["type"] == "file" and not entry["name"].endswith("/")
 
 
 def _said(error: BaseException) -> str:

@@ -1,0 +1,1 @@
+"""Parts of capture_at_size.py."""

@@ -308,6 +308,20 @@ def test_pyarrow_writes_below_a_key(storage: Storage) -> None:
     assert storage.read("train/marker") == b"here"
 
 
+def test_no_credentials_go_along_with_what_is_sent_to_others(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+
+    from ray import cloudpickle
+
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-secret-of-this-machine")
+    storage = open_storage(s3)
+    assert not storage.exists("a")
+    filesystem, _ = storage.arrow_filesystem("train")
+    for sent in (cloudpickle.dumps(filesystem), cloudpickle.dumps(storage), pickle.dumps(storage)):
+        assert b"secret" not in sent and b"testtest" not in sent
+    assert pickle.loads(pickle.dumps(storage)).uri == storage.uri
+
+
 def test_a_file_uri_is_a_local_folder(tmp_path: Path) -> None:
     storage = open_storage(f"file://{tmp_path}/runs")
     assert isinstance(storage, LocalStorage)

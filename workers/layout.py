@@ -115,6 +115,21 @@ class LogLayout:
         """The entry of a revision of a unit; 0 is the first."""
         return f"{self.repairs}/{unit:08d}.r{revision}.json" if revision else f"{self.root}/{unit:08d}.json"
 
+    @property
+    def digests(self) -> str:
+        """Folder of the digests of entries."""
+        return f"{self.root}/digests"
+
+    def digest(self, first: int, last: int, rows: int, sha256: str) -> str:
+        """A digest of so many entries of the units `first` ... `last`, by the beginning of its hash."""
+        return f"{self.digests}/{first:08d}-{last:08d}-{rows}-{sha256}.parquet"
+
+    @staticmethod
+    def digest_of(key: str) -> tuple[int, int, int, str]:
+        """First unit, last unit, rows and hash of a digest's key."""
+        first, last, rows, sha256 = key.rsplit("/", 1)[1].removesuffix(".parquet").split("-")
+        return int(first), int(last), int(rows), sha256
+
     @staticmethod
     def unit_of(key: str) -> tuple[int, int]:
         """Unit and revision of an entry's key."""

@@ -49,12 +49,19 @@ class Storage(Protocol):
     def keys(self, prefix: str) -> list[str]:
         """Keys of the files directly below a prefix (a folder), sorted."""
 
+    def files(self, prefix: str) -> Iterator[Stored]:
+        """The files directly below a prefix (a folder), in no order, as they are listed: of very many none is held."""
+
     def listing(self, prefix: str) -> list[Stored]:
         """All files below a prefix, at any depth, also those that a killed writer left half done; sorted by key."""
 
     def delete(self, key: str) -> None: ...
     def upload_folder(self, folder: Path, key: str) -> list[str]:
         """Copy every file below a local folder to keys below `key`; returns their keys."""
+
+    def copy_folder(self, source: str, key: str) -> list[str]:
+        """Copy every file below one key to keys below another, without bringing it to this machine; returns the new
+        keys. Raises FileNotFoundError if there is none."""
 
     def download_folder(self, key: str, folder: Path) -> None: ...
     def local_path(self, key: str) -> Path | None:

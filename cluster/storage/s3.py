@@ -7,10 +7,13 @@ then the whole call is made again here. s3fs's own repetition is off, so that th
 
 from __future__ import annotations
 
+import os
 import posixpath
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,18 +44,10 @@ class RemoteStorage:
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
         self._base = self.uri.removeprefix("s3://")
-        # A listing cache would hide what other processes commit.
-        self._fs: Any = fsspec.filesystem(
-            "s3",
-            use_listings_cache=False,
-            skip_instance_cache=False,
-            config_kwargs={
-                "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "read_timeout": READ_TIMEOUT_S,
-            },
-        )
-        self._fs.retries = 1
+        self._fs = _filesystem(_session(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))))
+
+    def __reduce__(self) -> tuple[type[RemoteStorage], tuple[str]]:
+        return RemoteStorage, (self.uri,)
 
     def read(self, key: str) -> bytes:
         return self._call(key, lambda path: self._fs.cat_file(path, max_concurrency=_AS_ONE))
@@ -104,19 +99,13 @@ class RemoteStorage:
             return False
 
     def keys(self, prefix: str) -> list[str]:
-        try:
-            entries = self._call(prefix, lambda path: self._fs.ls(path, detail=True, refresh=True))
-        except FileNotFoundError:
-            return []
-        folder = self._path(prefix).rstrip("/") + "/"
-        names = [e["name"] for e in entries if _is_object(e) and e["name"].startswith(folder)]
-        return sorted(posixpath.join(prefix, name.removeprefix(folder)) for name in names)
+        return sorted(found.key for found in self.files(prefix))
+
+    def files(self, prefix: str) -> Iterator[Stored]:
+        return self._listed(prefix, Delimiter="/")
 
     def listing(self, prefix: str) -> list[Stored]:
-        found = self._call(prefix, lambda path: self._fs.find(path, detail=True)).values()
-        base = len(self._base) + 1
-        objects = [Stored(f["name"][base:], f["size"], f["LastModified"].timestamp()) for f in found if _is_object(f)]
-        return sorted(objects, key=lambda o: o.key)
+        return sorted(self._listed(prefix), key=lambda found: found.key)
 
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError):  # gone, by another's hand or by a try whose answer was lost
@@ -129,17 +118,19 @@ class RemoteStorage:
             self._call(keys[-1], lambda path, name=name: self._fs.put_file(str(folder / name), path))  # type: ignore[misc]
         return keys
 
+    def copy_folder(self, source: str, key: str) -> list[str]:
+        keys = []
+        for found in self._some(source):
+            keys.append(posixpath.join(key, found.key[len(source.rstrip("/")) + 1 :]))
+            # By the server. s3fs copies what is large in parts, so that no request takes long and none is above 5 GB.
+            self._call(found.key, lambda path, to=self._path(keys[-1]): self._fs.cp_file(path, to))  # type: ignore[misc]
+        return keys
+
     def download_folder(self, key: str, folder: Path) -> None:
-        base = self._path(key).rstrip("/")
-        found = self._call(key, lambda path: self._fs.find(path.rstrip("/"), detail=True))
-        paths = [entry["name"] for entry in found.values() if _is_object(entry)]
-        if not paths:
-            raise FileNotFoundError(f"{self.uri}/{key}")
-        for path in paths:
-            name = path[len(base) + 1 :]
-            target = folder / name
+        for found in self._some(key):
+            target = folder / found.key[len(key.rstrip("/")) + 1 :]
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._call(posixpath.join(key, name), lambda p, target=target: self._fs.get_file(p, str(target)))  # type: ignore[misc]
+            self._call(found.key, lambda path, target=target: self._fs.get_file(path, str(target)))  # type: ignore[misc]
 
     def local_path(self, key: str) -> Path | None:
         return None
@@ -147,10 +138,41 @@ class RemoteStorage:
     def arrow_filesystem(self, key: str) -> tuple[Any, str]:
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-        return PyFileSystem(FSSpecHandler(self._fs)), self._path(key)
+        # It may be sent to other processes, and a session would take this one's environment along.
+        return PyFileSystem(FSSpecHandler(_filesystem(None))), self._path(key)
 
     def _path(self, key: str) -> str:
         return posixpath.join(self._base, key)
+
+    def _some(self, folder: str) -> list[Stored]:
+        """All files below a folder. Raises FileNotFoundError if there is none."""
+        found = self.listing(folder)
+        if not found:
+            raise FileNotFoundError(f"{self.uri}/{folder}")
+        return found
+
+    def _listed(self, prefix: str, **how: str) -> Iterator[Stored]:
+        """The objects below a folder, page by page: s3fs's own listing makes 1 kB of Python objects for each, and holds
+        all of them. Some servers and consoles also leave marks for folders, which are passed over."""
+        folder = self._path(prefix).rstrip("/") + "/"
+        bucket, name, _ = self._fs.split_path(folder)
+        more: dict[str, str] = {}
+        while True:
+            page = self._call(prefix, lambda _: self._page(Bucket=bucket, Prefix=name, **how, **more))  # noqa: B023
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):
+                    key = posixpath.join(prefix, item["Key"][len(name) :])
+                    version = item.get("ETag", "").strip('"') or f"{item['Size']}-{item['LastModified'].timestamp()}"
+                    yield Stored(key, item["Size"], item["LastModified"].timestamp(), version)
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, **request: str) -> dict[str, Any]:
+        try:
+            return self._fs.call_s3("list_objects_v2", **request)
+        except FileNotFoundError:  # no such bucket
+            return {}
 
     def _call(self, key: str, work: Callable[[str], T]) -> T:
         """What `work` returns for the path of a key. It is called again where its connection broke.
@@ -198,9 +220,43 @@ class RemoteStorage:
             raise OSError(f"{error}; whether it was created is not known: reading it failed too: {unread}") from error
 
 
-def _is_object(entry: dict[str, Any]) -> bool:
-    """Whether a line of a listing is an object; some servers and consoles also leave marks for folders."""
-    return entry["type"] == "file" and not entry["name"].endswith("/")
+def _filesystem(session: Any) -> Any:
+    # A listing cache would hide what other processes commit.
+    filesystem = fsspec.filesystem(
+        "s3",
+        session=session,
+        use_listings_cache=False,
+        skip_instance_cache=False,
+        config_kwargs={
+            "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+        },
+    )
+    filesystem.retries = 1
+    return filesystem
+
+
+@cache
+def _session(environment: tuple[tuple[str, str], ...]) -> Any:
+    """A session of the S3 client, one for an environment's credentials, that reads times of listings quickly: botocore
+    tries many forms of each, which is four fifths of what listing a log costs on this side."""
+    from aiobotocore.session import AioSession
+
+    session = AioSession()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    return session
+
+
+def _time(written: Any) -> datetime:
+    """A time in an answer: as listings have it, or in any form that botocore knows."""
+    from botocore.utils import parse_timestamp
+
+    if isinstance(written, str) and written.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(written)
+    parsed: datetime = parse_timestamp(written)
+    return parsed
 
 
 def _said(error: BaseException) -> str:

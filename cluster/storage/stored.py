@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A file of a store: its key, its size in bytes, and when it was written (seconds since 1970)."""
 
     key: str
     bytes: int
     modified: float
+    version: str
+    """Another one when the key is made anew with other content: on S3 the ETag, locally the size and the time of the
+    last change to the nanosecond."""
 
 
 def files_below(folder: Path) -> Iterator[str]:

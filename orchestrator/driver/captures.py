@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.placement import beside_driver
 from orchestrator.driver.calls import take_ended
+from orchestrator.driver.digesting import Digesting
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.capture import pool_size
@@ -52,6 +53,8 @@ class Captures:
         self._damaged: dict[str, set[int]] = {}
         self._losses: dict[str, list[str]] = {}
         self._growing = False
+        self._digesting = Digesting(ctx)
+        self._teacher_of: dict[int, str] | None = None
         self._unplaced: dict[str, int] = {}
         names = sorted(name for name, rows in work.items() if rows)
         if not names:
@@ -72,8 +75,9 @@ class Captures:
         match message:
             case CaptureStopped(teacher=teacher, cause=cause):
                 raise RunFailed(f"{self._name(teacher)} stopped: {cause}")
-            case UnitCaptured(teacher=teacher):
+            case UnitCaptured(teacher=teacher, split=split):
                 self._losses.pop(teacher, None)
+                self._digesting.note(split)
             case ReplicaLost(teacher=teacher, note=note):
                 losses = self._losses.setdefault(teacher, [])
                 losses.append(note)
@@ -83,8 +87,10 @@ class Captures:
                 if count >= self._unplaced.get(teacher, count + 1):
                     del self._unplaced[teacher]
             case DamageFound(unit=unit):
-                teacher = read_plan(self._ctx.run.storage, TRAIN).units[unit].teacher
-                self._damaged.setdefault(teacher, set()).add(unit)
+                if self._teacher_of is None:  # a plan of 100,000 units takes seconds to read
+                    plan = read_plan(self._ctx.run.storage, TRAIN)
+                    self._teacher_of = {u.index: u.teacher for u in plan.units}
+                self._damaged.setdefault(self._teacher_of[unit], set()).add(unit)
 
     def finished(self) -> list[tuple[str, BaseException | None]]:
         """The passes that ended since the last call, each with its error, if any."""
@@ -93,7 +99,8 @@ class Captures:
     def poll(self, ended: list[tuple[str, BaseException | None]]) -> CaptureStatus:
         """Go on after the passes that ended: free their pools, and recompute what was found damaged meanwhile.
 
-        Raises RunFailed with the first cause of a pass that failed.
+        Over are they when the last digest of what they captured is made too. Raises RunFailed with the first cause of
+        a pass that failed.
         """
         for name, error in ended:
             if error is not None:
@@ -103,8 +110,9 @@ class Captures:
             self._unplaced.pop(name, None)
             self._tell_pools()
         self._start_repairs()
-        over = not self._calls
-        return CaptureStatus(placed=over or not self._unplaced, over=over)
+        captured = not self._calls
+        digested = self._digesting.poll(over=captured)
+        return CaptureStatus(placed=captured or not self._unplaced, over=captured and digested)
 
     def _name(self, teacher: str) -> str:
         """A teacher in a sentence."""

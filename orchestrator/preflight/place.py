@@ -159,6 +159,6 @@ def _teachers_at_work(config: RunConfig, run: RunFolder, prompts: list[RawPrompt
             plan = read_plan(run.storage, split)
         except FileNotFoundError:
             continue
-        committed = {entry.unit for entry in TargetStore(run.storage, split).log.entries()}
+        committed = TargetStore(run.storage, split).log.committed()
         wanted |= {unit.teacher for unit in plan.units if unit.index not in committed}
     return sorted(wanted & config.teachers.keys())

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from dataclasses import fields
+from collections import defaultdict
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +27,55 @@ from orchestrator.reporting.records import (
     TargetsReport,
     TeacherReport,
 )
-from orchestrator.reporting.rejected import rejected_answers
+from orchestrator.reporting.rejected import RejectedAnswers
 from orchestrator.reporting.scores import Difference, ProbeRanks, Score
 from orchestrator.runs.folder import RunFolder
 from workers.layout import PROMPTS_SUMMARY, StudentLayout, export_key
-from workers.splits import TRAIN
-from workers.targets.commits.log import Entry
+from workers.splits import HELDOUT, TRAIN
+from workers.targets.commits.sums import EntrySums
 from workers.targets.config import TargetsConfig
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
 
 
-def teacher_reports(written: RunConfig, entries: list[Entry]) -> dict[str, TeacherReport]:
+@dataclass(frozen=True)
+class Captured:
+    """What the logs of the training and the held-out store add up to."""
+
+    train: EntrySums
+    """Of the training store."""
+    of_teacher: dict[str, EntrySums]
+    """Of both, by teacher."""
+    rejected_by_domain: dict[str, dict[str, int]]
+
+
+def read_logs(run: RunFolder) -> Captured:
+    """The sums, entry by entry."""
+    train, of_teacher, rejected = EntrySums(), defaultdict[str, EntrySums](EntrySums), RejectedAnswers(run.storage)
+    for split in (TRAIN, HELDOUT):
+        for entry in TargetStore(run.storage, split).log.each():
+            of_teacher[entry.teacher].add(entry)
+            if split == TRAIN:
+                train.add(entry)
+                rejected.add(entry)
+    return Captured(train, dict(of_teacher), rejected.counts())
+
+
+def teacher_reports(written: RunConfig, captured: Captured) -> dict[str, TeacherReport]:
     """Each teacher and what its units, of all splits, say of its work."""
-    return {name: _teacher(written, name, [e for e in entries if e.teacher == name]) for name in written.teachers}
+    return {name: _teacher(written, name, captured.of_teacher.get(name, EntrySums())) for name in written.teachers}
 
 
-def _teacher(written: RunConfig, name: str, own: list[Entry]) -> TeacherReport:
+def _teacher(written: RunConfig, name: str, own: EntrySums) -> TeacherReport:
     teacher = written.teachers[name]
-    busy = sum(e.finished - e.started for e in own)
-    tokens = sum(e.targets for e in own)
     return TeacherReport(
         model=shown_model(teacher.model),
         ep_size=teacher.ep_size,
         dispatch=teacher.dispatch,
-        tokens=tokens,
-        generated=sum(e.generated for e in own),
-        units=len(own),
-        tokens_per_s=round(tokens / busy, 1) if busy else 0.0,
+        tokens=own.targets,
+        generated=own.generated,
+        units=own.units,
+        tokens_per_s=round(own.targets / own.busy_s, 1) if own.busy_s else 0.0,
     )
 
 
@@ -63,14 +84,14 @@ def shown_model(written: str) -> str:
     return Path(written).name if os.path.isabs(os.path.expanduser(written)) else written
 
 
-def targets_report(run: RunFolder, config: RunConfig, entries: list[Entry]) -> TargetsReport:
-    """The training store: its header, or the settings where there is none yet, and the sums of its `entries`."""
+def targets_report(run: RunFolder, config: RunConfig, captured: Captured) -> TargetsReport:
+    """The training store: its header, or the settings where there is none yet, and what its log adds up to."""
     try:
         settings: StoreHeader | TargetsConfig = TargetStore(run.storage, TRAIN).header
     except FileNotFoundError:
         settings = config.targets
-    tokens, size = sum(e.targets for e in entries), sum(e.size for e in entries)
-    kept: float = round(sum(e.num_kept for e in entries) / max(tokens, 1), 2)
+    train, tokens = captured.train, captured.train.targets
+    kept: float = round(train.num_kept / max(tokens, 1), 2)
     answers: dict[str, int | str] = {}
     if isinstance(settings, StoreHeader):
         kept = kept if settings.sampled else settings.vocabulary
@@ -80,13 +101,13 @@ def targets_report(run: RunFolder, config: RunConfig, entries: list[Entry]) -> T
         draws=settings.draws,
         positions=settings.positions,
         tokens=tokens,
-        units=len(entries),
-        rows=sum(e.rows for e in entries),
-        bytes=size,
-        bytes_per_token=round(size / max(tokens, 1), 2),
+        units=train.units,
+        rows=train.rows,
+        bytes=train.bytes,
+        bytes_per_token=round(train.bytes / max(tokens, 1), 2),
         kept_per_token=kept,
-        rejected=dict(Counter(item["reason"] for e in entries for item in e.rejected)),
-        rejected_by_domain=rejected_answers(run.storage, entries),
+        rejected=dict(train.rejected),
+        rejected_by_domain=captured.rejected_by_domain,
         answers=answers,
     )
 

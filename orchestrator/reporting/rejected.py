@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from functools import cached_property
 
 from cluster.storage import Storage
 from workers.manifest import read_plan
@@ -11,12 +11,23 @@ from workers.splits import TRAIN
 from workers.targets.commits.log import Entry
 
 
-def rejected_answers(storage: Storage, entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
-    """Training answers rejected, by domain and reason, most of them first. One of several domains counts in each."""
-    found: dict[str, Counter[str]] = {}
-    with_rejected = [entry for entry in entries if entry.rejected]
-    units = {u.index: u.domains for u in read_plan(storage, TRAIN).units} if with_rejected else {}
-    for entry in with_rejected:
-        for domain in units[entry.unit]:
-            found.setdefault(domain, Counter()).update(item["reason"] for item in entry.rejected)
-    return {domain: dict(counts.most_common()) for domain, counts in sorted(found.items())}
+class RejectedAnswers:
+    """Training answers rejected, by domain and reason. One of several domains counts in each."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._found: dict[str, Counter[str]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Count what a unit's entry says."""
+        if entry.rejected:
+            for domain in self._domains[entry.unit]:
+                self._found.setdefault(domain, Counter()).update(item["reason"] for item in entry.rejected)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """By domain and reason, most of them first."""
+        return {domain: dict(counts.most_common()) for domain, counts in sorted(self._found.items())}
+
+    @cached_property
+    def _domains(self) -> dict[int, tuple[str, ...]]:
+        return {u.index: u.domains for u in read_plan(self._storage, TRAIN).units}

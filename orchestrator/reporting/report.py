@@ -20,6 +20,7 @@ from orchestrator.prompts.notes import text_notes
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.gathering import (
     prompts_report,
+    read_logs,
     student_report,
     targets_report,
     teacher_reports,
@@ -39,8 +40,6 @@ from orchestrator.reporting.scores import (
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.folder import RunFolder
 from workers.layout import export_key
-from workers.splits import HELDOUT, TRAIN
-from workers.targets.store import TargetStore
 
 SCHEMA_VERSION = 2
 """Of report.json."""
@@ -133,15 +132,15 @@ def build_report(
 ) -> Report:
     """Everything that a run found. `config` has absolute paths; the report has names as they were written."""
     written, prompts = run.config(), prompts_report(run)
-    trained_on, held_out = (TargetStore(run.storage, split).log.entries() for split in (TRAIN, HELDOUT))
+    captured = read_logs(run)
     failures = {name: without_folders(run, why) for name, why in failures.items()}
     scores = evaluation.scores if evaluation is not None else {}
     asked = {(a.source, a.domains) for a in prompts.asked if not a.given}
     return Report(
         run=config.name,
         seed=config.seed,
-        teachers=teacher_reports(written, trained_on + held_out),
-        targets=targets_report(run, config, trained_on),
+        teachers=teacher_reports(written, captured),
+        targets=targets_report(run, config, captured),
         repairs=tuple(RepairReport(**r | {"readers": tuple(r["readers"])}) for r in repairs(run, config)),
         prompts=prompts,
         students={n: student_report(run, config, written, n, evaluation, failures.get(n)) for n in config.specialists},

@@ -152,8 +152,7 @@ def missing_units(run: RunFolder, splits: tuple[str, ...] = SPLITS) -> dict[str,
             plan = read_plan(run.storage, split)
         except FileNotFoundError:
             continue
-        entries = TargetStore(run.storage, split).log.entries()
-        committed, damaged = {e.unit for e in entries}, units_to_repair(run, split, entries)
+        committed, damaged = units_to_repair(run, split, TargetStore(run.storage, split).log.each(digest=True))
         for unit in plan.units:
             if unit.index not in committed or unit.index in damaged:
                 repair = damaged.get(unit.index, 0) if unit.index in committed else 0

@@ -160,8 +160,7 @@ def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str) -
     elif kind == "teacher":
         state = ""  # its probabilities are in the units
     else:
-        entries = TargetStore(run.storage, TRAIN).log.entries()
-        state = [[entry.unit, entry.content_hash] for entry in entries]
+        state = [[entry.unit, entry.content_hash] for entry in TargetStore(run.storage, TRAIN).log.each()]
     return hash_json([kind, state])
 
 

@@ -37,9 +37,8 @@ def choose_text(source: OpenTargets, unit: int | None, prompt: str | None, sampl
 
 
 def _first_text(source: OpenTargets, sample: int | None) -> StoredText:
-    for unit in sorted(source.store.log.committed()):
-        entry = source.store.log.entry(unit)
-        if entry is not None and entry.rows:
+    for entry in source.store.log.each():
+        if entry.rows:
             return StoredText(entry, _row(source.store.read_unit(entry), entry, None, sample))
     raise ValueError(
         f"targets: no {source.store.split} text of the run at {source.run.uri} is captured yet; "

@@ -10,6 +10,7 @@ from workers.layout import StoreLayout
 from workers.manifest import read_plan
 from workers.splits import SPLITS
 from workers.targets.commits.log import Entry
+from workers.targets.commits.sums import EntrySums
 from workers.targets.store import TargetStore
 from workers.units import UnitPlan
 
@@ -58,8 +59,8 @@ def per_token(amount: float, targets: int) -> float:
     return round(amount / targets, 2) if targets else 0.0
 
 
-def kept_of(source: OpenTargets, entry: Entry) -> int:
-    """Kept entries of a unit; a `full` store keeps one for every id."""
+def kept_of(source: OpenTargets, entry: Entry | EntrySums) -> int:
+    """Kept entries of a unit, or of several; a `full` store keeps one for every id."""
     header = source.store.header
     return entry.num_kept if header.sampled else entry.targets * header.vocabulary
 

@@ -14,13 +14,14 @@ from workers.targets.store import TargetStore
 def summary_of_captured(run: RunFolder, answers: int) -> dict[str, Any]:
     """Units, target tokens and the first texts of the training store. Raises RunFailed if one of these is damaged."""
     store = TargetStore(run.storage, TRAIN)
-    entries = store.log.entries()
+    units = tokens = 0
     shown: list[dict[str, Any]] = []
-    for entry in entries:
+    for entry in store.log.each():
+        units, tokens = units + 1, tokens + entry.targets
         if len(shown) < answers:
             try:
                 targets = store.read_or_mark(entry, "capture", "stillhouse train CONFIG")
             except DamagedShard as damage:
                 raise RunFailed(str(damage)) from None
             shown += [{"prompt_uid": p, "text": t} for p, t in zip(targets.prompt_uids, targets.texts, strict=True)]
-    return {"units": len(entries), "tokens": sum(e.targets for e in entries), "answers": shown[:answers]}
+    return {"units": units, "tokens": tokens, "answers": shown[:answers]}

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from log_bench.compaction import compactions
+from log_bench.entries import fill_bucket, fill_folder, synthetic
 from log_bench.following import FOLLOWED_UNITS, follow
-from log_bench.num_kept import fill_bucket, fill_folder, synthetic
 from log_bench.opening import count_requests, opened
 from log_bench.servers import s3_server
 from targets_bench.tables import show

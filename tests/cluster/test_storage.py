@@ -351,6 +351,20 @@ def test_pyarrow_writes_below_a_key(storage: Storage) -> None:
     assert storage.read("train/marker") == b"here"
 
 
+def test_no_credentials_go_along_with_what_is_sent_to_others(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+
+    from ray import cloudpickle
+
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-secret-of-this-machine")
+    storage = open_storage(s3)
+    assert not storage.exists("a")
+    filesystem, _ = storage.arrow_filesystem("train")
+    for sent in (cloudpickle.dumps(filesystem), cloudpickle.dumps(storage), pickle.dumps(storage)):
+        assert b"secret" not in sent and b"testtest" not in sent
+    assert pickle.loads(pickle.dumps(storage)).uri == storage.uri
+
+
 def test_a_file_uri_is_a_local_folder(tmp_path: Path) -> None:
     storage = open_storage(f"file://{tmp_path}/runs")
     assert isinstance(storage, LocalStorage)
@@ -396,3 +410,73 @@ def test_a_listing_tells_sizes_and_times_at_any_depth(storage: Storage) -> None:
     assert [(f.key, f.bytes) for f in found] == [("parts/a", 0), ("parts/g0/b.parquet", 5)]
     assert all(abs(f.modified - time.time()) < 60 for f in found)
     assert storage.listing("nothing") == []
+
+
+def test_files_of_a_folder_tell_when_a_key_was_made_anew(storage: Storage) -> None:
+    """With other bytes of the same length, also where only a whole second passed as S3 counts them."""
+    storage.write("log/1", b"first")
+    storage.write("log/2", b"other")
+    storage.write("log/deep/3", b"below")
+    before = {f.key: f.version for f in storage.files("log")}
+    assert before.keys() == {"log/1", "log/2"} and all(before.values())
+    storage.delete("log/1")
+    time.sleep(0.02)  # a local file system counts in ticks of some milliseconds
+    storage.create("log/1", b"again")
+    after = {f.key: f.version for f in storage.files("log")}
+    assert after["log/1"] != before["log/1"] and after["log/2"] == before["log/2"]
+    assert {f.key: f.version for f in storage.listing("log")}.items() >= after.items()
+    assert list(storage.files("nothing")) == []
+
+
+def test_a_listing_of_several_pages(storage: Storage) -> None:
+    """S3 answers 1,000 keys at a time."""
+    keys = [f"log/{i:08d}" for i in range(1003)]
+    if isinstance(storage, RemoteStorage):
+        filesystem, base = storage.arrow_filesystem("")
+        filesystem.handler.fs.pipe({f"{base}{key}": b"x" for key in keys})
+    else:
+        for key in keys:
+            storage.write(key, b"x")
+    storage.write("log/repairs/1", b"x")
+    assert storage.keys("log") == keys
+    assert sorted(f.key for f in storage.files("log")) == keys
+    assert [f.key for f in storage.listing("log")] == [*keys, "log/repairs/1"]
+
+
+def test_a_folder_is_copied_within_the_store(storage: Storage, tmp_path: Path) -> None:
+    files = fill(tmp_path / "model")
+    storage.upload_folder(tmp_path / "model", "students/a/final")
+    storage.write("students/a/final-2/other", b"a neighbour whose name begins the same")
+    storage.write("exports/a/config.json", b"of an older export")
+    keys = storage.copy_folder("students/a/final", "exports/a")
+    assert sorted(keys) == sorted(f"exports/a/{name}" for name in files)
+    assert {key: storage.read(key) for key in keys} == {f"exports/a/{n}": d for n, d in files.items()}
+    storage.write("exports/a/config.json", b"changed")
+    assert storage.read("students/a/final/config.json") == b"{}"
+    with pytest.raises(FileNotFoundError):
+        storage.copy_folder("absent", "exports/b")
+
+
+def test_a_large_object_is_copied_by_the_server(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts, on S3; in the kernel, or where that cannot, as any file."""
+    from s3fs import core
+
+    monkeypatch.setattr(core, "MANAGED_COPY_THRESHOLD", 5 << 20)
+    data = bytes(range(251)) * (11 << 12)
+    storage.write("final/model.safetensors", data)
+    if isinstance(storage, RemoteStorage):
+        monkeypatch.setattr(storage, "read", None)
+    storage.copy_folder("final", "exports/a")
+    monkeypatch.undo()
+    assert storage.read("exports/a/model.safetensors") == data
+
+
+def test_a_copy_in_place_of_one_that_the_kernel_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.copy_file_range", refuse, raising=False)
+    storage = LocalStorage(tmp_path)
+    storage.write("final/a", b"weights")
+    storage.copy_folder("final", "exports/a")
+    assert storage.read("exports/a/a") == b"weights"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from cluster.storage import Storage
@@ -24,15 +22,16 @@ _TOKENIZER_FILES = (
 def export_safetensors(storage: Storage, source: str, key: str, tokenizer_folder: Path, card: str) -> list[str]:
     """Copy a trained model, the teacher's tokenizer and a model card below `key`; returns the keys written.
 
-    Raises FileNotFoundError if the model was not trained yet.
+    The weights are copied within the store: by the server on S3, and by the kernel locally. Raises FileNotFoundError if
+    the model was not trained yet.
     """
     if not storage.exists(f"{source}/config.json"):
         raise FileNotFoundError(f"export: no trained model at {source}; run `stillhouse train` first")
-    with tempfile.TemporaryDirectory(prefix="stillhouse-") as name:
-        folder = Path(name)
-        storage.download_folder(source, folder)
-        for file in _TOKENIZER_FILES:
-            if (tokenizer_folder / file).exists():
-                shutil.copyfile(tokenizer_folder / file, folder / file)
-        (folder / "README.md").write_text(card)
-        return storage.upload_folder(folder, key)
+    keys = storage.copy_folder(source, key)
+    written = {f"{key}/{name}": tokenizer_folder / name for name in _TOKENIZER_FILES}
+    for target, file in written.items():
+        if file.exists():
+            storage.write(target, file.read_bytes())
+            keys.append(target)
+    storage.write(f"{key}/README.md", card.encode())
+    return sorted({*keys, f"{key}/README.md"})

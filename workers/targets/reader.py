@@ -21,12 +21,13 @@ from workers.targets.config import Precision
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.scalars import PROBABILITIES
 from workers.targets.encoding.schema import StoreHeader
+from workers.targets.shared_units import SharedUnits
 from workers.targets.store import TargetStore
 from workers.targets.unit_reader import UnitReader, UnitRequest
 from workers.units import UnitPlan
 
-_AHEAD = 4
-"""Units of each domain that are read in the background while one is served, as far as memory allows."""
+_LEAST_AHEAD = 2
+"""Units of each domain that are read in the background while one is served, as far as memory allows; by rate, more."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,9 @@ class TargetStream:
 
     `on_wait(unit, seconds)` is called while the next planned unit is not committed yet. `on_damage(damage)` is called
     when a unit was found damaged and marked so, as `name`'s finding: it raises (as it does if not given), or returns
-    where somebody recomputes the unit, for which the stream then waits. `ahead` units of each domain are read in the
-    background. `shape` changes the rows of each unit. Close a stream that is not needed any more.
+    where somebody recomputes the unit, for which the stream then waits. `ahead` units of each domain (by rate if not
+    given) are read in the background. `shape` changes the rows of each unit. `shared`: where readers of the same units
+    on this machine leave them decoded. Close a stream that is not needed any more.
     """
 
     def __init__(
@@ -196,8 +198,9 @@ class TargetStream:
         on_damage: Callable[[DamagedShard], None] = _refuse,
         *,
         name: str = "a reader",
-        ahead: int = _AHEAD,
+        ahead: int | None = None,
         shape: Shape = lambda unit, rows: rows,
+        shared: SharedUnits | None = None,
     ) -> None:
         self._store, self._seed, self._ahead = store, seed, ahead
         self._weights = {d: w for d, w in sorted(mix.items()) if w > 0}
@@ -216,7 +219,7 @@ class TargetStream:
         def rows_of_unit(unit: int, targets: UnitTargets) -> list[TargetRow]:
             return shape(unit, rows_of(targets, store.header, teachers[unit]))
 
-        self._reader: UnitReader[TargetRow] = UnitReader(store, rows_of_unit, name, on_wait, on_damage)
+        self._reader: UnitReader[TargetRow] = UnitReader(store, rows_of_unit, name, on_wait, on_damage, shared)
 
     def close(self) -> None:
         """End the background's threads."""
@@ -274,7 +277,10 @@ class TargetStream:
     def _following(self, domain: str) -> list[UnitRequest]:
         """The units of a domain that come after the present one."""
         position, count = self.cursor.domains[domain], len(self._units[domain])
-        places = [divmod(position.unit + 1 + i, count) for i in range(self._ahead)]
+        ahead = self._ahead
+        if ahead is None:
+            ahead = max(_LEAST_AHEAD, -(-self._reader.ahead // len(self._weights)))
+        places = [divmod(position.unit + 1 + i, count) for i in range(ahead)]
         return [self._at(domain, position.epoch + wraps, place) for wraps, place in places]
 
 

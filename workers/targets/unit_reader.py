@@ -17,6 +17,8 @@ import numpy as np
 
 from workers.targets.commits.damage import MOST_REVISIONS, DamagedShard, DamagedStore, given_up
 from workers.targets.encoding.arrays import UnitTargets
+from workers.targets.pace import Pace
+from workers.targets.shared_units import Made, SharedUnits
 from workers.targets.store import TargetStore
 
 Row = TypeVar("Row")
@@ -29,7 +31,8 @@ _PATIENCE = 0.15
 _CACHE_BYTES = 256 << 20
 """Decoded units kept in memory, so that later epochs of a small store do not read it again; half of it at most is for
 units read ahead."""
-_THREADS = 2
+_THREADS, _REMOTE_THREADS = 2, 16
+"""That read ahead, where units lie in a local folder, and where each is two requests that mostly wait."""
 _MOST_FALSE_ALARMS = 3
 """Times that a unit may be damaged for this reader and fine for the repairer."""
 
@@ -47,7 +50,8 @@ class UnitReader(Generic[Row]):
     """Units of one store, each with one of its draws.
 
     `on_wait(unit, seconds)` is called while a unit is not there yet. `on_damage(damage)` is called when a damaged unit
-    is marked: it raises, or it returns where somebody recomputes the unit; the reader then waits for that.
+    is marked: it raises, or it returns where somebody recomputes the unit; the reader then waits for that. `shared`:
+    where units lie that other processes of this machine have decoded.
     """
 
     def __init__(
@@ -57,14 +61,18 @@ class UnitReader(Generic[Row]):
         name: str,
         on_wait: Callable[[int, float], None],
         on_damage: Callable[[DamagedShard], None],
+        shared: SharedUnits | None = None,
     ) -> None:
+        self._shared = shared
         self._store, self._rows_of, self._name = store, rows_of, name
         self._on_wait, self._on_damage = on_wait, on_damage
         self._cache: OrderedDict[UnitRequest, LoadedUnit[Row]] = OrderedDict()
         self._ahead: dict[UnitRequest, Future[LoadedUnit[Row] | None]] = {}
         self._largest = 0
         self._alarms: Counter[int] = Counter()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
+        self._pace = Pace()
+        threads = _THREADS if store.storage.local_path(store.root) is not None else _REMOTE_THREADS
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
 
     def get(self, wanted: UnitRequest) -> LoadedUnit[Row]:
         """A unit; waits until it is committed. Raises what `on_damage` raises, and DamagedStore where repairs are of
@@ -73,6 +81,7 @@ class UnitReader(Generic[Row]):
             self._cache.move_to_end(wanted)
             return self._cache[wanted]
         waiting = _Waiting(wanted[0], self._on_wait)
+        self._pace.ask()
         while True:
             try:
                 loaded = self._read_ahead(wanted) or self._read(wanted)
@@ -80,8 +89,14 @@ class UnitReader(Generic[Row]):
                 self._await_repair(damage)
                 continue
             if loaded is not None:
+                self._pace.serve()
                 return self._keep(wanted, loaded)
             waiting.sleep()
+
+    @property
+    def ahead(self) -> int:
+        """Units that are worth reading ahead, of all domains together: by how soon they are used up."""
+        return self._pace.ahead
 
     def look_ahead(self, coming: Iterable[UnitRequest]) -> None:
         """Begin to read the units that will be asked for next, in that order, as far as there is room for them."""
@@ -107,13 +122,22 @@ class UnitReader(Generic[Row]):
 
     def _read(self, wanted: UnitRequest) -> LoadedUnit[Row] | None:
         """Ask once for a unit; None while it is not committed."""
+        started = time.monotonic()
+        name = "-".join(f"{number:08d}" for number in wanted)
+        fetch = lambda: self._fetch(wanted)  # noqa: E731
+        made = self._shared.get(name, fetch) if self._shared is not None else fetch()
+        if made is None:
+            return None
+        targets, revision = made
+        size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
+        loaded = LoadedUnit(self._rows_of(wanted[0], targets), revision, size)
+        self._pace.note_read(time.monotonic() - started)
+        return loaded
+
+    def _fetch(self, wanted: UnitRequest) -> Made | None:
         unit, draw = wanted
         entry = self._store.log.entry(unit)
-        if entry is None:
-            return None
-        targets = self._store.read_unit(entry, draw)
-        size = sum(a.nbytes for a in vars(targets).values() if isinstance(a, np.ndarray))
-        return LoadedUnit(self._rows_of(unit, targets), entry.revision, size)
+        return None if entry is None else (self._store.read_unit(entry, draw), entry.revision)
 
     def _keep(self, wanted: UnitRequest, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
         self._cache[wanted] = loaded

@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 
 from cluster.storage import Storage
-from workers.splits import GENERATION, TRAIN
+from workers.layout import FIRST_GENERATION
+from workers.splits import TRAIN
 from workers.targets.commits.log import Entry, Part
 
 ROOT = f"targets/{TRAIN}"
-LOG = f"{ROOT}/log/{GENERATION}"
+LOG = f"{ROOT}/log/{FIRST_GENERATION}"
 
 _AT_ONCE = 500
 """Entries that are sent to S3 together."""
@@ -20,7 +21,7 @@ _AT_ONCE = 500
 def synthetic(unit: int) -> Entry:
     """An entry with the sizes of a real one: sampled targets of 16 answers."""
     digest = hashlib.sha256(str(unit).encode()).hexdigest()
-    key = f"{ROOT}/parts/{GENERATION}/{unit:08d}-{digest[:8]}.targets.parquet"
+    key = f"{ROOT}/parts/{FIRST_GENERATION}/{unit:08d}-{digest[:8]}.targets.parquet"
     return Entry(
         unit=unit,
         parts=(Part("targets", key, 90_000 + unit % 9_999, digest),),

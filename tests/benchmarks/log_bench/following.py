@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster.storage import Storage
-from log_bench.num_kept import synthetic
+from log_bench.entries import synthetic
 from workers.splits import TRAIN
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from cluster.storage import open_storage
-from log_bench.num_kept import ROOT
+from log_bench.entries import ROOT
 from workers.targets.commits.log import TargetLog
 
 

@@ -37,7 +37,7 @@ def entry(unit: int, revision: int = 0, **more: Any) -> Entry:
 
 
 def to_repair(run: RunFolder) -> dict[int, int]:
-    return units_to_repair(run, "train", TargetStore(run.storage, "train").log.entries())
+    return units_to_repair(run, "train", TargetStore(run.storage, "train").log.each())[1]
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_the_newest_revision_of_a_unit_counts(local: LocalStorage) -> None:
     assert log.committed() == {0, 1, 2}
     assert log.entries() == [entry(0), repaired[1], entry(2)]
     assert log.entry(1) == repaired[1] and log.entry(1, 0) == entry(1) and log.entry(1, 3) is None
-    assert log.repairs() == repaired and len(log.all_revisions()) == 5
+    assert log.repairs() == repaired and len(list(log.every_revision())) == 5
 
 
 def test_a_revision_is_committed_once(local: LocalStorage) -> None:

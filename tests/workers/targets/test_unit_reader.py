@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.store_fixture import ROWS, StoreFixture, content, rows
 
-from cluster.storage import LocalStorage
+from cluster.storage import LocalStorage, Stored
 from workers.targets import unit_reader
 from workers.targets.commits.damage import DamagedShard, DamagedStore
 from workers.targets.reader import Cursor, TargetStream
@@ -86,8 +86,12 @@ class Watched(LocalStorage):
         return data
 
     def keys(self, prefix: str) -> list[str]:
-        self.requests.append(("keys", prefix, True))
+        self.requests.append(("list", prefix, True))
         return super().keys(prefix)
+
+    def files(self, prefix: str) -> Iterator[Stored]:
+        self.requests.append(("list", prefix, True))
+        return super().files(prefix)
 
     def count(self, method: str, part: str, *, found: bool = True) -> Counter[str]:
         return Counter(k for m, k, f in self.requests if m == method and part in k and f == found)
@@ -109,7 +113,7 @@ def test_following_costs_two_reads_a_unit_and_no_listing(build: Callable[..., St
     assert set(waits.values()) == {2}
     entries, parts = storage.count("read", "/log/"), storage.count("read", "/parts/")
     assert len(entries) == len(parts) == 8 and set(entries.values()) == set(parts.values()) == {1}
-    assert storage.count("keys", "").total() == 1  # which units were repaired
+    assert storage.count("list", "").total() == 1  # which units were repaired
     polls, asked_ahead = 2 * 8, 8 + 4
     assert storage.count("read", "/log/", found=False).total() <= polls + asked_ahead
 

@@ -1,1 +1,1 @@
-"""From rows of the store to packed micro-batches."""
+"""From rows of the store to packed micro-batches, made ahead of the device."""

@@ -29,17 +29,26 @@ class Optimiser:
         self._engine, self._device, self._loss, self._train, self._heads = engine, device, loss, train, heads
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
 
-    def step(self, rows: list[TargetRow], tokens: int) -> tuple[float, float, float]:
+    def share_ahead(self, rows: list[TargetRow], tokens: int) -> list[MicroBatch] | None:
+        """This worker's micro-batches of a global batch, when `tokens` of the budget are behind; any thread may ask.
+
+        None where they are large (all logits of each position), so that a second step's are not held beside a first's.
+        """
+        return None if rows[0].logprobs is not None else self._share(rows, tokens / self._train.tokens)
+
+    def step(
+        self, rows: list[TargetRow], tokens: int, share: list[MicroBatch] | None = None
+    ) -> tuple[float, float, float]:
         """Learn from a global batch, when `tokens` of the budget are behind. A collective.
 
-        Returns the mean loss per target token (a divergence is 0 at best), the norm of the gradient before clipping,
-        and the learning rate.
+        `share`: this worker's part of it, where `share_ahead` has made it. Returns the mean loss per target token (a
+        divergence is 0 at best), the norm of the gradient before clipping, and the learning rate.
         """
         targets, spent, train = sum(r.targets for r in rows), tokens / self._train.tokens, self._train
         lr = learning_rate(spent, train.lr, train.schedule, train.warmup, train.decay)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        work = self._work(rows, spent)
+        work = self._work(rows, spent, share)
         total = torch.zeros((), dtype=torch.float64)
         for i, batch in enumerate(work):
             self._engine.set_gradient_accumulation_boundary(i == len(work) - 1)
@@ -66,10 +75,15 @@ class Optimiser:
         here = batch.map(lambda t: t.to(self._device, non_blocking=True))
         return self._engine(here.texts, here.targets.with_heads(self._heads)), here.floor
 
-    def _work(self, rows: list[TargetRow], spent: float) -> list[Any]:
+    def _share(self, rows: list[TargetRow], spent: float) -> list[MicroBatch]:
+        """This worker's micro-batches."""
+        most, layout = self._train.micro_tokens, self._engine.module.layout
+        return micro_batches(rows[self._rank :: self._world], self._loss, most, layout, spent=spent)
+
+    def _work(self, rows: list[TargetRow], spent: float, share: list[MicroBatch] | None = None) -> list[MicroBatch]:
         """This worker's micro-batches, as many as those of the worker that has most."""
         most, layout = self._train.micro_tokens, self._engine.module.layout
-        mine = micro_batches(rows[self._rank :: self._world], self._loss, most, layout, spent=spent)
+        mine = list(share) if share is not None else self._share(rows, spent)
         count = int(self._over_ranks(torch.tensor(len(mine)), dist.ReduceOp.MAX))
         if len(mine) < count:
             like = mine or micro_batches(rows[:1], self._loss, most, layout, spent=spent)

@@ -10,7 +10,9 @@ import gc
 import json
 import math
 import os
+import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.faults import pause_point
@@ -22,12 +24,14 @@ from workers.channels.messages import DamageFound
 from workers.manifest import Manifest, read_plan
 from workers.randomness import generator
 from workers.splits import TRAIN
+from workers.student.batches.ahead import BatchesAhead
 from workers.student.config import LoraConfig, LossConfig, TextsConfig, TrainConfig
 from workers.student.training.engine import start_engine
 from workers.student.training.job import SpecialistJob, bad_step
 from workers.student.training.learned import check_learned, comparable
 from workers.targets.commits.damage import DamagedShard
 from workers.targets.reader import Cursor, Shape, TargetRow, TargetStream
+from workers.targets.shared_units import SharedUnits
 from workers.targets.store import TargetStore
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ def train_specialist(job: SpecialistJob) -> None:
     try:
         trainer.run()
     finally:
-        trainer.stream.close()
+        trainer.close()
     trainer.release_engine()  # the next student of the chain starts in this process
 
 
@@ -96,7 +100,12 @@ class Trainer:
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
         cursor = self._resume()
-        self.stream = self._open_stream(cursor)
+        self.batches = BatchesAhead(train.batch_tokens, self.budget, self.tokens, self._waiting)
+        self.shared = self._share_units()
+        stream = self._open_stream(cursor, self.batches.waiting)
+        self.batches.open(stream, self.optimiser.share_ahead)
+        self.cursor = Cursor.from_dict(stream.cursor.to_dict())
+        """Where the stream stands after the last batch that was trained on."""
         self._tell_fallbacks()
 
     def _tell_state(self, state: Literal["training", "done"]) -> None:
@@ -120,10 +129,11 @@ class Trainer:
         self._tell_state("training")
         while self.tokens < self.budget:
             started = time.time()
-            rows = self.stream.next_batch(self.train.batch_tokens)
-            read = time.time()
+            batch = self.batches.next()
+            read, rows = time.time(), batch.rows
             self._seed_dropout()
-            loss, norm, lr = self.optimiser.step(rows, self.tokens)
+            loss, norm, lr = self.optimiser.step(rows, self.tokens, batch.share)
+            self.cursor = batch.cursor
             # ZeRO says -1 of a norm that is NaN or Inf.
             if not (math.isfinite(loss) and math.isfinite(norm) and norm >= 0):
                 self._save_batch(rows)
@@ -138,15 +148,37 @@ class Trainer:
                 self._checkpoint()
         self._finish()
 
-    def _open_stream(self, cursor: Cursor | None) -> TargetStream:
+    def _open_stream(self, cursor: Cursor | None, on_wait: Callable[[int, float], None]) -> TargetStream:
         """The rows from a cursor on; from the first one where there is none."""
         return TargetStream(
             *(self._open_store(), self.plan, self.job.mix, self.job.seed, cursor),
-            on_wait=self._waiting,
+            on_wait=on_wait,
             on_damage=self._damaged,
             name=self.job.name,
+            shared=self.shared,
             shape=text_shape(self.storage, TextsConfig.model_validate(self.job.texts)),
         )
+
+    def _share_units(self) -> SharedUnits | None:
+        """Where the ranks of this machine leave the units that one of them decoded; None where each does so alone. A
+        collective."""
+        import torch.distributed as dist
+
+        machines: list[str] = [""] * self.world
+        dist.all_gather_object(machines, socket.gethostname())
+        if machines.count(socket.gethostname()) == 1:
+            return None
+        try:
+            return SharedUnits(f"{self.job.run_uri} {self.job.name} {self.job.epoch}")
+        except OSError as error:
+            self._notice(f"each worker decodes all units, as there is no place to share them ({error})")
+            return None
+
+    def close(self) -> None:
+        """End the background's threads."""
+        self.batches.close()
+        if self.shared is not None:
+            self.shared.close()
 
     def _open_store(self) -> TargetStore:
         store = TargetStore(self.storage, TRAIN)
@@ -169,7 +201,7 @@ class Trainer:
             self.world,
             self.engine.zero_optimization_stage(),
             self.cadence.loss,
-            self.stream.cursor.to_dict(),
+            self.cursor.to_dict(),
             self.checkpoints.new_key(self.step),
             self.history,
         )
@@ -191,7 +223,7 @@ class Trainer:
             pause_point("final-files")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
             done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
-            done |= {"texts_rejected": self.stream.cursor.rejected}
+            done |= {"texts_rejected": self.cursor.rejected}
             done |= {"final_step": final_step, "best_step": best.step, "best_loss": best.loss}
             self.checkpoints.check()
             self.storage.write(self.job.layout.done, json.dumps(done).encode())
@@ -213,7 +245,7 @@ class Trainer:
         loss, first = LossConfig.model_validate(self.job.loss), self.history[0] if self.history else {}
         if first.get("step") != 1 or not comparable(loss):
             return
-        stream = self._open_stream(None)
+        stream = self._open_stream(None, self._waiting)
         try:
             rows = stream.next_batch(self.train.batch_tokens)
         finally:

@@ -1,19 +1,21 @@
 """What lies in the target stores and nobody needs: parts of writers that lost or died, and parts that were repaired.
 
-A part is garbage if no unit's newest entry names it. Only what is older than an age counts, so that the part of a
-writer that is about to commit is left alone.
+A part is garbage if no unit's newest entry names it; a digest of the log, if others hold what it does. Only what is
+older than an age counts, so that the part of a writer that is about to commit is left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from cluster.storage import Storage
 from workers.layout import TARGETS, StoreLayout
 from workers.targets.commits.log import TargetLog
 
 LOST, REPAIRED, TEMPORARY = "named by no entry", "repaired since", "left half written"
+MERGED = "a digest of entries that are in others, or gone"
 """Why something is garbage."""
 
 
@@ -41,6 +43,8 @@ def find_garbage(storage: Storage, before: float) -> list[Garbage]:
         split, name = _split(file.key), file.key.rsplit("/", 1)[1]
         if name.startswith(".tmp-"):
             reason = TEMPORARY
+        elif file.key in logs[split].needless_digests:
+            reason = MERGED
         elif not file.key.startswith(f"{StoreLayout(split).parts}/") or file.key in logs[split].needed:
             continue
         else:
@@ -63,12 +67,15 @@ class _Names:
     """The parts that a log names: those of newest entries, and those that only superseded entries name."""
 
     def __init__(self, storage: Storage, split: str) -> None:
-        newest: dict[int, int] = {}
-        entries = TargetLog(storage, StoreLayout(split).root).all_revisions()
-        for entry in entries:
-            newest[entry.unit] = max(entry.revision, newest.get(entry.unit, 0))
-        self.needed = {p.key for e in entries for p in e.parts if e.revision == newest[e.unit]}
-        self.superseded = {p.key for e in entries for p in e.parts} - self.needed
+        log = TargetLog(storage, StoreLayout(split).root)
+        self.needed: set[str] = set()
+        self.superseded: set[str] = set()
+        for _, revisions in groupby(log.every_revision(), key=lambda entry: entry.unit):
+            *earlier, newest = ({part.key for part in entry.parts} for entry in revisions)
+            self.needed |= newest
+            self.superseded.update(*earlier)
+        self.superseded -= self.needed
+        self.needless_digests = set(log.needless_digests())
 
 
 def _split(key: str) -> str:

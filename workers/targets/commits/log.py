@@ -4,6 +4,7 @@ Parts are invisible until an entry names them. Commit order means nothing; plan 
 
     log/g0000/00000042.json              unit 42 as it was first captured: revision 0
     log/g0000/repairs/00000042.r1.json   unit 42 recomputed, because revision 0 was damaged
+    log/g0000/digests/...                copies of many entries, to spare a request for each (digests.py)
 
 Repairs lie in a folder of their own, so that a reader sees those of a log of 100,000 units with one small listing.
 """
@@ -11,12 +12,16 @@ Repairs lie in a folder of their own, so that a reader sees those of a log of 10
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from cluster.storage import Storage
 from workers.layout import FIRST_GENERATION, LogLayout
 from workers.targets.commits.damage import Damage, DamagedStore, DamageMarks
+from workers.targets.commits.digests import LEAST, Digests, Listed
 from workers.targets.encoding.arrays import UnitTargets
 
 
@@ -109,6 +114,7 @@ class TargetLog:
         self._storage = storage
         self._layout = LogLayout(store, generation)
         self._revisions: dict[int, int] | None = None
+        self._digests = Digests(storage, self._layout)
         self.marks = DamageMarks(storage, store)
 
     def commit(self, entry: Entry) -> bool:
@@ -132,17 +138,40 @@ class TargetLog:
         return {LogLayout.unit_of(key)[0] for key in self._storage.keys(self._layout.root)}
 
     def entries(self) -> list[Entry]:
-        """The newest entry of every unit, in plan order."""
-        self.look_for_repairs()
-        return self._read([self._layout.entry(unit, self.revision(unit)) for unit in sorted(self.committed())])
+        """The newest entry of every unit, in plan order. A million take gigabytes: see `each`."""
+        return list(self.each())
 
-    def all_revisions(self) -> list[Entry]:
-        """Every entry of every unit, also those that a repair superseded."""
-        return self._read(self._storage.keys(self._layout.root)) + self.repairs()
+    def each(self, *, digest: bool = False) -> Iterator[Entry]:
+        """The newest entry of every unit as they are listed now, in plan order; in memory are a few at a time.
+
+        Costs a request for each thousand units, to list them, and one for each entry that no digest holds. `digest`:
+        put those into digests first, if there are many; this is for the one who drives the run. Raises DamagedStore
+        for an entry that cannot be read.
+        """
+        repairs = self._look_for_repairs()
+        entries = self._listed()
+        if digest:
+            self._digests.add(entries.and_also(repairs), self._storage.read_many)
+        return self._parsed_of(_newest(entries, repairs))
+
+    def every_revision(self) -> Iterator[Entry]:
+        """Every entry of every unit in plan order, also those that a repair superseded."""
+        return self._parsed_of(self._listed().and_also(self._look_for_repairs()))
 
     def repairs(self) -> list[Entry]:
         """The entries of all repairs."""
-        return self._read(self._storage.keys(self._layout.repairs))
+        return list(self._parsed_of(self._look_for_repairs()))
+
+    def digest(self, least: int = LEAST) -> int:
+        """Put entries that no digest holds into one, if there are `least` of them; returns how many there were.
+
+        For the one who drives the run. Raises OSError if the storage fails: nothing is lost by that.
+        """
+        return self._digests.add(self._listed().and_also(self._look_for_repairs()), self._storage.read_many, least)
+
+    def needless_digests(self) -> list[str]:
+        """Keys of digests that hold nothing which others do not hold too."""
+        return self._digests.needless(self._listed().and_also(self._look_for_repairs()))
 
     def revision(self, unit: int) -> int:
         """The newest known revision of a unit."""
@@ -152,11 +181,16 @@ class TargetLog:
 
     def look_for_repairs(self) -> None:
         """List the repairs anew."""
-        newest: dict[int, int] = {}
-        for key in self._storage.keys(self._layout.repairs):
-            unit, revision = LogLayout.unit_of(key)
-            newest[unit] = max(revision, newest.get(unit, 0))
-        self._revisions = newest
+        self._look_for_repairs()
+
+    def _look_for_repairs(self) -> Listed:
+        repairs = Listed.of(self._storage.files(self._layout.repairs))
+        # In order of units and revisions: the last one of a unit stays.
+        self._revisions = dict(zip(repairs.units.tolist(), repairs.revisions.tolist(), strict=True))
+        return repairs
+
+    def _listed(self) -> Listed:
+        return Listed.of(self._storage.files(self._layout.root))
 
     def mark_damaged(self, unit: int, revision: int, part: str, reason: str, by: str) -> None:
         """Ask for the repair of a unit; a second reporter is no error."""
@@ -167,9 +201,16 @@ class TargetLog:
         self.look_for_repairs()
         return sorted((d for d in self.marks.all() if d.revision >= self.revision(d.unit)), key=lambda d: d.unit)
 
-    def _read(self, keys: list[str]) -> list[Entry]:
-        found = self._storage.read_many(keys)
-        return [_parsed(key, data) for key, data in zip(keys, found, strict=True) if data is not None]
+    def _parsed_of(self, wanted: Listed) -> Iterator[Entry]:
+        for unit, revision, data in self._digests.contents(wanted, self._storage.read_many):
+            if data is not None:
+                yield _parsed(self._layout.entry(unit, revision), data)
+
+
+def _newest(entries: Listed, repairs: Listed) -> Listed:
+    """Of each unit that has an entry its last repair, if it has any."""
+    both = entries.and_also(repairs.where(np.isin(repairs.units, entries.units)))
+    return both.where(np.diff(both.units, append=-1) != 0)
 
 
 def _parsed(key: str, data: bytes) -> Entry:

@@ -174,7 +174,7 @@ class UnitRunner:
         Raises DamagedStore if there was a table before: another one could give what is captured already another
         meaning.
         """
-        if any(entry.parts for entry in store.log.entries()):
+        if any(entry.parts for entry in store.log.each()):
             raise DamagedStore(
                 f"{' and '.join(store.vocab_order_files.keys)}, which every shard of the store needs, are lost; "
                 "put one back from a backup, or start again under another run name"

@@ -14,7 +14,6 @@ from typing import Any
 from cluster.faults import pause_point
 from cluster.storage.stored import Stored, files_below
 
-
 _COPIED_AT_ONCE = 1 << 30
 
 
@@ -27,6 +26,11 @@ class LocalStorage:
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with (self.root / key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [path.read_bytes() if (path := self.root / key).exists() else None for key in keys]
@@ -140,7 +144,7 @@ def _stored(key: str, stat: os.stat_result) -> Stored:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    """A copy by the kernel where it can: a clone that takes no room (XFS, Btrfs), or one made by the server (NFS 4.2)."""
+    """By the kernel where it can: a clone that takes no room (XFS, Btrfs), or a copy made by the server (NFS 4.2)."""
     if hasattr(os, "copy_file_range"):  # Linux
         try:
             with source.open("rb") as read, target.open("wb") as written:

@@ -27,6 +27,9 @@ class Storage(Protocol):
     uri: str
 
     def read(self, key: str) -> bytes: ...
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """So many bytes of a key from a place on; fewer where it ends before."""
+
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """The bytes of many keys, asked for at the same time; None where a key is missing."""
 

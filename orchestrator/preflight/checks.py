@@ -33,14 +33,10 @@ from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_train
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.evaluation.cuttable import why_not_cut
+from workers.fetching.folder import model_folder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.layout import PROMPTS_SUMMARY
-from workers.model_files import (
-    expert_count,
-    model_folder,
-    read_model_config,
-    token_ids,
-)
+from workers.model_files import expert_count, read_model_config, token_ids
 from workers.splits import TRAIN
 from workers.teacher.engines.families import check_teacher_family, why_not_generate
 from workers.teacher.engines.vllm_settings import check_vllm

@@ -32,6 +32,9 @@ class LocalStorage:
             file.seek(start)
             return file.read(length)
 
+    def size(self, key: str) -> int:
+        return (self.root / key).stat().st_size
+
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [path.read_bytes() if (path := self.root / key).exists() else None for key in keys]
 

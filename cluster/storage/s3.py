@@ -63,6 +63,9 @@ class RemoteStorage:
 
         return self._call(key, ranged) if length else b""
 
+    def size(self, key: str) -> int:
+        return self._call(key, lambda path: int(self._fs.info(path, refresh=True)["size"]))
+
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         if not keys:
             return []

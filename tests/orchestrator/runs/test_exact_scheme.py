@@ -14,7 +14,7 @@ from support.project import Project
 from cluster.inventory import Inventory
 from orchestrator.preflight.checks import check
 from orchestrator.preflight.plan import RunPlan, make_plan
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import open_stores
 from workers.layout import CONFIG

@@ -17,10 +17,12 @@ import ray
 from cluster.storage import open_storage
 from orchestrator.config.python_function import load_functions
 from orchestrator.config.schema import RunConfig
-from orchestrator.prompts.freezing import freeze, teacher_tokenizers
+from orchestrator.prompts.freezing.freeze import freeze
+from orchestrator.prompts.freezing.work import teacher_tokenizers
 from orchestrator.prompts.sources import Screened
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from orchestrator.stages.capture import write_heads
+from orchestrator.stages.preparing.freezing_pool import in_pool
 from workers.layout import StudentLayout
 from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
@@ -63,7 +65,7 @@ class Preparer:
 
     def freeze_prompts(self, config: RunConfig, run_uri: str, screened: Screened | None) -> dict[str, Any]:
         """Freeze the prompts; returns their summary. Raises ValueError."""
-        return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions)
+        return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions, spread=in_pool)
 
     def write_heads(self, config: RunConfig, run_uri: str, missing: dict[str, list[str]]) -> None:
         """Put teachers' heads into the stores of some splits. Raises ValueError."""

@@ -17,7 +17,7 @@ from orchestrator.prompts.sources import Screened
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.capture import missing_heads
-from orchestrator.stages.preparer import Preparer, Start
+from orchestrator.stages.preparing.preparer import Preparer, Start
 from workers.layout import PROMPTS_SUMMARY, StudentLayout
 from workers.student.models.resources import resource_request
 

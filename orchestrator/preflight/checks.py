@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.model_cache import use_model_cache
 from cluster.storage import check_writable, open_storage
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
@@ -103,6 +104,7 @@ def check(
     `elsewhere`: the run is not for this machine, which need not have the teacher's engine.
     """
     config, found = file.located(), Checked()
+    use_model_cache(config.cluster.model_cache)
     check_passed_on(config)
     _check_teachers(config, found, elsewhere)
     check_new_models(config, found.teacher_folders[config.first_teacher()])

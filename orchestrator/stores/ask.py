@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cluster.model_cache import use_model_cache
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import AT_CONTROL_TOKENS, HARD_LABELS
 from orchestrator.runs.folder import RunFolder, find_run
@@ -20,6 +21,7 @@ def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) ->
     """
     run = find_run(where)
     config = run.located_config()
+    use_model_cache(config.cluster.model_cache)
     models = _models(run, config, teacher)
     if not models:
         raise ValueError(f"ask: nothing of {run.uri} is trained yet; run `stillhouse run` first")

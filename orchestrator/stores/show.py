@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from cluster.model_cache import use_model_cache
 from orchestrator.stores.choice import choose_text
 from orchestrator.stores.opening import OpenTargets
 from workers.fetching.folder import model_folder
@@ -43,7 +44,9 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
     header = source.store.header
     text = choose_text(source, question.unit, question.prompt, question.sample)
     _check_temperature(question, header, text.targets.temperature)
-    targets, teacher = text.targets, source.run.located_config().teachers[text.entry.teacher]
+    config = source.run.located_config()
+    use_model_cache(config.cluster.model_cache)
+    targets, teacher = text.targets, config.teachers[text.entry.teacher]
     folder = model_folder(teacher.model, teacher.revision, weights=question.exact and header.sampled)
     if tokenizer_fingerprint(folder) != header.tokenizer:
         raise ValueError(f"targets: the tokenizer of {teacher.model!r} is not the one that made these targets")

@@ -25,6 +25,7 @@ _commits: dict[tuple[str, str | None], tuple[float, str]] = {}
 
 
 def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a whole commit, which never moves."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 

@@ -41,6 +41,7 @@ def is_remote(model: str) -> bool:
 
 
 def is_settings(name: str) -> bool:
+    """Whether a file says what a model is."""
     return any(fnmatch(name, pattern) for pattern in SETTINGS)
 
 

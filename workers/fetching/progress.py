@@ -34,6 +34,7 @@ def say(text: str) -> None:
 
 
 def size_text(count: float) -> str:
+    """Bytes in words."""
     return humanize.naturalsize(count, format="%.1f")
 
 

@@ -55,11 +55,13 @@ class RemoteModel:
 
     @property
     def weights(self) -> list[Stored]:
+        """The files of its weights."""
         names = weights_among([f.key for f in self.files])
         return [f for f in self.files if f.key in names]
 
     @property
     def settings(self) -> list[Stored]:
+        """The files that say what it is."""
         return [f for f in self.files if is_settings(f.key)]
 
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.settings import Count, Settings
 
@@ -51,8 +51,20 @@ class ClusterConfig(Settings):
     runtime_env: dict[str, Any] = {}
     """Ray runtime_env, passed on as it is (heavy packages belong in the image, not here)."""
 
+    model_cache: str | None = None
+    """Folder of each node (absolute, or from ~ on) that models in s3:// folders are fetched into, once a node; best on
+    a local disk with room for them. Null: what STILLHOUSE_MODEL_CACHE says on the node, else
+    ~/.cache/stillhouse/models. Models of the Hugging Face Hub lie where HF_HOME says."""
+
     dashboard: bool = False
     """Start the dashboard of a Ray started on this machine: nine more processes, so not on a small one."""
 
     node_kinds: dict[Annotated[str, Field(pattern=r"^[^\s:,]+$")], NodeKindConfig] = {}
     """Kinds of nodes by name, for `stillhouse plan --nodes`, beside those that it knows."""
+
+    @field_validator("model_cache")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("/", "~")):
+            raise ValueError("is relative, and nodes have no folder in common; give one from / or ~ on")
+        return value

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.config import ClusterConfig
+from cluster.model_cache import MODEL_CACHE, use_model_cache
 from cluster.ray_internals import is_head, running_ray
 
 # Set before Ray starts, so that every process of a Ray started here inherits them.
@@ -80,6 +81,9 @@ def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[N
     import ray
 
     runtime_env = dict(config.runtime_env)
+    if config.model_cache is not None:
+        use_model_cache(config.model_cache)
+        runtime_env["env_vars"] = {MODEL_CACHE: config.model_cache, **runtime_env.get("env_vars", {})}
     local = address == "local"
     if local:
         # Nobody preempts this machine; the watcher would be one more process for each specialist.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -32,29 +31,6 @@ def expert_count(model_config: dict[str, Any]) -> int:
             return int(most)
     parts = [v for k, v in model_config.items() if k.endswith("_config") and not k.startswith(_NOT_OF_TEXT)]
     return max((expert_count(part) for part in parts if isinstance(part, dict)), default=0)
-
-
-def model_folder(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The local folder of a model: itself, or the Hugging Face snapshot (downloaded if it is not cached).
-
-    Raises ValueError if there is neither. `weights=False` fetches only configuration and tokenizer.
-    """
-    folder = Path(os.path.expanduser(model))
-    if os.path.isdir(folder):
-        return folder
-    if model.startswith(("/", ".", "~")) or model.count("/") != 1:
-        raise ValueError(f"model: no folder {model!r} (and it is not a Hugging Face id either)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = None if weights else ["*.json", "*.jinja", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
-            f"model: {model!r} is neither a folder nor a Hugging Face model within reach ({type(error).__name__}). "
-            "Name a local folder, or check the id, the network and HF_TOKEN"
-        ) from error
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.model_cache import use_model_cache
 from cluster.storage import check_writable, open_storage
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
@@ -35,14 +36,10 @@ from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_train
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.evaluation.cuttable import why_not_cut
+from workers.fetching.folder import model_folder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.layout import PROMPTS_SUMMARY
-from workers.model_files import (
-    expert_count,
-    model_folder,
-    read_model_config,
-    token_ids,
-)
+from workers.model_files import expert_count, read_model_config, token_ids
 from workers.splits import TRAIN
 from workers.teacher.engines.families import check_teacher_family, why_not_generate
 from workers.teacher.engines.vllm_settings import check_vllm
@@ -107,6 +104,7 @@ def check(
     `elsewhere`: the run is not for this machine, which need not have the teacher's engine.
     """
     config, found = file.located(), Checked()
+    use_model_cache(config.cluster.model_cache)
     check_passed_on(config)
     _check_teachers(config, found, elsewhere)
     check_new_models(config, found.teacher_folders[config.first_teacher()])

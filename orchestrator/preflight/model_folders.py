@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from workers.model_files import expert_count, model_folder, read_json_object, read_model_config
+from workers.fetching.folder import model_folder
+from workers.model_files import expert_count, read_json_object, read_model_config
 from workers.model_sizes import weights_fault
 
 _ALSO_READ = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer_config.json")

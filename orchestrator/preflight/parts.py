@@ -10,7 +10,8 @@ from humanize import naturalsize
 
 from orchestrator.preflight.memory import activation_bytes, decoder_of, kv_cache_bytes, linear_layers, student_size
 from workers.evaluation.config import CHUNK_NUMBERS, LOGITS_HELD, EvaluateConfig
-from workers.model_files import expert_count, model_folder, read_model_config
+from workers.fetching.folder import model_folder
+from workers.model_files import expert_count, read_model_config
 from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, ModelSize, model_size
 from workers.student.config import InitialConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.config import chunk_tokens

@@ -41,6 +41,8 @@ _OWN_VARIABLES = frozenset(
 )
 """Variables that Ray or this program sets in each process, whatever is said here."""
 
+_TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"})
+
 _NAME = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 _LABEL_KEY = re.compile(rf"(?:(?P<prefix>{_NAME}(?:\.{_NAME})*)/)?{_NAME}")
 _LABEL_VALUE = re.compile(rf"!?(?:{_NAME}|in\({_NAME}(?:, ?{_NAME})*\))")
@@ -144,6 +146,11 @@ def _check_env_vars(where: str, variables: Any) -> None:
             raise ValueError(f"{where}: {name!r} cannot name a variable; quote it, if it is text")
         if not isinstance(value, str):
             raise ValueError(f"{where}.{name}: is {type(value).__name__} and has to be text; put it in quotes")
+        if name in _TOKENS:
+            raise ValueError(
+                f"{where}.{name}: is a secret, and the configuration is written into the run folder; "
+                "set it in the environment of the nodes, or put it in a file that HF_TOKEN_PATH names"
+            )
         if name in _OWN_VARIABLES:
             raise ValueError(f"{where}.{name}: is set in each process by Ray or by this program; take it out")
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.memory import linear_layers
+from workers.fetching.folder import model_folder
 from workers.fingerprint import tokenizer_fingerprint
-from workers.model_files import expert_count, known_model_type, model_folder, read_model_config
+from workers.model_files import expert_count, known_model_type, read_model_config
 from workers.student.config import LoraConfig, ModelConfig
 from workers.student.models.dense_sibling import SIBLINGS, expert_width, why_not_merge
 

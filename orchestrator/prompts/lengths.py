@@ -9,7 +9,8 @@ from orchestrator.prompts.kinds import RowKind
 from orchestrator.prompts.policy import PromptPolicy
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.prompts.tokenizing import TokenizedPrompt
-from workers.model_files import model_folder, read_model_config
+from workers.fetching.folder import model_folder
+from workers.model_files import read_model_config
 from workers.splits import HELDOUT
 from workers.student.models.positions import Positions, positions_of
 

@@ -13,7 +13,8 @@ from orchestrator.prompts.rendering import ChatWriter, verbatim
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.prompts.special_tokens import SpecialTokens
 from workers.chat_template import Writer, refusals, special_tokens, template_writer
-from workers.model_files import configured_stop_ids, model_folder, read_model_config, stop_ids
+from workers.fetching.folder import model_folder
+from workers.model_files import configured_stop_ids, read_model_config, stop_ids
 from workers.teacher.config import TeacherConfig
 
 _MOST_BEHIND_END = 8

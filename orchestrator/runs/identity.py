@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
+from workers.fetching.hub import is_commit
 
 _FREE_TO_CHANGE = ("cluster", "export", "initial", "storage")
 """Parts that do not change what was captured or trained; a later attempt may have others."""
@@ -56,6 +57,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
         for key in dict.fromkeys([*flat_a, *flat_b])
         if flat_a.get(key, "nothing") != flat_b.get(key, "nothing")
         and not (_is_free(key) or _is_former(key, flat_a, flat_b) or _is_open(key, flat_a, flat_b))
+        and not _is_pinned(key, flat_b)
     ]
     return found + _control_tokens(old, new)
 
@@ -88,6 +90,12 @@ def _is_open(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether one of two settings leaves to the run what the other one says: nothing is captured by it yet, or it would
     be settled (RunFolder.refuse_other)."""
     return key == "evaluate.targets" and "auto" in (old.get(key), new.get(key))
+
+
+def _is_pinned(key: str, new: dict[str, Any]) -> bool:
+    """Whether a teacher's revision is now a commit: what it must be, its fingerprint in the store decides."""
+    part, *rest = key.split(".")
+    return part == "teachers" and rest[1:] == ["revision"] and is_commit(new.get(key))
 
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:

@@ -11,10 +11,10 @@ from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.exact_scheme import choose_exact_scheme
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.repairs import units_to_repair
-from workers.fingerprint import model_fingerprint
-from workers.layout import PROMPTS_SUMMARY
+from workers.fetching.folder import model_folder
+from workers.fingerprint import commit_in, fingerprint_like
+from workers.layout import PROMPTS_SUMMARY, StoreLayout
 from workers.manifest import read_plan
-from workers.model_files import model_folder
 from workers.splits import HELDOUT, SPLITS, TRAIN
 from workers.targets.config import Precision, Scheme
 from workers.targets.contract import Contract
@@ -30,10 +30,11 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     """Fix the headers of the stores; returns what specialists declare of theirs. Raises ValueError if they exist with
     other settings (a changed teacher, say)."""
     written = run.config().teachers  # a run may be resumed where its models lie in another folder
+    begun: dict[str, Any] = (run.read_json(StoreLayout(TRAIN).header) or {}).get("teachers", {})
     teachers = {
         name: {
             "model": written[name].model,
-            "fingerprint": model_fingerprint(model_folder(teacher.model, teacher.revision)),
+            "fingerprint": _fingerprint(config.teacher_key(name), teacher, begun.get(name, {}).get("fingerprint")),
             "ep_size": teacher.ep_size,
             "dispatch": teacher.dispatch,
             "dtype": teacher.dtype,
@@ -76,6 +77,29 @@ def open_stores(run: RunFolder, config: RunConfig, tokenizer: TokenizerFacts, vo
     return Contract.of(headers[TRAIN])
 
 
+def _fingerprint(key: str, teacher: TeacherConfig, begun: str | None) -> str:
+    """A teacher's fingerprint, in the form of the one that the run was begun with. Raises ValueError for a branch that
+    moved since then."""
+    try:
+        now = fingerprint_like(begun, teacher.model, teacher.revision)
+    except ValueError as error:
+        raise ValueError(f"{key}.{error}") from None
+    commit, moved_to = commit_in(begun or ""), commit_in(now)
+    if commit != moved_to and None not in (commit, moved_to):
+        raise ValueError(
+            f"{key}.revision: {teacher.revision or 'the default branch'} of {teacher.model!r} was at {commit} when "
+            f"this run began, and is at {moved_to} now; to go on with what was captured, set {key}.revision: {commit}"
+        )
+    return now
+
+
+def pinned(teacher: TeacherConfig, fingerprint: str) -> TeacherConfig:
+    """A teacher at the commit that a store was begun with: whoever loads it later must load the same, wherever its
+    branch stands by then."""
+    commit = commit_in(fingerprint)
+    return teacher if commit is None else teacher.model_copy(update={"revision": commit})
+
+
 def _heldout_scheme(run: RunFolder, config: RunConfig, vocabulary: int) -> str:
     """The scheme of the held-out store; where the settings leave it open, by the answers that its frozen prompts may
     have."""
@@ -108,7 +132,8 @@ def write_heads(run_uri: str, config: RunConfig, missing: dict[str, list[str]]) 
 
     storage = open_storage(run_uri)
     for name, splits in missing.items():
-        teacher, stores = config.teachers[name], [TargetStore(storage, split) for split in splits]
+        stores = [TargetStore(storage, split) for split in splits]
+        teacher = pinned(config.teachers[name], stores[0].header.teachers[name]["fingerprint"])
         folder, remote = model_folder(teacher.model, teacher.revision), teacher.trust_remote_code
         try:
             head = head_of_folder(folder, teacher.precision, stores[0].header.vocabulary, trust_remote_code=remote)
@@ -168,7 +193,7 @@ def replica_job(run_uri: str, config: RunConfig, name: str, epoch: int, board: s
         raise ValueError("answers: the filter is not the one that this run began with; put it back as it was")
     return ReplicaJob(
         name=name,
-        teacher=config.teachers[name],
+        teacher=pinned(config.teachers[name], header.teachers[name]["fingerprint"]),
         fingerprint=header.teachers[name]["fingerprint"],
         run_uri=run_uri,
         rules=rules,

@@ -8,8 +8,8 @@ from pathlib import Path
 from cluster.storage import Storage
 from orchestrator.runs.context import RunContext
 from workers.export.safetensors_folder import export_safetensors
+from workers.fetching.folder import model_folder
 from workers.layout import StudentLayout, export_key
-from workers.model_files import model_folder
 
 FORMATS: dict[str, Callable[[Storage, str, str, Path, str], list[str]]] = {"safetensors": export_safetensors}
 """Writers of `export` formats: storage, key of the model, key of the export, tokenizer folder, model card."""

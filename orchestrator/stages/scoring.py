@@ -27,6 +27,7 @@ from orchestrator.config.students import (
 from orchestrator.reporting.evaluation import Results
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
+from orchestrator.stages.capture import pinned
 from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
 from workers.evaluation.metrics import by_domain
 from workers.evaluation.sums import from_bytes
@@ -64,7 +65,8 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
     if run.student_done(GENERALIST) is not None:
         models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains))
     if SINGLE_EXPERT in config.evaluate.baselines:
-        teacher = config.teachers[config.first_teacher()]
+        fingerprint = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
+        teacher = pinned(config.teachers[config.first_teacher()], fingerprint)
         cut = ModelToScore(SINGLE_EXPERT, "single_expert", teacher.model, (), teacher.revision)
         models += [replace(cut, domains=(d,)) for d in domains]
     if config.evaluate.truth is not None:

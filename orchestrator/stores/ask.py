@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cluster.model_cache import use_model_cache
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import AT_CONTROL_TOKENS, HARD_LABELS
 from orchestrator.runs.folder import RunFolder, find_run
+from workers.fetching.folder import model_folder
 from workers.layout import StudentLayout
-from workers.model_files import model_folder
 
 
 def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) -> dict[str, dict[str, Any]]:
@@ -20,6 +21,7 @@ def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) ->
     """
     run = find_run(where)
     config = run.located_config()
+    use_model_cache(config.cluster.model_cache)
     models = _models(run, config, teacher)
     if not models:
         raise ValueError(f"ask: nothing of {run.uri} is trained yet; run `stillhouse run` first")
@@ -29,7 +31,7 @@ def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) ->
 
     logging.disable_progress_bar()
     first = config.teachers[config.first_teacher()]
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(first.model, first.revision))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(first.model, first.revision, weights=False))
     answers: dict[str, dict[str, Any]] = {}
     for name, source in models.items():
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as temporary:

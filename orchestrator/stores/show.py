@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from cluster.model_cache import use_model_cache
 from orchestrator.stores.choice import choose_text
 from orchestrator.stores.opening import OpenTargets
-from workers.fingerprint import model_fingerprint, tokenizer_fingerprint
-from workers.model_files import model_folder
+from workers.fetching.folder import model_folder
+from workers.fingerprint import fingerprint_like, tokenizer_fingerprint
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import rows_of
@@ -43,7 +44,9 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
     header = source.store.header
     text = choose_text(source, question.unit, question.prompt, question.sample)
     _check_temperature(question, header, text.targets.temperature)
-    targets, teacher = text.targets, source.run.located_config().teachers[text.entry.teacher]
+    config = source.run.located_config()
+    use_model_cache(config.cluster.model_cache)
+    targets, teacher = text.targets, config.teachers[text.entry.teacher]
     folder = model_folder(teacher.model, teacher.revision, weights=question.exact and header.sampled)
     if tokenizer_fingerprint(folder) != header.tokenizer:
         raise ValueError(f"targets: the tokenizer of {teacher.model!r} is not the one that made these targets")
@@ -58,7 +61,8 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
         stored = _dense(logits_TV, targets.temperature / temperature, targets, question.top, pieces)
     notes, exact = [], []
     if question.exact and header.sampled:
-        if model_fingerprint(folder) != header.teachers[text.entry.teacher]["fingerprint"]:
+        begun = str(header.teachers[text.entry.teacher]["fingerprint"])
+        if fingerprint_like(begun, teacher.model, teacher.revision) != begun:
             notes.append(f"the teacher at {folder} has changed since: what it says now is not what was sampled")
         logits_TV = teacher_logits(teacher, targets.tokens[: shown.stop], start, header.vocabulary)
         exact = _dense(logits_TV, 1 / temperature, targets, question.top, pieces)

@@ -19,13 +19,14 @@ import torch
 from cluster.faults import pause_point
 from cluster.storage import Storage, local_folder, open_storage
 from workers.channels.board import Reporter
-from workers.channels.events import ModelScored
+from workers.channels.events import Message, ModelScored
 from workers.evaluation.exact import ExactTargets
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
 from workers.evaluation.scoring import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.sums import TokenScores, sums_of, to_bytes
 from workers.evaluation.truth import load_truth, unigram_counts
+from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import torch_dtype
 from workers.splits import HELDOUT, PROBES
@@ -42,6 +43,8 @@ class Scorer:
         self._job = job
         self._storage = open_storage(job.run_uri)
         self._report = Reporter(job.board)
+        if job.board:
+            tell_through(lambda text: self._report(Message(text=text)))
         self._truth = load_truth(job.truth)
         self._heldout = _Split(self._storage, HELDOUT)
         self._exact = ExactTargets(self._heldout.store, job.device)

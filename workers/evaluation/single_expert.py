@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers.model_files import EXPERT_KEYS, model_folder
+from workers.fetching.folder import model_folder
+from workers.model_files import EXPERT_KEYS
 from workers.streaming.checkpoint import Checkpoint, fill, make_buffers, require_whole, without_memory
 from workers.streaming.layered_model import LayeredModel
 

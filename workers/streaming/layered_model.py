@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.model_files import model_folder
+from workers.fetching.folder import model_folder
 from workers.streaming.checkpoint import Checkpoint, fill, make_buffers, require_whole, without_memory
 
 _OF_LAYERS = ("attention_mask", "past_key_values", "use_cache")

@@ -35,7 +35,7 @@ class ModelConfig(Settings):
     """Where a student's initial weights come from. A plain string means `base`."""
 
     base: str | None = None
-    """Hugging Face id, or a folder, of a dense model to start from."""
+    """Hugging Face id, a folder, or an s3:// folder, of a dense model to start from."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id."""
@@ -45,8 +45,8 @@ class ModelConfig(Settings):
     teacher's tokenizer."""
 
     merge_experts: str | None = None
-    """Hugging Face id, or a folder, of a mixture of experts, normally the teacher, to start from as a dense model: the
-    experts of each layer become one MLP, all else is kept."""
+    """Hugging Face id, a folder, or an s3:// folder, of a mixture of experts, normally the teacher, to start from as a
+    dense model: the experts of each layer become one MLP, all else is kept."""
 
     merge: Literal["auto", "neurons", "average"] = "auto"
     """How experts become one MLP. `neurons` takes the neurons that add most on the domain's texts, out of all experts,

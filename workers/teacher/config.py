@@ -146,7 +146,7 @@ class TeacherConfig(Settings):
     """One teacher pool."""
 
     model: str
-    """Hugging Face id, or a folder (relative to the configuration file)."""
+    """Hugging Face id, a folder (relative to the configuration file), or s3://bucket/folder."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id. Null is its default branch."""

@@ -106,8 +106,8 @@ class Preparation:
         starts = [s for s in _starts(self._ctx.config) if not exists(StudentLayout(s.name).initial_facts)]
         request = resource_request([s.model for s in starts], self._ctx.config.initial) if self._initials else None
         if request is None:
-            return Preparer.remote()  # type: ignore[attr-defined]
-        actor = Preparer.options(**away_from_head(request)).remote()  # type: ignore[attr-defined]
+            return Preparer.remote(self._ctx.board)  # type: ignore[attr-defined]
+        actor = Preparer.options(**away_from_head(request)).remote(self._ctx.board)  # type: ignore[attr-defined]
         deadline = PlaceDeadline(request, what, self._ctx.config.cluster.placement_deadline_s)
         ready, began = actor.__ray_ready__.remote(), time.monotonic()
         while not ray.wait([ready], timeout=0.25)[0]:

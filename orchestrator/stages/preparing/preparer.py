@@ -24,6 +24,9 @@ from orchestrator.prompts.sources import Screened
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from orchestrator.stages.capture import write_heads
 from orchestrator.stages.preparing.freezing_pool import in_pool
+from workers.channels.board import Reporter
+from workers.channels.events import Message
+from workers.fetching.progress import tell_through
 from workers.layout import StudentLayout
 from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
@@ -46,7 +49,10 @@ class Start:
 class Preparer:
     """Makes prompts and initial weights. What is there already is not asked of it (preparation.py)."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: str = "") -> None:
+        if board:
+            report = Reporter(board)
+            tell_through(lambda text: report(Message(text=text)))
         self._tokenizers: dict[str, TeacherTokenizer] | None = None
         self._positions: dict[str, Positions] = {}
         """Of students that were tried."""

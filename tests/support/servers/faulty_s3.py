@@ -29,6 +29,8 @@ class FaultyS3:
         self.upstream = urlsplit(endpoint).netloc
         self.busy = 0.0
         self.requests: Counter[str] = Counter()
+        self.fetched: Counter[str] = Counter()
+        """GETs of each object, by its path."""
         self.faults: Counter[str] = Counter()
         self.over = threading.Event()
         self._planned: list[tuple[str, str]] = []
@@ -76,6 +78,7 @@ def _handler(faults: FaultyS3) -> type[BaseHTTPRequestHandler]:
         def serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fault = faults.fault_of(self.command)
+            faults.fetched[urlsplit(self.path).path] += self.command == "GET"
             if fault == "busy":
                 self.refuse(503, "SlowDown", "Please reduce your request rate.")
             elif fault == "conflict":

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.model_files import model_folder
+from workers.fetching.folder import model_folder
 from workers.streaming.layered_model import LayeredModel
 from workers.student.config import ModelConfig
 from workers.student.models.continued import continued

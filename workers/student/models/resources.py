@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.resources import MEMORY, ResourceRequest, group_request
-from workers.model_files import expert_count, model_folder, read_model_config
+from workers.fetching.folder import model_folder
+from workers.model_files import expert_count, read_model_config
 from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, tensor_shapes
 from workers.student.config import InitialConfig, ModelConfig
 from workers.student.models.dense_sibling import active_width, expert_width

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from workers.model_files import model_folder, read_model_config
+from workers.fetching.folder import model_folder
+from workers.model_files import read_model_config
 from workers.student.config import ModelConfig
 from workers.student.models.dense_sibling import active_width, dense_config, expert_width
 from workers.student.models.initial import new_config

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from workers.fetching.folder import model_folder
 from workers.logit_map import LogitMap
-from workers.model_files import expert_count, model_folder
+from workers.model_files import expert_count
 from workers.student.batches.batching import collate
 from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.config import LossConfig

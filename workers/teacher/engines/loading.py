@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from workers.model_files import model_folder, torch_dtype
+from workers.fetching.folder import model_folder
+from workers.model_files import torch_dtype
 from workers.teacher.config import TeacherConfig
 
 

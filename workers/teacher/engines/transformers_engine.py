@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from workers.model_files import model_folder, stop_ids
+from workers.fetching.folder import model_folder
+from workers.model_files import stop_ids
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest

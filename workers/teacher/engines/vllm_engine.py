@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from workers.failures import OutOfMemory
-from workers.model_files import expert_count, model_folder, read_model_config, stop_ids
+from workers.fetching.folder import model_folder
+from workers.model_files import expert_count, read_model_config, stop_ids
 from workers.model_sizes import ModelSize, model_size
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig

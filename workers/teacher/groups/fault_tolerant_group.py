@@ -27,12 +27,19 @@ class Answer:
 
 
 class FaultTolerantGroup:
-    """Leads one worker group at a time. `place` gives the place to make it in; `say` is told of every fault."""
+    """Leads one worker group at a time. `place` gives the place to make it in; `say` is told of every fault, the run's
+    `board` of how a fetch of the model goes."""
 
     def __init__(
-        self, config: TeacherConfig, name: str, *, place: Callable[[], Any], say: Callable[[str], None]
+        self,
+        config: TeacherConfig,
+        name: str,
+        *,
+        place: Callable[[], Any],
+        say: Callable[[str], None],
+        board: str = "",
     ) -> None:
-        self._config, self._name, self._place, self._say = config, name, place, say
+        self._config, self._name, self._place, self._say, self._board = config, name, place, say, board
         self._worker_group: WorkerGroup | None = None
         self._batch_scale = BatchScaleMemory()
         self._known_good: tuple[list[TextRequest], CaptureSpec] | None = None
@@ -100,7 +107,7 @@ class FaultTolerantGroup:
             group = self._place()
             if causes:
                 self._say(f"{self._name}: its worker group did not start, once more: {causes[-1]}")
-            self._worker_group = WorkerGroup(self._config, group)
+            self._worker_group = WorkerGroup(self._config, group, self._board)
             try:
                 return self._worker_group.start()
             except GroupFault as fault:

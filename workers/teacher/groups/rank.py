@@ -9,6 +9,10 @@ from typing import Any
 import ray
 
 from cluster.faults import fail_point, pause_point
+from workers.channels.board import Reporter
+from workers.channels.events import Message
+from workers.fetching.folder import model_folder
+from workers.fetching.progress import tell_through
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TeacherEngine, TextRequest
@@ -31,6 +35,14 @@ class RankActor:
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def fetch(self, config: TeacherConfig, board: str) -> None:
+        """Have the model on this node. What there is to say of it goes to a run's board, or to this process's log."""
+        with reraise_as_rank_error():
+            if board:
+                report = Reporter(board)
+                tell_through(lambda text: report(Message(text=text)))
+            model_folder(config.model, config.revision)
 
     def start(self, config: TeacherConfig, ranks: int, address: str, port: int) -> dict[str, Any]:
         """Join the process group and load this rank's part of the model; returns what the engine says of itself, and

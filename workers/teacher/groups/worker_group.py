@@ -7,6 +7,7 @@ leads worker groups too.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -35,8 +36,8 @@ _OTHERS_S = 5.0
 class WorkerGroup:
     """`ep_size` ranks as one model, in a placement group that is ready. After a fault it is closed and made anew."""
 
-    def __init__(self, config: TeacherConfig, group: Any) -> None:
-        self.config, self.ranks = config, config.ep_size
+    def __init__(self, config: TeacherConfig, group: Any, board: str = "") -> None:
+        self.config, self.ranks, self._board = config, config.ep_size, board
         self._facts: list[dict[str, Any]] = []
         device = "cuda" if config.gpus_per_rank else "cpu"
         self._ranks = [
@@ -51,6 +52,8 @@ class WorkerGroup:
 
     def start(self) -> list[dict[str, Any]]:
         """Load the model on all ranks; returns what each rank's engine says of itself. Raises GroupFault."""
+        # A fetch takes as long as it takes, shows how far it is, and fails by itself: it has no deadline.
+        self._gather([r.fetch.remote(self.config, self._board) for r in self._ranks], deadline=math.inf)
         deadline = time.monotonic() + self.config.start_deadline_s
         (where,) = self._gather([self._ranks[0].address.remote()], deadline=deadline)
         self._facts = self._gather(

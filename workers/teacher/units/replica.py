@@ -19,6 +19,8 @@ from cluster.storage import open_storage
 from workers.channels.board import Control, Reporter
 from workers.channels.events import Message, ReplicaReady
 from workers.channels.messages import CaptureStopped, ReplicaLost, ReplicaPlaced, UnitCaptured
+from workers.fetching.names import is_remote
+from workers.fingerprint import model_fingerprint
 from workers.teacher.config import TeacherConfig
 from workers.teacher.groups.fault_tolerant_group import FaultTolerantGroup
 from workers.teacher.groups.recovery import CannotCapture
@@ -61,7 +63,7 @@ class Replica:
         self._at_work = False
         self._place: Any = None
         self._worker_group = FaultTolerantGroup(
-            job.teacher, f"teacher {job.name}", place=self._find_place, say=self._say
+            job.teacher, f"teacher {job.name}", place=self._find_place, say=self._say, board=job.board
         )
         storage = open_storage(job.run_uri)
         self._runner = UnitRunner(
@@ -79,6 +81,7 @@ class Replica:
             self._say(note)
             self._control(ReplicaLost(job.name, note))
         try:
+            self._require_unchanged()
             facts = self._worker_group.start()
         except NotNeeded:
             return
@@ -131,6 +134,15 @@ class Replica:
             if self._place is not None:
                 self._control(ReplicaPlaced(self._job.name, ray.get(self._pool.placed.remote(self._me))))
                 return self._place
+
+    def _require_unchanged(self) -> None:
+        """Raise CannotCapture if an s3:// folder was written to since the run began. (A commit cannot be.)"""
+        teacher = self._job.teacher
+        if is_remote(teacher.model) and model_fingerprint(teacher.model) != self._job.fingerprint:
+            raise CannotCapture(
+                f"the files at {teacher.model!r} are others than those this run began with; put them back, or give the "
+                "run another name"
+            )
 
     def _be_admitted(self) -> None:
         """Wait until this replica may look for a place. Raises NotNeeded."""

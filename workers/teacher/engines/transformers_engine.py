@@ -83,22 +83,25 @@ class TransformersEngine:
         }
 
     @torch.no_grad()
-    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0) -> UnitTargets:
+    def run(
+        self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0, texts: bool = True
+    ) -> UnitTargets:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
         if spec.scheme == "hidden" and not self._head_is_plain:
             raise ValueError(
                 f"targets: hidden, but {self.model.config.model_type} makes its logits by more than a matrix, so that "
                 "hidden states do not say all; take evaluate.targets: full, and another targets.scheme"
             )
-        texts = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
+        made = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
         asked = [i for i, r in enumerate(requests) if r.answer_token_ids is None and r.max_new_tokens > 0]
         given = sorted(set(range(len(requests))) - set(asked))
         tokens = max(1, int(self.config.score_tokens * batch_scale))
         for batch in self._agreed(by_tokens(given, requests, tokens)):
-            self._score(batch, texts)
-        self._generate(asked, texts, slots=max(1, int(self.config.batch * batch_scale)), tokens=tokens)
-        targets = texts.buffer.finish(texts.ids, [texts.start(i) for i in range(len(requests))])
-        targets.texts, targets.ends = texts_and_ends(self.tokenizer, texts.ids)
+            self._score(batch, made)
+        self._generate(asked, made, slots=max(1, int(self.config.slots * batch_scale)), tokens=tokens)
+        targets = made.buffer.finish(made.ids, [made.start(i) for i in range(len(requests))])
+        if texts:
+            targets.texts, targets.ends = texts_and_ends(self.tokenizer, made.ids)
         return targets
 
     def _score(self, batch: list[int], texts: _Texts) -> None:

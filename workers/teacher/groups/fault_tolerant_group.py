@@ -12,6 +12,7 @@ import numpy as np
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.generation.detokenize import Detokenizer, split
 from workers.teacher.groups.recovery import FAILURES, BatchScaleMemory, CannotCapture, GroupFault, Recovery, Trial
 from workers.teacher.groups.worker_group import WorkerGroup
 
@@ -27,17 +28,26 @@ class Answer:
 
 
 class FaultTolerantGroup:
-    """Leads one worker group at a time. `place` gives the place to make it in; `say` is told of every fault."""
+    """Leads one worker group at a time. `place` gives the place to make it in, `lost` says whether that is gone since,
+    and `say` is told of every fault."""
 
     def __init__(
-        self, config: TeacherConfig, name: str, *, place: Callable[[], Any], say: Callable[[str], None]
+        self,
+        config: TeacherConfig,
+        name: str,
+        *,
+        place: Callable[[], Any],
+        say: Callable[[str], None],
+        lost: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._config, self._name, self._place, self._say = config, name, place, say
+        self._config, self._name, self._place, self._say, self._lost = config, name, place, say, lost
         self._worker_group: WorkerGroup | None = None
         self._batch_scale = BatchScaleMemory()
         self._known_good: tuple[list[TextRequest], CaptureSpec] | None = None
         self._empty_units = 0
         self._first_cause = ""
+        self._tokenizer: str | None = None
+        self._detokenizer: Detokenizer | None = None
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         """Run texts that must succeed (no prompt's fault is looked for). Raises CannotCapture."""
@@ -54,7 +64,10 @@ class FaultTolerantGroup:
         raise AssertionError("one that is rejected is suspect before")
 
     def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
-        """Run a unit's texts; `unit` is what messages call it. Raises CannotCapture."""
+        """Run a unit's texts; `unit` is what messages call it. What comes back has no texts yet (`detokenize`). Raises
+        CannotCapture."""
+        if self._lost():
+            self.close()
         prompts = _by_prompt(requests)
         recovery = Recovery(len(prompts), self._batch_scale.batch_scale)
         parts: list[UnitTargets] = []
@@ -73,6 +86,13 @@ class FaultTolerantGroup:
         self._batch_scale.captured(recovery.least)
         return Answer(_in_order(parts, requests), _rejected(recovery, prompts), recovery.least)
 
+    def detokenize(self, targets: UnitTargets) -> None:
+        """Put texts and tokens' ends into what `capture` gave. For the thread that commits; one at a time."""
+        assert self._tokenizer is not None, "texts are left out by ranks that gave their tokenizer"
+        if self._detokenizer is None:
+            self._detokenizer = Detokenizer(self._tokenizer)
+        targets.texts, targets.ends = self._detokenizer(split(targets.tokens, targets.lengths))
+
     def close(self) -> None:
         """End the worker group. Its place is kept."""
         if self._worker_group is not None:
@@ -84,7 +104,7 @@ class FaultTolerantGroup:
             self.start()
         assert self._worker_group is not None
         try:
-            return self._worker_group.run(requests, spec, batch_scale)
+            return self._worker_group.run(requests, spec, batch_scale, texts=self._tokenizer is None)
         except GroupFault as fault:
             if not fault.usable:
                 self.close()
@@ -102,7 +122,9 @@ class FaultTolerantGroup:
                 self._say(f"{self._name}: its worker group did not start, once more: {causes[-1]}")
             self._worker_group = WorkerGroup(self._config, group)
             try:
-                return self._worker_group.start()
+                facts = self._worker_group.start()
+                self._tokenizer = self._tokenizer or self._worker_group.tokenizer()
+                return facts
             except GroupFault as fault:
                 self.close()
                 causes.append(fault.cause)

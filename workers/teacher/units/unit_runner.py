@@ -2,10 +2,15 @@
 
 A unit that is committed already is passed over, so a row that Ray Data runs again after a fault costs nothing. A
 damaged unit is recomputed and committed as its next revision.
+
+`capture` may be called by several threads: one of them has texts made, another commits what was made before it
+(detokenises, selects, hashes, encodes, uploads, makes the entry), in the order in which they came. So the ranks are at
+work while their last units are committed, and a call returns, or raises what went wrong, when its own units exist.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +48,9 @@ class TextMaker(Protocol):
 
     def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer: ...
 
+    def detokenize(self, targets: UnitTargets) -> None:
+        """Put the texts and their tokens' ends where `capture` left them to the commit; called by another thread."""
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -50,10 +58,20 @@ class _Wanted:
 
     split: str
     unit: int
-    store: TargetStore
     prompts: list[Prompt]
     spec: CaptureSpec
     damaged: Entry | None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A unit whose texts were made, not committed yet."""
+
+    work: _Wanted
+    answer: Answer
+    started: float
+    finished: float
+    """Of the share that this unit has in the time that it was made in, by its tokens."""
 
 
 class UnitRunner:
@@ -74,6 +92,8 @@ class UnitRunner:
         self._teacher, self._fingerprint, self._select = teacher, fingerprint, AnswerSelection(rules)
         self._said_nothing_is_kept = False
         self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
+        self._commit_stores: dict[str, TargetStore] = {}  # of the thread that commits
+        self._making, self._committing = threading.Lock(), threading.Lock()
 
     def capture(self, rows: Sequence[Row]) -> list[bool]:
         """Capture units and commit each; of every row whether this call did. Raises LeaseLost, and what the maker
@@ -81,21 +101,37 @@ class UnitRunner:
 
         Units whose texts are captured alike are made together, so that their texts share batches.
         """
+        with self._making:
+            made = self._make(rows)
+            self._committing.acquire()  # before another call makes more: no more than its units wait for their commit
+        try:
+            won = {row: self._commit(unit) for row, unit in made.items()}
+        finally:
+            self._committing.release()
+        return [won.get(row, False) for row in rows]
+
+    def _make(self, rows: Sequence[Row]) -> dict[Row, _Made]:
         wanted = {row: work for row in rows if (work := self._wanted(*row)) is not None}
         together: dict[CaptureSpec, list[Row]] = {}
         for row, work in wanted.items():
             together.setdefault(work.spec, []).append(row)
-        won: dict[Row, bool] = {}
+        made: dict[Row, _Made] = {}
         for spec, group in together.items():
-            won |= self._capture_together(spec, {row: wanted[row] for row in group})
-        return [won.get(row, False) for row in rows]
+            made |= self._make_together(spec, {row: wanted[row] for row in group})
+        return made
 
-    def _capture_together(self, spec: CaptureSpec, works: dict[Row, _Wanted]) -> dict[Row, bool]:
+    def _make_together(self, spec: CaptureSpec, works: dict[Row, _Wanted]) -> dict[Row, _Made]:
         started = time.time()
         requests = [r for work in works.values() for r in requests_for(work.prompts)]
-        units = " and ".join(f"unit {w.unit} of the {w.split} store" for w in works.values())
-        answer = self._maker.capture(units, requests, spec)
-        return {row: self._commit(work, _part_of(answer, work, len(works)), started) for row, work in works.items()}
+        answer = self._maker.capture(_called(list(works.values())), requests, spec)
+        answers = {row: _part_of(answer, work, len(works)) for row, work in works.items()}
+        tokens = {row: int(own.targets.lengths.sum()) for row, own in answers.items()}
+        second, made = (time.time() - started) / max(sum(tokens.values()), 1), {}
+        for row, work in works.items():
+            finished = started + tokens[row] * second
+            made[row] = _Made(work, answers[row], started, finished)
+            started = finished
+        return made
 
     def _wanted(self, split: str, unit: int, repair: int) -> _Wanted | None:
         """What is to be done for a row. None if the unit was committed already, or needs no repair."""
@@ -108,32 +144,35 @@ class UnitRunner:
         if damaged is not None and self._reads_well(store, damaged):
             return None
         prompts = manifest.prompts(unit)
-        return _Wanted(split, unit, store, prompts, CaptureSpec.of(store.header, prompts[0].domains), damaged)
+        return _Wanted(split, unit, prompts, CaptureSpec.of(store.header, prompts[0].domains), damaged)
 
-    def _commit(self, work: _Wanted, answer: Answer, started: float) -> bool:
-        whole = answer.targets
+    def _commit(self, made: _Made) -> bool:
+        work, answer, whole = made.work, made.answer, made.answer.targets
+        store = self._commit_stores.setdefault(work.split, TargetStore(self._storage, work.split))
+        if whole.rows and not whole.texts:
+            self._maker.detokenize(whole)
         targets, refused = self._kept(work, whole) if work.split == TRAIN else (whole, [])
         entry = Entry.of(
             work.unit,
-            work.store.write_part(work.unit, targets),
+            store.write_part(work.unit, targets),
             targets,
             teacher=self._teacher,
             teacher_fingerprint=self._fingerprint,
             epoch=self._fence.epoch,
-            started=started,
-            finished=time.time(),
+            started=made.started,
+            finished=made.finished,
             generated=_generated_tokens(targets, work.prompts),
             rejected=(*answer.rejected, *refused),
             batch_scale=answer.batch_scale,
             **(revision_of(work.damaged) if work.damaged is not None else {}),
         )
-        won = commit_unit(work.store, entry, self._fence)
+        won = commit_unit(store, entry, self._fence)
         self._report(
             UnitCommitted(
                 split=work.split,
                 unit=work.unit,
                 won=won,
-                started=started,
+                started=entry.started,
                 finished=entry.finished,
                 rows=entry.rows,
                 tokens=entry.tokens,
@@ -203,6 +242,14 @@ def revision_of(damaged: Entry) -> dict[str, Any]:
         "supersedes": damaged.parts[0].key,
         "supersedes_content_hash": damaged.content_hash,
     }
+
+
+def _called(works: list[_Wanted]) -> str:
+    """Units as messages call them."""
+    first, *others, last = (f"unit {w.unit} of the {w.split} store" for w in (works[0], *works))
+    if not others:
+        return first
+    return f"{first} and {last}" if len(others) == 1 else f"the {len(works)} units from {first} to {last}"
 
 
 def _part_of(answer: Answer, work: _Wanted, units: int) -> Answer:

@@ -43,6 +43,9 @@ def test_a_poison_prompt_is_rejected_and_the_others_are_as_they_would_be(lead: L
     requests, spec = asked(*GOOD, samples=2), dataclasses.replace(SPEC, scheme="full")
     whole = lead.leader.capture("unit 1", requests, spec).targets
     answer = lead.leader.capture("unit 1", asked("a", "bb", "poison", "ccc", "dddd", "ee", samples=2), spec)
+    for targets in (whole, answer.targets):
+        assert not targets.texts, "they are made beside the next unit"
+        lead.leader.detokenize(targets)
     tolerance = of_logits(np.abs(whole.logprobs).max())
     both = same_texts(answer.targets, whole, requests, spec, tolerance)
     pair = zip((answer.targets, whole), both, strict=True)

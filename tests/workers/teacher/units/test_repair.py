@@ -23,6 +23,7 @@ from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.transformers_engine import TransformersEngine
+from workers.teacher.generation.detokenize import split, texts_and_ends
 from workers.teacher.groups.fault_tolerant_group import Answer
 from workers.teacher.units.answers import AnswerRules
 from workers.teacher.units.unit_runner import UnitRunner
@@ -42,7 +43,10 @@ class OneProcess:
         return self._engine.run(requests, spec)
 
     def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
-        return Answer(self.run(requests, spec))
+        return Answer(self._engine.run(requests, spec, texts=False))
+
+    def detokenize(self, targets: UnitTargets) -> None:
+        targets.texts, targets.ends = texts_and_ends(self._engine.tokenizer, split(targets.tokens, targets.lengths))
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """How large units are, by teacher and split, and how many of them a replica makes together. Pure.
 
 On a GPU a step of a few texts takes as long as one of a hundred, so units are sized by the slots of a replica: with
-four texts for each slot four fifths of them are in use from the first step to the last, with eight eight ninths
-(`share_in_use`). What bounds a unit is what a fault costs: expert-parallel decoding over eight GPUs makes about 3,000
-tokens a second, so that 1M tokens are six minutes; vLLM on one GPU makes them in half that. Given text is one pass for
-each `score_tokens`, of which units of so many texts fill several.
+four texts for each slot three quarters of them are in use from the first step to the last, with eight five sixths; and
+with four nine tenths where the texts of the next units are begun meanwhile (`share_in_use`). What bounds a unit is what
+a fault costs: expert-parallel decoding over eight GPUs makes about 3,000 tokens a second, so that 1M tokens are six
+minutes; vLLM on one GPU makes them in half that. Given text is one pass for each `score_tokens`, of which units of so
+many texts fill several.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ UNIT_TEXTS = 4
 """Texts for each slot of a replica that one unit holds on GPUs."""
 
 TOGETHER_TEXTS = 8
-"""Likewise, of the units that it makes together."""
+"""Likewise, of the units that it makes together, unless the next ones are begun meanwhile: then it is `UNIT_TEXTS`."""
 
 UNIT_TOKENS, TOGETHER_TOKENS = 1 << 20, 1 << 22
 """Most target tokens of a unit, and of units made together: what a fault can cost."""
@@ -76,7 +77,7 @@ def units_together(
     `most_tokens` is `together_tokens` of the split's store; one unit may have more.
     """
     number = teacher.units_at_once
-    wanted, most = TOGETHER_TEXTS * teacher.replica_slots, number or 1
+    wanted, most = texts_together(teacher), number or 1
     if number is None and teacher.gpus_per_rank:
         most = max(1, len(units) // (_TOGETHER_PER_REPLICA * teacher.replicas[1]))
     groups: list[list[Unit]] = []
@@ -91,6 +92,11 @@ def units_together(
         groups[-1].append(unit)
         texts, tokens = texts + texts_of(unit), tokens + unit.tokens
     return groups
+
+
+def texts_together(teacher: TeacherConfig) -> int:
+    """Texts at which no further unit is made together with others."""
+    return (UNIT_TEXTS if teacher.begins_next else TOGETHER_TEXTS) * teacher.replica_slots
 
 
 def together_tokens(scheme: Scheme, vocabulary: int) -> int:
@@ -109,11 +115,20 @@ def texts_of(config: RunConfig, unit: Unit, split: str) -> int:
     return unit.prompts * sampling.samples
 
 
-def share_in_use(texts: float, slots: int) -> float:
-    """The share of slots that hold a text while so many texts are made, about: half of them at the end of a making
-    whose texts are as many as its slots, as the last text takes twice what texts take on average (lengths from nothing
-    to the most are then equally frequent)."""
-    return texts / (max(texts, slots) + slots)
+def share_in_use(texts: float, slots: int, *, begins_next: bool) -> float:
+    """The share of slots that hold a text while so many texts are made at once, about: fitted to what `slots.py` of
+    tests/benchmarks/size_bench counts where all lengths up to the most are equally frequent.
+
+    Half of the slots at the end of a making hold nothing; of the rest a sixteenth, as texts join when an eighth of the
+    slots are free. Where the next texts are begun, they fill that end if they are as many as the slots.
+    """
+    each = texts / slots
+    if begins_next:
+        return max(min(each, 0.8), _JOINED * (1 - 1 / (6 * each**2)))
+    return each / 2 if each <= 1 else _JOINED * texts / (texts + slots)
+
+
+_JOINED = 15 / 16
 
 
 def _unit_tokens(scheme: Scheme) -> int:

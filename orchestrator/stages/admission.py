@@ -70,7 +70,7 @@ class Admission:
     def free(self, now: float) -> set[str]:
         """Replicas whose places are free from now on, as no unit is left for them.
 
-        A replica at work begins what is queued behind its units by itself (Replica.CALLS), and may be given one more
+        A replica at work begins what is queued behind its units by itself (calls_at_once), and may be given one more
         within moments, so that as many are no work for others. One queued for an idle replica is begun within moments.
         """
         if self.left > len(self.at_work):

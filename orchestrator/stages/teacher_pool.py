@@ -12,7 +12,7 @@ from cluster.placement import free_group_of
 from orchestrator.config.schema import RunConfig
 from orchestrator.stages.admission import IDLE_S, Admission
 from orchestrator.stages.capture import made_together, pool_size, replica_job
-from workers.teacher.units.replica import Replica
+from workers.teacher.units.replica import Replica, calls_at_once
 
 _MOST_BLOCKS = 1000
 """Ray Data blocks of a pass at most; a block lost with its replica costs only a look at the log for units committed."""
@@ -63,8 +63,8 @@ class TeacherPool:
             compute=ray.data.ActorPoolStrategy(
                 min_size=least,
                 max_size=most,
-                max_concurrent_calls_per_actor=Replica.CALLS,
-                max_tasks_in_flight_per_actor=Replica.CALLS,
+                max_concurrent_calls_per_actor=calls_at_once(job.teacher),
+                max_tasks_in_flight_per_actor=calls_at_once(job.teacher),
                 enable_true_multi_threading=True,  # Replica says what may run at once
             ),
         )

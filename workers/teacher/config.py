@@ -181,9 +181,11 @@ class TeacherConfig(Settings):
 
     units_at_once: int | None = Field(default=None, ge=1)
     """Units that a replica makes together, so that texts of one fill the slots that those of another leave: worth it
-    where a unit has hardly more texts than slots. Above 1 the last bits of a text depend on the units it was made with,
-    so one recomputed may differ in them; and a fault costs all of them. Null: 1 on a CPU; on GPUs as many as give
-    every slot eight texts, and no more than 4M target tokens or 4 GB of targets (`plan` says how many that are)."""
+    where a unit has hardly more texts than slots. Above 1 the engine transformers begins the next ones, too, as slots
+    become free. The last bits of a text then depend on the units it was made with, so one recomputed may differ in
+    them; and a fault costs all of them. Null: 1 on a CPU, and nothing is begun before its turn; on GPUs as many as give
+    every slot four texts (eight with vLLM), and no more than 4M target tokens or 4 GB of targets (`plan` says how many
+    that are), and the next ones are begun."""
 
     score_tokens: int = Field(default=4096, ge=1)
     """Tokens in one forward pass of given text or of prompts, padding included, on one rank."""
@@ -228,6 +230,13 @@ class TeacherConfig(Settings):
     def replica_slots(self) -> int:
         """Texts that a replica runs at once: ranks have their own, or share them all."""
         return self.slots * (1 if self.dispatch == "all_reduce" else self.ep_size)
+
+    @property
+    def begins_next(self) -> bool:
+        """Whether texts of the next units are begun in slots that the last texts of units leave: where last bits may
+        depend on neighbours, and the engine can."""
+        many = self.units_at_once > 1 if self.units_at_once is not None else bool(self.gpus_per_rank)
+        return many and self.engine == "transformers"
 
     @property
     def precision(self) -> Precision:

@@ -78,11 +78,19 @@ class TeacherEngine(Protocol):
         """Facts for the record: weights held, dtype, ranks."""
 
     def run(
-        self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0, texts: bool = True
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        *,
+        batch_scale: float = 1.0,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
     ) -> UnitTargets:
         """Make or score texts, with their targets; one row a request, in order. `batch_scale` is the share of the
         configured batch sizes to use, above 0. Without `texts`, the texts and their tokens' ends are left out, for
-        another process to put there while the next run is under way. Raises OutOfMemory.
+        another process to put there while the next run is under way. `then` are the requests of the next call, with the
+        same `spec`: an engine that can begins to answer them in slots that become free, and goes on there if the next
+        call is of them. Raises OutOfMemory.
 
         Every rank of a worker group calls it at the same time, with texts of its own or (all_reduce) the same ones.
         """

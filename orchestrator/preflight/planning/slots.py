@@ -12,7 +12,7 @@ from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.planning.record import RunPlan, TeacherSlots
 from orchestrator.prompts.lengths import answers_of
 from orchestrator.prompts.policy import PolicyResolver
-from orchestrator.prompts.unit_size import TOGETHER_TEXTS, share_in_use, together_tokens, unit_size, units_together
+from orchestrator.prompts.unit_size import share_in_use, texts_together, together_tokens, unit_size, units_together
 from workers.splits import TRAIN
 from workers.units import Unit
 
@@ -76,11 +76,12 @@ def _slots(
         together_tokens(config.targets.scheme, vocabulary),
     )
     whole = sum(unit.tokens for _, unit in units)
+    begins_next = teacher.begins_next and len(groups) > teacher.replicas[1]
     share = texts = 0.0
     for group in groups:
         own = [unit.prompts * kind_of[unit].texts for unit in group]
         weight = sum(unit.tokens for unit in group) / whole
-        share += weight * share_in_use(sum(own), teacher.replica_slots)
+        share += weight * share_in_use(sum(own), teacher.replica_slots, begins_next=begins_next)
         texts += weight * sum(own) / len(own)
     return TeacherSlots(
         slots=teacher.replica_slots,
@@ -110,5 +111,5 @@ def _note_starving(plan: RunPlan, config: RunConfig, name: str) -> None:
     plan.notes.append(
         f"{key}: about {slots.in_use:g} of {slots.slots} slots of a replica would be in use ({slots.share:.0%}), as it "
         f"makes {slots.units_at_once} units of {slots.unit_texts} texts at once and full slots take "
-        f"{TOGETHER_TEXTS * slots.slots}; its GPUs cost the same: {', or '.join(remedies)}"
+        f"{texts_together(teacher)}; its GPUs cost the same: {', or '.join(remedies)}"
     )

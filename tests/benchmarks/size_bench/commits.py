@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.generation.detokenize import split, texts_and_ends
 from workers.teacher.groups.fault_tolerant_group import Answer, FaultTolerantGroup
 from workers.teacher.units.answers import AnswerRules
-from workers.teacher.units.replica import Replica
+from workers.teacher.units.replica import calls_at_once
 from workers.teacher.units.unit_runner import UnitRunner
 from workers.units import Prompt, UnitSize, build_units
 
@@ -64,7 +65,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     group.start()
     try:
         before = _run(options, _InRank(group, options.model), calls=1)
-        after = _run(options, _Timed(group), calls=Replica.CALLS)
+        after = _run(options, _Timed(group), calls=calls_at_once(config))
     finally:
         group.close()
         remove_placement_group(place)
@@ -96,9 +97,11 @@ class _Timed:
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         return self._group.run(requests, spec)
 
-    def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
+    def capture(
+        self, unit: str, requests: list[TextRequest], spec: CaptureSpec, then: Sequence[TextRequest] = ()
+    ) -> Answer:
         began = time.perf_counter()
-        answer = self._group.capture(unit, requests, spec)
+        answer = self._group.capture(unit, requests, spec, then)
         self.made += time.perf_counter() - began
         self.tokens += int(answer.targets.lengths.sum())
         return answer

@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,7 +37,7 @@ from workers.targets.store import TargetStore
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.groups.fault_tolerant_group import Answer
 from workers.teacher.units.answers import AnswerRules
-from workers.teacher.units.replica import Replica
+from workers.teacher.units.replica import calls_at_once
 from workers.teacher.units.unit_runner import UnitRunner
 from workers.units import Prompt, UnitPlan, build_units
 
@@ -78,13 +79,28 @@ class SleepingEngine:
     """Texts in slots, summed over steps."""
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
+    _waiting: deque[list[int]] = field(default_factory=deque)
+    """Texts, each with the call that it is of and the tokens that it lacks; `_live` are those in slots."""
+    _live: list[list[int]] = field(default_factory=list)
+    _ahead: list[TextRequest] = field(default_factory=list)
+    _calls: int = 0
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         raise AssertionError("the store has its vocabulary order")
 
-    def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
+    def capture(
+        self, unit: str, requests: list[TextRequest], spec: CaptureSpec, then: Sequence[TextRequest] = ()
+    ) -> Answer:
         began, steps = time.monotonic(), self.steps
-        self._step(deque(self._length(r) for r in requests))
+        if requests != self._ahead:
+            assert not self._live and not self._waiting, "what was begun is what comes"
+            self._calls += 1
+            self._add(requests)
+        call, self._ahead = self._calls, list(then)
+        if then:
+            self._calls += 1
+            self._add(then)
+        self._step(call)
         time.sleep(max(0.0, began + (self.steps - steps) * self.step_s - time.monotonic()))
         n = len(requests)
         made = UnitTargets(
@@ -108,15 +124,20 @@ class SleepingEngine:
     def _length(self, request: TextRequest) -> int:
         return int(generator(self.seed, "length", request.prompt_uid).integers(1, request.max_new_tokens + 1))
 
-    def _step(self, waiting: deque[int]) -> None:
-        live: list[int] = []
-        slots = min(self.slots, len(waiting))
-        while waiting or live:
-            if waiting and slots - len(live) >= max(1, slots // 8):
-                live += [waiting.popleft() for _ in range(min(slots - len(live), len(waiting)))]
+    def _add(self, requests: Sequence[TextRequest]) -> None:
+        self._waiting.extend([self._calls, self._length(r)] for r in requests)
+
+    def _step(self, call: int) -> None:
+        """Step until the last text of a call has ended."""
+        waiting, live = self._waiting, self._live
+        while (waiting and waiting[0][0] == call) or any(text[0] == call for text in live):
+            if waiting and self.slots - len(live) >= max(1, self.slots // 8):
+                live += [waiting.popleft() for _ in range(min(self.slots - len(live), len(waiting)))]
             self.steps += 1
             self.lived += len(live)
-            live = [left - 1 for left in live if left > 1]
+            for text in live:
+                text[1] -= 1
+            live[:] = [text for text in live if text[1]]
 
 
 def _run(options: argparse.Namespace, teacher: dict[str, int], targets: dict[str, int]) -> list[SleepingEngine]:
@@ -144,12 +165,19 @@ def _run(options: argparse.Namespace, teacher: dict[str, int], targets: dict[str
 def _replica(
     storage: LocalStorage, config: RunConfig, options: argparse.Namespace, groups: list[list[tuple[str, int, int]]]
 ) -> SleepingEngine:
-    slots, step_s = config.teachers["teacher"].replica_slots, options.slot_step_ms / 1000
-    engine = SleepingEngine(slots, step_s, config.seed)
+    teacher = config.teachers["teacher"]
+    engine = SleepingEngine(teacher.replica_slots, options.slot_step_ms / 1000, config.seed)
     runner = UnitRunner(
-        storage, engine, Fence(storage, 1), Reporter(""), teacher="teacher", fingerprint="f", rules=AnswerRules()
+        storage,
+        engine,
+        Fence(storage, 1),
+        Reporter(""),
+        teacher="teacher",
+        fingerprint="f",
+        rules=AnswerRules(),
+        begins_next=teacher.begins_next,
     )
-    with ThreadPoolExecutor(Replica.CALLS) as calls:
+    with ThreadPoolExecutor(calls_at_once(teacher)) as calls:
         for won in calls.map(runner.capture, groups):
             assert all(won)
     engine.ended = time.monotonic()

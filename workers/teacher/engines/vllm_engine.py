@@ -9,6 +9,7 @@ engine in its own process and, for tensor parallelism, workers beside it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,9 +110,16 @@ class VllmEngine:
         }
 
     def run(
-        self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0, texts: bool = True
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        *,
+        batch_scale: float = 1.0,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
     ) -> UnitTargets:
-        """Make or score texts (TeacherEngine.run). `batch_scale` is the share of `batch` that is in flight at once."""
+        """Make or score texts (TeacherEngine.run). `batch_scale` is the share of `batch` that is in flight at once.
+        Nothing of the next call is begun."""
         from workers.teacher.engines.vllm_capture import begin, finish
 
         vocabulary = self._trimmed(spec.vocabulary)

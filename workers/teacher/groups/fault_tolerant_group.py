@@ -3,7 +3,7 @@ recovery.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,9 +63,11 @@ class FaultTolerantGroup:
                 return targets
         raise AssertionError("one that is rejected is suspect before")
 
-    def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
-        """Run a unit's texts; `unit` is what messages call it. What comes back has no texts yet (`detokenize`). Raises
-        CannotCapture."""
+    def capture(
+        self, unit: str, requests: list[TextRequest], spec: CaptureSpec, then: Sequence[TextRequest] = ()
+    ) -> Answer:
+        """Run a unit's texts; `unit` is what messages call it, and `then` are those of the next one, to begin where
+        slots become free. What comes back has no texts yet (`detokenize`). Raises CannotCapture."""
         if self._lost():
             self.close()
         prompts = _by_prompt(requests)
@@ -74,8 +76,12 @@ class FaultTolerantGroup:
         while (trial := recovery.trial) is not None:
             texts = [r for p in trial.prompts for r in prompts[p]]
             try:
-                parts.append(self._run(texts, spec, trial.batch_scale))
+                parts.append(self._run(texts, spec, trial.batch_scale, then))
             except GroupFault as fault:
+                if then:  # it may be theirs
+                    self._say(f"{self._name}, {unit}: {fault.cause}; run again without texts of the next one")
+                    then = ()
+                    continue
                 self._get_over(recovery, fault, unit)
             else:
                 recovery.succeeded()
@@ -99,12 +105,14 @@ class FaultTolerantGroup:
             self._worker_group.close()
             self._worker_group = None
 
-    def _run(self, requests: list[TextRequest], spec: CaptureSpec, batch_scale: float) -> UnitTargets:
+    def _run(
+        self, requests: list[TextRequest], spec: CaptureSpec, batch_scale: float, then: Sequence[TextRequest] = ()
+    ) -> UnitTargets:
         if self._worker_group is None:
             self.start()
         assert self._worker_group is not None
         try:
-            return self._worker_group.run(requests, spec, batch_scale, texts=self._tokenizer is None)
+            return self._worker_group.run(requests, spec, batch_scale, texts=self._tokenizer is None, then=then)
         except GroupFault as fault:
             if not fault.usable:
                 self.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -53,13 +54,18 @@ class RankActor:
             return portable(self._engine.tokenizer)
 
     def run(
-        self, requests: list[TextRequest], spec: CaptureSpec, batch_scale: float = 1.0, texts: bool = True
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        batch_scale: float = 1.0,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
     ) -> UnitTargets:
         """This rank's share of `WorkerGroup.run`."""
         with reraise_as_rank_error():
             assert self._engine is not None, "a rank runs after it has started"
             fail_point(r.prompt_uid for r in requests)
-            return self._engine.run(requests, spec, batch_scale=batch_scale, texts=texts)
+            return self._engine.run(requests, spec, batch_scale=batch_scale, texts=texts, then=then)
 
     @ray.method(concurrency_group="heartbeat")
     def steps(self) -> int:

@@ -44,20 +44,23 @@ class ReplicaJob:
     """Name of the run's board."""
 
 
+def calls_at_once(teacher: TeacherConfig) -> int:
+    """Calls of a replica that run at once: one makes texts, one commits, and where its texts may be begun one is the
+    next. More would only wait, with units that other replicas could begin."""
+    return 3 if teacher.begins_next else 2
+
+
 class NotNeeded(Exception):
     """No unit is left for this replica."""
 
 
 class Replica:
     """A `map_batches` callable: a row {split, units, repairs} of units to make together in, one row of facts per unit
-    out. Ray Data has two calls run at once: one makes texts while the other commits (unit_runner.py).
+    out. Ray Data has several calls run at once, which make texts and commit in turns (unit_runner.py).
 
     `repairs` are the revisions to make: 0 for a unit that is new. `pool` is the actor that admits replicas to places
     (orchestrator/stages/teacher_pool.py).
     """
-
-    CALLS = 2
-    """At once. More would only wait, with units that other replicas could begin."""
 
     def __init__(self, job: ReplicaJob, pool: Any) -> None:
         self._job, self._pool = job, pool
@@ -77,6 +80,7 @@ class Replica:
             teacher=job.name,
             fingerprint=job.fingerprint,
             rules=job.rules,
+            begins_next=job.teacher.begins_next,
         )
         if ray.get_runtime_context().was_current_actor_reconstructed:
             where = ray.util.get_node_ip_address()

@@ -56,6 +56,20 @@ def test_a_poison_prompt_is_rejected_and_the_others_are_as_they_would_be(lead: L
     assert "unit 1: RuntimeError: 'poison' fails" in lead.said[0] and "rejected" in lead.said[-1]
 
 
+def test_texts_that_were_begun_are_not_another_units_fault(lead: Lead) -> None:
+    """The next unit's texts find no memory: that is no fault of the unit they are begun with, which is whole."""
+    small, large = given("a", length=8), asked("bb", *(f"{n}{'x' * n}" for n in range(30)), new_tokens=8)
+    whole = lead.leader.capture("unit 1", small, SPEC).targets
+    said = len(lead.said)
+    answer = lead.leader.capture("unit 1", small, SPEC, large)
+    assert answer.targets.content_hash() == whole.content_hash()
+    assert answer.batch_scale == 1 and not answer.rejected and len(lead.said) <= said + 1
+    first = lead.leader.capture("unit 2", asked(*GOOD, new_tokens=20), SPEC, asked("ee", "poison"))
+    assert len(lead.said) <= said + 1 and first.targets.rows == len(GOOD)
+    second = lead.leader.capture("unit 3", asked("ee", "poison"), SPEC)
+    assert second.targets.prompt_uids == ["ee"] and [r["id"] for r in second.rejected] == ["poison"]
+
+
 def test_a_unit_of_nothing_but_poison_is_empty_and_three_in_a_row_stop(lead: Lead) -> None:
     for unit in ("unit 1", "unit 2"):
         answer = lead.leader.capture(unit, asked("poison", "poison2"), SPEC)

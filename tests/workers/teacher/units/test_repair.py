@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,9 @@ class OneProcess:
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         return self._engine.run(requests, spec)
 
-    def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
+    def capture(
+        self, unit: str, requests: list[TextRequest], spec: CaptureSpec, then: Sequence[TextRequest] = ()
+    ) -> Answer:
         return Answer(self._engine.run(requests, spec, texts=False))
 
     def detokenize(self, targets: UnitTargets) -> None:

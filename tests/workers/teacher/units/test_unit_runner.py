@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -33,16 +34,21 @@ class Maker:
 
     def __init__(self) -> None:
         self.made: list[str] = []
+        self.begun: list[list[str]] = []
         self.detokenized: list[str] = []
         self.in_make, self.in_commit = threading.Semaphore(0), threading.Semaphore(0)
         self.commits = threading.Semaphore(0)
         self.fails: Exception | None = None
+        self.runner: Any = None
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         raise AssertionError("the store has its vocabulary order")
 
-    def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
+    def capture(
+        self, unit: str, requests: list[TextRequest], spec: CaptureSpec, then: Sequence[TextRequest] = ()
+    ) -> Answer:
         self.made.append(requests[0].prompt_uid)
+        self.begun.append([r.prompt_uid for r in then])
         self.in_make.release()
         if self.fails is not None:
             raise self.fails
@@ -86,15 +92,33 @@ def start(local: LocalStorage, store: TargetStore) -> Any:
     """A runner with a maker and a pool of threads for its calls, as Ray Data has."""
     pool = ThreadPoolExecutor(4)
 
-    def started(rules: AnswerRules | None = None) -> tuple[Maker, Callable[[int], Future[list[bool]]]]:
+    def started(
+        rules: AnswerRules | None = None, *, begins_next: bool = False
+    ) -> tuple[Maker, Callable[[int], Future[list[bool]]]]:
         maker, fence = Maker(), Fence(local, 1)
         runner = UnitRunner(
-            local, maker, fence, Reporter(""), teacher="t", fingerprint="f", rules=rules or AnswerRules()
+            local,
+            maker,
+            fence,
+            Reporter(""),
+            teacher="t",
+            fingerprint="f",
+            rules=rules or AnswerRules(),
+            begins_next=begins_next,
         )
+        maker.runner = runner
         return maker, lambda unit: pool.submit(runner.capture, [("train", unit, 0)])
 
     yield started
     pool.shutdown()
+
+
+def waits_in_turn(maker: Maker, calls: int) -> None:
+    """So many calls wait until they may have texts made."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(maker.runner._queue) < calls:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def reached(gate: threading.Semaphore) -> None:
@@ -122,6 +146,24 @@ def test_the_next_unit_is_made_while_one_is_committed_and_no_third(start: Any, s
     entries = store.log.entries()
     assert [e.unit for e in entries] == [0, 1, 2]
     assert store.read_unit(entries[2]).texts == ["abc"]
+
+
+@pytest.mark.parametrize("begins_next", [True, False])
+def test_the_next_call_that_waits_is_begun_where_it_may_be(start: Any, store: TargetStore, begins_next: bool) -> None:
+    maker, capture = start(begins_next=begins_next)
+    calls = [capture(0)]
+    reached(maker.in_commit)
+    calls.append(capture(1))
+    for _ in range(2):
+        reached(maker.in_make)  # the second is made, and waits for the first one's commit
+    for unit in (2, 3):
+        calls.append(capture(unit))
+        waits_in_turn(maker, unit - 1)
+    for _ in calls:
+        maker.commits.release()
+    assert all(call.result(PATIENCE_S) == [True] for call in calls)
+    assert maker.made == ["u0", "u1", "u2", "u3"]
+    assert maker.begun == [[], [], ["u3"] if begins_next else [], []]
 
 
 def test_a_commit_that_fails_is_raised_by_its_call_and_the_next_goes_on(start: Any, store: TargetStore) -> None:

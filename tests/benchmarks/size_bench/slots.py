@@ -141,46 +141,38 @@ class SleepingEngine:
 
 
 def _run(options: argparse.Namespace, teacher: dict[str, int], targets: dict[str, int]) -> list[SleepingEngine]:
+    """Every replica's share of the units, as if there were no others, in a store of its own."""
     config = _config(options, teacher, targets)
+    with ThreadPoolExecutor(options.slot_threads) as pool:
+        return list(pool.map(lambda replica: _replica(config, options, replica), range(options.slot_replicas)))
+
+
+def _replica(config: RunConfig, options: argparse.Namespace, replica: int) -> SleepingEngine:
+    teacher = config.teachers["teacher"]
     with tempfile.TemporaryDirectory() as folder:
         storage = LocalStorage(Path(folder))
-        plan = _freeze(storage, config, options)
+        plan = _freeze(storage, config, options, replica)
         store = TargetStore(storage, TRAIN)
         store.create(StoreHeader("systematic", 21, "answer", "float32", _VOCABULARY, "tokenizer", "template", 7))
         store.vocab_order_files.create(np.arange(_VOCABULARY, dtype=float))
-        groups = units_together(
-            config.teachers["teacher"],
-            plan.units,
-            partial(texts_of, config, split=TRAIN),
-            together_tokens("systematic", _VOCABULARY),
+        most = together_tokens("systematic", _VOCABULARY)
+        groups = units_together(teacher, plan.units, partial(texts_of, config, split=TRAIN), most)
+        engine = SleepingEngine(teacher.replica_slots, options.slot_step_ms / 1000, config.seed)
+        runner = UnitRunner(
+            storage,
+            engine,
+            Fence(storage, 1),
+            Reporter(""),
+            teacher="teacher",
+            fingerprint="f",
+            rules=AnswerRules(),
+            begins_next=teacher.begins_next,
         )
-        shares = [groups[i :: options.slot_replicas] for i in range(options.slot_replicas)]
-        with ThreadPoolExecutor(options.slot_threads) as pool:
-            work = [[[(TRAIN, u.index, 0) for u in group] for group in share] for share in shares]
-            engines = list(pool.map(lambda rows: _replica(storage, config, options, rows), work))
+        with ThreadPoolExecutor(calls_at_once(teacher)) as calls:
+            for won in calls.map(runner.capture, [[(TRAIN, unit.index, 0) for unit in group] for group in groups]):
+                assert all(won)
+        engine.ended = time.monotonic()
         assert store.log.committed() == {unit.index for unit in plan.units}
-    return engines
-
-
-def _replica(
-    storage: LocalStorage, config: RunConfig, options: argparse.Namespace, groups: list[list[tuple[str, int, int]]]
-) -> SleepingEngine:
-    teacher = config.teachers["teacher"]
-    engine = SleepingEngine(teacher.replica_slots, options.slot_step_ms / 1000, config.seed)
-    runner = UnitRunner(
-        storage,
-        engine,
-        Fence(storage, 1),
-        Reporter(""),
-        teacher="teacher",
-        fingerprint="f",
-        rules=AnswerRules(),
-        begins_next=teacher.begins_next,
-    )
-    with ThreadPoolExecutor(calls_at_once(teacher)) as calls:
-        for won in calls.map(runner.capture, groups):
-            assert all(won)
-    engine.ended = time.monotonic()
     return engine
 
 
@@ -192,7 +184,6 @@ def _config(options: argparse.Namespace, teacher: dict[str, int], targets: dict[
             "teacher": {
                 "model": "none",
                 "gpus_per_rank": 1,
-                "replicas": options.slot_replicas,
                 "sampling": sampling,
                 **teacher,
             },
@@ -203,10 +194,9 @@ def _config(options: argparse.Namespace, teacher: dict[str, int], targets: dict[
     )
 
 
-def _freeze(storage: LocalStorage, config: RunConfig, options: argparse.Namespace) -> UnitPlan:
-    count = options.slot_replicas * options.slot_texts
-    most = options.slot_tokens
-    prompts = (Prompt(f"{i:08d}", ("a",), "teacher", 1, 1.0, 1.0, most, [5], None) for i in range(count))
+def _freeze(storage: LocalStorage, config: RunConfig, options: argparse.Namespace, replica: int) -> UnitPlan:
+    count, most = options.slot_texts, options.slot_tokens
+    prompts = (Prompt(f"{replica}.{i:06d}", ("a",), "teacher", 1, 1.0, 1.0, most, [5], None) for i in range(count))
     size = unit_size(config, "teacher", TRAIN, count)
     plan, blocks = build_units(prompts, config.demand(), {"teacher": size}, config.seed, TRAIN)
     write_manifest(storage, plan, blocks)

@@ -68,7 +68,7 @@ def teacher_part(name: str, teacher: TeacherConfig, folder: Path, longest_answer
     width = DTYPE_BYTES[teacher.precision]
     weights = (size.dense + size.experts // teacher.ep_size) * width
     logits = 3 * min(teacher.score_tokens * vocabulary, HEAD_NUMBERS) * 4
-    cache = kv_cache_bytes(model, teacher.batch * (longest_answer + 512), width)
+    cache = kv_cache_bytes(model, teacher.slots * (longest_answer + 512), width)
     least, most = teacher.replicas
     experts = expert_count(model)
     what = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"

@@ -25,6 +25,7 @@ from orchestrator.preflight.planning.controls import control_note, control_words
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
+from orchestrator.preflight.planning.slots import plan_slots
 from orchestrator.preflight.planning.targets import plan_prompts, teacher_models
 from orchestrator.preflight.planning.totals import find_problems
 from orchestrator.prompts.policy import PolicyResolver
@@ -47,6 +48,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
     plan = RunPlan(config.name, f"{config.storage}/{config.name}", inventory, sources=found.rows, free_bytes=free)
     vocabulary = _vocabulary(config, found)
     plan_prompts(plan, config, found, vocabulary)
+    plan_slots(plan, config, found, vocabulary)
     items = [
         *_teachers(plan, config, found, vocabulary),
         *_initial(config),

@@ -25,6 +25,13 @@ def show_plan(plan: RunPlan, out: Console) -> None:
     out.print()
     for part in plan.parts:
         out.print(f"{part.name}: {part.detail}", markup=False)
+    for name, slots in plan.slots.items():
+        out.print(
+            f"teacher {name}: about {slots.in_use:g} of {slots.slots} slots of a replica in use ({slots.share:.0%}): "
+            f"{slots.units_at_once} {'units' if slots.units_at_once > 1 else 'unit'} of {slots.unit_texts:,} texts at "
+            "once",
+            markup=False,
+        )
     free = f"; {naturalsize(plan.free_bytes)} free" if plan.free_bytes is not None else ""
     out.print(
         f"targets: {'about' if plan.is_estimate else 'at most'} {plan.train_tokens:,} tokens, about "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 from orchestrator.config.loading import validate
@@ -21,6 +22,10 @@ _FREE_FIELDS = (
 """Fields of teachers and specialists of which the same holds."""
 
 
+_LEFT = ("evaluate.control_tokens", "targets.prompts_per_unit", "targets.unit_tokens")
+_LEFT_OF_TEACHERS = ("batch", "units_at_once")
+"""Settings that null leaves to the run. Units are as they were frozen; of slots, last bits of what is captured hang."""
+
 _FORMER_DEFAULTS = {"prompt_field": "prompt", "messages_field": "messages", "answer_field": "answer", "chat": False}
 """What settings of a prompt source were before null meant the same and more; runs from then go on."""
 
@@ -34,11 +39,14 @@ def from_stored(data: dict[str, Any]) -> RunConfig:
 
 def as_begun(old: RunConfig, new: RunConfig) -> RunConfig:
     """A later configuration of a run, with what it leaves open as the run was begun. Raises ValueError."""
-    if new.evaluate.control_tokens is not None or old.evaluate.control_tokens is None:
-        return new
-    data = new.model_dump(mode="json")
-    data["evaluate"]["control_tokens"] = old.evaluate.control_tokens
-    return validate(data)
+    data, begun = new.model_dump(mode="json"), old.model_dump(mode="json")
+    left = {key: value for key, value in _flatten(begun).items() if _is_left(key) and value is not None}
+    found = _flatten(data)
+    left = {key: value for key, value in left.items() if key in found and found[key] is None}
+    for key, value in left.items():
+        *path, name = key.split(".")
+        reduce(lambda part, step: part[step], path, data)[name] = value
+    return validate(data) if left else new
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -86,9 +94,17 @@ def _is_former(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     return former and key in new and new[key] is None
 
 
+def _is_left(key: str) -> bool:
+    """Whether null, of a setting, is what the run was begun with."""
+    part, *rest = key.split(".")
+    return key in _LEFT or (part == "teachers" and len(rest) == 2 and rest[1] in _LEFT_OF_TEACHERS)
+
+
 def _is_open(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether one of two settings leaves to the run what the other one says: nothing is captured by it yet, or it would
     be settled (RunFolder.refuse_other)."""
+    if _is_left(key) and key in new and new[key] is None:
+        return True
     return key == "evaluate.targets" and "auto" in (old.get(key), new.get(key))
 
 

@@ -70,8 +70,8 @@ class Admission:
     def free(self, now: float) -> set[str]:
         """Replicas whose places are free from now on, as no unit is left for them.
 
-        Every replica at work can have one unit queued behind its own, so that those are no work for others. One queued
-        for an idle replica is begun within moments.
+        A replica at work begins what is queued behind its units by itself (calls_at_once), and may be given one more
+        within moments, so that as many are no work for others. One queued for an idle replica is begun within moments.
         """
         if self.left > len(self.at_work):
             return set()

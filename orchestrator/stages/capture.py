@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 from cluster.storage import open_storage
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.tokenizing import TokenizerFacts
+from orchestrator.prompts.unit_size import texts_of, together_tokens, units_together
 from orchestrator.runs.exact_scheme import choose_exact_scheme
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.repairs import units_to_repair
@@ -211,6 +214,25 @@ def answer_rules(run: RunFolder, config: RunConfig, name: str) -> AnswerRules:
         FilterCode.read(config.answers.filter) if config.answers.filter is not None else None,
         frozenset((run.read_json(PROMPTS_SUMMARY) or {}).get("stop_ids", {}).get(name, ())),
     )
+
+
+def made_together(run_uri: str, config: RunConfig, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of missing units of a teacher (`missing_units`), in their order, as {split, units, repairs} of units that a
+    replica makes together."""
+    storage, items = open_storage(run_uri), []
+    for split, own in groupby(rows, lambda row: row["split"]):
+        repair_of = {row["unit"]: row["repair"] for row in own}
+        header, plan = TargetStore(storage, split).header, read_plan(storage, split)
+        groups = units_together(
+            config.teachers[name],
+            [plan.units[unit] for unit in repair_of],
+            partial(texts_of, config, split=split),
+            together_tokens(header.scheme, header.vocabulary),
+        )
+        for group in groups:
+            units = [unit.index for unit in group]
+            items.append({"split": split, "units": units, "repairs": [repair_of[unit] for unit in units]})
+    return items
 
 
 def pool_size(teacher: TeacherConfig, units: int) -> tuple[int, int]:

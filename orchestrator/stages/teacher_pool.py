@@ -11,11 +11,16 @@ import ray
 from cluster.placement import free_group_of
 from orchestrator.config.schema import RunConfig
 from orchestrator.stages.admission import IDLE_S, Admission
-from orchestrator.stages.capture import pool_size, replica_job
-from workers.teacher.units.replica import Replica
+from orchestrator.stages.capture import made_together, pool_size, replica_job
+from workers.teacher.units.replica import Replica, calls_at_once
 
 _MOST_BLOCKS = 1000
 """Ray Data blocks of a pass at most; a block lost with its replica costs only a look at the log for units committed."""
+
+
+_ALL_HELD = 0.51
+"""Share of the calls that replicas can run at once, from which Ray Data starts more of them; with all of them running
+their number grows by the inverse."""
 
 
 @ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"admission": 1})
@@ -44,17 +49,24 @@ class TeacherPool:
         context.enable_progress_bars = False
         context.issue_detectors_config.detectors = []
         context.wait_for_min_actors_s = -1  # the worker group has a deadline of its own, and says what it waits for
-        # As long as every replica has a second unit queued, their number is doubled.
-        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+        # As long as every replica has as much as it can hold, their number is doubled.
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = _ALL_HELD
         job = replica_job(run_uri, config, name, epoch, board)
-        least, most = pool_size(job.teacher, len(rows))
-        units = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+        items = made_together(run_uri, config, name, rows)
+        least, most = pool_size(job.teacher, len(items))
+        units = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
         captured = units.map_batches(
             Replica,
             fn_constructor_args=[job, ray.get_runtime_context().current_actor],
-            batch_size=job.teacher.units_at_once,
+            batch_size=1,
             num_cpus=0,  # a worker group may want all of a node
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_concurrent_calls_per_actor=calls_at_once(job.teacher),
+                max_tasks_in_flight_per_actor=calls_at_once(job.teacher),
+                enable_true_multi_threading=True,  # Replica says what may run at once
+            ),
         )
         captured.set_name(f"capture-{name}")
         done = sum(bool(row["captured"]) for row in captured.iter_rows())

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cluster.settings import Settings
+from cluster.settings import Count, Settings
 
 Scheme = Literal["systematic", "threshold", "multinomial", "topk", "full", "hidden"]
 """What a store keeps of each distribution."""
@@ -52,8 +52,16 @@ class TargetsConfig(Settings):
     """Precision of the log-probabilities that a `full` store keeps. Hidden states are kept in the type that they
     have."""
 
-    prompts_per_unit: int = Field(default=16, ge=1)
-    """Prompts in one unit: the grain of commit, and of what a fault can cost."""
+    prompts_per_unit: int | None = Field(default=None, ge=1)
+    """Most prompts in one unit: the grain of commit, and of what a fault can cost. Null: any number
+    where `unit_tokens` is given; else 16 for a teacher on CPUs, and for one on GPUs as many as give each of its slots
+    four texts (`batch` x `ep_size` of them in a replica), fewer where a domain is so small that replicas would have
+    nothing to share."""
+
+    unit_tokens: Count | None = Field(default=None, ge=1)
+    """Most target tokens that the answers of one unit may have (a prompt of more is a unit alone). Null: any number for
+    a teacher on CPUs; for one on GPUs 1M, which the slowest replica that is worth its price makes in six minutes: what
+    a fault can cost."""
 
     withhold: dict[str, list[str]] = {}
     """Per domain: words that no training text may contain. A text with one is rejected, so that specialists meet

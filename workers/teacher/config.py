@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from cluster.settings import Range, Settings, Text
 from workers.targets.config import Precision
 
+CPU_SLOTS, GPU_SLOTS = 32, 128
+"""Texts of a rank at once where `batch` is null."""
+
 
 class SamplingConfig(Settings):
     """How answers are sampled. Distributions are always captured from raw logits at temperature 1, or at that of
@@ -172,13 +175,17 @@ class TeacherConfig(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and computation. `auto` is bfloat16 on a GPU and float32 on a CPU."""
 
-    batch: int = Field(default=32, ge=1)
-    """Texts that one rank runs at once."""
+    batch: int | None = Field(default=None, ge=1)
+    """Texts that one rank runs at once: its slots. Null: 128 on a GPU, whose step takes hardly longer for many texts
+    than for few; 32 on a CPU. For a run that exists, what it was begun with."""
 
-    units_at_once: int = Field(default=1, ge=1)
-    """Units that a replica takes at once, so that texts of one fill the slots that those of another leave: worth it
-    where a unit has hardly more texts than `batch` and answers differ in length. Above 1 the last bits of a text depend
-    on the units it was made with, so one recomputed may differ in them; and a fault costs more."""
+    units_at_once: int | None = Field(default=None, ge=1)
+    """Units that a replica makes together, so that texts of one fill the slots that those of another leave: worth it
+    where a unit has hardly more texts than slots. Above 1 the engine transformers begins the next ones, too, as slots
+    become free. The last bits of a text then depend on the units it was made with, so one recomputed may differ in
+    them; and a fault costs all of them. Null: 1 on a CPU, and nothing is begun before its turn; on GPUs as many as give
+    every slot four texts (eight with vLLM), and no more than 4M target tokens or 4 GB of targets (`plan` says how many
+    that are), and the next ones are begun."""
 
     score_tokens: int = Field(default=4096, ge=1)
     """Tokens in one forward pass of given text or of prompts, padding included, on one rank."""
@@ -213,6 +220,23 @@ class TeacherConfig(Settings):
 
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+
+    @property
+    def slots(self) -> int:
+        """Texts that one rank runs at once, resolved."""
+        return self.batch or (GPU_SLOTS if self.gpus_per_rank else CPU_SLOTS)
+
+    @property
+    def replica_slots(self) -> int:
+        """Texts that a replica runs at once: ranks have their own, or share them all."""
+        return self.slots * (1 if self.dispatch == "all_reduce" else self.ep_size)
+
+    @property
+    def begins_next(self) -> bool:
+        """Whether texts of the next units are begun in slots that the last texts of units leave: where last bits may
+        depend on neighbours, and the engine can."""
+        many = self.units_at_once > 1 if self.units_at_once is not None else bool(self.gpus_per_rank)
+        return many and self.engine == "transformers"
 
     @property
     def precision(self) -> Precision:

@@ -67,6 +67,9 @@ class CaptureSpec:
 class TeacherEngine(Protocol):
     """One rank's part of a model."""
 
+    tokenizer: Any
+    """The model's, of transformers."""
+
     @property
     def steps(self) -> int:
         """Forward passes so far. A rank whose number stands still for long is hung."""
@@ -74,9 +77,20 @@ class TeacherEngine(Protocol):
     def describe(self) -> dict[str, Any]:
         """Facts for the record: weights held, dtype, ranks."""
 
-    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0) -> UnitTargets:
+    def run(
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        *,
+        batch_scale: float = 1.0,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
+    ) -> UnitTargets:
         """Make or score texts, with their targets; one row a request, in order. `batch_scale` is the share of the
-        configured batch sizes to use, above 0. Raises OutOfMemory.
+        configured batch sizes to use, above 0. Without `texts`, the texts and their tokens' ends are left out, for
+        another process to put there while the next run is under way. `then` are the requests of the next call, with the
+        same `spec`: an engine that can begins to answer them in slots that become free, and goes on there if the next
+        call is of them. Raises OutOfMemory.
 
         Every rank of a worker group calls it at the same time, with texts of its own or (all_reduce) the same ones.
         """

@@ -9,6 +9,19 @@ from cluster.inventory import Inventory
 from orchestrator.preflight.parts import Part
 
 
+@dataclass(frozen=True)
+class TeacherSlots:
+    """How much of one replica of a teacher training units keep at work: estimates, over all its texts."""
+
+    slots: int
+    """Texts that it can run at once."""
+    in_use: float
+    """Of these, on average."""
+    share: float
+    unit_texts: int
+    units_at_once: int
+
+
 @dataclass
 class RunPlan:
     """The plan of a run."""
@@ -28,6 +41,8 @@ class RunPlan:
     """By specialist: target tokens that its hard-label control trains on."""
     longest_answer: dict[str, int] = field(default_factory=dict)
     """By teacher: most tokens of an answer that it makes."""
+    slots: dict[str, TeacherSlots] = field(default_factory=dict)
+    """By teacher; none where its prompts are frozen already."""
     rejected: int = 0
     train_tokens: int = 0
     heldout_tokens: int = 0

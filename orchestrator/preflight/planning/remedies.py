@@ -49,7 +49,7 @@ def smaller_teachers(teacher: TeacherConfig, experts: int, make: Callable[[Teach
         return make(teacher.model_copy(update=settings))
 
     now = make(teacher)
-    yield from _halved("batch", teacher.batch, lambda n: changed(batch=n), now, fewest=1)
+    yield from _halved("batch", teacher.slots, lambda n: changed(batch=n), now, fewest=1)
     for ranks in (teacher.ep_size * 2**k for k in range(1, 7)):
         if experts and experts % ranks == 0:
             yield f"ep_size: {ranks}", changed(ep_size=ranks)

@@ -46,14 +46,13 @@ def make_blocks(config: RunConfig, rows: Rows, split: str) -> Blocks:
     groups: dict[str, list[int]] = {}
     for number, template in templates.items():
         groups.setdefault(str(template.kind), []).append(number)
-    sizes = {name: unit_size(config, name, split) for name in config.teachers}
     tokens = target_tokens(rows, mine, templates)
     units, members = [], []
     for _, numbers in sorted(groups.items()):
         inside = np.flatnonzero(np.isin(rows.numbers["kind"][mine], numbers))
         inside = inside[np.lexsort([rows.numbers[key][mine[inside]] for key in ("id1", "id0", "order")])]
         template = templates[numbers[0]]
-        for begin, end in cut(tokens[inside], sizes[template.teacher]):
+        for begin, end in cut(tokens[inside], unit_size(config, template.teacher, split, len(inside))):
             members.append(mine[inside[begin:end]])
             units.append(unit_of(-1, template, end - begin, int(tokens[inside[begin:end]].sum())))
     order = plan_order(units, config.demand() if split == TRAIN else {}, config.seed, split)

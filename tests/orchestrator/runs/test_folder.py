@@ -130,6 +130,18 @@ def test_a_later_configuration_that_leaves_controls_open_has_them_as_the_run_was
         as_begun(other, config(specialists=small))
 
 
+def test_settings_that_are_left_open_are_those_that_the_run_was_begun_with() -> None:
+    """So a run from before they could be left open goes on with its slots and units."""
+    open_ = config(teacher={"model": "t"}, targets={})
+    begun = config(teacher={"model": "t", "batch": 32, "units_at_once": 1}, targets={"prompts_per_unit": 16})
+    assert differences(begun, open_) == []
+    resumed = as_begun(begun, open_)
+    assert resumed.teachers["teacher"].batch == 32 and resumed.targets.prompts_per_unit == 16
+    other = config(teacher={"model": "t"}, targets={"prompts_per_unit": 8})
+    assert differences(begun, other) == ["targets.prompts_per_unit: 16 -> 8"]
+    assert differences(open_, other) == ["targets.prompts_per_unit: None -> 8"]
+
+
 # Opening ------------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,8 @@ def run_case(case: dict[str, Any], rank: int, ranks: int, out: Path) -> None:
         "weights_held": engine.describe()["weights_held"],
     }
     for name, spec in case["specs"].items():
+        before = [dataclasses.replace(r, prompt_uid=f"before {r.prompt_uid}") for r in mine[:3]]
+        engine.run(before, CaptureSpec(**spec), then=mine)  # so that some of them are begun in its slots
         targets: UnitTargets = engine.run(mine, CaptureSpec(**spec))
         for field in dataclasses.fields(targets):
             result[f"{name}.{field.name}"] = getattr(targets, field.name)

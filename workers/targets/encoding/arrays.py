@@ -50,6 +50,7 @@ class UnitTargets:
     prompt_uids: list[str] = field(default_factory=list)
     samples: np.ndarray = field(default_factory=lambda: _empty(np.uint16))
     texts: list[str] = field(default_factory=list)
+    """Of each row [R]; none, as `ends`, where they are to be made yet (workers/teacher/generation/detokenize.py)."""
     lengths: np.ndarray = field(default_factory=lambda: _empty(np.int64))
     """Tokens of each row [R]."""
     starts: np.ndarray = field(default_factory=lambda: _empty(np.int64))
@@ -117,11 +118,11 @@ class UnitTargets:
         return UnitTargets(
             prompt_uids=[self.prompt_uids[r] for r in rows],
             samples=self.samples[rows],
-            texts=[self.texts[r] for r in rows],
+            texts=[self.texts[r] for r in rows] if self.texts else [],
             lengths=self.lengths[rows],
             starts=self.starts[rows],
             tokens=self.tokens[tokens],
-            ends=self.ends[tokens],
+            ends=self.ends[tokens] if len(self.ends) else self.ends,
             entropy=self.entropy[targets],
             token_logprob=self.token_logprob[targets],
             num_kept=first.num_kept,

@@ -9,7 +9,7 @@ Legend: B texts, S tokens, n positions, H hidden size, V model vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -34,18 +34,30 @@ _DUMMY = [TextRequest("dummy", 0, [0, 0], None)]
 """What a rank without work runs, so that its peers' collectives are answered."""
 
 
-@dataclass
 class _Texts:
-    """What one call of `run` makes: its requests, the texts so far [row: ids], their targets so far."""
+    """The texts of one call of `run`: its requests, the texts so far [row: ids], their targets so far."""
 
-    requests: list[TextRequest]
-    spec: CaptureSpec
-    buffer: CaptureBuffer
-    ids: list[list[int]]
+    def __init__(self, requests: list[TextRequest], spec: CaptureSpec, work: Generation, stop_ids: set[int]) -> None:
+        self.requests, self.spec = requests, spec
+        self.buffer = CaptureBuffer(requests, spec)
+        self.choice = TokenChoice(requests, spec, stop_ids)
+        self.ids: list[list[int]] = [[] for _ in requests]
+        self.asked = [i for i, r in enumerate(requests) if _is_asked(r)]
+        self.given = sorted(set(range(len(requests))) - set(self.asked))
+        self.work = work
+        self.numbers = work.add([requests[i] for i in self.asked])
 
     def start(self, row: int) -> int:
         """The first target position of a text: its second token, or the first of its answer."""
         return 1 if self.spec.positions == "all" else len(self.requests[row].prompt_token_ids)
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """The rows of texts by their numbers in the generation."""
+        return np.array(self.asked)[numbers - self.numbers.start]
+
+    def here(self, numbers: np.ndarray) -> np.ndarray:
+        """Places of the numbers that are this call's."""
+        return np.flatnonzero((numbers >= self.numbers.start) & (numbers < self.numbers.stop))
 
 
 class TransformersEngine:
@@ -63,6 +75,7 @@ class TransformersEngine:
         self._own_texts = ranks > 1 and config.dispatch == "all_to_all"
         self._shared_texts = ranks > 1 and not self._own_texts
         self._captures = rank == 0 or self._own_texts
+        self._ahead: tuple[int, _Texts] | None = None  # begun in the slots that the last call left, and its slots
 
     @cached_property
     def _head_is_plain(self) -> bool:
@@ -84,23 +97,44 @@ class TransformersEngine:
         }
 
     @torch.no_grad()
-    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0) -> UnitTargets:
+    def run(
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        *,
+        batch_scale: float = 1.0,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
+    ) -> UnitTargets:
         """Make or score texts (TeacherEngine.run). Rows come back in the order of the requests."""
         if spec.scheme == "hidden" and not self._head_is_plain:
             raise ValueError(
                 f"targets: hidden, but {self.model.config.model_type} makes its logits by more than a matrix, so that "
                 "hidden states do not say all; take evaluate.targets: full, and another targets.scheme"
             )
-        texts = _Texts(requests, spec, CaptureBuffer(requests, spec), [[] for _ in requests])
-        asked = [i for i, r in enumerate(requests) if r.answer_token_ids is None and r.max_new_tokens > 0]
-        given = sorted(set(range(len(requests))) - set(asked))
+        slots = max(1, int(self.config.slots * batch_scale))
         tokens = max(1, int(self.config.score_tokens * batch_scale))
-        for batch in self._agreed(by_tokens(given, requests, tokens)):
-            self._score(batch, texts)
-        self._generate(asked, texts, slots=max(1, int(self.config.batch * batch_scale)), tokens=tokens)
-        targets = texts.buffer.finish(texts.ids, [texts.start(i) for i in range(len(requests))])
-        targets.texts, targets.ends = texts_and_ends(self.tokenizer, texts.ids)
+        made = self._begun(requests, spec, slots)
+        if made is None:
+            most = slots if then else min(slots, max(sum(map(_is_asked, requests)), 1))
+            work = Generation(self._parts, Ends(self.stop_ids, self._decode), slots=most)
+            made = _Texts(requests, spec, work, self.stop_ids)
+        for batch in self._agreed(by_tokens(made.given, requests, tokens)):
+            self._score(batch, made)
+        ahead = [_Texts(list(then), spec, made.work, self.stop_ids)] if then else []
+        self._generate([made, *ahead], tokens=tokens)
+        self._ahead = (slots, ahead[0]) if ahead else None
+        targets = made.buffer.finish(made.ids, [made.start(i) for i in range(len(requests))])
+        if texts:
+            targets.texts, targets.ends = texts_and_ends(self.tokenizer, made.ids)
         return targets
+
+    def _begun(self, requests: list[TextRequest], spec: CaptureSpec, slots: int) -> _Texts | None:
+        """These requests as the call before began them; None if it did not, or began others, which are dropped."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or (slots, requests, spec) != (ahead[0], ahead[1].requests, ahead[1].spec):
+            return None
+        return ahead[1]
 
     def _score(self, batch: list[int], texts: _Texts) -> None:
         """One forward pass over given texts."""
@@ -120,41 +154,44 @@ class TransformersEngine:
             before.append(hidden_BSH[b, span - 1])
         self._capture(texts, np.concatenate(rows), np.concatenate(positions), torch.cat(before), torch.tensor(tokens))
 
-    def _generate(self, asked: list[int], texts: _Texts, *, slots: int, tokens: int) -> None:
-        """Answer prompts, capturing as it goes."""
-        ends = Ends(self.stop_ids, self._decode)
-        work = Generation(self._parts, texts.requests, asked, ends, slots=slots)
-        choice = TokenChoice(texts.requests, texts.spec, self.stop_ids)
+    def _generate(self, calls: list[_Texts], *, tokens: int) -> None:
+        """Answer the prompts of the first call, and those of the next in the slots that become free; capturing."""
+        made, work = calls[0], calls[0].work
 
-        def choose(texts_n: np.ndarray, hidden_nH: torch.Tensor) -> torch.Tensor:
-            positions_n = np.array([len(work.texts[i]) for i in texts_n])
-            tokens_n = torch.zeros(len(texts_n), dtype=torch.long, device=hidden_nH.device)
+        def choose(numbers_n: np.ndarray, hidden_nH: torch.Tensor) -> torch.Tensor:
+            positions_n = np.array([len(work.texts[n]) for n in numbers_n])
+            tokens_n = torch.zeros(len(numbers_n), dtype=torch.long, device=hidden_nH.device)
             for place, logits_nV in self._parts.logits_by_chunk(hidden_nH, HEAD_NUMBERS):
-                if self._captures:
-                    probs = texts.buffer.probs(logits_nV)
-                    tokens_n[place] = choice(texts_n[place], positions_n[place], logits_nV, probs)
-                    hidden = hidden_nH[place] if self._parts.parted else None
-                    texts.buffer.add_probs(texts_n[place], positions_n[place], probs, tokens_n[place], hidden)
+                if not self._captures:
+                    continue
+                hidden = hidden_nH[place] if self._parts.parted else None
+                for call in calls:
+                    at = call.here(numbers_n[place])
+                    if len(at):
+                        rows, positions = call.rows(numbers_n[place][at]), positions_n[place][at]
+                        chosen = _choose(call, rows, positions, *_rows_of(at, logits_nV, hidden))
+                        tokens_n[place][torch.tensor(at, device=tokens_n.device)] = chosen
             if self._shared_texts:
                 dist.broadcast(tokens_n, 0)
             return tokens_n
 
-        def prefilled(text: int, hidden_PH: torch.Tensor) -> None:
-            prompt = texts.requests[text].prompt_token_ids
-            if texts.spec.positions == "all" and len(prompt) > 1:
+        def prefilled(number: int, hidden_PH: torch.Tensor) -> None:
+            call = next(c for c in calls if number in c.numbers)
+            row = call.asked[number - call.numbers.start]
+            prompt = call.requests[row].prompt_token_ids
+            if call.spec.positions == "all" and len(prompt) > 1:
                 positions = np.arange(1, len(prompt))
-                rows = np.full(len(positions), text)
-                self._capture(texts, rows, positions, hidden_PH[:-1], torch.tensor(prompt[1:]))
+                self._capture(call, np.full(len(positions), row), positions, hidden_PH[:-1], torch.tensor(prompt[1:]))
 
-        while self._any_rank(work.wants_to_join or work.live):
+        while self._any_rank(work.unfinished(made.numbers)):
             if work.wants_to_join:
                 work.join(choose, prefilled, tokens=tokens)
             elif work.live:
                 work.step(choose)
             else:
                 work.idle_step()
-        for i in asked:
-            texts.ids[i] = work.texts[i]
+        for row, ids in zip(made.asked, work.take(made.numbers), strict=True):
+            made.ids[row] = ids
 
     def _capture(
         self, texts: _Texts, rows: np.ndarray, positions: np.ndarray, before_nH: torch.Tensor, tokens_n: torch.Tensor
@@ -183,3 +220,26 @@ class TransformersEngine:
         flag = torch.tensor(int(works), device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
+
+
+def _is_asked(request: TextRequest) -> bool:
+    """Whether a text is to be answered, not only scored."""
+    return request.answer_token_ids is None and request.max_new_tokens > 0
+
+
+def _rows_of(at: np.ndarray, logits_nV: torch.Tensor, hidden_nH: torch.Tensor | None) -> tuple[Any, Any]:
+    """Some rows of logits and of what they were made of; without a copy where they are all."""
+    if len(at) == len(logits_nV):
+        return logits_nV, hidden_nH
+    places = torch.tensor(at, device=logits_nV.device)
+    return logits_nV[places], hidden_nH[places] if hidden_nH is not None else None
+
+
+def _choose(
+    call: _Texts, rows: np.ndarray, positions: np.ndarray, logits_nV: torch.Tensor, hidden_nH: torch.Tensor | None
+) -> torch.Tensor:
+    """The next tokens of texts of one call, captured."""
+    probs = call.buffer.probs(logits_nV)
+    tokens_n = call.choice(rows, positions, logits_nV, probs)
+    call.buffer.add_probs(rows, positions, probs, tokens_n, hidden_nH)
+    return tokens_n

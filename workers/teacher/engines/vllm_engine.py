@@ -9,6 +9,7 @@ engine in its own process and, for tensor parallelism, workers beside it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,20 +110,30 @@ class VllmEngine:
             "stop_ids": sorted(self.stop_ids),
         }
 
-    def run(self, requests: list[TextRequest], spec: CaptureSpec, *, batch_scale: float = 1.0) -> UnitTargets:
-        """Make or score texts (TeacherEngine.run). `batch_scale` is the share of `batch` that is in flight at once."""
+    def run(
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        *,
+        batch_scale: float = 1.0,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
+    ) -> UnitTargets:
+        """Make or score texts (TeacherEngine.run). `batch_scale` is the share of `batch` that is in flight at once.
+        Nothing of the next call is begun."""
         from workers.teacher.engines.vllm_capture import begin, finish
 
         vocabulary = self._trimmed(spec.vocabulary)
-        texts = [_Text.of(r, spec, vocabulary) for r in requests]
-        capture = RowCapture(requests, spec, self.stop_ids, [t.fed for t in texts])
+        made = [_Text.of(r, spec, vocabulary) for r in requests]
+        capture = RowCapture(requests, spec, self.stop_ids, [t.fed for t in made])
         self._engine.collective_rpc(begin, args=(self._instance, capture))
-        scores = self._walk(texts, spec, most=max(1, int(self.config.batch * batch_scale)))
+        scores = self._walk(made, spec, most=max(1, int(self.config.slots * batch_scale)))
         buffer = self._engine.collective_rpc(finish, args=(self._instance,))[0]
         for text, found in scores.items():
-            _add_scores(buffer, text, texts[text], spec, *found)
-        targets = buffer.finish([t.ids for t in texts], [t.start for t in texts])
-        targets.texts, targets.ends = texts_and_ends(self.tokenizer, [t.ids for t in texts])
+            _add_scores(buffer, text, made[text], spec, *found)
+        targets = buffer.finish([t.ids for t in made], [t.start for t in made])
+        if texts:
+            targets.texts, targets.ends = texts_and_ends(self.tokenizer, [t.ids for t in made])
         return targets
 
     def _trimmed(self, vocabulary: int) -> int:

@@ -2,7 +2,8 @@
 
 Each step runs one token of every live text. A text that ends leaves its slot at once; when an eighth of the slots are
 free, waiting prompts are prefilled together and join. What is computed of a text does not depend on its neighbours but
-for the last bits of a sum, and which texts are neighbours depends on the requests alone.
+for the last bits of a sum, and which texts are neighbours depends on the requests alone, and on those that were given
+ahead or are left from before.
 
 Legend: n texts at work, P tokens of a prompt, H hidden size, V tokenizer ids.
 """
@@ -49,17 +50,35 @@ class Ends:
 
 
 class Generation:
-    """The answers of some requests in the slots of one rank. `texts` holds prompt and answer so far."""
+    """Answers in the slots of one rank. `texts` holds prompt and answer so far, by the text's number."""
 
-    def __init__(
-        self, model: TwoPartModel, requests: list[TextRequest], asked: Sequence[int], ends: Ends, *, slots: int
-    ) -> None:
-        self._model, self._requests, self._ends = model, requests, ends
-        self._waiting = deque(waiting_order(asked, requests))
-        self._slots = min(slots, max(len(asked), 1))
-        self._cache = SlotCache(self._slots, 1)
+    def __init__(self, model: TwoPartModel, ends: Ends, *, slots: int) -> None:
+        self._model, self._ends, self._slots = model, ends, slots
+        self._requests: dict[int, TextRequest] = {}
+        self._waiting: deque[int] = deque()
+        self._cache = SlotCache(slots, 1)
         self._live: list[int] = []
-        self.texts = {i: list(requests[i].prompt_token_ids) for i in asked}
+        self._given = 0
+        self.texts: dict[int, list[int]] = {}
+
+    def add(self, requests: Sequence[TextRequest]) -> range:
+        """Let requests wait behind those that wait already; returns the numbers of their texts."""
+        numbers = range(self._given, self._given + len(requests))
+        self._given += len(requests)
+        self._requests |= zip(numbers, requests, strict=True)
+        self.texts |= {n: list(r.prompt_token_ids) for n, r in zip(numbers, requests, strict=True)}
+        self._waiting += [numbers[i] for i in waiting_order(range(len(requests)), requests)]
+        return numbers
+
+    def unfinished(self, numbers: range) -> bool:
+        """Whether some of these texts grow or wait still; those that were added before them do not."""
+        return bool(self._waiting and self._waiting[0] in numbers) or any(text in numbers for text in self._live)
+
+    def take(self, numbers: range) -> list[list[int]]:
+        """Prompts and answers of texts that are finished, which are forgotten here."""
+        for number in numbers:
+            del self._requests[number]
+        return [self.texts.pop(number) for number in numbers]
 
     @property
     def live(self) -> bool:

@@ -3,7 +3,7 @@ recovery.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.generation.detokenize import Detokenizer, split
 from workers.teacher.groups.recovery import FAILURES, BatchScaleMemory, CannotCapture, GroupFault, Recovery, Trial
 from workers.teacher.groups.worker_group import WorkerGroup
 
@@ -27,8 +28,8 @@ class Answer:
 
 
 class FaultTolerantGroup:
-    """Leads one worker group at a time. `place` gives the place to make it in; `say` is told of every fault, the run's
-    `board` of how a fetch of the model goes."""
+    """Leads one worker group at a time. `place` gives the place to make it in, `lost` says whether that is gone since,
+    `say` is told of every fault, and the run's `board` of how a fetch of the model goes."""
 
     def __init__(
         self,
@@ -37,14 +38,18 @@ class FaultTolerantGroup:
         *,
         place: Callable[[], Any],
         say: Callable[[str], None],
+        lost: Callable[[], bool] = lambda: False,
         board: str = "",
     ) -> None:
-        self._config, self._name, self._place, self._say, self._board = config, name, place, say, board
+        self._config, self._name, self._place, self._say = config, name, place, say
+        self._lost, self._board = lost, board
         self._worker_group: WorkerGroup | None = None
         self._batch_scale = BatchScaleMemory()
         self._known_good: tuple[list[TextRequest], CaptureSpec] | None = None
         self._empty_units = 0
         self._first_cause = ""
+        self._tokenizer: str | None = None
+        self._detokenizer: Detokenizer | None = None
 
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         """Run texts that must succeed (no prompt's fault is looked for). Raises CannotCapture."""
@@ -60,16 +65,25 @@ class FaultTolerantGroup:
                 return targets
         raise AssertionError("one that is rejected is suspect before")
 
-    def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
-        """Run a unit's texts; `unit` is what messages call it. Raises CannotCapture."""
+    def capture(
+        self, unit: str, requests: list[TextRequest], spec: CaptureSpec, then: Sequence[TextRequest] = ()
+    ) -> Answer:
+        """Run a unit's texts; `unit` is what messages call it, and `then` are those of the next one, to begin where
+        slots become free. What comes back has no texts yet (`detokenize`). Raises CannotCapture."""
+        if self._lost():
+            self.close()
         prompts = _by_prompt(requests)
         recovery = Recovery(len(prompts), self._batch_scale.batch_scale)
         parts: list[UnitTargets] = []
         while (trial := recovery.trial) is not None:
             texts = [r for p in trial.prompts for r in prompts[p]]
             try:
-                parts.append(self._run(texts, spec, trial.batch_scale))
+                parts.append(self._run(texts, spec, trial.batch_scale, then))
             except GroupFault as fault:
+                if then:  # it may be theirs
+                    self._say(f"{self._name}, {unit}: {fault.cause}; run again without texts of the next one")
+                    then = ()
+                    continue
                 self._get_over(recovery, fault, unit)
             else:
                 recovery.succeeded()
@@ -80,18 +94,27 @@ class FaultTolerantGroup:
         self._batch_scale.captured(recovery.least)
         return Answer(_in_order(parts, requests), _rejected(recovery, prompts), recovery.least)
 
+    def detokenize(self, targets: UnitTargets) -> None:
+        """Put texts and tokens' ends into what `capture` gave. For the thread that commits; one at a time."""
+        assert self._tokenizer is not None, "texts are left out by ranks that gave their tokenizer"
+        if self._detokenizer is None:
+            self._detokenizer = Detokenizer(self._tokenizer)
+        targets.texts, targets.ends = self._detokenizer(split(targets.tokens, targets.lengths))
+
     def close(self) -> None:
         """End the worker group. Its place is kept."""
         if self._worker_group is not None:
             self._worker_group.close()
             self._worker_group = None
 
-    def _run(self, requests: list[TextRequest], spec: CaptureSpec, batch_scale: float) -> UnitTargets:
+    def _run(
+        self, requests: list[TextRequest], spec: CaptureSpec, batch_scale: float, then: Sequence[TextRequest] = ()
+    ) -> UnitTargets:
         if self._worker_group is None:
             self.start()
         assert self._worker_group is not None
         try:
-            return self._worker_group.run(requests, spec, batch_scale)
+            return self._worker_group.run(requests, spec, batch_scale, texts=self._tokenizer is None, then=then)
         except GroupFault as fault:
             if not fault.usable:
                 self.close()
@@ -109,7 +132,9 @@ class FaultTolerantGroup:
                 self._say(f"{self._name}: its worker group did not start, once more: {causes[-1]}")
             self._worker_group = WorkerGroup(self._config, group, self._board)
             try:
-                return self._worker_group.start()
+                facts = self._worker_group.start()
+                self._tokenizer = self._tokenizer or self._worker_group.tokenizer()
+                return facts
             except GroupFault as fault:
                 self.close()
                 causes.append(fault.cause)

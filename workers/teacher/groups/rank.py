@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TeacherEngine, TextRequest
 from workers.teacher.engines.choosing import load_engine
+from workers.teacher.generation.detokenize import portable
 from workers.teacher.groups.rank_error import reraise_as_rank_error
 
 
@@ -57,12 +59,25 @@ class RankActor:
             )
             return self._engine.describe() | {"node": ray.util.get_node_ip_address(), "pid": os.getpid()}
 
-    def run(self, requests: list[TextRequest], spec: CaptureSpec, batch_scale: float = 1.0) -> UnitTargets:
+    def tokenizer(self) -> str | None:
+        """What a Detokenizer is made of, for the process that leads the ranks; None where that needs transformers."""
+        with reraise_as_rank_error():
+            assert self._engine is not None, "a rank is asked after it has started"
+            return portable(self._engine.tokenizer)
+
+    def run(
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        batch_scale: float = 1.0,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
+    ) -> UnitTargets:
         """This rank's share of `WorkerGroup.run`."""
         with reraise_as_rank_error():
             assert self._engine is not None, "a rank runs after it has started"
             fail_point(r.prompt_uid for r in requests)
-            return self._engine.run(requests, spec, batch_scale=batch_scale)
+            return self._engine.run(requests, spec, batch_scale=batch_scale, texts=texts, then=then)
 
     @ray.method(concurrency_group="heartbeat")
     def steps(self) -> int:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 LEAST_BATCH_SCALE = 1 / 32
-"""Share of the configured batch sizes below which less memory is not asked for: 1 text of the default 32."""
+"""Share of the configured batch sizes below which less memory is not asked for: 1 text of 32, 4 of 128."""
 
 FAILURES = 3
 """Of a prompt before it is rejected, of a start, and of units in a row before the run stops."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,13 +62,30 @@ class WorkerGroup:
         )
         return self._facts
 
-    def run(self, requests: list[TextRequest], spec: CaptureSpec, batch_scale: float = 1.0) -> UnitTargets:
-        """Make or score texts on all ranks; rows in the order of the requests. Raises GroupFault."""
+    def tokenizer(self) -> str | None:
+        """What a Detokenizer is made of; None where the ranks must make the texts. Raises GroupFault."""
+        deadline = time.monotonic() + self.config.start_deadline_s
+        return self._gather([self._ranks[0].tokenizer.remote()], deadline=deadline)[0]
+
+    def run(
+        self,
+        requests: list[TextRequest],
+        spec: CaptureSpec,
+        batch_scale: float = 1.0,
+        *,
+        texts: bool = True,
+        then: Sequence[TextRequest] = (),
+    ) -> UnitTargets:
+        """Make or score texts on all ranks; rows in the order of the requests. Raises GroupFault.
+
+        `texts` and `then`: see TeacherEngine.run.
+        """
         if self.config.dispatch == "all_reduce" or self.ranks == 1:
-            return self._gather([r.run.remote(requests, spec, batch_scale) for r in self._ranks])[0]
-        shares = deal(requests, self.ranks)
+            return self._gather([r.run.remote(requests, spec, batch_scale, texts, then) for r in self._ranks])[0]
+        shares, ahead = deal(requests, self.ranks), deal(list(then), self.ranks)
         calls = [
-            r.run.remote([requests[i] for i in s], spec, batch_scale) for r, s in zip(self._ranks, shares, strict=True)
+            r.run.remote([requests[i] for i in s], spec, batch_scale, texts, [then[i] for i in a])
+            for r, s, a in zip(self._ranks, shares, ahead, strict=True)
         ]
         place = np.array([i for share in shares for i in share])
         return UnitTargets.join(self._gather(calls)).select(np.argsort(place))

@@ -6,6 +6,7 @@ groups/fault_tolerant_group.py.
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -45,14 +46,21 @@ class ReplicaJob:
     """Name of the run's board."""
 
 
+def calls_at_once(teacher: TeacherConfig) -> int:
+    """Calls of a replica that run at once: one makes texts, one commits, and where its texts may be begun one is the
+    next. More would only wait, with units that other replicas could begin."""
+    return 3 if teacher.begins_next else 2
+
+
 class NotNeeded(Exception):
     """No unit is left for this replica."""
 
 
 class Replica:
-    """A `map_batches` callable: rows {split, unit, repair} in, one row of facts per unit out.
+    """A `map_batches` callable: a row {split, units, repairs} of units to make together in, one row of facts per unit
+    out. Ray Data has several calls run at once, which make texts and commit in turns (unit_runner.py).
 
-    `repair` is the revision to make: 0 for a unit that is new. `pool` is the actor that admits replicas to places
+    `repairs` are the revisions to make: 0 for a unit that is new. `pool` is the actor that admits replicas to places
     (orchestrator/stages/teacher_pool.py).
     """
 
@@ -60,10 +68,15 @@ class Replica:
         self._job, self._pool = job, pool
         self._me = ray.get_runtime_context().get_actor_id()
         self._report, self._control = Reporter(job.board), Control(job.board)
-        self._at_work = False
+        self._calls, self._lock = 0, threading.Lock()
         self._place: Any = None
         self._worker_group = FaultTolerantGroup(
-            job.teacher, f"teacher {job.name}", place=self._find_place, say=self._say, board=job.board
+            job.teacher,
+            f"teacher {job.name}",
+            place=self._find_place,
+            lost=self._lost_its_place,
+            say=self._say,
+            board=job.board,
         )
         storage = open_storage(job.run_uri)
         self._runner = UnitRunner(
@@ -74,6 +87,7 @@ class Replica:
             teacher=job.name,
             fingerprint=job.fingerprint,
             rules=job.rules,
+            begins_next=job.teacher.begins_next,
         )
         if ray.get_runtime_context().was_current_actor_reconstructed:
             where = ray.util.get_node_ip_address()
@@ -93,18 +107,17 @@ class Replica:
         self._pool.rest.remote(self._me)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        columns = (batch["split"].tolist(), batch["unit"].tolist(), batch["repair"].tolist())
-        rows = [(str(split), int(unit), int(repair)) for split, unit, repair in zip(*columns, strict=True)]
-        return {"unit": batch["unit"], "split": batch["split"], "captured": np.array(self._take(rows))}
+        ((split,), (units,), (repairs,)) = (batch["split"], batch["units"], batch["repairs"])
+        rows = [(str(split), int(unit), int(repair)) for unit, repair in zip(units, repairs, strict=True)]
+        return {"unit": np.array(units), "captured": np.array(self._take(rows))}
 
     def _take(self, rows: list[Row]) -> list[bool]:
         """Capture units, as ones that the pool knows to be taken."""
-        for row in rows:
-            ray.get(self._pool.begin.remote(self._me, row))
-        self._at_work = True
+        with self._lock:
+            self._calls += 1
+            for row in rows:
+                ray.get(self._pool.begin.remote(self._me, row))
         try:
-            if self._place is not None and state_of(self._place) == "REMOVED":
-                self._worker_group.close()  # the pool thought that it was done here
             won = self._runner.capture(rows)
             for split, unit, _ in rows:
                 self._control(UnitCaptured(self._job.name, split, unit))
@@ -113,8 +126,14 @@ class Replica:
             self._control(CaptureStopped(self._job.name, str(error)))
             raise
         finally:
-            self._at_work = False
-            self._pool.rest.remote(self._me)
+            with self._lock:
+                self._calls -= 1
+                if not self._calls:
+                    self._pool.rest.remote(self._me)
+
+    def _lost_its_place(self) -> bool:
+        """Whether the pool freed the worker group's place, as it thought that it was done here."""
+        return self._place is not None and state_of(self._place) == "REMOVED"
 
     def _find_place(self) -> Any:
         """The group to make the worker group in: the one that there is, or a new one. Raises NotNeeded, or
@@ -146,7 +165,7 @@ class Replica:
 
     def _be_admitted(self) -> None:
         """Wait until this replica may look for a place. Raises NotNeeded."""
-        while not self._at_work and (answer := ray.get(self._pool.admit.remote(self._me))) != "place":
+        while not self._calls and (answer := ray.get(self._pool.admit.remote(self._me))) != "place":
             if answer == "nothing":
                 raise NotNeeded
             time.sleep(1)

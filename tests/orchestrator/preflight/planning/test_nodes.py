@@ -89,6 +89,24 @@ def test_keys_that_programs_read(large: Project, stillhouse: Command) -> None:
     assert [part["kind"] for part in found["parts"]] == ["teacher", "student", "student", "evaluator"]
 
 
+def test_slots_in_use_are_told_and_a_gpu_that_would_run_empty_is_noted(large: Project, stillhouse: Command) -> None:
+    large.set("teacher.sampling", {"max_new_tokens": 8, "samples": 256})
+    found = plan(large, stillhouse, "h100:8x2")
+    # A unit of each domain, of 8 prompts x 256 texts: four for each of 4 x 128 slots.
+    told = {"slots": 512, "units_at_once": 1}
+    assert found["slots"]["teacher"] == told | {"in_use": 384.0, "share": 0.75, "unit_texts": 2048}
+    assert not any("slots of a replica" in note for note in found["notes"])
+    large.set("targets", {"prompts_per_unit": 1})
+    large.set("teacher.units_at_once", 1)
+    found = plan(large, stillhouse, "h100:8x2")
+    assert found["slots"]["teacher"] == told | {"in_use": 128, "share": 0.25, "unit_texts": 256}
+    [note] = [note for note in found["notes"] if "slots of a replica" in note]
+    assert note.startswith("teacher: about 128 of 512 slots of a replica would be in use (25%)")
+    assert "leave targets.prompts_per_unit out, or leave teacher.units_at_once out" in note
+    large.set("teacher.gpus_per_rank", 0)
+    assert not any("slots of a replica" in note for note in plan(large, stillhouse, "h100:8x2")["notes"])
+
+
 def test_initial_weights_of_a_base_are_made_before_training(large: Project, stillhouse: Command) -> None:
     large.model("dense", experts=0)
     weights(large, "dense", {f"model.layers.{i}.mlp.up_proj.weight": [2, 10**9] for i in range(2)})

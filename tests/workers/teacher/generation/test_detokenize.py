@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.teacher.generation.detokenize import texts_and_ends
+from workers.teacher.generation.detokenize import Detokenizer, portable, split, texts_and_ends
 
 SENTENCES = [
     "The owl sleeps.",
@@ -104,3 +104,25 @@ def test_any_sequence_of_tokens_is_cut_well(byte_level: Any) -> None:
 def test_no_sequences() -> None:
     texts, ends = texts_and_ends(None, [])
     assert texts == [] and len(ends) == 0
+
+
+def test_texts_are_the_same_without_transformers(byte_level: Any) -> None:
+    """As the process that leads ranks makes them, from what crossed to it."""
+    crossed = portable(byte_level)
+    assert crossed is not None
+    sequences = [byte_level(s).input_ids for s in SENTENCES]
+    sequences += [s[1:] for s in sequences] + [[byte_level.eos_token_id, *sequences[0]]]
+    texts, ends = texts_and_ends(byte_level, sequences)
+    lengths = np.array([len(s) for s in sequences])
+    flat = split(np.concatenate([np.array(s, np.uint32) for s in sequences]), lengths)
+    assert flat == sequences
+    other_texts, other_ends = Detokenizer(crossed)(flat)
+    assert other_texts == texts and (other_ends == ends).all()
+
+
+def test_a_tokenizer_with_code_of_its_own_stays_in_its_rank(byte_level: Any) -> None:
+    class Own(type(byte_level)):  # type: ignore[misc]
+        """As one that comes with a model (trust_remote_code)."""
+
+    assert portable(Own(tokenizer_object=byte_level.backend_tokenizer)) is None
+    assert portable(object()) is None

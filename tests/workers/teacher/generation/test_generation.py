@@ -198,3 +198,36 @@ def test_a_text_of_no_answer_is_its_prompt(engine: TransformersEngine) -> None:
     targets = engine.run(requests(3, max_new_tokens=0), dataclasses.replace(FULL, positions="all"))
     assert targets.lengths.tolist() == [len(r.prompt_token_ids) for r in requests(3)]
     assert torch.isfinite(torch.from_numpy(targets.logprobs)).all()
+
+
+@pytest.mark.parametrize("positions", ["answer", "all"])
+def test_texts_begun_in_the_slots_of_others_are_those_alone(engine: TransformersEngine, positions: Any) -> None:
+    """Three calls, each told of the next; a given text among them, and one call that comes otherwise than was told."""
+    spec, asked = dataclasses.replace(FULL, positions=positions), requests(18)
+    asked[8] = dataclasses.replace(asked[8], answer_token_ids=[5, 6, 7])
+    calls = [asked[:6], asked[6:12], asked[12:]]
+    one_by_one = [alone(engine, call, spec) for call in calls]
+    before = engine.steps
+    apart = [engine.run(call, spec) for call in calls]
+    steps = engine.steps - before
+    before = engine.steps
+    told = [engine.run(call, spec, then=then) for call, then in zip(calls, [*calls[1:], []], strict=True)]
+    assert engine.steps - before < steps, "slots that were free are used"
+    for call, mine, other, whole in zip(calls, told, apart, one_by_one, strict=True):
+        assert_same(mine, whole, call, spec)
+        assert mine.texts == other.texts
+    engine.run(calls[0], spec, then=calls[1])
+    assert_same(engine.run(calls[2], spec), one_by_one[2], calls[2], spec)
+
+
+def test_what_was_begun_is_dropped_with_a_call_that_fails(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = requests(12)
+    whole = alone(engine, asked[6:])
+    engine.run(asked[:6], FULL, then=asked[6:])
+    with monkeypatch.context() as patch:
+        patch.setattr(SlotCache, "mask", lambda cache, tokens: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.run(asked[6:], FULL)
+    assert_same(engine.run(asked[6:], FULL), whole, asked[6:])

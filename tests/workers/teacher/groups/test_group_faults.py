@@ -43,6 +43,9 @@ def test_a_poison_prompt_is_rejected_and_the_others_are_as_they_would_be(lead: L
     requests, spec = asked(*GOOD, samples=2), dataclasses.replace(SPEC, scheme="full")
     whole = lead.leader.capture("unit 1", requests, spec).targets
     answer = lead.leader.capture("unit 1", asked("a", "bb", "poison", "ccc", "dddd", "ee", samples=2), spec)
+    for targets in (whole, answer.targets):
+        assert not targets.texts, "they are made beside the next unit"
+        lead.leader.detokenize(targets)
     tolerance = of_logits(np.abs(whole.logprobs).max())
     both = same_texts(answer.targets, whole, requests, spec, tolerance)
     pair = zip((answer.targets, whole), both, strict=True)
@@ -51,6 +54,24 @@ def test_a_poison_prompt_is_rejected_and_the_others_are_as_they_would_be(lead: L
     (aside,) = answer.rejected
     assert aside["id"] == "poison" and "RuntimeError: 'poison' fails" in aside["reason"]
     assert "unit 1: RuntimeError: 'poison' fails" in lead.said[0] and "rejected" in lead.said[-1]
+
+
+def test_texts_that_were_begun_are_not_another_units_fault(lead: Lead) -> None:
+    """The next unit's texts, seven of 36 tokens in a prefill, find no memory; and a poison of it is its own."""
+    own, ids = asked("a", new_tokens=20), [3 + i for i in range(36)]
+    large = [dataclasses.replace(r, prompt_token_ids=ids) for r in asked(*(f"n{i}" for i in range(8)))]
+    large = [dataclasses.replace(r, prompt_token_ids=[*ids[i:], *ids[:i]]) for i, r in enumerate(large)]
+    whole = lead.leader.capture("unit 1", own, SPEC).targets
+    answer = lead.leader.capture("unit 1", own, SPEC, large)
+    assert answer.targets.content_hash() == whole.content_hash()
+    assert answer.batch_scale == 1 and not answer.rejected
+    [said] = lead.said
+    assert "MemoryError" in said and said.endswith("run again without texts of the next one")
+    poisoned = asked("ee", "poison")
+    first = lead.leader.capture("unit 2", asked(*GOOD, new_tokens=20), SPEC, poisoned)
+    assert first.targets.rows == len(GOOD) and len(lead.said) == 1
+    second = lead.leader.capture("unit 3", poisoned, SPEC)
+    assert second.targets.prompt_uids == ["ee"] and [r["id"] for r in second.rejected] == ["poison"]
 
 
 def test_a_unit_of_nothing_but_poison_is_empty_and_three_in_a_row_stop(lead: Lead) -> None:

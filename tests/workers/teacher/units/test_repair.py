@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from workers.targets.store import TargetStore
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.transformers_engine import TransformersEngine
+from workers.teacher.generation.detokenize import split, texts_and_ends
 from workers.teacher.groups.fault_tolerant_group import Answer
 from workers.teacher.units.answers import AnswerRules
 from workers.teacher.units.unit_runner import UnitRunner
@@ -41,8 +42,13 @@ class OneProcess:
     def run(self, requests: list[TextRequest], spec: CaptureSpec) -> UnitTargets:
         return self._engine.run(requests, spec)
 
-    def capture(self, unit: str, requests: list[TextRequest], spec: CaptureSpec) -> Answer:
-        return Answer(self.run(requests, spec))
+    def capture(
+        self, unit: str, requests: list[TextRequest], spec: CaptureSpec, then: Sequence[TextRequest] = ()
+    ) -> Answer:
+        return Answer(self._engine.run(requests, spec, texts=False))
+
+    def detokenize(self, targets: UnitTargets) -> None:
+        targets.texts, targets.ends = texts_and_ends(self._engine.tokenizer, split(targets.tokens, targets.lengths))
 
 
 @pytest.fixture

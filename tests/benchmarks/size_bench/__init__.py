@@ -1,0 +1,1 @@
+"""Parts of `tests/benchmarks/capture_at_size.py`."""

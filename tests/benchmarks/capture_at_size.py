@@ -1,11 +1,13 @@
 """What a capture of real size meets before and around its engines.
 
-python tests/benchmarks/capture_at_size.py --model FOLDER [--only freezing checks ...] [--rows 1000000]
-    [--checked-rows 5000000]
+python tests/benchmarks/capture_at_size.py --model FOLDER [--only freezing checks log slots commits models]
+    [--rows 1000000] [--checked-rows 5000000]
 
-`freezing`: prompts to manifests, and units opened (size_bench/freezing.py). `checks`: `validate` and `plan` on very
-many rows (size_bench/checks.py). FOLDER is a model whose tokenizer and chat template are used, for example SmolLM2 as
-examples/smollm2/from_gguf.py makes it. S3 is a SeaweedFS server on this machine. The last line is one JSON object.
+`freezing`: prompts to manifests, and units opened. `checks`: `validate` and `plan` on very many rows. `log`: the start
+of a run on the log of very many units. `slots`: how full an engine is kept. `commits`: what of its time commits take.
+`models`: fingerprints, and what a node fetches. Each is a module of size_bench/, which says more. FOLDER is a model,
+for example SmolLM2 as examples/smollm2/from_gguf.py makes it. S3 is a SeaweedFS server on this machine. The last line
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from size_bench import TESTS, checks, freezing
+from size_bench import TESTS, checks, commits, freezing, log, models, slots
 from targets_bench.tables import show
 
 import workers
 
-SUBJECTS = {"freezing": freezing, "checks": checks}
+SUBJECTS = {
+    **{"freezing": freezing, "checks": checks, "log": log},
+    **{"slots": slots, "commits": commits, "models": models},
+}
 
 
 def main() -> None:

@@ -119,10 +119,10 @@ def test_what_a_killed_fetch_had_whole_is_kept_and_nothing_looks_whole(shelf: Sh
     assert contents(place / "whole") == SETTINGS | SHARDS and not (place / "fetching").exists()
 
 
-def test_three_processes_of_a_node_fetch_once(shelf: Shelf) -> None:
-    started = [program(f"remote.PART_BYTES = 65536; model_folder({shelf.uri!r})") for _ in range(3)]
+def test_two_processes_of_a_node_fetch_once(shelf: Shelf) -> None:
+    started = [program(f"remote.PART_BYTES = 65536; model_folder({shelf.uri!r})") for _ in range(2)]
     said = [p.communicate(timeout=60)[1] for p in started]
-    assert [p.returncode for p in started] == [0, 0, 0], said
+    assert [p.returncode for p in started] == [0, 0], said
     assert {name: shelf.fetched()[name] for name in SHARDS} == dict.fromkeys(SHARDS, 4)  # parts of one file
     assert sum("fetched s3://" in text for text in said) == 1
 

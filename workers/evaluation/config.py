@@ -35,7 +35,8 @@ class HeldoutConfig(Settings):
 
     prompts_per_unit: int = Field(default=32, ge=1)
     """Held-out prompts in one unit: the grain in which they are answered, committed and read back. By default as many
-    as a rank has slots (`teacher.batch`), and few enough that a model on one unit is a small piece of work."""
+    as a rank on a CPU has slots (`teacher.batch`), and few enough that a model on one unit is a small piece of work; on
+    GPUs several are made together (`teacher.units_at_once`)."""
 
 
 def _short_form(value: Any) -> Any:

@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slot-texts", type=int, default=4096, help="of each replica")
     parser.add_argument("--slot-tokens", type=int, default=64, help="of an answer at most")
     parser.add_argument("--slot-step-ms", type=float, default=2.0, help="a step of the engine")
-    parser.add_argument("--slot-threads", type=int, default=32, help="replicas at work at once")
+    parser.add_argument("--slot-threads", type=int, default=16, help="replicas at work at once")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
     config.resolved.yaml environment.json attempts/         whose run it is, with what, and who drove it
     prompts/summary.json prompts/rejected.jsonl             what was made of the prompt sources
-    prompts/g0000/train.parquet prompts/g0000/train.plan.json   frozen prompts and the unit plan of a split
+    prompts/g0000/train/ prompts/g0000/train.plan.parquet   frozen prompts and the unit plan of a split
     targets/train/                                          a target store (workers/targets/FORMAT.md)
     students/medical/                                       one student: initial, checkpoints, at_control_tokens, final
     scores/medical/                                         sums of a model's scores, by held-out unit
@@ -31,14 +31,34 @@ RAY_TRAIN = "ray_train"
 """What Ray Train keeps of its own."""
 
 
-def manifest_key(split: str, generation: str = FIRST_GENERATION) -> str:
-    """Where the frozen prompts of a split lie."""
-    return f"prompts/{generation}/{split}.parquet"
+def manifest_key(split: str, shard: int, generation: str = FIRST_GENERATION) -> str:
+    """Where a shard of the frozen prompts of a split lies."""
+    return f"prompts/{generation}/{split}/{shard:05d}.units"
+
+
+def manifest_ids_key(split: str, shard: int, generation: str = FIRST_GENERATION) -> str:
+    """Where the ids of the prompts of a manifest shard lie."""
+    return f"prompts/{generation}/{split}/{shard:05d}.ids.parquet"
 
 
 def plan_key(split: str, generation: str = FIRST_GENERATION) -> str:
     """Where the unit plan of a split lies."""
-    return f"prompts/{generation}/{split}.plan.json"
+    return f"prompts/{generation}/{split}.plan.parquet"
+
+
+def old_manifest_keys(split: str) -> tuple[str, str]:
+    """Where runs from before manifests had shards keep the plan and the prompts of a split."""
+    return f"prompts/{FIRST_GENERATION}/{split}.plan.json", f"prompts/{FIRST_GENERATION}/{split}.parquet"
+
+
+def pieces_folder(generation: str = FIRST_GENERATION) -> str:
+    """Where rows lie while prompts are frozen; it is gone when they are."""
+    return f"prompts/{generation}/pieces"
+
+
+def piece_key(number: int, generation: str = FIRST_GENERATION) -> str:
+    """Rows of one shard of the sources."""
+    return f"{pieces_folder(generation)}/{number:06d}.parquet"
 
 
 def export_key(student: str) -> str:

@@ -6,9 +6,12 @@ work, of commit, and of what a fault can cost. The *unit plan* gives units their
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from workers.layout import FIRST_GENERATION
 from workers.randomness import generator
@@ -82,18 +85,33 @@ class UnitPlan:
         return sorted({d for u in self.units for d in u.domains})
 
 
-def build_units(
-    prompts: Iterable[Prompt], demand: Mapping[str, float], sizes: Mapping[str, UnitSize], seed: int, split: str
-) -> tuple[UnitPlan, list[list[Prompt]]]:
-    """Blocks of like prompts, shuffled by seed, interleaved so that each domain keeps pace with its demand.
+def order_key(seed: int, prompt_uid: str) -> int:
+    """Where a prompt stands among those of its kind (64 bits): as if shuffled, and whatever the others are."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\x1fplan\x1f{prompt_uid}".encode(), digest_size=8).digest(), "big")
+
+
+def cut(tokens: np.ndarray, size: UnitSize) -> list[tuple[int, int]]:
+    """Begin and end of the blocks of prompts in their order, by the target tokens of each [prompts]; a prompt that is
+    larger than a unit makes one alone."""
+    blocks, begin, sums = [], 0, np.cumsum(tokens)
+    while begin < len(tokens):
+        end = min(begin + size.prompts, len(tokens))
+        if size.tokens is not None:
+            before = int(sums[begin - 1]) if begin else 0
+            end = min(end, max(int(np.searchsorted(sums, before + size.tokens, side="right")), begin + 1))
+        blocks.append((begin, end))
+        begin = end
+    return blocks
+
+
+def plan_order(blocks: Sequence[Unit], demand: Mapping[str, float], seed: int, split: str) -> list[int]:
+    """The order of blocks in a plan: shuffled by seed, interleaved so that each domain keeps pace with its demand.
 
     `demand` is the number of target tokens that the specialists ask of each domain. A domain nobody asks for goes last.
-    `sizes` are those of units by teacher. Returns the plan and the prompts of each unit.
     """
-    blocks = _blocks(prompts, sizes, seed, split)
+    shuffled = generator(seed, "plan-order", split).permutation(len(blocks)).tolist()
     queues = {
-        d: deque(i for i, b in enumerate(blocks) if d in b[0].domains)
-        for d in sorted({d for b in blocks for d in b[0].domains})
+        d: deque(i for i in shuffled if d in blocks[i].domains) for d in sorted({d for b in blocks for d in b.domains})
     }
     served = dict.fromkeys(queues, 0.0)
     taken: set[int] = set()
@@ -109,43 +127,30 @@ def build_units(
         chosen = queues[domain].popleft()
         taken.add(chosen)
         order.append(chosen)
-        tokens = sum(p.most_target_tokens for p in blocks[chosen])
-        for d in blocks[chosen][0].domains:
-            served[d] += tokens
-    ordered = [blocks[i] for i in order]
-    return UnitPlan(split, tuple(_unit(i, block) for i, block in enumerate(ordered))), ordered
+        for d in blocks[chosen].domains:
+            served[d] += blocks[chosen].tokens
+    return order
 
 
-def _blocks(prompts: Iterable[Prompt], sizes: Mapping[str, UnitSize], seed: int, split: str) -> list[list[Prompt]]:
-    groups: dict[tuple, list[Prompt]] = {}
-    for prompt in sorted(prompts, key=lambda p: p.id):
-        groups.setdefault(prompt.kind, []).append(prompt)
-    blocks = []
-    for kind in sorted(groups, key=str):
-        group = groups[kind]
-        order = generator(seed, "plan", split, str(kind)).permutation(len(group))
-        shuffled = [group[i] for i in order]
-        blocks += _cut(shuffled, sizes[shuffled[0].teacher])
-    return [blocks[i] for i in generator(seed, "plan-order", split).permutation(len(blocks))]
+def build_units(
+    prompts: Iterable[Prompt], demand: Mapping[str, float], sizes: Mapping[str, UnitSize], seed: int, split: str
+) -> tuple[UnitPlan, list[list[Prompt]]]:
+    """The plan of some prompts that are at hand, and the prompts of each unit. `demand` as in `plan_order`; `sizes` are
+    those of units by teacher."""
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda p: (order_key(seed, p.id), p.id)):
+        groups.setdefault(str(prompt.kind), []).append(prompt)
+    blocks = [
+        group[begin:end]
+        for _, group in sorted(groups.items())
+        for begin, end in cut(np.array([p.most_target_tokens for p in group]), sizes[group[0].teacher])
+    ]
+    units = [unit_of(-1, block[0], len(block), sum(p.most_target_tokens for p in block)) for block in blocks]
+    order = plan_order(units, demand, seed, split)
+    return UnitPlan(split, tuple(replace(units[i], index=n) for n, i in enumerate(order))), [blocks[i] for i in order]
 
 
-def _cut(prompts: Sequence[Prompt], size: UnitSize) -> list[Sequence[Prompt]]:
-    """Prompts in their order, cut into blocks; one that is larger than a unit alone makes one."""
-    blocks, begin, tokens = [], 0, 0
-    for i, prompt in enumerate(prompts):
-        tokens += prompt.most_target_tokens
-        if i > begin and (i - begin >= size.prompts or (size.tokens is not None and tokens > size.tokens)):
-            blocks.append(prompts[begin:i])
-            begin, tokens = i, prompt.most_target_tokens
-    return [*blocks, prompts[begin:]]
-
-
-def _unit(index: int, block: Sequence[Prompt]) -> Unit:
-    return Unit(
-        index,
-        tuple(sorted(block[0].domains)),
-        block[0].teacher,
-        len(block),
-        sum(p.most_target_tokens for p in block),
-        block[0].answer_token_ids is None,
-    )
+def unit_of(index: int, prompt: Prompt, prompts: int, tokens: int) -> Unit:
+    """A unit of so many prompts like one, with so many target tokens."""
+    domains = tuple(sorted(prompt.domains))
+    return Unit(index, domains, prompt.teacher, prompts, tokens, prompt.answer_token_ids is None)

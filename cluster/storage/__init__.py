@@ -7,6 +7,7 @@ from cluster.storage.opening import (
     free_bytes,
     join,
     local_folder,
+    open_ranges,
     open_storage,
     read_buffer,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "free_bytes",
     "join",
     "local_folder",
+    "open_ranges",
     "open_storage",
     "read_buffer",
 ]

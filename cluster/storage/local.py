@@ -27,6 +27,14 @@ class LocalStorage:
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with (self.root / key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def size(self, key: str) -> int:
+        return (self.root / key).stat().st_size
+
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [path.read_bytes() if (path := self.root / key).exists() else None for key in keys]
 

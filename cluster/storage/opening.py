@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from cluster.storage.local import LocalStorage
 from cluster.storage.s3 import RemoteStorage
@@ -27,6 +27,12 @@ class Storage(Protocol):
     uri: str
 
     def read(self, key: str) -> bytes: ...
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """So many bytes of a key from a place on; fewer where it ends before."""
+
+    def size(self, key: str) -> int:
+        """Bytes of a key."""
+
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """The bytes of many keys, asked for at the same time; None where a key is missing."""
 
@@ -115,6 +121,45 @@ def local_folder(storage: Storage, key: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
         storage.download_folder(key, Path(folder))
         yield Path(folder)
+
+
+_BLOCK = 8 << 20
+"""Bytes of a request for a file that is read in blocks."""
+
+
+def open_ranges(storage: Storage, key: str, *, size: int | None = None, block: int = _BLOCK) -> BinaryIO:
+    """A key as a file of which only what is read is fetched, in blocks of so many bytes. `size`: where it is known."""
+    local = storage.local_path(key)
+    if local is not None:
+        return local.open("rb")
+    return io.BufferedReader(_Ranges(storage, key, storage.size(key) if size is None else size), block)
+
+
+class _Ranges(io.RawIOBase):
+    """The bytes of a key, each read a request."""
+
+    def __init__(self, storage: Storage, key: str, size: int) -> None:
+        self._storage, self._key, self._size, self._place = storage, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._place))
+        data = self._storage.read_range(self._key, self._place, wanted) if wanted else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 def read_buffer(storage: Storage, key: str) -> io.BytesIO:

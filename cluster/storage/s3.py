@@ -52,6 +52,15 @@ class RemoteStorage:
     def read(self, key: str) -> bytes:
         return self._call(key, lambda path: self._fs.cat_file(path, max_concurrency=_AS_ONE))
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        def ranged(path: str) -> bytes:
+            return self._fs.cat_file(path, start=start, end=start + length, max_concurrency=_AS_ONE)
+
+        return self._call(key, ranged) if length else b""
+
+    def size(self, key: str) -> int:
+        return self._call(key, lambda path: int(self._fs.info(path, refresh=True)["size"]))
+
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         if not keys:
             return []

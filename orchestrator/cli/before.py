@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from orchestrator.config.schema import RunConfig
     from orchestrator.preflight.checks import Checked
 
-
-PLANNED_ROWS = 1024
-"""Rows of a prompt source up to which a plan reads all of it."""
+_SHOWN = 100
+"""Rejected rows that are shown."""
 
 
 def init(
@@ -40,6 +39,10 @@ def validate(
     deep: Annotated[
         bool, typer.Option("--deep", help="Build every model too, without weights, and step every student once.")
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Read every prompt. Without it, of large sources a sample is read."),
+    ] = False,
 ) -> None:
     """Check a configuration, its files, tokenizers and storage. Loads no weights."""
     from orchestrator.config.loading import load_config
@@ -47,28 +50,31 @@ def validate(
     from orchestrator.render.sources import source_data, source_line
 
     file = load_config(config, sets)
-    found = check(file)
+    found = check(file, reading="all" if full else "most")
     models = _tried_models(file.located(), found) if deep else []
-    sources = found.screened or {}
+    sources = found.screened
     if as_json:
         rejected = [vars(s) for s in found.rejected]
         read = {name: source_data(rows) for name, rows in sources.items()}
         print_json(
             {
-                **{"ok": True, "prompts": len(found.prompts), "rejected": rejected},
+                **{"ok": True, "prompts": found.usable, "sampled": bool(found.sampled), "rejected": rejected},
                 **{"sources": read, "notes": found.notes, "models": models},
             }
         )
         return
-    OUT.print(f"{config} is fine: {len(found.prompts):,} usable prompts", markup=False)
+    about = "about " if found.sampled else ""
+    OUT.print(f"{config} is fine: {about}{found.usable:,} usable prompts", markup=False)
     for name, rows in sources.items():
         OUT.print(f"  {source_line(name, rows)}", markup=False)
     for line in models:
         OUT.print(f"  {line}", markup=False)
     for note in found.notes:
         OUT.print(f"  note: {note}", markup=False)
-    for item in found.rejected:
+    for item in found.rejected[:_SHOWN]:
         OUT.print(f"  rejected: {item}", markup=False)
+    if (more := len(found.rejected) - _SHOWN) > 0:
+        OUT.print(f"  and {more:,} rows more; --json shows all", markup=False)
 
 
 def _tried_models(config: RunConfig, found: Checked) -> list[str]:
@@ -107,8 +113,7 @@ def plan(
         bool,
         typer.Option(
             "--full",
-            help=f"Read every prompt. Without it, sources of more than {PLANNED_ROWS:,} rows are counted, and their "
-            "tokens are estimated from rows spread evenly over them.",
+            help="Read every prompt. Without it, tokens are estimated from rows spread evenly over each source.",
         ),
     ] = False,
 ) -> None:
@@ -123,7 +128,7 @@ def plan(
 
     file = load_config(config, sets)
     inventory = inventory_for(file.config, connect, nodes)
-    found = check(file, most_rows=None if full else PLANNED_ROWS, elsewhere=nodes is not None)
+    found = check(file, reading="all" if full else "few", elsewhere=nodes is not None)
     located = RunFolder.of(file.located()).as_begun(file).located()
     result = make_plan(located, found, inventory)
     if as_json:

@@ -30,7 +30,7 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
 from orchestrator.stages.evaluation import Evaluations
 from orchestrator.stages.export import export
-from orchestrator.stages.preparation import Preparation
+from orchestrator.stages.preparing.preparation import Preparation
 from workers.evaluation.resources import resource_request
 from workers.layout import REPORT_JSON, REPORT_MARKDOWN
 from workers.splits import TRAIN

@@ -86,7 +86,7 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
 
     Raises ValueError for a wrong request, and while another driver holds the run.
     """
-    found, config = check(file, frozen_will_do=True, needs=needs), file.located()
+    found, config = check(file, frozen_will_do=True, needs=needs, reading="most"), file.located()
     run = RunFolder.of(config)
     with Monitors(monitors) as watching:
         say = lambda text: watching.take(Message(text=text))  # noqa: E731

@@ -22,7 +22,9 @@ from orchestrator.preflight.trial import try_prompts
 from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import (
+    MissingPrompts,
     RawPrompt,
+    Reading,
     RejectedRow,
     Screened,
     read_probes,
@@ -57,10 +59,10 @@ class Checked:
     rejected: list[RejectedRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is right and perhaps not meant."""
-    screened: Screened | None = None
-    """The rows of all sources as they were read."""
+    screened: Screened = field(default_factory=dict)
+    """The rows of all sources as they were read; none where the run's frozen prompts did."""
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By source: the `rows` that it has, and how many of them were `read`."""
+    """By source: the `rows` that it has, how many of them were `read`, and whether `rows` is `exact`."""
     longest: dict[str, int] = field(default_factory=dict)
     """Tokens of the longest text that may come of the rows that were tried, by domain."""
 
@@ -69,17 +71,22 @@ class Checked:
         """Sources of which a sample was read: how many rows each that was read stands for."""
         return {name: n["rows"] / n["read"] for name, n in self.rows.items() if n["read"] < n["rows"]}
 
+    @property
+    def usable(self) -> int:
+        """How many prompts can be used; an estimate where a sample was read."""
+        return round(sum(self.sampled.get(p.source, 1.0) for p in self.prompts))
+
     def reject(self, rejected: dict[int, RejectedRow]) -> None:
         """Take rows, by their index, out of the prompts."""
         self.rejected += rejected.values()
         self.prompts = [p for i, p in enumerate(self.prompts) if i not in rejected]
 
     def take_screened(self) -> Screened | None:
-        """The rows as they were read, for the last time: nobody holds prompts for the length of a run."""
-        assert not self.sampled, "a run is never made of a sample"
-        screened, self.screened = self.screened, None
-        self.prompts, self.rejected = [], []
-        return screened
+        """The rows as they were read, for the last time: nobody holds prompts for the length of a run. None where a
+        sample was read: a run is not made of it."""
+        screened, whole = self.screened, not self.sampled
+        self.screened, self.prompts, self.rejected = {}, [], []
+        return screened if screened and whole else None
 
 
 def check(
@@ -87,14 +94,16 @@ def check(
     *,
     frozen_will_do: bool = False,
     needs: Needs | None = None,
-    most_rows: int | None = None,
+    reading: Reading = "all",
     elsewhere: bool = False,
 ) -> Checked:
     """All checks of a configuration; raises ValueError at the first that fails, naming setting, value and remedy.
 
     Where `frozen_will_do`, prompts that a run has frozen are what counts, and their sources are not read again.
     `needs`: what is started right after this, for which there must be a place; None where nothing is.
-    `most_rows`: of a source with more rows, a sample is read; what a sample would have refused, all rows decide.
+    `reading`: how much of the sources is read; where a sample of one would have been refused, all rows decide, if they
+    are not too many. What is missing among the rows of a large source's sample is noted, and decided when prompts are
+    frozen, before a teacher starts.
     `elsewhere`: the run is not for this machine, which need not have the teacher's engine.
     """
     config, found = file.located(), Checked()
@@ -110,7 +119,7 @@ def check(
 
         require_prompts(config, set(read_plan(run.storage, TRAIN).domains), [])
     else:
-        _check_prompts(config, found, most_rows)
+        _check_prompts(config, found, reading)
     _check_what_judges(config, found)
     if needs is not None:
         check_place(config, needs, found.prompts)
@@ -196,19 +205,26 @@ def _token_id(folder: Path, token: str) -> int:
     return ids[token]
 
 
-def _check_prompts(config: RunConfig, found: Checked, most_rows: int | None) -> None:
-    if most_rows is not None:
-        try:
-            return _check_rows(config, found, screen_all(config, most_rows))
-        except ValueError:  # perhaps true of a sample alone
-            found.prompts, found.rejected, found.notes, found.longest = [], [], [], {}
+def _check_prompts(config: RunConfig, found: Checked, reading: Reading) -> None:
+    screened = screen_all(config, reading)
+    try:
+        return _check_rows(config, found, screened)
+    except ValueError as error:  # perhaps true of a sample alone
+        if not found.sampled:
+            raise
+        if any(source.placed for source in screened.values()):
+            if not isinstance(error, MissingPrompts):
+                raise
+            found.notes.append(f"{error}: so says a sample of the rows; all of them are read when prompts are frozen")
+            return None
+    found.prompts, found.rejected, found.notes, found.longest = [], [], [], {}
     return _check_rows(config, found, screen_all(config))
 
 
 def _check_rows(config: RunConfig, found: Checked, screened: Screened) -> None:
     """What must hold of the rows of all sources, or of a sample of them."""
-    found.rows = {name: {"rows": source.rows, "read": source.read} for name, source in screened.items()}
-    found.screened = None if found.sampled else screened
+    found.rows = {n: {"rows": s.rows, "read": s.read, "exact": s.exact} for n, s in screened.items()}
+    found.screened = screened
     for source in screened.values():
         found.prompts += source.prompts
         found.rejected += source.rejected
@@ -232,7 +248,7 @@ def _check_rows(config: RunConfig, found: Checked, screened: Screened) -> None:
     }
     for where, names in named.items():
         for domain in sorted(names - domains):
-            raise ValueError(f"{where}: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
+            raise MissingPrompts(f"{where}: no prompt belongs to the domain {domain!r}; there are {sorted(domains)}")
 
 
 def _check_answers(config: RunConfig, found: Checked) -> None:

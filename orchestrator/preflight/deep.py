@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from orchestrator.config.python_function import load_functions
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.checks import Checked
-from orchestrator.prompts.freezing import teacher_tokenizers
+from orchestrator.prompts.freezing.work import teacher_tokenizers
 from orchestrator.prompts.lengths import check_students_hold
 from workers.student.trial.building import on_meta, parameters
 from workers.student.trial.files import check_files

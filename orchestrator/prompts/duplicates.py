@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.policy import PromptPolicy, chat_of
@@ -12,12 +13,19 @@ from orchestrator.prompts.sources import RawPrompt, RejectedRow
 from workers.splits import HELDOUT
 
 
-def question(prompt: RawPrompt, how: PromptPolicy, text: str | None = None) -> Hashable:
-    """What two prompts share that ask the same: domains, way of answering, given answer, and the text: as the teacher
-    reads it where that is known, else as it is before any template."""
-    written = text if text is not None else [chat_of(prompt, how) or prompt.prompt, prompt.tools]
-    content = json.dumps([written, prompt.answer], sort_keys=True, default=str)
-    return prompt.domains, how, hashlib.sha256(content.encode()).digest()
+def question(prompt: RawPrompt, how: PromptPolicy) -> Hashable:
+    """What two prompts share that ask the same: domains, way of answering, given answer, and the text as it is before
+    any template."""
+    return prompt.domains, how, content_digest(prompt, [chat_of(prompt, how) or prompt.prompt, prompt.tools])
+
+
+def content_digest(prompt: RawPrompt, asked: Any) -> bytes:
+    """What stands for what is asked, in whichever form that is known, with a given answer."""
+    return hashlib.sha256(json.dumps([asked, prompt.answer], sort_keys=True, default=str).encode()).digest()
+
+
+REPEATS = ("repeats an earlier prompt", "repeats a held-out prompt")
+"""Why a prompt is rejected that repeats one; the second where that one is held out."""
 
 
 def repeats(config: RunConfig, prompts: Sequence[RawPrompt], questions: Sequence[Hashable]) -> dict[int, RejectedRow]:
@@ -28,7 +36,5 @@ def repeats(config: RunConfig, prompts: Sequence[RawPrompt], questions: Sequence
         prompt = prompts[i]
         earlier = first.setdefault(questions[i], prompt)
         if earlier is not prompt and config.prompts[prompt.source].duplicates == "drop":
-            held = earlier.split == HELDOUT
-            reason = "repeats a held-out prompt" if held else "repeats an earlier prompt"
-            found[i] = prompt.rejected(reason)
+            found[i] = prompt.rejected(REPEATS[earlier.split == HELDOUT])
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.config.schema import RunConfig
+from orchestrator.prompts.kinds import RowKind
 from orchestrator.prompts.policy import PromptPolicy
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.prompts.tokenizing import TokenizedPrompt
@@ -12,27 +13,10 @@ from workers.model_files import model_folder, read_model_config
 from workers.splits import HELDOUT
 from workers.student.models.positions import Positions, positions_of
 
-_BYTES_PER_TOKEN = 4
-"""Of English prose in a usual vocabulary; what is reckoned of given text is an estimate."""
-
-
-def is_given(config: RunConfig, row: RawPrompt, *, heldout: bool) -> bool:
-    """Whether a prompt's answer is given. Held-out text is the teacher's own unless `evaluate.text` says otherwise; but
-    of a whole text there is nothing to ask."""
-    return row.answer is not None and (not heldout or config.evaluate.text == "given" or row.prompt == "")
-
-
-def answers_of(config: RunConfig, row: RawPrompt, how: PromptPolicy, *, heldout: bool) -> tuple[int, int]:
-    """How many answers a prompt gets, and target tokens of each: at most, of those that the teacher makes, and of a
-    given one an estimate by its bytes, with its end."""
-    if is_given(config, row, heldout=heldout):
-        return 1, len((row.answer_text or "").encode(errors="surrogatepass")) // _BYTES_PER_TOKEN + 1
-    return config.evaluate.samples if heldout else how.sampling.samples, how.sampling.max_new_tokens
-
 
 def given_token_ids(config: RunConfig, row: RawPrompt, tokens: TokenizedPrompt, split: str) -> list[int] | None:
     """The given answer of a prompt in its split; None where the teacher answers."""
-    return tokens.answer_token_ids if is_given(config, row, heldout=split == HELDOUT) else None
+    return tokens.answer_token_ids if RowKind.of(row).is_given(config, heldout=split == HELDOUT) else None
 
 
 def text_tokens(how: PromptPolicy, tokens: TokenizedPrompt, given: list[int] | None) -> int:
@@ -43,10 +27,16 @@ def text_tokens(how: PromptPolicy, tokens: TokenizedPrompt, given: list[int] | N
 def check_length(config: RunConfig, source: str, tokens: int, holds: int) -> None:
     """Raise ValueError, the reason to reject its row, for a text that is longer than its source allows or its teacher
     holds."""
-    most = min(holds, config.prompts[source].max_tokens or holds)
+    most, reason = length_limit(config, source, holds)
     if tokens > most:
-        whose = f"prompts.{source}.max_tokens" if most < holds else "the teacher"
-        raise ValueError(f"longer than the {most} tokens of {whose}")
+        raise ValueError(reason)
+
+
+def length_limit(config: RunConfig, source: str, holds: int) -> tuple[int, str]:
+    """Tokens of the longest text that a source allows and its teacher holds, and why a longer one is rejected."""
+    most = min(holds, config.prompts[source].max_tokens or holds)
+    whose = f"prompts.{source}.max_tokens" if most < holds else "the teacher"
+    return most, f"longer than the {most} tokens of {whose}"
 
 
 def positions_by_settings(config: RunConfig) -> dict[str, Positions]:

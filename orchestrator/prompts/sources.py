@@ -9,12 +9,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.config.schema import PromptSource, RunConfig
-from orchestrator.prompts.reading.files import SKIPPED_ROW, Row, data_files, rows_by_footers, rows_of
+from orchestrator.prompts.reading.files import SKIPPED_ROW, DataFile, Row, data_files, rows_by_footers, rows_of
 from orchestrator.prompts.reading.formats import ABOUT, TABLE, AmbiguousSource, RowReader
 from orchestrator.prompts.reading.messages import Message
+from orchestrator.prompts.reading.places import PlacedRows, rows_at_places
 from orchestrator.prompts.reading.sample import EvenSample
 from workers.splits import HELDOUT, TRAIN
 
@@ -60,8 +61,8 @@ class RejectedRow:
     file: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.file} row {self.row + 1}" if self.file else f"row {self.row + 1}"
-        return f"{self.source} {where}: {self.reason}"
+        row = f"row {self.row + 1}" if self.row >= 0 else "a row"
+        return f"{self.source} {self.file + ' ' if self.file else ''}{row}: {self.reason}"
 
 
 @dataclass
@@ -72,6 +73,10 @@ class SourceRows:
     """Rows that the source has, usable or not, and whether they were read or not."""
     read: int = 0
     """How many of them were read: all, or a sample spread evenly."""
+    exact: bool = True
+    """Whether `rows` were counted; else they are reckoned from the bytes of those that were read."""
+    placed: bool = False
+    """Whether it is large, and the sample is of rows from places all over it."""
     prompts: list[RawPrompt] = field(default_factory=list)
     rejected: list[RejectedRow] = field(default_factory=list)
     read_as: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -84,20 +89,29 @@ Screened = dict[str, SourceRows]
 """By source."""
 
 
-def screen(name: str, source: PromptSource, most: int | None = None) -> SourceRows:
-    """The usable rows of a source and the broken ones; of one with more than `most` rows, those of a sample. Raises
-    ValueError if it is not there, or can be read in two ways."""
+Reading = Literal["all", "most", "few"]
+"""How much of the sources is read: all rows; all rows but of large sources; of each at most so many. Of the others a
+sample is, spread evenly over them."""
+
+FEW_ROWS, LARGE_SAMPLE = 1024, 4096
+"""Rows that are read of each source where few are wanted; and of a large one where all are but of those."""
+
+
+def screen(name: str, source: PromptSource, reading: Reading = "all") -> SourceRows:
+    """The usable rows of a source and the broken ones, or those of a sample. Raises ValueError if it is not there, or
+    can be read in two ways."""
     found, reader = SourceRows(), RowReader(source)
     seen: set[str] = set()
-    for row in _rows(source, most, found):
+    for row in _rows(source, reading, found):
         try:
             prompt, columns = _raw_prompt(name, reader, row)
-            if prompt.id in seen:
-                raise ValueError(f"repeats the id {prompt.id!r}")
         except AmbiguousSource as error:
-            raise ValueError(f"{error} (row {row.number + 1}{' of ' + row.file if row.file else ''})") from None
+            raise ValueError(_where(error, row)) from None
         except ValueError as error:
-            found.rejected.append(RejectedRow(name, row.number, _given_id(row.value), str(error), row.file))
+            found.rejected.append(_rejected(name, row, error))
+            continue
+        if prompt.id in seen:
+            found.rejected.append(prompt.rejected(repeated_id(prompt.id)))
             continue
         seen.add(prompt.id)
         found.prompts.append(prompt)
@@ -106,14 +120,23 @@ def screen(name: str, source: PromptSource, most: int | None = None) -> SourceRo
     return found
 
 
-def _rows(source: PromptSource, most: int | None, found: SourceRows) -> Iterator[Row]:
+def repeated_id(identity: str) -> str:
+    """Why a row is rejected that has the id of an earlier one."""
+    return f"repeats the id {identity!r}"
+
+
+def _rows(source: PromptSource, reading: Reading, found: SourceRows) -> Iterator[Row]:
     """The rows to screen, which are counted in `found`."""
-    if most is None:
+    if reading != "all" and (placed := _placed(source, FEW_ROWS if reading == "few" else LARGE_SAMPLE)) is not None:
+        found.rows, found.read, found.exact, found.placed = placed.rows, len(placed.read), placed.exact, True
+        yield from placed.read
+        return
+    if reading != "few":
         for row in read_rows(source):
             found.rows = found.read = found.rows + 1
             yield row
         return
-    sample = EvenSample(most)
+    sample = EvenSample(FEW_ROWS)
     for number, row in enumerate(read_rows(source, sample)):
         found.rows = number + 1
         if row is not SKIPPED_ROW:
@@ -122,13 +145,21 @@ def _rows(source: PromptSource, most: int | None, found: SourceRows) -> Iterator
     yield from sample.kept
 
 
-def screen_all(config: RunConfig, most: int | None = None) -> Screened:
-    """The rows of all sources; of each that has more than `most`, a sample. Raises ValueError, naming the source, for
-    one that cannot be read or of which no row can."""
+def _placed(source: PromptSource, most: int) -> PlacedRows | None:
+    """Rows of a source from places all over it, where it is large; else None."""
+    if source.limit is not None or source.dataset_config is not None:
+        return None
+    files = source_files(source)
+    return rows_at_places(files, most, named=len(files) > 1) if files else None
+
+
+def screen_all(config: RunConfig, reading: Reading = "all") -> Screened:
+    """The rows of all sources, or samples of them. Raises ValueError, naming the source, for one that cannot be read or
+    of which no row can."""
     screened: Screened = {}
     for name, source in config.prompts.items():
         try:
-            screened[name] = screen(name, source, most)
+            screened[name] = screen(name, source, reading)
         except ValueError as error:
             raise ValueError(f"prompts.{name}: {error}") from None
         if not screened[name].prompts:
@@ -136,15 +167,19 @@ def screen_all(config: RunConfig, most: int | None = None) -> Screened:
     return screened
 
 
+class MissingPrompts(ValueError):
+    """Nothing of a kind is among the rows that were read."""
+
+
 def require_prompts(config: RunConfig, domains: set[str], rejected: Sequence[RejectedRow]) -> None:
-    """Every domain that a specialist wants has training prompts. Raises ValueError, with the commonest reason why rows
-    were rejected, for one that has none."""
+    """Every domain that a specialist wants has training prompts. Raises MissingPrompts, with the commonest reason why
+    rows were rejected, for one that has none."""
     for name in config.specialists:
         for domain, share in config.mix_of(name).items():
             if share > 0 and domain not in domains:
                 of_domain = [r for r in rejected if r.source == domain] or list(rejected)
                 why = f" ({len(rejected)} rows rejected; {commonest(of_domain)})" if of_domain else ""
-                raise ValueError(
+                raise MissingPrompts(
                     f"specialists.{name}.mix: no training prompt belongs to the domain {domain!r}; there are "
                     f"{sorted(domains)}{why}. Add a prompt source of that name, or fix the mix"
                 )
@@ -167,12 +202,7 @@ def read_rows(source: PromptSource, sample: EvenSample | None = None) -> Iterato
     """Rows of a source, whatever they are; SKIPPED_ROW for those that a sample leaves out. Raises ValueError if there
     is no such file or dataset."""
     sample = sample or EvenSample()
-    if not source.path:
-        raise ValueError("path is empty; name a file or a dataset")
-    try:
-        files = data_files(source.path, source.dataset_split)
-    except OSError as error:
-        raise ValueError(f"cannot read {source.path!r}: {error}") from error
+    files = source_files(source)
     if files is None:
         from orchestrator.prompts.reading.hub import hub_rows
 
@@ -187,6 +217,16 @@ def read_rows(source: PromptSource, sample: EvenSample | None = None) -> Iterato
             sample.expect(min(rows_by_footers(files), source.limit or sys.maxsize))
         rows = rows_of(files, sample)
     return itertools.islice(rows, source.limit)
+
+
+def source_files(source: PromptSource) -> list[DataFile] | None:
+    """The files of a source; None for a dataset on the Hub. Raises ValueError if they are not there."""
+    if not source.path:
+        raise ValueError("path is empty; name a file or a dataset")
+    try:
+        return data_files(source.path, source.dataset_split)
+    except OSError as error:
+        raise ValueError(f"cannot read {source.path!r}: {error}") from error
 
 
 def read_probes(path: str) -> list[dict[str, str]]:
@@ -212,6 +252,25 @@ def read_probes(path: str) -> list[dict[str, str]]:
 
 def _given_id(row: Any) -> str | None:
     return str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
+
+
+def read_prompt(name: str, reader: RowReader, row: Row) -> RawPrompt | RejectedRow:
+    """A row of a source, usable or rejected. Raises AmbiguousSource."""
+    try:
+        return _raw_prompt(name, reader, row)[0]
+    except AmbiguousSource as error:
+        raise AmbiguousSource(_where(error, row)) from None
+    except ValueError as error:
+        return _rejected(name, row, error)
+
+
+def _rejected(name: str, row: Row, reason: ValueError) -> RejectedRow:
+    return RejectedRow(name, row.number, _given_id(row.value), str(reason), row.file)
+
+
+def _where(error: AmbiguousSource, row: Row) -> str:
+    number = f"row {row.number + 1}" if row.number >= 0 else "a row"
+    return f"{error} ({number}{' of ' + row.file if row.file else ''})"
 
 
 def _raw_prompt(name: str, reader: RowReader, given: Row) -> tuple[RawPrompt, tuple[str, ...]]:

@@ -6,39 +6,109 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.prompts.lengths import answers_of, is_given
+from orchestrator.prompts.kinds import RowKind, answer_bytes
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import RawPrompt, RejectedRow
 from workers.evaluation.config import HeldoutConfig
 from workers.splits import HELDOUT, TRAIN
 
+SAYS: tuple[str | None, ...] = (None, TRAIN, HELDOUT)
+"""What a row may say of its split, by number."""
 
-def assign_splits(config: RunConfig, prompts: Sequence[RawPrompt]) -> list[str]:
-    """Split of each prompt: what its row says; else `train` where rows of its source say `heldout` themselves; else
-    `heldout` for a share by a hash of its id, smallest hashes first, while the caps of its domains last.
 
-    Of each domain set, the prompt with the largest hash trains in any case. A cap makes a prompt's split hang on the
-    others: one that is added may take the place of the held-out one with the largest hash, which trains from then on.
-    Rows that say `heldout` have it whatever the caps are; those beyond are to be taken out first (`beyond_caps`).
+@dataclass(frozen=True)
+class Candidates:
+    """What splits are decided by, of rows in their order; arrays are [rows]."""
+
+    known: Sequence[RowKind]
+    """The kinds of rows that there are."""
+    kinds: np.ndarray
+    """Which of them a row is."""
+    says: np.ndarray
+    """What it says of its split: its place in SAYS."""
+    shares: np.ndarray
+    """`hash_share` of its id (float64)."""
+    answer_bytes: np.ndarray
+
+    @staticmethod
+    def of(prompts: Sequence[RawPrompt]) -> Candidates:
+        """Those of rows that are at hand."""
+        known: dict[RowKind, int] = {}
+        kinds = [known.setdefault(RowKind.of(p), len(known)) for p in prompts]
+        return Candidates(
+            list(known),
+            np.array(kinds, np.int64),
+            np.array([SAYS.index(p.split) for p in prompts], np.int8),
+            np.array([hash_share(p.id) for p in prompts], np.float64),
+            np.array([answer_bytes(p) for p in prompts], np.int64),
+        )
+
+    def of_each(self, kinds: Sequence[bool]) -> np.ndarray:
+        """What holds of kinds, by row."""
+        return np.array(kinds, bool)[self.kinds] if len(self.kinds) else np.zeros(0, bool)
+
+    def by_hash(self, rows: np.ndarray) -> np.ndarray:
+        """Rows, by index, with the smallest hashes first; of equal ones the first."""
+        return rows[np.argsort(self.shares[rows], kind="stable")]
+
+
+def split_rows(config: RunConfig, rows: Candidates) -> tuple[np.ndarray, int]:
+    """Whether each row is held out [rows]: as it says; else not where rows of its source say `heldout` themselves; else
+    those of a share by a hash of their ids, smallest hashes first, while the caps of their domains last. And how many
+    rows of the share train, as the caps have no room for them.
+
+    Of each domain set, the row with the largest hash trains in any case. A cap makes a row's split hang on the others:
+    one that is added may take the place of the held-out one with the largest hash, which trains from then on. Rows that
+    say `heldout` have it whatever the caps are; those beyond are to be taken out first (`beyond`). Raises ValueError
+    where a cap leaves no room for one answer.
+    """
+    room, heldout = _Room(config, rows), rows.says == SAYS.index(HELDOUT)
+    for i in np.flatnonzero(heldout).tolist():
+        room.take(i)
+    of_share = _by_share(config, rows)
+    for i in of_share.tolist():
+        if room.is_closed:
+            break
+        heldout[i] = room.take(i)
+    return heldout, int(len(of_share) - heldout[of_share].sum())
+
+
+def beyond(config: RunConfig, rows: Candidates) -> np.ndarray:
+    """Rows, by index, that say `heldout` and for which the caps leave no room, smallest hashes first. They are
+    rejected: who holds a row out wants it never to train, and a cap that they passed would bound nothing.
+
     Raises ValueError where a cap leaves no room for one answer.
     """
+    room = _Room(config, rows)
+    said = rows.by_hash(np.flatnonzero(rows.says == SAYS.index(HELDOUT)))
+    return np.array([i for i in said.tolist() if not room.take(i)], np.int64)
+
+
+def beyond_reason(config: RunConfig) -> str:
+    """Why a row of `beyond` is rejected."""
+    return f"is held out, and evaluate.heldout has no room for it ({_in_words(config.evaluate.heldout)})"
+
+
+def assign_splits(config: RunConfig, prompts: Sequence[RawPrompt]) -> list[str]:
+    """The split of each prompt (`split_rows`)."""
     return splits_and_trained(config, prompts)[0]
 
 
 def splits_and_trained(config: RunConfig, prompts: Sequence[RawPrompt]) -> tuple[list[str], int]:
     """The splits of `assign_splits`, and how many prompts of the share train, as the caps have no room for them."""
-    room, trained = _Room(config), 0
-    splits = [p.split or TRAIN for p in prompts]
-    for prompt in (p for p in prompts if p.split == HELDOUT):
-        room.take(prompt)
-    for i in _by_share(config, prompts):
-        if room.take(prompts[i]):
-            splits[i] = HELDOUT
-        else:
-            trained += 1
-    return splits, trained
+    heldout, trained = split_rows(config, Candidates.of(prompts))
+    return [HELDOUT if held else TRAIN for held in heldout.tolist()], trained
+
+
+def beyond_caps(config: RunConfig, prompts: Sequence[RawPrompt]) -> dict[int, RejectedRow]:
+    """The rejected rows of `beyond`, by the index of their prompt."""
+    reason = beyond_reason(config)
+    return {i: prompts[i].rejected(reason) for i in beyond(config, Candidates.of(prompts)).tolist()}
 
 
 def heldout_shares(
@@ -73,7 +143,8 @@ def _room_by_domain(
     texts: dict[str, float] = defaultdict(float)
     tokens: dict[str, float] = defaultdict(float)
     for prompt, part in zip(prompts, wanted, strict=True):
-        answers, each = answers_of(config, prompt, policies.of(prompt.source, prompt.domains), heldout=True)
+        kind = RowKind.of(prompt)
+        answers, each = kind.answers(config, kind.how(policies), answer_bytes(prompt), heldout=True)
         rows = part * sampled.get(prompt.source, 1.0)
         for domain in prompt.domains:
             texts[domain] += rows
@@ -85,19 +156,6 @@ def _room_by_domain(
         )
         for domain in {d for p in prompts for d in p.domains}
     }
-
-
-def beyond_caps(config: RunConfig, prompts: Sequence[RawPrompt]) -> dict[int, RejectedRow]:
-    """Prompts, by index, whose rows say `heldout` and for which the caps leave no room, smallest hashes first. They are
-    rejected: who holds a row out wants it never to train, and a cap that they passed would bound nothing.
-
-    Raises ValueError where a cap leaves no room for one answer.
-    """
-    room, found, caps = _Room(config), {}, config.evaluate.heldout
-    for i in sorted((i for i, p in enumerate(prompts) if p.split == HELDOUT), key=lambda i: hash_share(prompts[i].id)):
-        if not room.take(prompts[i]):
-            found[i] = prompts[i].rejected(f"is held out, and evaluate.heldout has no room for it ({_in_words(caps)})")
-    return found
 
 
 def caps_note(config: RunConfig, trained: int) -> str | None:
@@ -113,41 +171,52 @@ def caps_note(config: RunConfig, trained: int) -> str | None:
 
 def hash_share(identity: str) -> float:
     """A number in [0, 1) from an id: the same rows are held out whatever else the file holds."""
-    return int.from_bytes(hashlib.sha256(identity.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64
+    return int.from_bytes(id_digest(identity)[:8], "big") / 2**64
 
 
-def _by_share(config: RunConfig, prompts: Sequence[RawPrompt]) -> list[int]:
-    """Indices of the prompts that the share holds out, smallest hashes first."""
-    explicit = {p.source for p in prompts if p.split == HELDOUT}
-    shares = {i: hash_share(p.id) for i, p in enumerate(prompts) if p.split is None}
-    largest: dict[tuple[str, ...], int] = {}
-    for i, share in shares.items():
-        if share >= shares[largest.setdefault(prompts[i].domains, i)]:
-            largest[prompts[i].domains] = i
-    of_share = {i for i, s in shares.items() if s < config.evaluate.heldout.share and prompts[i].source not in explicit}
-    return sorted(of_share - set(largest.values()), key=lambda i: shares[i])
+def id_digest(identity: str) -> bytes:
+    """What stands for an id where ids are compared."""
+    return hashlib.sha256(identity.encode(errors="surrogatepass")).digest()
+
+
+def _by_share(config: RunConfig, rows: Candidates) -> np.ndarray:
+    """Indices of the rows that the share holds out, smallest hashes first."""
+    saying = np.unique(rows.kinds[rows.says == SAYS.index(HELDOUT)])
+    explicit = {rows.known[k].source for k in saying.tolist()}
+    free = (rows.says == 0) & ~rows.of_each([kind.source in explicit for kind in rows.known])
+    chosen = free & (rows.shares < config.evaluate.heldout.share)
+    for domains in {kind.domains for kind in rows.known}:
+        silent = np.flatnonzero((rows.says == 0) & rows.of_each([kind.domains == domains for kind in rows.known]))
+        if len(silent):
+            chosen[silent[len(silent) - 1 - np.argmax(rows.shares[silent][::-1])]] = False
+    return rows.by_hash(np.flatnonzero(chosen))
 
 
 class _Room:
     """What each domain may still hold out. The first prompt without room closes a domain: else the rest of its tokens
     would go to short answers."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config, self._caps = config, config.evaluate.heldout
+    def __init__(self, config: RunConfig, rows: Candidates) -> None:
+        self._config, self._caps, self._rows = config, config.evaluate.heldout, rows
         self._policies = PolicyResolver(config)
         self._texts: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
-        self._closed: set[str] = set()
+        self._open = {d for kind in rows.known for d in kind.domains}
 
-    def take(self, prompt: RawPrompt) -> bool:
-        """Hold a prompt out if all of its domains have room. Raises ValueError for answers that no room is enough
-        for."""
-        tokens, most = self._tokens_of(prompt), self._caps.max_tokens
+    @property
+    def is_closed(self) -> bool:
+        """Whether no domain has room any more."""
+        return not self._open
+
+    def take(self, row: int) -> bool:
+        """Hold a row out if all of its domains have room. Raises ValueError for answers that no room is enough for."""
+        kind = self._rows.known[self._rows.kinds[row]]
+        tokens, most = self._tokens_of(kind, int(self._rows.answer_bytes[row])), self._caps.max_tokens
         if most is not None and tokens > most:
             return False  # a given text; others have room
-        full = {d for d in prompt.domains if self._is_full(d, tokens)}
-        self._closed |= full
-        for domain in prompt.domains if not full else ():
+        full = {d for d in kind.domains if self._is_full(d, tokens)}
+        self._open -= full
+        for domain in kind.domains if not full else ():
             self._texts[domain] += 1
             self._tokens[domain] += tokens
         return not full
@@ -155,20 +224,19 @@ class _Room:
     def _is_full(self, domain: str, tokens: int) -> bool:
         texts, most = self._caps.max_texts, self._caps.max_tokens
         return (
-            domain in self._closed
+            domain not in self._open
             or (texts is not None and self._texts[domain] >= texts)
             or (most is not None and self._tokens[domain] + tokens > most)
         )
 
-    def _tokens_of(self, prompt: RawPrompt) -> int:
-        """Target tokens of a prompt's answers, as `max_tokens` counts them."""
+    def _tokens_of(self, kind: RowKind, given: int) -> int:
+        """Target tokens of a row's answers, as `max_tokens` counts them."""
         most = self._caps.max_tokens
         if most is None:
             return 0
-        how = self._policies.of(prompt.source, prompt.domains)
-        answers, each = answers_of(self._config, prompt, how, heldout=True)
-        if answers * each > most and not is_given(self._config, prompt, heldout=True):
-            domains = " and ".join(prompt.domains)
+        answers, each = kind.answers(self._config, kind.how(self._policies), given, heldout=True)
+        if answers * each > most and not kind.is_given(self._config, heldout=True):
+            domains = " and ".join(kind.domains)
             raise ValueError(
                 f"evaluate.heldout.max_tokens: {most:,}, but the answers to one prompt of {domains} "
                 f"may have {answers * each:,} (max_new_tokens x evaluate.samples); give more, or null"

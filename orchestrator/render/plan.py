@@ -64,7 +64,11 @@ def _print_inventory(plan: RunPlan, out: Console) -> None:
 def _print_prompts(plan: RunPlan, out: Console) -> None:
     rows = [[d, f"{r['train']:,}", f"{r['heldout']:,}", f"{r['tokens']:,}"] for d, r in sorted(plan.prompts.items())]
     print_columns(out, ["domain", "train prompts", "held out", "target tokens at most"], rows, ["domain"])
-    sampled = [f"{n} {s['read']:,} of {s['rows']:,}" for n, s in plan.sources.items() if s["read"] < s["rows"]]
+    sampled = [
+        f"{n} {s['read']:,} of {'' if s['exact'] else 'about '}{s['rows']:,}"
+        for n, s in plan.sources.items()
+        if s["read"] < s["rows"]
+    ]
     if sampled:
         out.print(f"estimated from rows that were read: {', '.join(sampled)}; --full reads all", markup=False)
 

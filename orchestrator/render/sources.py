@@ -17,6 +17,10 @@ def source_line(name: str, rows: SourceRows) -> str:
     ways = " or ".join(" + ".join(columns) for columns, _ in rows.read_as.most_common(_SHOWN))
     line = f"prompts.{name}: {' and '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())} (from {ways})"
     line += f", {'all' if given == len(rows.prompts) else f'{given:,}'} with the answer given" if given else ""
+    if rows.read < rows.rows:
+        line += (
+            f", in a sample of {rows.read:,} of {'' if rows.exact else 'about '}{rows.rows:,} rows (--full reads all)"
+        )
     if rows.unread:
         unread = [column for column, _ in rows.unread.most_common()]
         line += f"; not read: {', '.join(unread[:_SHOWN])}{' and others' if len(unread) > _SHOWN else ''}"
@@ -26,6 +30,7 @@ def source_line(name: str, rows: SourceRows) -> str:
 def source_data(rows: SourceRows) -> dict[str, object]:
     """The same for a program."""
     return {
+        **{"rows": rows.rows, "rows_read": rows.read, "exact": rows.exact},
         "prompts": len(rows.prompts),
         "kinds": dict(Counter(map(_kind, rows.prompts))),
         "given": sum(p.answer is not None for p in rows.prompts),

@@ -9,8 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from orchestrator.stores.opening import OpenTargets
-from workers.layout import manifest_key
-from workers.manifest import Manifest
+from workers.manifest import Manifest, is_frozen
 from workers.splits import SPLITS
 from workers.targets.commits.log import Entry
 from workers.targets.encoding.arrays import UnitTargets
@@ -53,11 +52,11 @@ def _unit_of(source: OpenTargets, prompt: str) -> int:
     unit = manifest.unit_of(prompt)
     if unit is not None:
         return unit
-    others = [s for s in SPLITS if s != split and storage.exists(manifest_key(s))]
+    others = [s for s in SPLITS if s != split and is_frozen(storage, s)]
     elsewhere = [s for s in others if Manifest(storage, s).unit_of(prompt) is not None]
     if elsewhere:
         raise ValueError(f"--prompt {prompt}: is a {elsewhere[0]} prompt; add --split {elsewhere[0]}")
-    ids = manifest.ids()
+    ids = list(manifest.ids())
     near = get_close_matches(prompt, ids, 3) or ids[:3]
     raise ValueError(
         f"--prompt {prompt}: none of the {len(ids):,} {split} prompts has this id; there are "

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator.preflight.checks import check
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import answer_rules, missing_heads, open_stores, write_heads
 from support.commit_processes import entry_of

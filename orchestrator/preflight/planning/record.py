@@ -18,8 +18,8 @@ class RunPlan:
     inventory: Inventory
     parts: list[Part] = field(default_factory=list)
     sources: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By prompt source: `rows` that it has, and how many of them were `read`; with fewer, what follows of its prompts
-    is an estimate from those."""
+    """By prompt source: `rows` that it has, whether that is `exact`, and how many of them were `read`; with fewer, what
+    follows of its prompts is an estimate from those."""
     prompts: dict[str, dict[str, int]] = field(default_factory=dict)
     """By domain: train and heldout prompts, target tokens at most."""
     teachers: dict[str, list[str]] = field(default_factory=dict)

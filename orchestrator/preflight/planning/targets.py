@@ -9,7 +9,7 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.memory import target_bytes
 from orchestrator.preflight.planning.record import RunPlan
-from orchestrator.prompts.lengths import answers_of
+from orchestrator.prompts.kinds import RowKind, answer_bytes
 from orchestrator.prompts.notes import text_notes
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
 from orchestrator.prompts.sources import RawPrompt
@@ -91,7 +91,7 @@ def _note_domains(plan: RunPlan, config: RunConfig) -> None:
 
 def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:
     """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
-    texts, answer = answers_of(config, prompt, how, heldout=heldout)
+    texts, answer = RowKind.of(prompt).answers(config, how, answer_bytes(prompt), heldout=heldout)
     messages = chat_of(prompt, how)
     before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
     all_positions = config.targets.positions == "all" and not heldout

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from cluster.storage import Storage, open_storage, read_buffer
+from cluster.storage import Storage, open_ranges, open_storage
 from orchestrator.prompts.reading import tables
 from orchestrator.prompts.reading.formats import TABLE
 from orchestrator.prompts.reading.sample import SKIPPED, EvenSample
 
-Reader = Callable[[BinaryIO, EvenSample], Iterator[Any]]
+Reader = Callable[[BinaryIO, EvenSample, tables.Part], Iterator[Any]]
 
 READERS: dict[str, Reader] = {
     ".jsonl": tables.json_rows,
@@ -28,6 +28,8 @@ READERS: dict[str, Reader] = {
     ".parquet": tables.parquet_rows,
 }
 COMPRESSED = (".gz", ".zst")
+_BLOCK = 512 << 10
+"""Bytes of a request for a file on S3."""
 _METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """JSON beside data, not data."""
 
@@ -57,8 +59,32 @@ class DataFile:
     """A file of a source that can be opened."""
 
     name: str
-    open: Callable[[], BinaryIO]
+    raw: Callable[[], BinaryIO]
+    """Opens its bytes as they are kept."""
     rows: Reader
+    unpack: Callable[[BinaryIO], BinaryIO] | None = None
+    """Makes of them those of the file that was compressed; such a file is read from its beginning."""
+
+    def open(self) -> BinaryIO:
+        file = self.raw()
+        return self.unpack(file) if self.unpack is not None else file
+
+    @property
+    def parts_by(self) -> Literal["lines", "groups"] | None:
+        """By what parts of it can be read apart; None where they cannot. Opens the file."""
+        if self.unpack is not None:
+            return None
+        if self.rows is tables.parquet_rows:
+            return "groups"
+        if self.rows is not tables.json_rows:
+            return None
+        with self.open() as file:
+            return "lines" if tables.holds_lines(file) else None
+
+    def size(self) -> int:
+        """Its bytes, as they are kept."""
+        with self.raw() as file:
+            return file.seek(0, io.SEEK_END)
 
 
 def kind_of(name: str) -> str | None:
@@ -96,15 +122,18 @@ def data_files(path: str, split: str) -> list[DataFile] | None:
     return None
 
 
-def rows_of(files: list[DataFile], sample: EvenSample | None = None) -> Iterator[Row]:
-    """The rows of files, one file after another; SKIPPED_ROW for those that a sample leaves out. Raises ValueError for
-    one that is damaged, naming it."""
+def rows_of(
+    files: list[DataFile], sample: EvenSample | None = None, part: tables.Part = tables.WHOLE, *, named: bool = False
+) -> Iterator[Row]:
+    """The rows of files, or of a part of each, one file after another; SKIPPED_ROW for those that a sample leaves out.
+    Rows say of which file they are where there are several, or if `named`. Raises ValueError for a file that is
+    damaged, naming it."""
     sample = sample or EvenSample()
     for item in files:
-        name, number = item.name if len(files) > 1 else "", -1
+        name, number = item.name if named or len(files) > 1 else "", -1
         try:
             with item.open() as file:
-                for number, value in enumerate(item.rows(file, sample)):
+                for number, value in enumerate(item.rows(file, sample, part)):
                     yield SKIPPED_ROW if value is SKIPPED else Row(value, name, number)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{item.name!r} is damaged after row {number + 1} ({error}); fetch it again") from None
@@ -123,7 +152,7 @@ def rows_by_footers(files: list[DataFile]) -> int:
         lengths = []
         for item in files:
             with item.open() as file:
-                lengths.append(tables.parquet_length(file))
+                lengths.append(sum(tables.parquet_groups(file)))
     except OSError:
         return 0
     return sum(lengths) if all(lengths) else 0
@@ -143,16 +172,19 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """The same on S3. A file is read whole: rows are taken from memory, one after another."""
+    """The same on S3. A file is read in blocks, as far as it is asked for."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._sizes: dict[str, int] = {}
+        """Of files that were listed: no other request is made for theirs."""
 
     def names(self) -> list[str]:
-        return [stored.key for stored in self._storage.listing("")]
+        self._sizes = {stored.key: stored.bytes for stored in self._storage.listing("")}
+        return sorted(self._sizes)
 
     def open(self, name: str) -> BinaryIO:
-        return read_buffer(self._storage, name)
+        return open_ranges(self._storage, name, size=self._sizes.get(name), block=_BLOCK)
 
 
 def _remote_files(path: str, split: str) -> list[DataFile]:
@@ -203,17 +235,15 @@ def _file(path: str, name: str, opened: Callable[[], BinaryIO]) -> DataFile:
             f"{path!r} is not a kind of file that is read; use {', '.join(READERS)}, each also .gz or .zst; see {TABLE}"
         )
     suffix = PurePosixPath(path).suffix
-    if suffix in COMPRESSED:
-        opened = partial(_decompressed, opened, suffix, kind == ".parquet")
-    return DataFile(name or path, opened, READERS[kind])
+    unpack = partial(_unpacked, suffix, kind == ".parquet") if suffix in COMPRESSED else None
+    return DataFile(name or path, opened, READERS[kind], unpack)
 
 
 def _open_local(path: str) -> BinaryIO:
     return Path(path).open("rb")
 
 
-def _decompressed(opened: Callable[[], BinaryIO], suffix: str, seekable: bool) -> BinaryIO:
-    file: Any = opened()
+def _unpacked(suffix: str, seekable: bool, file: Any) -> BinaryIO:
     if suffix == ".gz":
         plain: Any = gzip.GzipFile(fileobj=file)
     else:

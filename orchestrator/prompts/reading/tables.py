@@ -3,6 +3,7 @@ in its place, so that those after it are still read; a row that a sample leaves 
 
 from __future__ import annotations
 
+import bisect
 import codecs
 import csv
 import io
@@ -10,6 +11,7 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -20,17 +22,30 @@ _CHUNK = 1 << 20
 
 _BATCH = 1024
 
+_PEEK = 4096
+"""Bytes at the beginning of a file by which it is told what it is."""
+
 _SPACE = re.compile(r"[\s,]*")
+
+Part = tuple[int, int | None]
+"""Of a file: from which byte (JSON lines) or row group (Parquet) to which; None is its end."""
+
+WHOLE: Part = (0, None)
 
 _LONGEST_LITERAL = 16
 """Characters at the end of a part in which a literal or an escape may be cut."""
 
 
-def json_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
-    """Values of a file of JSON lines, or the elements of one array, over several lines or on one.
+def json_rows(file: BinaryIO, sample: EvenSample, part: Part = WHOLE) -> Iterator[Any]:
+    """Values of a file of JSON lines, or the elements of one array, over several lines or on one. Of a part, those of
+    the lines that begin in it; an array is never parted.
 
     Raises ValueError for an array that breaks off: what follows would be lost.
     """
+    if part != WHOLE:
+        lines: Any = LinesOf(file, *part)
+        yield from _json_lines(lines, sample) if part[0] else json_rows(lines, sample)
+        return
     first = file.readline(_CHUNK).removeprefix(codecs.BOM_UTF8)
     while first.isspace():
         first = file.readline(_CHUNK)
@@ -46,12 +61,49 @@ def json_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
     second = file.readline()
     if first.strip() == b"{" and second.lstrip().startswith(b'"'):
         raise ValueError("holds one JSON object over several lines; give rows: one object a line, or one array")
-    for line in itertools.chain([first, second], file):
+    yield from _json_lines(itertools.chain([first, second], file), sample)
+
+
+class LinesOf:
+    """The lines of a file that begin in a part of it, as a file has them."""
+
+    def __init__(self, file: BinaryIO, begin: int, end: int | None) -> None:
+        self._file, self.place, self._end = file, begin, end
+        file.seek(max(begin - 1, 0))
+        if begin:
+            self.place = begin - 1 + len(file.readline())  # the rest of the line before
+
+    def readline(self, limit: int = -1) -> bytes:
+        if self._end is not None and self.place >= self._end:
+            return b""
+        line = self._file.readline(limit)
+        self.place += len(line)
+        return line
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+
+def holds_lines(file: BinaryIO) -> bool:
+    """Whether a file of JSON is one of lines, by its beginning; else it is one array, or blank so far."""
+    return file.read(_PEEK).removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in (b"", b"[")
+
+
+def json_values(lines: Iterable[bytes]) -> Iterator[Any]:
+    """The values of JSON lines, without those that are blank."""
+    return (_value(line) for line in lines if line and not line.isspace())
+
+
+def _json_lines(lines: Iterable[bytes], sample: EvenSample) -> Iterator[Any]:
+    for line in lines:
         if not line.isspace() and line:
             yield _value(line) if sample.wants() else SKIPPED
 
 
-def csv_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
+def csv_rows(file: BinaryIO, sample: EvenSample, part: Part = WHOLE) -> Iterator[Any]:
     """Rows of a CSV file with a header, as text; an empty field is null. Bytes that are not UTF-8 reject their row."""
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -71,15 +123,15 @@ def csv_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
             yield _csv_row(header, fields) if sample.wants() else SKIPPED
 
 
-def parquet_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
-    """Rows of a Parquet file; nulls within values are left out, as columns of objects are full of them. A row group of
-    which no row is wanted is not decoded."""
+def parquet_rows(file: BinaryIO, sample: EvenSample, part: Part = WHOLE) -> Iterator[Any]:
+    """Rows of a Parquet file, or of some of its row groups; nulls within values are left out, as columns of objects are
+    full of them. A row group of which no row is wanted is not decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq  # half a second that a JSONL run need not spend
 
     try:
         parquet = pq.ParquetFile(file)
-        for group in range(parquet.num_row_groups):
+        for group in range(parquet.num_row_groups)[slice(*part)]:
             rows = parquet.metadata.row_group(group).num_rows
             if sample.skips(rows):
                 yield from itertools.repeat(SKIPPED, rows)
@@ -90,18 +142,42 @@ def parquet_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
         raise ValueError(f"is not a whole Parquet file ({_first_line(error)})") from None
 
 
-def parquet_length(file: BinaryIO) -> int:
-    """Rows of a Parquet file, by its footer. 0 for one that is broken, of which reading it tells."""
+def parquet_groups(file: BinaryIO) -> list[int]:
+    """Rows of each row group of a Parquet file, by its footer; none of one that is broken, of which reading it
+    tells."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(file).num_rows)
+        footer = pq.read_metadata(file)
     except pa.ArrowException:
-        return 0
+        return []
+    return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 
-def arrow_rows(file: BinaryIO, sample: EvenSample) -> Iterator[Any]:
+def parquet_run(file: BinaryIO, shares: list[float], each: int) -> tuple[int, list[tuple[int, Any]]]:
+    """How many rows a Parquet file has, and `each` rows at some places of it, given as shares of all rows: with their
+    numbers. At a place the first rows of its row group are taken."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        parquet = pq.ParquetFile(file, buffer_size=_CHUNK, pre_buffer=False)
+        ends = list(itertools.accumulate(parquet_groups(file)))
+        total = ends[-1] if ends else 0
+        places = Counter(bisect.bisect_right(ends, int(share * total)) for share in shares if total)
+        rows: list[tuple[int, Any]] = []
+        for group, times in sorted(places.items()):
+            begin = ends[group - 1] if group else 0
+            wanted = min(each * times, ends[group] - begin)
+            batch = next(parquet.iter_batches(wanted, row_groups=[group], use_threads=False))
+            rows += zip(itertools.count(begin), map(without_nulls, batch.to_pylist()), strict=False)
+    except pa.ArrowException as error:
+        raise ValueError(f"is not a whole Parquet file ({_first_line(error)})") from None
+    return total, rows
+
+
+def arrow_rows(file: BinaryIO, sample: EvenSample, part: Part = WHOLE) -> Iterator[Any]:
     """Rows of an Arrow stream, such as `datasets` saves."""
     import pyarrow as pa
 

@@ -22,7 +22,7 @@ from orchestrator.driver.session import Session, open_leased
 from orchestrator.monitors.base import Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.events import read_events
@@ -116,13 +116,13 @@ def test_frozen_prompts_are_not_read_from_their_sources_again(project: Project) 
     run, config = RunFolder.of(file.located()), file.located()
     run.open(file)
     first = check(file, frozen_will_do=True)
-    assert first.screened is not None and first.prompts
+    assert first.screened and first.prompts
     freeze(config, run.uri, first.take_screened())
-    assert first.screened is None and not first.prompts
+    assert not first.screened and not first.prompts
     for name in ("medical", "legal"):
         (project.folder / f"{name}.jsonl").unlink()
     again = check(file, frozen_will_do=True)
-    assert again.screened is None and again.tokenizer == first.tokenizer
+    assert not again.screened and again.tokenizer == first.tokenizer
     with pytest.raises(ValueError, match="no such file"):
         check(file)
 

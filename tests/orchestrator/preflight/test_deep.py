@@ -10,7 +10,7 @@ import pytest
 from support.captured_run import give_weights
 from support.project import Project
 
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from workers.layout import PROMPTS_SUMMARY
 
 Command = Callable[..., Any]

@@ -10,7 +10,7 @@ import pytest
 from support.project import Project
 
 from orchestrator.preflight.checks import check
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import open_stores
 from workers.chat_template import system_message_fault, usual_template

@@ -16,6 +16,7 @@ import pytest
 from support.project import Project
 
 from orchestrator.config.schema import PromptSource
+from orchestrator.prompts.reading.places import PLACES
 from orchestrator.prompts.reading.sample import EvenSample
 from orchestrator.prompts.sources import SourceRows, screen
 
@@ -119,7 +120,17 @@ def parquet_in_a_folder(path: Path) -> Path:
 
 
 def sampled(path: Path, **source: Any) -> SourceRows:
-    return screen("med", PromptSource(path=str(path), **source), MOST)
+    return screen("med", PromptSource(path=str(path), **source), "few")
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.prompts.sources.FEW_ROWS", MOST)
+
+
+@pytest.fixture
+def all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.prompts.reading.places.LARGE_BYTES", 1000)
 
 
 @pytest.mark.parametrize("write", [jsonl, array, lines_of_an_array, csv, compressed, parquet, parquet_in_a_folder])
@@ -162,3 +173,43 @@ def test_row_groups_of_which_no_row_is_read_are_not_decoded(tmp_path: Path) -> N
     assert sampled(path).rows == ROWS
     with pytest.raises(ValueError, match=r"rows\.parquet"):
         screen("med", PromptSource(path=str(path)))
+
+
+# Of large files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("all_is_large")
+@pytest.mark.parametrize("reading", ["few", "most"])
+@pytest.mark.parametrize("write", [jsonl, array, lines_of_an_array, csv, compressed, parquet, parquet_in_a_folder])
+def test_of_large_files_some_rows_are_read_as_they_are(
+    write: Callable[[Path], Path], reading: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.prompts.sources.LARGE_SAMPLE", MOST)
+    source = PromptSource(path=str(write(tmp_path / "rows")))
+    found, whole = screen("med", source, reading), screen("med", source)
+    assert found.placed and not whole.placed and whole.read == ROWS
+    assert found.read == len(found.prompts) <= MOST + PLACES
+    by_id = {prompt.id: prompt for prompt in whole.prompts}
+    assert all(prompt == by_id[prompt.id] and prompt.row in (-1, by_id[prompt.id].row) for prompt in found.prompts)
+    assert len({prompt.id for prompt in found.prompts}) == found.read, "no row twice"
+    if write is jsonl:  # rows have 32 to 35 bytes, and some two more
+        assert not found.exact and found.rows == pytest.approx(ROWS, rel=0.12)
+    else:
+        assert (found.rows, found.exact) == (ROWS, True)
+    if write in (jsonl, parquet_in_a_folder):
+        numbers = sorted(int(prompt.id.removeprefix("med/")) for prompt in found.prompts)
+        assert numbers[0] == 0 and max(b - a for a, b in itertools.pairwise(numbers)) < ROWS / 2
+
+
+@pytest.mark.usefixtures("all_is_large")
+def test_broken_rows_of_large_files_are_told_without_a_number(project: Project) -> None:
+    path = project.rows("rows.jsonl", *(row if i % 2 else "{" for i, row in enumerate(texts(1000))))
+    found = sampled(path)
+    assert found.read == len(found.prompts) + len(found.rejected) and found.rejected
+    assert "a row: is not JSON" in str(found.rejected[-1])
+
+
+@pytest.mark.usefixtures("all_is_large")
+def test_a_source_with_a_limit_is_read_from_its_beginning(tmp_path: Path) -> None:
+    found = screen("med", PromptSource(path=str(jsonl(tmp_path / "rows")), limit=30), "most")
+    assert [prompt.row for prompt in found.prompts] == list(range(30)) and not found.placed

@@ -15,7 +15,7 @@ from cluster.storage import open_storage
 from orchestrator.preflight.checks import check
 from orchestrator.preflight.plan import make_plan
 from orchestrator.preflight.trial import try_prompts
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.prompts.sources import RawPrompt, screen_all
 from orchestrator.prompts.splits import assign_splits, beyond_caps, hash_share
 from orchestrator.runs.folder import RunFolder

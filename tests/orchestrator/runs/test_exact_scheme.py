@@ -14,7 +14,7 @@ from support.project import Project
 from cluster.inventory import Inventory
 from orchestrator.preflight.checks import check
 from orchestrator.preflight.plan import RunPlan, make_plan
-from orchestrator.prompts.freezing import freeze
+from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import open_stores
 from workers.layout import CONFIG
@@ -173,12 +173,12 @@ def test_a_run_from_before_the_caps_goes_on_with_what_it_froze(wide: Project) ->
     settings = ("evaluate.heldout={share: 0.5, max_texts: null, max_tokens: null}", "evaluate.targets=full")
     first = opened(wide, *settings)
     run = RunFolder.of(wide.load().located())
-    before = run.storage.read("prompts/g0000/heldout.parquet")
+    before = run.storage.read("prompts/g0000/heldout.plan.parquet")
     record = yaml.safe_load(run.storage.read(CONFIG))
     record["evaluate"]["heldout"] = 0.5
     run.storage.write(CONFIG, yaml.safe_dump(record).encode())
     assert opened(wide, "evaluate.heldout=0.5") == first and first.scheme == "full"
-    assert run.storage.read("prompts/g0000/heldout.parquet") == before
+    assert run.storage.read("prompts/g0000/heldout.plan.parquet") == before
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from orchestrator.driver.pipeline import freeze_prompts
 from orchestrator.driver.session import open_session
 from orchestrator.preflight.place import Needs
 from orchestrator.runs.errors import RunFailed
-from orchestrator.stages.preparation import Preparation
+from orchestrator.stages.preparing.preparation import Preparation
 from workers.layout import StudentLayout
 from workers.student.models.resources import initial_bytes
 

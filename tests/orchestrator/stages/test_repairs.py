@@ -19,10 +19,11 @@ from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import lacking, missing_units
 from orchestrator.stages.repairs import rows_of_marked, units_to_repair
-from workers.layout import plan_key
+from workers.manifest import UnitPlace, write_plan
 from workers.targets.commits.log import Entry, Part
 from workers.targets.reader import Cursor, DomainPosition
 from workers.targets.store import TargetStore
+from workers.units import Unit, UnitPlan
 
 DOMAINS = ["medical", "legal", "medical", "legal", "medical"]
 
@@ -43,11 +44,8 @@ def to_repair(run: RunFolder) -> dict[int, int]:
 def run(tmp_path: Path) -> RunFolder:
     """Five planned units, of which the first four are committed."""
     run = RunFolder(str(tmp_path / "clinic"))
-    units = [
-        {"index": u, "domains": [d], "teacher": "teacher", "prompts": 1, "tokens": 9, "generates": True}
-        for u, d in enumerate(DOMAINS)
-    ]
-    run.storage.write(plan_key("train"), json.dumps({"generation": "g0000", "units": units}).encode())
+    units = tuple(Unit(u, (d,), "teacher", 1, 9, True) for u, d in enumerate(DOMAINS))
+    write_plan(run.storage, UnitPlan("train", units), [UnitPlace(0, 0, 0, 0)] * len(units))
     for unit in range(4):
         commit(run, entry(unit))
     return run

@@ -137,7 +137,7 @@ def test_the_report_counts_by_reason_and_domain_and_says_where_text_and_targets_
     assert report.prompts.reasons_by_source == {"medical": {"is not JSON": 1, "repeats an earlier prompt": 1}}
     short = f"{by_domain['legal']['is longer than 4 tokens']} × is longer than 4 tokens"
     for text in (markdown(report), "\n".join(closing_lines(report))):
-        assert "rows of prompts.medical rejected: 1 × is not JSON; 1 × repeats an earlier prompt" in text
+        assert "rows of prompts.medical rejected: 1 × repeats an earlier prompt; 1 × is not JSON" in text
         assert f"answers of legal rejected: {short}" in text
         assert "medical: answers are sampled at temperature 0.5, targets are at temperature 1" in text
         assert "answers are rejected by answers.max_tokens" in text

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -323,11 +322,5 @@ def text_shape(storage: Storage, rules: TextsConfig) -> Shape:
 
     if not rules.mask_prompts:
         return lambda unit, rows: shape_rows(rows, rules, None)
-    manifest, lock = Manifest(storage, TRAIN), threading.Lock()
-
-    def shape(unit: int, rows: list[TargetRow]) -> list[TargetRow]:
-        with lock:
-            lengths = {p.id: len(p.prompt_token_ids) for p in manifest.prompts(unit)}
-        return shape_rows(rows, rules, lengths)
-
-    return shape
+    manifest = Manifest(storage, TRAIN)
+    return lambda unit, rows: shape_rows(rows, rules, manifest.prompt_lengths(unit))

@@ -16,8 +16,7 @@ import numpy as np
 from cluster.lease import Fence
 from cluster.storage import Storage
 from workers.channels.events import Event, Message, UnitCommitted
-from workers.layout import plan_key
-from workers.manifest import Manifest, read_plan
+from workers.manifest import Manifest, is_frozen, read_plan
 from workers.splits import HELDOUT, TRAIN
 from workers.targets.commits.damage import DamagedShard, DamagedStore
 from workers.targets.commits.log import Entry
@@ -180,7 +179,7 @@ class UnitRunner:
                 f"{' and '.join(store.vocab_order_files.keys)}, which every shard of the store needs, are lost; "
                 "put one back from a backup, or start again under another run name"
             )
-        split = HELDOUT if self._storage.exists(plan_key(HELDOUT)) else store.split
+        split = HELDOUT if is_frozen(self._storage, HELDOUT) else store.split
         requests = calibration_texts(read_plan(self._storage, split), Manifest(self._storage, split))
         if requests:
             spec = CaptureSpec.of(store.header, (), marginal=True)

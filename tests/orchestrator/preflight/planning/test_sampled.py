@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from support.project import Project
 
-from orchestrator.cli.before import PLANNED_ROWS
+from orchestrator.prompts.sources import FEW_ROWS
 
 Command = Callable[..., Any]
-ROWS = 3 * PLANNED_ROWS
+ROWS = 3 * FEW_ROWS
 
 
 def plan(project: Project, stillhouse: Command, *words: str) -> dict[str, Any]:
@@ -33,9 +33,9 @@ def test_rows_are_exact_and_tokens_an_estimate(project: Project, stillhouse: Com
     project.set("evaluate.text", "given")
     quick, full = plan(project, stillhouse), plan(project, stillhouse, "--full")
     read = quick["sources"]["medical"]["read"]
-    assert quick["sources"]["medical"]["rows"] == ROWS and PLANNED_ROWS / 2 - 20 <= read <= PLANNED_ROWS
-    assert full["sources"]["medical"] == {"rows": ROWS, "read": ROWS}
-    assert quick["sources"]["legal"] == full["sources"]["legal"] == {"rows": 8, "read": 8}
+    assert quick["sources"]["medical"]["rows"] == ROWS and FEW_ROWS / 2 - 20 <= read <= FEW_ROWS
+    assert full["sources"]["medical"] == {"rows": ROWS, "read": ROWS, "exact": True}
+    assert quick["sources"]["legal"] == full["sources"]["legal"] == {"rows": 8, "read": 8, "exact": True}
     assert quick["prompts"]["legal"] == full["prompts"]["legal"], "a small source is read whole"
     counts = quick["prompts"]["medical"]
     assert counts["train"] + counts["heldout"] == ROWS
@@ -68,7 +68,7 @@ def test_a_sample_refuses_nothing(project: Project, stillhouse: Command) -> None
     project.set("specialists.rare", {})
     quick = plan(project, stillhouse)
     assert quick["prompts"]["rare"]["train"] == 1
-    assert quick["sources"]["medical"] == {"rows": ROWS, "read": ROWS}, "all rows were asked"
+    assert quick["sources"]["medical"] == {"rows": ROWS, "read": ROWS, "exact": True}, "all rows were asked"
 
 
 def test_what_is_wrong_with_all_rows_is_refused(project: Project, stillhouse: Command) -> None:

@@ -17,12 +17,12 @@ from orchestrator.prompts.sources import Screened
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.capture import missing_heads
-from orchestrator.stages.preparer import Preparer, Start
+from orchestrator.stages.preparing.preparer import Preparer, Start
 from workers.layout import PROMPTS_SUMMARY, StudentLayout
 from workers.student.models.resources import resource_request
 
 _SAY_S = 30.0
-"""Seconds for a place after which it is said what is waited for."""
+"""Seconds after which it is said what place is waited for, or how far freezing is."""
 
 
 class Preparation:
@@ -63,7 +63,13 @@ class Preparation:
             # Of a specialist that was added; what older runs froze does not say.
             check_students_hold(ctx.config, summary.get("longest", {}), positions_by_settings(ctx.config))
             return summary
-        return _result(self._preparer().freeze_prompts.remote(ctx.config, ctx.run.uri, screened))
+        preparer, said = self._preparer(), ""
+        call = preparer.freeze_prompts.remote(ctx.config, ctx.run.uri, screened)
+        while not ray.wait([call], timeout=_SAY_S)[0]:
+            if (words := ray.get(preparer.frozen.remote())) != said:
+                ctx.say(f"freezing prompts: {words}")
+                said = words
+        return _result(call)
 
     def heads(self) -> None:
         """The heads of teachers whose hidden states a store is to hold, where they are missing.

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import ray
 from cluster.storage import open_storage
 from orchestrator.config.python_function import load_functions
 from orchestrator.config.schema import RunConfig
-from orchestrator.prompts.freezing import freeze, teacher_tokenizers
+from orchestrator.prompts.freezing.freeze import freeze
+from orchestrator.prompts.freezing.work import teacher_tokenizers, told
 from orchestrator.prompts.sources import Screened
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from orchestrator.stages.capture import write_heads
+from orchestrator.stages.preparing.freezing_pool import in_pool
 from workers.layout import StudentLayout
 from workers.manifest import Manifest, read_plan
 from workers.splits import TRAIN
@@ -39,7 +42,7 @@ class Start:
     seed: int
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
+@ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"progress": 1})
 class Preparer:
     """Makes prompts and initial weights. What is there already is not asked of it (preparation.py)."""
 
@@ -47,6 +50,8 @@ class Preparer:
         self._tokenizers: dict[str, TeacherTokenizer] | None = None
         self._positions: dict[str, Positions] = {}
         """Of students that were tried."""
+        self._frozen = ""
+        """How far freezing is, in words."""
 
     def try_out(self, config: RunConfig, names: list[str]) -> None:
         """Load the user's functions, build specialists without weights and run one micro-batch of each. Raises
@@ -63,7 +68,13 @@ class Preparer:
 
     def freeze_prompts(self, config: RunConfig, run_uri: str, screened: Screened | None) -> dict[str, Any]:
         """Freeze the prompts; returns their summary. Raises ValueError."""
-        return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions)
+        spread = told(in_pool, partial(setattr, self, "_frozen"))
+        return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions, spread=spread)
+
+    @ray.method(concurrency_group="progress")
+    def frozen(self) -> str:
+        """How far freezing the prompts is, in words; nothing before a part is done."""
+        return self._frozen
 
     def write_heads(self, config: RunConfig, run_uri: str, missing: dict[str, list[str]]) -> None:
         """Put teachers' heads into the stores of some splits. Raises ValueError."""

@@ -1,0 +1,1 @@
+"""What must be there before teacher and students start: frozen prompts, heads, initial weights."""

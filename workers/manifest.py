@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -141,6 +142,7 @@ class Manifest:
     def __init__(self, storage: Storage, split: str, generation: str = FIRST_GENERATION) -> None:
         self._storage, self._split, self._generation = storage, split, generation
         self._old: pq.ParquetFile | None = None
+        self._lock = threading.Lock()
         names = ["shard", "offset", "bytes", "unpacked"]
         try:
             buffer = read_buffer(storage, plan_key(split, generation))
@@ -180,7 +182,8 @@ class Manifest:
 
     def _batch(self, unit: int) -> pa.RecordBatch | pa.Table:
         if self._old is not None:
-            return self._old.read_row_group(unit, use_threads=False).drop_columns(["unit"])
+            with self._lock:  # its file has one place
+                return self._old.read_row_group(unit, use_threads=False).drop_columns(["unit"])
         shard, offset, size, unpacked = (self._places[name][unit].as_py() for name in self._places.column_names)
         packed = self._storage.read_range(manifest_key(self._split, shard, self._generation), offset, size)
         return pa.ipc.read_record_batch(_CODEC.decompress(packed, unpacked), PROMPT_SCHEMA)

@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # where the tests' S3 servers are
-
 from support.servers.s3_servers import WEED, moto, reached_at, seaweed
 
 from cluster.storage import Storage, open_storage

@@ -150,7 +150,10 @@ def _placed(source: PromptSource, most: int) -> PlacedRows | None:
     if source.limit is not None or source.dataset_config is not None:
         return None
     files = source_files(source)
-    return rows_at_places(files, most, named=len(files) > 1) if files else None
+    try:
+        return rows_at_places(files, most, named=len(files) > 1) if files else None
+    except OSError as error:
+        raise ValueError(f"cannot read {source.path!r}: {error}") from error
 
 
 def screen_all(config: RunConfig, reading: Reading = "all") -> Screened:

@@ -331,11 +331,12 @@ def test_json_of_a_plan_is_strict_json(project: Project, stillhouse: Command) ->
     json.loads(stillhouse("plan", project.write(), "--json").out, parse_constant=refuse)
 
 
-def told(read: list[tuple[list[str], int]], given: int) -> dict[str, Any]:
+def told(rows: int, read: list[tuple[list[str], int]], given: int) -> dict[str, Any]:
     """What is said of a source of texts, by the columns that its rows were read from."""
-    prompts = sum(rows for _, rows in read)
-    columns = [{"columns": names, "rows": rows} for names, rows in read]
-    return {"prompts": prompts, "kinds": {"texts to continue": prompts}, "given": given, "read": columns, "unread": {}}
+    prompts = sum(count for _, count in read)
+    columns = [{"columns": names, "rows": count} for names, count in read]
+    found = {"prompts": prompts, "kinds": {"texts to continue": prompts}, "given": given, "read": columns, "unread": {}}
+    return {"rows": rows, "rows_read": rows, "exact": True} | found
 
 
 def test_json_of_validate(project: Project, stillhouse: Command) -> None:
@@ -344,10 +345,11 @@ def test_json_of_validate(project: Project, stillhouse: Command) -> None:
     assert data == {
         "ok": True,
         "prompts": 6,
+        "sampled": False,
         "rejected": [{"source": "legal", "row": 2, "id": None, "reason": "is not JSON", "file": ""}],
         "sources": {
-            "medical": told([(["prompt"], 4)], given=0),
-            "legal": told([(["prompt", "answer"], 1), (["prompt"], 1)], given=1),
+            "medical": told(4, [(["prompt"], 4)], given=0),
+            "legal": told(3, [(["prompt", "answer"], 1), (["prompt"], 1)], given=1),
         },
         "notes": [],
         "models": [],

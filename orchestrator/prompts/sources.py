@@ -8,7 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from orchestrator.config.schema import PromptSource, RunConfig
@@ -257,12 +257,13 @@ def _given_id(row: Any) -> str | None:
     return str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
 
 
-def read_prompt(name: str, reader: RowReader, row: Row) -> RawPrompt | RejectedRow:
-    """A row of a source, usable or rejected. Raises AmbiguousSource."""
+def read_prompt(name: str, reader: RowReader, row: Row, *, numbered: bool = True) -> RawPrompt | RejectedRow:
+    """A row of a source, usable or rejected. Raises AmbiguousSource, which names the row if it is `numbered` in its
+    file."""
     try:
         return _raw_prompt(name, reader, row)[0]
     except AmbiguousSource as error:
-        raise AmbiguousSource(_where(error, row)) from None
+        raise AmbiguousSource(_where(error, row if numbered else replace(row, number=-1))) from None
     except ValueError as error:
         return _rejected(name, row, error)
 

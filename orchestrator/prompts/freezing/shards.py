@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.config.schema import PromptSource, RunConfig
 from orchestrator.prompts.reading.files import DataFile, Row, rows_of
-from orchestrator.prompts.reading.formats import AmbiguousSource, RowReader
+from orchestrator.prompts.reading.formats import RowReader
 from orchestrator.prompts.reading.tables import parquet_groups
 from orchestrator.prompts.sources import RawPrompt, RejectedRow, read_prompt, read_rows, source_files
 
@@ -39,9 +39,7 @@ class Shard:
         reader = RowReader(source)
         try:
             for row in self._rows(source):
-                yield read_prompt(self.source, reader, row)
-        except AmbiguousSource as error:
-            raise ValueError(f"prompts.{self.source}: {error}") from None
+                yield read_prompt(self.source, reader, row, numbered=self.begin == 0)
         except ValueError as error:
             raise ValueError(f"prompts.{self.source}: {error}") from None
 

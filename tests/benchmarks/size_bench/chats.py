@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
+
+from workers.chat_template import read_chat_template
 
 _TEXT = (
     "the patient has a mild fever and coughs since three days what should be done first contract binds both parties "
@@ -17,8 +20,9 @@ WORDS = _TEXT.split()
 _BLOCK = 20_000
 
 
-def write_chats(path: Path, rows: int) -> Path:
-    """A JSONL file of questions of 20 to 60 words."""
+def write_chats(path: Path, rows: int, model: Path) -> Path:
+    """A JSONL file of questions of 20 to 60 words; for a model without a chat template, of texts."""
+    chat = bool(read_chat_template(model))
     rng = np.random.default_rng(0)
     with path.open("w") as file:
         for begin in islice(count(0, _BLOCK), -(-rows // _BLOCK)):
@@ -26,7 +30,8 @@ def write_chats(path: Path, rows: int) -> Path:
             words = iter(rng.integers(0, len(WORDS), int(lengths.sum())).tolist())
             for number, length in enumerate(lengths.tolist(), start=begin):
                 text = " ".join(WORDS[word] for word in islice(words, length))
-                file.write(json.dumps({"id": number, "messages": [{"role": "user", "content": text}]}) + "\n")
+                asked: Any = {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+                file.write(json.dumps({"id": number, **asked}) + "\n")
     return path
 
 

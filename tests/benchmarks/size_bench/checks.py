@@ -32,7 +32,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         os.environ |= KEYS | {"AWS_ENDPOINT_URL": endpoint}
         (folder / "prompts").mkdir()
-        prompts = write_chats(folder / "prompts" / "chats.jsonl", args.checked_rows)
+        prompts = write_chats(folder / "prompts" / "chats.jsonl", args.checked_rows, args.model)
         open_storage(f"s3://{BUCKET}").upload_folder(prompts.parent, "prompts")
         figures: dict[str, Any] = {"checked_rows": args.checked_rows, "checked_mb": prompts.stat().st_size / 1e6}
         for where, path in (("", str(prompts)), ("_s3", f"s3://{BUCKET}/prompts/chats.jsonl")):

@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Its figures."""
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as name:
         folder = Path(name)
-        prompts = write_chats(folder / "chats.jsonl", args.rows)
+        prompts = write_chats(folder / "chats.jsonl", args.rows, args.model)
         command = [sys.executable, "-m", "size_bench.freezing", str(args.model), str(prompts), str(folder / "run")]
         child = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=os.environ)
         if child.returncode:
@@ -80,7 +80,7 @@ def _on_s3(run: Path) -> dict[str, float]:
 
 def _blocks_are_equal(folder: Path, model: Path) -> bool:
     """Whether one block and four make the same bytes."""
-    prompts = write_chats(folder / "few.jsonl", _COMPARED)
+    prompts = write_chats(folder / "few.jsonl", _COMPARED, model)
     written = []
     for blocks in (1, 4):
         shards.SHARD_BYTES = -(-prompts.stat().st_size // blocks)

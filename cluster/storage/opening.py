@@ -123,23 +123,26 @@ def local_folder(storage: Storage, key: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-_BLOCK = 8 << 20
-"""Bytes of a request for a file that is read in blocks."""
+_LEAST_BLOCK, _MOST_BLOCK = 64 << 10, 8 << 20
+"""Bytes of a request for a file that is read in blocks: the least where it is read here and there, and twice as many as
+before, up to the most, while it is read on."""
 
 
-def open_ranges(storage: Storage, key: str, *, size: int | None = None, block: int = _BLOCK) -> BinaryIO:
-    """A key as a file of which only what is read is fetched, in blocks of so many bytes. `size`: where it is known."""
+def open_ranges(storage: Storage, key: str, *, size: int | None = None) -> BinaryIO:
+    """A key as a file of which only what is read is fetched, in blocks. `size`: where it is known."""
     local = storage.local_path(key)
     if local is not None:
         return local.open("rb")
-    return io.BufferedReader(_Ranges(storage, key, storage.size(key) if size is None else size), block)
+    return io.BufferedReader(_Ranges(storage, key, storage.size(key) if size is None else size), _LEAST_BLOCK)
 
 
 class _Ranges(io.RawIOBase):
-    """The bytes of a key, each read a request."""
+    """The bytes of a key, a block of them in memory."""
 
     def __init__(self, storage: Storage, key: str, size: int) -> None:
         self._storage, self._key, self._size, self._place = storage, key, size, 0
+        self._begin, self._block = 0, b""
+        self._length = _LEAST_BLOCK // 2
 
     def readable(self) -> bool:
         return True
@@ -156,10 +159,20 @@ class _Ranges(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self._size - self._place))
-        data = self._storage.read_range(self._key, self._place, wanted) if wanted else b""
+        if wanted and not self._begin <= self._place < self._begin + len(self._block):
+            self._fetch(wanted)
+        at = self._place - self._begin
+        data = self._block[at : at + wanted] if wanted else b""
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
+
+    def _fetch(self, wanted: int) -> None:
+        """Take the block that begins at the place."""
+        goes_on = self._place == self._begin + len(self._block)
+        self._length = min(self._length * 2, _MOST_BLOCK) if goes_on else _LEAST_BLOCK
+        length = min(max(self._length, wanted), self._size - self._place)
+        self._begin, self._block = self._place, self._storage.read_range(self._key, self._place, length)
 
 
 def read_buffer(storage: Storage, key: str) -> io.BytesIO:

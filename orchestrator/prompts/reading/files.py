@@ -28,8 +28,6 @@ READERS: dict[str, Reader] = {
     ".parquet": tables.parquet_rows,
 }
 COMPRESSED = (".gz", ".zst")
-_BLOCK = 512 << 10
-"""Bytes of a request for a file on S3."""
 _METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """JSON beside data, not data."""
 
@@ -184,7 +182,7 @@ class RemoteFolder:
         return sorted(self._sizes)
 
     def open(self, name: str) -> BinaryIO:
-        return open_ranges(self._storage, name, size=self._sizes.get(name), block=_BLOCK)
+        return open_ranges(self._storage, name, size=self._sizes.get(name))
 
 
 def _remote_files(path: str, split: str) -> list[DataFile]:

@@ -97,6 +97,8 @@ def test_the_rank_that_failed_is_told_and_not_its_peer(lead: Lead) -> None:
     requests, spec = asked("a", "bb", "ccc"), dataclasses.replace(SPEC, scheme="full")
     whole = lead.leader.capture("unit 1", requests, spec).targets
     answer = lead.leader.capture("unit 1", asked("a", "bb", "poison", "ccc"), spec)
+    for targets in (whole, answer.targets):
+        lead.leader.detokenize(targets)
     same_texts(answer.targets, whole, requests, spec, of_logits(np.abs(whole.logprobs).max()))
     assert [s["id"] for s in answer.rejected] == ["poison"]
     assert all("RuntimeError: 'poison' fails" in said for said in lead.said)

@@ -46,6 +46,8 @@ _HIDDEN_BYTES = 16 << 10
 
 _MOST_VOCABULARY = 1 << 18
 
+_ANY_NUMBER = 1 << 31
+
 
 def unit_size(config: RunConfig, teacher: str, split: str, prompts: int | None = None) -> UnitSize:
     """What a unit of a split holds at most that a teacher is to capture.
@@ -64,9 +66,6 @@ def unit_size(config: RunConfig, teacher: str, split: str, prompts: int | None =
     if prompts is not None:
         most = min(most, max(CPU_PROMPTS, ceil(prompts / (UNITS_PER_REPLICA * settings.replicas[1]))))
     return UnitSize(most, _unit_tokens(targets.scheme))
-
-
-_ANY_NUMBER = 1 << 31
 
 
 def units_together(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -12,6 +13,7 @@ from cluster.placement import beside_driver
 from orchestrator.reporting.evaluation import Evaluation, compare
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
+from orchestrator.stages.ray_data import quieten, restarted
 from orchestrator.stages.scoring import all_tasks, gathered, missing_tasks, models_to_score
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.job import ScoringJob, ScoringTask
@@ -88,10 +90,7 @@ def _score_in_pool(job: ScoringJob, tasks: Sequence[ScoringTask], settings: Eval
     """Runs in a process of its own, so that the driver need not load Ray Data."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.issue_detectors_config.detectors = []
-    context.wait_for_min_actors_s = -1  # the driver looks after the place of the first
+    quieten()
     workers = min(settings.workers, len(tasks))
     # Items and no range: that would be read by tasks, which find no place beside processes that take all of a cluster.
     numbers = ray.data.from_items([{"task": i} for i in range(len(tasks))], override_num_blocks=len(tasks))
@@ -100,17 +99,12 @@ def _score_in_pool(job: ScoringJob, tasks: Sequence[ScoringTask], settings: Eval
         fn_constructor_args=[job, tasks],
         num_cpus=settings.cpus,
         num_gpus=settings.gpus,
-        ray_remote_args_fn=_restarted,
+        ray_remote_args_fn=partial(restarted, _RETRIES),
         # One task at a time: one that is queued behind another could be done by an idle process.
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
     )
     scored.set_name("evaluate")
     return sum(row["scored"] for row in scored.iter_rows())
-
-
-def _restarted() -> dict[str, int]:
-    """How often Ray starts a process anew: Ray Data would start one that is too large for its node for ever."""
-    return {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
 
 
 def _why(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from cluster.placement import free_group_of
 from orchestrator.config.schema import RunConfig
 from orchestrator.stages.admission import IDLE_S, Admission
 from orchestrator.stages.capture import made_together, pool_size, replica_job
+from orchestrator.stages.ray_data import quieten
 from workers.teacher.units.replica import Replica, calls_at_once
 
 _MOST_BLOCKS = 1000
@@ -45,12 +46,10 @@ class TeacherPool:
         """
         import ray.data
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.issue_detectors_config.detectors = []
-        context.wait_for_min_actors_s = -1  # the worker group has a deadline of its own, and says what it waits for
+        quieten()
         # As long as every replica has as much as it can hold, their number is doubled.
-        context.autoscaling_config.actor_pool_util_upscaling_threshold = _ALL_HELD
+        scaling = ray.data.DataContext.get_current().autoscaling_config
+        scaling.actor_pool_util_upscaling_threshold = _ALL_HELD
         job = replica_job(run_uri, config, name, epoch, board)
         items = made_together(run_uri, config, name, rows)
         least, most = pool_size(job.teacher, len(items))

@@ -64,6 +64,7 @@ IMPORTERS = {
         "orchestrator/stages/preparing/freezing_pool.py",
         "orchestrator/stages/preparing/preparation.py",
         "orchestrator/stages/preparing/preparer.py",
+        "orchestrator/stages/ray_data.py",
         "orchestrator/stages/supervisor.py",
         "orchestrator/stages/teacher_pool.py",
         "orchestrator/stages/train_internals.py",

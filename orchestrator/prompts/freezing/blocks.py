@@ -32,11 +32,6 @@ class Blocks:
     templates: dict[int, Prompt]
     """By kind of rows: their prompt, without its id and tokens."""
 
-    @property
-    def domains(self) -> dict[str, int]:
-        """How many prompts each domain has."""
-        return {d: sum(u.prompts for u in self.plan.units if d in u.domains) for d in self.plan.domains}
-
 
 def make_blocks(config: RunConfig, rows: Rows, split: str) -> Blocks:
     """The units of a split's rows: like rows in an order as if shuffled, cut by the sizes that units have, and

@@ -30,7 +30,7 @@ from workers.layout import PROMPTS_REJECTED, PROMPTS_SUMMARY, pieces_folder
 from workers.manifest import UnitPlace, write_manifest, write_plan
 from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.student.models.positions import Positions
-from workers.units import Prompt, build_units
+from workers.units import Prompt, UnitPlan, build_units
 
 
 def freeze(
@@ -148,16 +148,20 @@ def _write_split(
     for found in spread(PackShards(pieces_uri, storage.uri), packings(rows, blocks)):
         places |= found
     write_plan(storage, blocks.plan, [places[unit.index] for unit in blocks.plan.units])
-    prompts = sum(unit.prompts for unit in blocks.plan.units)
-    return {"units": len(blocks.plan.units), "prompts": prompts, "domains": blocks.domains}
+    return _held(blocks.plan)
 
 
 def _write_probes(storage: Storage, config: RunConfig, probes: list[Prompt]) -> dict[str, Any]:
     sizes = {name: unit_size(config, name, PROBES) for name in config.teachers}
     plan, blocks = build_units(probes, {}, sizes, config.seed, PROBES)
     write_manifest(storage, plan, blocks)
-    domains = {d: sum(d in p.domains for p in probes) for d in plan.domains}
-    return {"units": len(plan.units), "prompts": len(probes), "domains": domains}
+    return _held(plan)
+
+
+def _held(plan: UnitPlan) -> dict[str, Any]:
+    """What a split holds."""
+    domains = {d: sum(unit.prompts for unit in plan.units if d in unit.domains) for d in plan.domains}
+    return {"units": len(plan.units), "prompts": sum(unit.prompts for unit in plan.units), "domains": domains}
 
 
 def _probes(config: RunConfig, tokenizers: dict[str, TeacherTokenizer]) -> list[Prompt]:

@@ -90,16 +90,15 @@ class PieceMaker:
     def make(self, shard: int, rows: Iterable[RawPrompt | RejectedRow]) -> Piece:
         """Tokenize the rows of a shard, and write them. Raises ConfigConflict, and what reading `rows` raises."""
         piece, kinds, reasons = Piece(shard), _Numbered[RowKind](), _Numbered[str]()
-        tables, numbers = [], []
+        tables: list[pa.Table] = []
+        numbers: list[tuple[int, ...]] = []
         readable = _readable(rows, piece.rejected)
-        for start in itertools.count(step=_BATCH):
-            if not (batch := list(itertools.islice(readable, _BATCH))):
-                break
+        while batch := list(itertools.islice(readable, _BATCH)):
             tokens = self._tokenized(batch)
             tables.append(_table(batch, tokens))
-            numbers.append([self._numbers(row, made, kinds, reasons) for row, made in zip(batch, tokens, strict=True)])
-            numbers[-1] = [(start + i, *row) for i, row in enumerate(numbers[-1])]
-        columns = zip(*itertools.chain.from_iterable(numbers), strict=True) if numbers else ((),) * len(NUMBERS)
+            for row, made in zip(batch, tokens, strict=True):
+                numbers.append((len(numbers), *self._numbers(row, made, kinds, reasons)))
+        columns = zip(*numbers, strict=True) if numbers else ((),) * len(NUMBERS)
         found = {name: np.array(c, t) for (name, t), c in zip(NUMBERS.items(), columns, strict=True)}
         piece.kinds, piece.reasons = list(kinds), list(reasons)
         order = _near_in_units(piece.kinds, found)

@@ -75,11 +75,12 @@ def _parts(source: PromptSource) -> Iterator[tuple[int | None, int, int | None]]
 
 
 def _cuts(file: DataFile) -> Iterator[tuple[int, int | None]]:
-    if file.parts_by == "lines":
+    by = file.parts_by
+    if by == "lines":
         size = file.size()
         for begin in range(0, max(size, 1), SHARD_BYTES):
             yield begin, begin + SHARD_BYTES if begin + SHARD_BYTES < size else None
-    elif file.parts_by == "groups":
+    elif by == "groups":
         with file.open() as opened:
             groups = parquet_groups(opened)
         begin, rows = 0, 0

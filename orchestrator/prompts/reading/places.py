@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from orchestrator.prompts.reading.files import DataFile, Row, rows_of
-from orchestrator.prompts.reading.tables import LinesOf, json_values, parquet_run
+from orchestrator.prompts.reading.sample import EvenSample
+from orchestrator.prompts.reading.tables import LinesOf, json_lines, parquet_run
 
 LARGE_BYTES = 16 << 20
 """From so many bytes on a source is large."""
@@ -82,7 +83,7 @@ def _lines(file: BinaryIO, size: int, shares: list[float], each: int, name: str)
     for share in shares:
         lines = LinesOf(file, max(round(share * size), end), None)
         begin = lines.place
-        for number, value in enumerate(itertools.islice(json_values(lines), each)):
+        for number, value in enumerate(itertools.islice(json_lines(lines, EvenSample()), each)):
             rows.append(Row(value, name, number if begin == 0 else -1))
         taken, end = taken + lines.place - begin, lines.place
     return rows, round(len(rows) * size / max(taken, 1)), False

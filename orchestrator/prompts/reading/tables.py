@@ -44,7 +44,7 @@ def json_rows(file: BinaryIO, sample: EvenSample, part: Part = WHOLE) -> Iterato
     """
     if part != WHOLE:
         lines: Any = LinesOf(file, *part)
-        yield from _json_lines(lines, sample) if part[0] else json_rows(lines, sample)
+        yield from json_lines(lines, sample) if part[0] else json_rows(lines, sample)
         return
     first = file.readline(_CHUNK).removeprefix(codecs.BOM_UTF8)
     while first.isspace():
@@ -61,7 +61,7 @@ def json_rows(file: BinaryIO, sample: EvenSample, part: Part = WHOLE) -> Iterato
     second = file.readline()
     if first.strip() == b"{" and second.lstrip().startswith(b'"'):
         raise ValueError("holds one JSON object over several lines; give rows: one object a line, or one array")
-    yield from _json_lines(itertools.chain([first, second], file), sample)
+    yield from json_lines(itertools.chain([first, second], file), sample)
 
 
 class LinesOf:
@@ -92,12 +92,8 @@ def holds_lines(file: BinaryIO) -> bool:
     return file.read(_PEEK).removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in (b"", b"[")
 
 
-def json_values(lines: Iterable[bytes]) -> Iterator[Any]:
-    """The values of JSON lines, without those that are blank."""
-    return (_value(line) for line in lines if line and not line.isspace())
-
-
-def _json_lines(lines: Iterable[bytes], sample: EvenSample) -> Iterator[Any]:
+def json_lines(lines: Iterable[bytes], sample: EvenSample) -> Iterator[Any]:
+    """The values of JSON lines, without those that are blank; SKIPPED for those that a sample leaves out."""
     for line in lines:
         if not line.isspace() and line:
             yield _value(line) if sample.wants() else SKIPPED

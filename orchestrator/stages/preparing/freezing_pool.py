@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ray import cloudpickle
 
 from orchestrator.prompts.freezing.work import Work
+from orchestrator.stages.ray_data import quieten, restarted
 
 _RETRIES = 3
 """How often a process is started anew that died: of too little memory, or with its node."""
@@ -37,17 +39,14 @@ def in_pool(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
     `orchestrator.prompts.freezing.work.Spread`). Raises what the work raised where that is a ValueError."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.issue_detectors_config.detectors = []
-    context.wait_for_min_actors_s = -1
+    quieten()
     most = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(items)))
     numbers = ray.data.from_items([{"item": i} for i in range(len(items))], override_num_blocks=max(len(items), 1))
     results = numbers.map(
         _Worker,
         fn_constructor_args=[work, items],
         num_cpus=1,
-        ray_remote_args_fn=_restarted,
+        ray_remote_args_fn=partial(restarted, _RETRIES),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2),
     )
     results.set_name("freeze")
@@ -56,7 +55,3 @@ def in_pool(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
         if isinstance(done, ValueError):
             raise done
         yield done
-
-
-def _restarted() -> dict[str, int]:
-    return {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}

@@ -8,9 +8,7 @@ else moto's): its times are those of a near, slow server, and only the numbers o
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -21,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from log_bench.entries import fill_bucket, fill_folder
 from support.servers.s3_servers import WEED, moto, reached_at, seaweed
 
 from cluster.storage import Storage, open_storage
 from workers.layout import LogLayout, StoreLayout
 from workers.splits import TRAIN
-from workers.targets.commits.log import Entry, Part, TargetLog
+from workers.targets.commits.log import TargetLog
 
 ROOT = StoreLayout(TRAIN).root
 LAYOUT = LogLayout(ROOT)
 _SENT_TOGETHER = 1_000
-_AT_ONCE = 96
 _HUNDRED_THOUSAND = 100_000
 
 
@@ -48,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-        _fill_folder(Path(folder), arguments.log_units)
+        fill_folder(Path(folder), 0, arguments.log_units)
         for name, value in _before_and_after(folder).items():
             found[f"log_local_{name}"] = value
     name, server = ("SeaweedFS", seaweed) if WEED.exists() else ("moto", moto)
@@ -123,46 +121,13 @@ def _counted() -> Iterator[Counter[str]]:
     AioEndpoint._send = original
 
 
-def _synthetic(unit: int) -> Entry:
-    """An entry with the sizes of a real one: sampled targets of 16 answers."""
-    digest = hashlib.sha256(str(unit).encode()).hexdigest()
-    key = StoreLayout(TRAIN).part(unit, digest[:8], "targets")
-    return Entry(
-        unit=unit,
-        parts=(Part("targets", key, 90_000 + unit % 9_999, digest),),
-        rows=16,
-        tokens=5_400 + unit % 99,
-        targets=4_200 + unit % 99,
-        num_kept=40_000 + unit % 999,
-        content_hash=digest[::-1],
-        teacher="teacher",
-        teacher_fingerprint="f" * 64,
-        epoch=1,
-        started=1.8e9 + unit * 1.234567,
-        finished=1.8e9 + (unit + 1) * 1.234567,
-        generated=4_200 + unit % 99,
-    )
-
-
-def _fill_folder(folder: Path, units: int) -> None:
-    """Entries as files, without the syncs that a commit takes its time over."""
-    (folder / LAYOUT.root).mkdir(parents=True)
-    for unit in range(units):
-        handle = os.open(folder / LAYOUT.entry(unit, 0), os.O_WRONLY | os.O_CREAT, 0o644)
-        os.write(handle, _synthetic(unit).to_bytes())
-        os.close(handle)
-
-
 def _fill_bucket(storage: Storage, units: int, seconds: float) -> int:
-    """Entries as objects, many at once; returns how many there was time for."""
-    filesystem, base = storage.arrow_filesystem("")
+    """Entries as objects; returns how many there was time for."""
     started = time.monotonic()
     for first in range(0, units, _SENT_TOGETHER):
         if time.monotonic() - started > seconds:
             return first
-        some = range(first, min(first + _SENT_TOGETHER, units))
-        objects = {f"{base}{LAYOUT.entry(u, 0)}": _synthetic(u).to_bytes() for u in some}
-        filesystem.handler.fs.pipe(objects, batch_size=_AT_ONCE)
+        fill_bucket(storage, first, min(first + _SENT_TOGETHER, units))
     return units
 
 

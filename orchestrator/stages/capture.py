@@ -131,15 +131,22 @@ def write_heads(run_uri: str, config: RunConfig, missing: dict[str, list[str]]) 
 
     Raises ValueError for a teacher that has none of its own.
     """
+    from workers.fetching.weights import read_tensor
     from workers.targets.heads import head_of_folder
 
     storage = open_storage(run_uri)
     for name, splits in missing.items():
         stores = [TargetStore(storage, split) for split in splits]
         teacher = pinned(config.teachers[name], stores[0].header.teachers[name]["fingerprint"])
-        folder, remote = model_folder(teacher.model, teacher.revision), teacher.trust_remote_code
+        folder = model_folder(teacher.model, teacher.revision, weights=False)
         try:
-            head = head_of_folder(folder, teacher.precision, stores[0].header.vocabulary, trust_remote_code=remote)
+            head = head_of_folder(
+                folder,
+                teacher.precision,
+                stores[0].header.vocabulary,
+                trust_remote_code=teacher.trust_remote_code,
+                read=partial(read_tensor, teacher.model, teacher.revision),
+            )
         except ValueError as error:
             key = config.teacher_key(name)
             raise ValueError(f"{key}.{error}; take {' and '.join(_NO_HEAD[split] for split in splits)}") from None

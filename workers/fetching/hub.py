@@ -83,6 +83,25 @@ def whole_folder(model: str, revision: str | None) -> Path:
         return cached_folder(model, commit) or _fetched(model, revision, commit)
 
 
+def weights_file(model: str, revision: str | None, name: str) -> Path | None:
+    """One file of a model, fetched alone where the cache has it not; None where the model has none of that name.
+
+    Raises ValueError where it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    commit = commit_of(model, revision)
+    try:
+        return Path(hf_hub_download(model, name, revision=commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(_asked(model, revision, lambda: hf_hub_download(model, name, revision=commit)))
+    except RemoteEntryNotFoundError:
+        return None
+
+
 def _fetched(model: str, revision: str | None, commit: str) -> Path:
     """Fetch a commit. What an earlier fetch left whole is kept (huggingface_hub keeps parts of files, too)."""
     from huggingface_hub import constants, snapshot_download

@@ -7,6 +7,7 @@ far) and `whole`: another state of the folder is another place, and what is call
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -122,6 +123,31 @@ def whole_folder(uri: str) -> Path:
                     raise _unreadable(model.uri, error) from None
                 raise refused(what, model.place, error) from None
     return whole
+
+
+def read_tensor(uri: str, name: str, tensors: Sequence[str], rows: int) -> bytes | None:
+    """A safetensors file of the first `rows` rows of the first of some tensors that a file of a model has; None where
+    it has none of them. Nothing else of it is read. Raises ValueError where it cannot be."""
+    model, storage = RemoteModel.of(uri), open_storage(uri)
+    if (whole := next((f.bytes for f in model.weights if f.key == name), None)) is None:
+        return None
+    try:
+        if (size := int.from_bytes(storage.read_range(name, 0, 8), "little")) > whole - 8:
+            raise ValueError(f"its header would be {size} bytes long")
+        header = json.loads(storage.read_range(name, 8, size))
+        about = next((header[t] for t in tensors if t in header), None)
+        if about is None:
+            return None
+        start, end = about["data_offsets"]
+        shape = [min(rows, about["shape"][0]), *about["shape"][1:]]
+        length = (end - start) // max(about["shape"][0], 1) * shape[0]
+        data = storage.read_range(name, 8 + size + start, length)
+    except OSError as error:
+        raise _unreadable(model.uri, error) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"model: {name} in {model.uri!r} is no safetensors file ({error}); upload it again") from None
+    alone = json.dumps({"tensor": about | {"shape": shape, "data_offsets": [0, length]}}).encode()
+    return len(alone).to_bytes(8, "little") + alone + data
 
 
 def _fetch(model: RemoteModel, whole: Path) -> None:

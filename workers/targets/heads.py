@@ -9,16 +9,18 @@ Legend: n positions, H hidden size, V the tokenizer's ids.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from workers.fetching.weights import tensor_of_folder
 from workers.logit_map import LogitMap, logit_map
 
 if TYPE_CHECKING:
@@ -117,10 +119,18 @@ def normalised(z_nV: Tensor) -> Tensor:
     return z_nV
 
 
-def head_of_folder(folder: Path, precision: str, vocabulary: int, *, trust_remote_code: bool = False) -> TeacherHead:
+def head_of_folder(
+    folder: Path,
+    precision: str,
+    vocabulary: int,
+    *,
+    trust_remote_code: bool = False,
+    read: Callable[[list[str], int], Tensor | None] | None = None,
+) -> TeacherHead:
     """The head of a model's files, of the first `vocabulary` ids, in the type that the teacher computes in.
 
-    Reads nothing else of its weights. Raises ValueError where it is not to be found.
+    Reads nothing else of its weights. `read` gives rows of the first of some tensors that the model has; if not given,
+    out of the folder. Raises ValueError where it is not to be found.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -131,18 +141,16 @@ def head_of_folder(folder: Path, precision: str, vocabulary: int, *, trust_remot
     if not isinstance(head, torch.nn.Linear):
         raise ValueError(f"model: the LM head of {str(folder)!r} is no plain matrix, so that it cannot be kept apart")
     names = dict(model.named_parameters(remove_duplicate=False))
-    files = _files_of_tensors(folder)
+    read = read or partial(tensor_of_folder, folder)
 
-    def read(parameter: Any) -> Tensor:
+    def tensor(parameter: Any) -> Tensor:
         own = [name for name, other in names.items() if other is parameter]  # the embeddings' too, where they are tied
-        there = next((name for name in own if name in files), None)
-        if there is None:
+        if (found := read(own, vocabulary)) is None:
             raise ValueError(f"model: {own[0]} is not in the safetensors files of {str(folder)!r}")
-        with safe_open(files[there], framework="pt") as file:
-            return file.get_slice(there)[:vocabulary].to(_DTYPES[precision])
+        return found.to(_DTYPES[precision])
 
-    bias_V = None if head.bias is None else read(head.bias)
-    return TeacherHead(read(head.weight), bias_V, logit_map(config.get_text_config()))
+    bias_V = None if head.bias is None else tensor(head.bias)
+    return TeacherHead(tensor(head.weight), bias_V, logit_map(config.get_text_config()))
 
 
 def as_stored(hidden_nH: Tensor, precision: str) -> np.ndarray:
@@ -156,11 +164,3 @@ def from_stored(hidden: np.ndarray, precision: str) -> Tensor:
     """The inverse of `as_stored`."""
     values = torch.from_numpy(np.array(hidden))  # Arrow's own may not be written to, which torch cannot promise
     return values if precision == "float32" else values.view(_DTYPES[precision])
-
-
-def _files_of_tensors(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            files |= dict.fromkeys(file.keys(), path)
-    return files

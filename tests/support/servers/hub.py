@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -112,3 +117,19 @@ def _tree(files: dict[str, bytes]) -> list[dict[str, object]]:
         {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
         for name, data in files.items()
     ]
+
+
+def program_at(hub: Hub, home: Path, script: str, **more: str) -> subprocess.Popen[str]:
+    """A program in a process that finds the server as the Hub, with a cache and a token of its own."""
+    left_out = ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HOME", "STILLHOUSE_MODEL_CACHE")
+    variables = {k: v for k, v in os.environ.items() if k not in left_out}
+    variables |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def ran(program: subprocess.Popen[str]) -> tuple[Any, str]:
+    """What a program printed as JSON, and all that it wrote."""
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == 0, err
+    return json.loads(out.splitlines()[-1]), out + err

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.servers.hub import Hub, commit_of, hub_server
+from support.servers.hub import Hub, commit_of, hub_server, program_at, ran
 
 TOKEN = "hf_planted0secret0of0this0test"
 FILES = {
@@ -34,15 +30,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield made
 
 
-def start(hub: Hub, home: Path, script: str, **more: str) -> subprocess.Popen[str]:
-    """A program in a process that finds the server as the Hub, with a cache and a token of its own."""
-    left_out = ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HOME", "STILLHOUSE_MODEL_CACHE")
-    variables = {k: v for k, v in os.environ.items() if k not in left_out}
-    variables |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
-    command = [sys.executable, "-c", PRELUDE + script]
-    return subprocess.Popen(command, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 PRELUDE = """
 import json
 from workers.fetching.folder import model_folder
@@ -60,11 +47,8 @@ print(json.dumps([told(lambda: model_folder('acme/tiny')), told(lambda: model_fi
 """
 
 
-def ran(program: subprocess.Popen[str]) -> tuple[Any, str]:
-    """What a program printed as JSON, and all that it wrote."""
-    out, err = program.communicate(timeout=60)
-    assert program.returncode == 0, err
-    return json.loads(out.splitlines()[-1]), out + err
+def start(hub: Hub, home: Path, script: str, **more: str) -> subprocess.Popen[str]:
+    return program_at(hub, home, PRELUDE + script, **more)
 
 
 def test_a_model_is_told_by_its_commit_and_no_weights_are_fetched_for_that(hub: Hub, tmp_path: Path) -> None:

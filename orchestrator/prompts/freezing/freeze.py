@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from orchestrator.prompts.freezing.packing import packings
 from orchestrator.prompts.freezing.pieces import Piece
 from orchestrator.prompts.freezing.rows import Rows
 from orchestrator.prompts.freezing.shards import Shard, shards_of
-from orchestrator.prompts.freezing.work import MakePieces, PackShards, Spread, in_turn, teacher_tokenizers
+from orchestrator.prompts.freezing.work import MakePieces, PackShards, Spread, in_turn, teacher_tokenizers, told
 from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import RejectedRow, Screened, nothing_left, read_probes, require_prompts
@@ -41,13 +41,14 @@ def freeze(
     tokenizers: dict[str, TeacherTokenizer] | None = None,
     positions: Mapping[str, Positions] = {},
     spread: Spread | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Tokenize, split and block all prompts; write manifests, plans and the rows rejected. Returns the summary.
 
     `screened` are the rows of all sources, and `tokenizers` those of all teachers, where they were read already; else
     they are read here. `positions` are those of specialists that were tried. `spread` does the work of sources that
-    come in several shards; without it all is done here, to the same bytes. Raises ValueError, and has written nothing,
-    where nothing is left or a specialist cannot hold its texts.
+    come in several shards; without it all is done here, to the same bytes. `tell` is told how far it is. Raises
+    ValueError, and has written nothing, where nothing is left or a specialist cannot hold its texts.
     """
     tokenizers = tokenizers or teacher_tokenizers(config)
     storage = open_storage(run_uri)
@@ -55,10 +56,10 @@ def freeze(
     if spread is None or len(shards) <= len(config.prompts):
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
             make = MakePieces(config, folder, tokenizers, screened)
-            return _freeze(config, storage, folder, shards, make, tokenizers, positions, in_turn)
+            return _freeze(config, storage, folder, shards, make, tokenizers, positions, told(in_turn, tell))
     try:
         make = MakePieces(config, run_uri)
-        return _freeze(config, storage, run_uri, shards, make, tokenizers, positions, spread)
+        return _freeze(config, storage, run_uri, shards, make, tokenizers, positions, told(spread, tell))
     finally:
         storage.delete(pieces_folder())
 

@@ -12,9 +12,9 @@ from orchestrator.prompts.reading.formats import RowReader
 from orchestrator.prompts.reading.tables import parquet_groups
 from orchestrator.prompts.sources import RawPrompt, RejectedRow, read_prompt, read_rows, source_files
 
-SHARD_BYTES = 32 << 20
+SHARD_BYTES = 8 << 20
 """Bytes of a file's lines that are read by one process at a time."""
-SHARD_ROWS = 32_768
+SHARD_ROWS = 16_384
 """Rows of a Parquet file that are."""
 
 

@@ -41,6 +41,7 @@ def told(spread: Spread, tell: Callable[[str], None]) -> Spread:
     """The same, which tells how far the work is."""
 
     def telling(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
+        tell(f"0 of {len(items):,} {work.done}")
         for count, found in enumerate(spread(work, items), start=1):
             tell(f"{count:,} of {len(items):,} {work.done}")
             yield found

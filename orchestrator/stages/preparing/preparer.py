@@ -19,7 +19,7 @@ from cluster.storage import open_storage
 from orchestrator.config.python_function import load_functions
 from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.freezing.freeze import freeze
-from orchestrator.prompts.freezing.work import teacher_tokenizers, told
+from orchestrator.prompts.freezing.work import teacher_tokenizers
 from orchestrator.prompts.sources import Screened
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from orchestrator.stages.capture import write_heads
@@ -74,12 +74,19 @@ class Preparer:
 
     def freeze_prompts(self, config: RunConfig, run_uri: str, screened: Screened | None) -> dict[str, Any]:
         """Freeze the prompts; returns their summary. Raises ValueError."""
-        spread = told(in_pool, partial(setattr, self, "_frozen"))
-        return freeze(config, run_uri, screened, tokenizers=self._tokenizers, positions=self._positions, spread=spread)
+        return freeze(
+            config,
+            run_uri,
+            screened,
+            tokenizers=self._tokenizers,
+            positions=self._positions,
+            spread=in_pool,
+            tell=partial(setattr, self, "_frozen"),
+        )
 
     @ray.method(concurrency_group="progress")
     def frozen(self) -> str:
-        """How far freezing the prompts is, in words; nothing before a part is done."""
+        """How far freezing the prompts is, in words; nothing before it began."""
         return self._frozen
 
     def write_heads(self, config: RunConfig, run_uri: str, missing: dict[str, list[str]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from workers.fetching.folder import model_folder
+from workers.fetching.names import is_remote
 from workers.model_files import expert_count, read_json_object, read_model_config
 from workers.model_sizes import weights_fault
 
@@ -35,7 +36,10 @@ def check_model_folder(where: str, model: str, folder: Path) -> None:
             if (folder / name).exists():
                 read_json_object(folder / name)
     except ValueError as error:
-        raise ValueError(f"{where}: {str(error).removeprefix('model: ')}; fetch it again") from None
+        said, remedy = str(error).removeprefix("model: "), "fetch it again"
+        if is_remote(model):
+            said, remedy = said.replace(str(folder), model), "upload it again"
+        raise ValueError(f"{where}: {said}; {remedy}") from None
     _check_counts(where, model, config)
     whole = os.path.isdir(os.path.expanduser(model))  # what is not on this machine is downloaded when it is needed
     if (fault := weights_fault(folder, int(config.get("num_hidden_layers") or 0), whole=whole)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workers.fetching import hub, remote
-from workers.fetching.names import folder_of, is_remote
+from workers.fetching.names import folder_of, is_remote, require_no_revision
 
 
 def model_folder(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -16,6 +16,7 @@ def model_folder(model: str, revision: str | None = None, *, weights: bool = Tru
     configuration and tokenizer, and is all that who does not load the model may ask for. Raises ValueError where it
     cannot be had, with what to do.
     """
+    require_no_revision(model, revision)
     if (folder := folder_of(model)) is not None:
         return folder
     if is_remote(model):

@@ -14,6 +14,7 @@ from typing import Any
 from workers.fetching.names import NOT_LOADED, OLDER_WEIGHTS, SETTINGS, WEIGHTS, missing_weights
 from workers.fetching.node_lock import one_at_a_time, refused, require_room
 from workers.fetching.progress import Progress
+from workers.model_sizes import weights_fault
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FRESH_S = 30.0
@@ -129,6 +130,8 @@ def _fetched(model: str, revision: str | None, commit: str) -> Path:
     )
     if (lack := _lacking(folder)) is not None:
         raise ValueError(f"model: {model!r} lacks {lack} at {commit[:12]}; choose another revision")
+    if (fault := weights_fault(folder, whole=True)) is not None:
+        raise ValueError(f"model: {fault}")
     progress.end()
     return folder
 

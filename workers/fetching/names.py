@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Collection
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,6 +20,8 @@ OLDER_WEIGHTS = ("*.bin",)
 NOT_LOADED = ("*/*.safetensors", "*/*.bin", "*/*.pt", "*/*.pth", "*/*.gguf", "consolidated*.safetensors")
 """Copies of the same weights for other programs. transformers and vLLM load what lies right in the folder."""
 
+_OTHER_STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
 
 def folder_of(model: str) -> Path | None:
     """The folder on this machine that a model's name is; None for one that lies elsewhere.
@@ -30,6 +33,8 @@ def folder_of(model: str) -> Path | None:
     folder = Path(os.path.expanduser(model))
     if os.path.isdir(folder):
         return folder
+    if _OTHER_STORE.match(model):
+        raise ValueError(f"model: {model!r} is in no store that is read; name a folder, a Hugging Face id, or s3://...")
     if model.startswith(("/", ".", "~")) or model.count("/") != 1:
         raise ValueError(f"model: no folder {model!r} (and it is not a Hugging Face id either)")
     return None
@@ -38,6 +43,14 @@ def folder_of(model: str) -> Path | None:
 def is_remote(model: str) -> bool:
     """Whether a model lies in an object store."""
     return model.startswith("s3://")
+
+
+def require_no_revision(model: str, revision: str | None) -> None:
+    """Raise ValueError for a revision of what has none: a folder, here or in an object store."""
+    if revision is not None and (is_remote(model) or folder_of(model) is not None):
+        raise ValueError(
+            f"revision: {revision!r}, but {model!r} is a folder, which has none; leave it out, or name an id of the Hub"
+        )
 
 
 def is_settings(name: str) -> bool:

@@ -24,6 +24,7 @@ from cluster.storage import Storage, Stored, open_storage
 from workers.fetching.names import is_settings, missing_weights, weights_among
 from workers.fetching.node_lock import one_at_a_time, refused, require_room
 from workers.fetching.progress import Progress
+from workers.model_sizes import weights_fault
 
 PART_BYTES = 16 * 2**20
 THREADS = 16
@@ -163,6 +164,8 @@ def _fetch(model: RemoteModel, whole: Path) -> None:
     _fetch_files(open_storage(model.uri), missing, fetching, progress)
     if RemoteModel.of(model.uri, fresh=True) != model:
         raise ValueError(f"model: {model.uri!r} was written to while it was fetched; start again when that is over")
+    if (fault := weights_fault(fetching, whole=True)) is not None:  # as it lies in the store, too
+        raise ValueError(f"model: {fault.replace(str(fetching), model.uri).replace('fetch', 'upload')}")
     pause_point("model-fetched")
     fetching.rename(whole)
     progress.end()
@@ -239,6 +242,8 @@ def _is_whole(model: RemoteModel, folder: Path) -> bool:
 
 
 def _list(uri: str) -> RemoteModel:
+    if not uri.removeprefix("s3:").strip("/"):
+        raise ValueError(f"model: {uri!r} names no bucket; write s3://bucket/folder")
     try:
         files = sorted(open_storage(uri).files(""), key=lambda f: f.key)
     except OSError as error:

@@ -41,8 +41,11 @@ class TargetStore:
         """Fix the header of a new store. Raises ValueError if the store exists with another one."""
         if not self.storage.create(self._layout.header, header.to_json().encode()):
             names = ", ".join(self.header.differences(header))
+            files = (
+                " (a fingerprint is that of a model's files, which are others now)" if "fingerprint" in names else ""
+            )
             raise ValueError(
-                f"targets: the store of this run was made with other settings ({names}); "
+                f"targets: the store of this run was made with other settings: {names}{files}; "
                 "use another run name, or the settings of the first run"
             )
 

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 from support.servers.hub import Hub, commit_of, hub_server, program_at, ran
 
 TOKEN = "hf_planted0secret0of0this0test"
 FILES = {
     "config.json": b"{}",
     "tokenizer.json": b"{ }",  # blobs that are equal are fetched once
-    "model.safetensors": b"w" * 70_000,
+    "model.safetensors": save({"w": torch.ones(20_000)}),
     "pytorch_model.bin": b"b" * 70_000,
     "original/model.safetensors": b"o" * 70_000,
     "README.md": b"read me",
@@ -56,7 +58,7 @@ def test_a_model_is_told_by_its_commit_and_no_weights_are_fetched_for_that(hub: 
     same, _ = ran(start(hub, tmp_path, script + "; model_folder('acme/tiny', weights=False)"))
     assert set(same) == {f"hub:{FIRST}"}
     assert not hub.fetched("model.safetensors") and hub.fetched("config.json") == 1
-    moved = hub.commit(FILES | {"model.safetensors": b"v" * 70_000}, "main")
+    moved = hub.commit(FILES | {"model.safetensors": save({"w": torch.zeros(20_000)})}, "main")
     after, _ = ran(start(hub, tmp_path, script))
     assert after == [f"hub:{moved}", f"hub:{moved}", same[2], same[3]]
 

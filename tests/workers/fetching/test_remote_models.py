@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 from support.servers.faulty_s3 import FaultyS3, faulty
 from support.servers.s3_servers import reached_at
 
 from cluster.storage import open_storage
 from workers.fetching import node_lock, progress, remote
 from workers.fetching.folder import model_folder
+from workers.fetching.progress import size_text
 from workers.fingerprint import fingerprint_like, model_fingerprint
 
-SHARDS = {f"model-0000{i}-of-00003.safetensors": bytes([i]) * 200_000 for i in (1, 2, 3)}
+NAMES = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+SHARDS = {name: save({f"layer.{name}": torch.full((49_970,), float(i))}) for i, name in enumerate(NAMES)}
 INDEX = json.dumps({"weight_map": {f"layer.{name}": name for name in SHARDS}}).encode()
 SETTINGS = {"config.json": b'{"hidden_size": 8}', "tokenizer.json": b"{}", "model.safetensors.index.json": INDEX}
 FILES = SETTINGS | SHARDS | {"pytorch_model.bin": b"older", "notes.pdf": b"no part of it"}
@@ -150,7 +154,8 @@ def test_a_full_disk_is_known_before_and_told_with_its_remedy(shelf: Shelf, monk
         patch.setattr(node_lock.shutil, "disk_usage", lambda _: free)
         with pytest.raises(ValueError, match="disk is full") as refused:
             model_folder(shelf.uri)
-    words = (shelf.uri, str(shelf.cache), "600.3 kB", "cluster.model_cache")
+    needed = size_text(sum(map(len, (SETTINGS | SHARDS).values())))
+    words = (shelf.uri, str(shelf.cache), needed, "cluster.model_cache")
     assert [word for word in words if word not in str(refused.value)] == [], refused.value
     assert not set(shelf.fetched()) & set(SHARDS)
 
@@ -169,7 +174,7 @@ def test_a_folder_that_is_written_to_meanwhile_is_not_taken(shelf: Shelf, monkey
 
     def overtaken(*given: object) -> None:
         read(*given)  # type: ignore[arg-type]
-        open_storage(shelf.uri).write(name, b"y" * 200_000)
+        open_storage(shelf.uri).write(name, SHARDS[name][:-1] + b"y")
 
     monkeypatch.setattr(remote, "_fetch_files", overtaken)
     with pytest.raises(ValueError, match="written to while it was fetched"):
@@ -187,3 +192,22 @@ def test_a_long_fetch_says_how_far_it_is_every_half_minute(monkeypatch: pytest.M
         shown.add(10**9)
         shown.look()
     assert len(said) == 3 and "30.0 GB" not in said[0] and "31.0 GB of 100.0 GB" in said[1] and "left" in said[1]
+
+
+def test_a_file_that_is_cut_off_in_the_store_is_said_when_it_was_fetched(shelf: Shelf) -> None:
+    name = next(iter(SHARDS))
+    shelf.put({name: SHARDS[name][:100]})
+    with pytest.raises(ValueError, match=f"{shelf.uri}/{name}' is not a whole safetensors file.*upload it again"):
+        model_folder(shelf.uri)
+
+
+@pytest.mark.parametrize("model", ["S3://bucket/m", "gs://bucket/m", "s3:/bucket/m", "s3://", "https://host/m"])
+def test_a_name_of_no_store_that_is_read_is_refused(model: str) -> None:
+    with pytest.raises(ValueError, match=r"s3://(bucket/folder|\.\.\.)"):
+        model_folder(model)
+
+
+@pytest.mark.parametrize("model", ["s3://bucket/m", "."])
+def test_a_folder_has_no_revision(model: str) -> None:
+    with pytest.raises(ValueError, match=r"^revision: 'main'"):
+        model_folder(model, "main")

@@ -111,16 +111,19 @@ class StoreHeader:
         return StoreHeader(**{**data, "always": tuple(data["always"])})
 
     def differences(self, other: StoreHeader) -> list[str]:
-        """Names of the fields in which two headers differ, with the key where such a field is a mapping."""
-        mine, theirs = asdict(self), asdict(other)
-        names = []
-        for name in (n for n in mine if mine[n] != theirs[n]):
-            if isinstance(mine[name], dict):
-                keys = sorted(mine[name].keys() | theirs[name].keys())
-                names += [f"{name}.{k}" for k in keys if mine[name].get(k) != theirs[name].get(k)]
-            else:
-                names.append(name)
-        return names
+        """Names of the fields in which two headers differ, with the keys where such a field is a mapping."""
+        return _differences(asdict(self), asdict(other))
+
+
+def _differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    names = []
+    for name in sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n)):
+        a, b = mine.get(name), theirs.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += [f"{name}.{inner}" for inner in _differences(a, b)]
+        else:
+            names.append(name)
+    return names
 
 
 def shared_temperature(temperatures: Mapping[str, float], domains: Sequence[str]) -> float:

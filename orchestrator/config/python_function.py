@@ -17,7 +17,7 @@ def check_function(where: str, spec: str) -> None:
 def load_functions(answer_filter: str | None, truth: str | None) -> None:
     """Run the files of `answers.filter` and `evaluate.truth`, as teacher and evaluator will. Raises ValueError where
     one fails. A file that is not on this machine is passed over: it may be where it is needed."""
-    from workers.evaluation.truth import load_truth
+    from workers.evaluation.heldout.truth import load_truth
     from workers.teacher.units.answer_filter import AnswerFilter, FilterCode
 
     if answer_filter is not None and Path(answer_filter.rpartition(":")[0]).is_file():

@@ -8,8 +8,8 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
-from workers.evaluation.metrics import DomainScores, curve, paired_difference, summarise
-from workers.evaluation.sums import By
+from workers.evaluation.heldout.sums import By
+from workers.evaluation.metrics.domain_scores import DomainScores, curve, paired_difference, summarise
 
 
 @dataclass

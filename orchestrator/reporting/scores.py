@@ -56,7 +56,7 @@ class Score:
 
     @staticmethod
     def of(summary: Mapping[str, Any]) -> Score:
-        """The score that `workers.evaluation.metrics.summarise` gives."""
+        """The score that `workers.evaluation.metrics.domain_scores.summarise` gives."""
         return Score(**{"truth_excess_kl": None, "truth_tokens_skipped": None, **summary})
 
 

@@ -28,9 +28,9 @@ from orchestrator.reporting.evaluation import Results
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import pinned
+from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
-from workers.evaluation.metrics import by_domain
-from workers.evaluation.sums import from_bytes
+from workers.evaluation.metrics.domain_scores import by_domain
 from workers.fingerprint import hash_json
 from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan

@@ -20,12 +20,12 @@ from cluster.faults import pause_point
 from cluster.storage import Storage, local_folder, open_storage
 from workers.channels.board import Reporter
 from workers.channels.events import Message, ModelScored
-from workers.evaluation.exact import ExactTargets
+from workers.evaluation.heldout.exact import ExactTargets
+from workers.evaluation.heldout.sums import TokenScores, sums_of, to_bytes
+from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
+from workers.evaluation.heldout.truth import load_truth, unigram_counts
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
-from workers.evaluation.scoring import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
-from workers.evaluation.sums import TokenScores, sums_of, to_bytes
-from workers.evaluation.truth import load_truth, unigram_counts
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import torch_dtype

@@ -11,9 +11,9 @@ import torch
 from targets_bench.captured import capture, spec_of
 from targets_bench.distributions import Distributions, Scored
 
-from workers.evaluation.metrics import by_domain, summarise
-from workers.evaluation.scoring import compare
-from workers.evaluation.sums import TokenScores, sums_of
+from workers.evaluation.heldout.sums import TokenScores, sums_of
+from workers.evaluation.heldout.token_scores import compare
+from workers.evaluation.metrics.domain_scores import by_domain, summarise
 from workers.student.batches.batching import MicroBatch, micro_batches
 from workers.student.batches.packing import Texts
 from workers.student.config import LossConfig

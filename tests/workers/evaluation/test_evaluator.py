@@ -11,11 +11,11 @@ import pytest
 import torch
 from support.comparing.tolerances import in_float64, of_capture
 
-from workers.evaluation import scoring
-from workers.evaluation.exact import stored
-from workers.evaluation.scoring import answer_rank, logits_of, score
-from workers.evaluation.sums import TokenScores
-from workers.evaluation.truth import Truth
+from workers.evaluation.heldout import token_scores
+from workers.evaluation.heldout.exact import stored
+from workers.evaluation.heldout.sums import TokenScores
+from workers.evaluation.heldout.token_scores import answer_rank, logits_of, score
+from workers.evaluation.heldout.truth import Truth
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import TargetRow, rows_of
 from workers.teacher.config import TeacherConfig
@@ -125,7 +125,7 @@ def test_few_logits_at_once_give_the_same_scores(
     _, rows = heldout
     student = in_float64(tiny_model("llama", seed=5))
     usual = scores_of(student, rows, 50)
-    monkeypatch.setitem(scoring.CHUNK_NUMBERS, "cpu", 2 * V)
+    monkeypatch.setitem(token_scores.CHUNK_NUMBERS, "cpu", 2 * V)
     few = scores_of(student, rows, 50)
     assert np.array_equal(few.position, usual.position)
     np.testing.assert_allclose(few.kl, usual.kl, rtol=0, atol=off_by(rows))

@@ -13,9 +13,9 @@ import torch
 from support.comparing.tolerances import of_capture
 
 from cluster.storage import LocalStorage
-from workers.evaluation.exact import Exact, ExactTargets, stored
-from workers.evaluation.scoring import logits_of, score
-from workers.evaluation.sums import TokenScores
+from workers.evaluation.heldout.exact import Exact, ExactTargets, stored
+from workers.evaluation.heldout.sums import TokenScores
+from workers.evaluation.heldout.token_scores import logits_of, score
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.evaluation import sums
-from workers.evaluation.metrics import (
+from workers.evaluation.heldout import sums
+from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
+from workers.evaluation.heldout.truth import truth_kls
+from workers.evaluation.metrics.calibration import calibration_error
+from workers.evaluation.metrics.domain_scores import (
     DomainScores,
-    bootstrap_interval,
     by_domain,
-    calibration_error,
     curve,
     paired_difference,
     summarise,
 )
-from workers.evaluation.sums import TokenScores, from_bytes, sums_of, to_bytes
-from workers.evaluation.truth import truth_kls
+from workers.evaluation.metrics.intervals import bootstrap_interval
 from workers.targets.reader import TargetRow
 
 

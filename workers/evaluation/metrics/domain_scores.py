@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.evaluation.sums import ENTROPY_BIN, SUMMED, By, first_position
+from workers.evaluation.heldout.sums import ENTROPY_BIN, SUMMED, By, first_position
+from workers.evaluation.metrics.calibration import calibration_error
+from workers.evaluation.metrics.intervals import bootstrap_interval
 
 _CALIBRATED = ("tokens", "confidence", "teacher_at_top")
-
-_BINS = 15
-"""Equal-mass bins of the calibration error (Guo et al. 2017 with adaptive bins)."""
 
 
 @dataclass
@@ -92,30 +91,6 @@ def paired_difference(a: DomainScores, b: DomainScores, resamples: int, seed: in
     difference_P = a.by_prompt["kl"] - b.by_prompt["kl"]
     low, high = bootstrap_interval(difference_P, tokens_P, resamples, seed)
     return {"kl": float(difference_P.sum() / tokens_P.sum()), "low": low, "high": high}
-
-
-def bootstrap_interval(sums_P: np.ndarray, tokens_P: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of sum(sums) / sum(tokens) when prompts are drawn again with replacement."""
-    rng = np.random.default_rng(seed)
-    P = len(sums_P)
-    drawn = rng.multinomial(P, np.full(P, 1 / P), size=resamples)
-    means = (drawn @ sums_P) / np.maximum(drawn @ tokens_P, 1e-9)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def calibration_error(masses_G3: np.ndarray, bins: int = _BINS) -> float:
-    """Expected calibration error of confidences against the teacher's probability of that token, equal-mass bins.
-
-    Of [G, 3] tokens, sums of confidence and of the teacher's probability by rising confidence. A group that lies across
-    the border of two bins is shared out between them in proportion.
-    """
-    running = np.concatenate([np.zeros((1, 3)), np.cumsum(masses_G3, 0)])
-    tokens = int(running[-1, 0])
-    least, more = divmod(tokens, min(bins, tokens))
-    borders = [b * least + min(b, more) for b in range(min(bins, tokens) + 1)]
-    confidence, target = (np.diff(np.interp(borders, running[:, 0], running[:, i])) for i in (1, 2))
-    return float(np.abs(confidence - target).sum() / tokens)
 
 
 def by_domain(tables: Sequence[pa.Table]) -> dict[str, DomainScores]:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from workers.evaluation.config import CHUNK_NUMBERS
-from workers.evaluation.exact import Exact
-from workers.evaluation.sums import TokenScores
-from workers.evaluation.truth import Truth, truth_kls
+from workers.evaluation.heldout.exact import Exact
+from workers.evaluation.heldout.sums import TokenScores
+from workers.evaluation.heldout.truth import Truth, truth_kls
 from workers.targets.reader import TargetRow
 from workers.two_part_model import TwoPartModel
 

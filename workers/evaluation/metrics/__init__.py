@@ -1,0 +1,1 @@
+"""Numbers about models out of sums and of answers, with their intervals. Pure NumPy."""

@@ -1,0 +1,1 @@
+"""Questions with known answers: read, asked of a model, marked."""

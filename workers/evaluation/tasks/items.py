@@ -12,8 +12,8 @@ for spaces around it; a regular expression that matches all of it; tests that it
 Edit = Literal[
     "names", "order", "irrelevant", "numbers", "negation", "entity", "shuffled", "none_of_them", "no_question"
 ]
-"""What was done to an item to make a variant. The first three leave the answer as it is, the next three change it; the
-last three are of choices: in another order, the right one replaced by "none of the others", and without the question."""
+"""What was done to an item to make a variant. The first three leave the answer as it is, the next three change it. The
+last three are of choices: in another order, the right one replaced by "none of the others", without the question."""
 
 CHANGES_ANSWER: tuple[Edit, ...] = ("numbers", "negation", "entity")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil
+from typing import Protocol
 
 from orchestrator.config.schema import RunConfig
 from workers.splits import HELDOUT
@@ -39,33 +40,53 @@ _TOGETHER_PER_REPLICA = 2
 """Makings for each replica, at least: the first are committed while the second run."""
 
 _HELD_BYTES = 1 << 32
-"""Most targets that exist at once in a rank and in the process that leads it, about."""
+"""Most targets of one making in a rank, about. The process that leads ranks holds those of two or three: one that is
+made, one that is committed."""
 
 _HIDDEN_BYTES = 16 << 10
 """Of the hidden state of a token, at most: 8,192 numbers of two bytes."""
 
 _MOST_VOCABULARY = 1 << 18
 
+_ENTRY_BYTES, _DRAW_BYTES = 6, 8
+"""Of an id with its count; and of the number that a multinomial draw is made of."""
+
 _ANY_NUMBER = 1 << 31
 
 
-def unit_size(config: RunConfig, teacher: str, split: str, prompts: int | None = None) -> UnitSize:
+class HowKept(Protocol):
+    """What a store keeps of a distribution: the settings of targets, or a store's header."""
+
+    @property
+    def scheme(self) -> Scheme: ...
+    @property
+    def draws(self) -> int: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def redraws(self) -> int: ...
+
+
+def unit_size(
+    config: RunConfig, teacher: str, split: str, prompts: int | None = None, texts: int | None = None
+) -> UnitSize:
     """What a unit of a split holds at most that a teacher is to capture.
 
     `prompts` is how many there are of the kind that is cut (Prompt.kind: of the same domains, teacher and sampling) in
-    that split; None where it is not known, or many.
+    that split; None where it is not known, or many. `texts` is how many each of them gets; None: the teacher's
+    `sampling.samples`.
     """
     if split == HELDOUT:
         return UnitSize(config.evaluate.heldout.prompts_per_unit)
     settings, targets = config.teachers[teacher], config.targets
     if targets.prompts_per_unit is not None or targets.unit_tokens is not None or not settings.gpus_per_rank:
         few = CPU_PROMPTS if targets.unit_tokens is None else _ANY_NUMBER
-        tokens = targets.unit_tokens or (_unit_tokens(targets.scheme) if settings.gpus_per_rank else None)
+        tokens = targets.unit_tokens or (_unit_tokens(targets) if settings.gpus_per_rank else None)
         return UnitSize(targets.prompts_per_unit or few, tokens)
-    most = ceil(UNIT_TEXTS * settings.replica_slots / settings.sampling.samples)
+    most = ceil(UNIT_TEXTS * settings.replica_slots / (texts or settings.sampling.samples))
     if prompts is not None:
         most = min(most, max(CPU_PROMPTS, ceil(prompts / (UNITS_PER_REPLICA * settings.replicas[1]))))
-    return UnitSize(most, _unit_tokens(targets.scheme))
+    return UnitSize(most, _unit_tokens(targets))
 
 
 def units_together(
@@ -98,9 +119,9 @@ def texts_together(teacher: TeacherConfig) -> int:
     return (UNIT_TEXTS if teacher.begins_next else TOGETHER_TEXTS) * teacher.replica_slots
 
 
-def together_tokens(scheme: Scheme, vocabulary: int) -> int:
+def together_tokens(kept: HowKept, vocabulary: int) -> int:
     """Most target tokens of units made together, by what their store keeps of each."""
-    return min(TOGETHER_TOKENS, _held_tokens(scheme, vocabulary))
+    return min(TOGETHER_TOKENS, _held_tokens(kept, vocabulary))
 
 
 def texts_of(config: RunConfig, unit: Unit, split: str) -> int:
@@ -130,12 +151,15 @@ def share_in_use(texts: float, slots: int, *, begins_next: bool) -> float:
 _JOINED = 15 / 16
 
 
-def _unit_tokens(scheme: Scheme) -> int:
-    return min(UNIT_TOKENS, _held_tokens(scheme, _MOST_VOCABULARY))
+def _unit_tokens(kept: HowKept) -> int:
+    return min(UNIT_TOKENS, _held_tokens(kept, _MOST_VOCABULARY))
 
 
-def _held_tokens(scheme: Scheme, vocabulary: int) -> int:
+def _held_tokens(kept: HowKept, vocabulary: int) -> int:
     """Of how many tokens the targets find room at once."""
-    if scheme in ("full", "hidden"):
-        return max(1, _HELD_BYTES // (4 * vocabulary if scheme == "full" else _HIDDEN_BYTES))
-    return TOGETHER_TOKENS
+    if kept.scheme in ("full", "hidden"):
+        each = 4 * vocabulary if kept.scheme == "full" else _HIDDEN_BYTES
+    else:
+        entries = kept.top_k if kept.scheme == "topk" else kept.draws * kept.redraws
+        each = _ENTRY_BYTES * entries + _DRAW_BYTES * (entries if kept.scheme == "multinomial" else 0)
+    return max(1, _HELD_BYTES // each)

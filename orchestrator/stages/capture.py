@@ -234,7 +234,7 @@ def made_together(run_uri: str, config: RunConfig, name: str, rows: list[dict[st
             config.teachers[name],
             [plan.units[unit] for unit in repair_of],
             partial(texts_of, config, split=split),
-            together_tokens(header.scheme, header.vocabulary),
+            together_tokens(header, header.vocabulary),
         )
         for group in groups:
             units = [unit.index for unit in group]

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from workers.fetching.names import NOT_LOADED, OLDER_WEIGHTS, SETTINGS, WEIGHTS, missing_weights
+from workers.fetching.names import NOT_LOADED, OLDER_WEIGHTS, SETTINGS, WEIGHTS, missing_weights, weights_among
 from workers.fetching.node_lock import one_at_a_time, refused, require_room
 from workers.fetching.progress import Progress
 from workers.model_sizes import weights_fault
@@ -97,10 +97,15 @@ def weights_file(model: str, revision: str | None, name: str) -> Path | None:
         return Path(hf_hub_download(model, name, revision=commit, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    try:
-        return Path(_asked(model, revision, lambda: hf_hub_download(model, name, revision=commit)))
-    except RemoteEntryNotFoundError:
-        return None
+
+    def fetch() -> str | None:
+        try:
+            return hf_hub_download(model, name, revision=commit)
+        except RemoteEntryNotFoundError:
+            return None
+
+    found = _asked(model, revision, fetch)
+    return None if found is None else Path(found)
 
 
 def _fetched(model: str, revision: str | None, commit: str) -> Path:
@@ -111,8 +116,8 @@ def _fetched(model: str, revision: str | None, commit: str) -> Path:
     for weights in (WEIGHTS, OLDER_WEIGHTS):
         files = _files((*SETTINGS, *weights))
         dry: Any = _asked(model, revision, lambda: snapshot_download(model, revision=commit, dry_run=True, **files))  # noqa: B023
-        names, missing = [f.filename for f in dry], [f for f in dry if f.will_download]
-        if missing_weights(names, lambda _: b"{}") is None or weights is OLDER_WEIGHTS:
+        missing = [f for f in dry if f.will_download]
+        if weights_among([f.filename for f in dry]):
             break
     total = sum(f.file_size or 0 for f in missing)
     cache.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,8 @@ class TargetsConfig(Settings):
     unit_tokens: Count | None = Field(default=None, ge=1)
     """Most target tokens that the answers of one unit may have (a prompt of more is a unit alone). Null: any number for
     a teacher on CPUs; for one on GPUs 1M, which the slowest replica that is worth its price makes in six minutes: what
-    a fault can cost."""
+    a fault can cost. Fewer where their targets would take more than 4 GB: 4,096 of `full`, 262,144 of `hidden`,
+    700,000 of `topk` with `top_k: 1024`."""
 
     withhold: dict[str, list[str]] = {}
     """Per domain: words that no training text may contain. A text with one is rejected, so that specialists meet

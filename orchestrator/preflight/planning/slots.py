@@ -62,7 +62,7 @@ def _slots(
     units: list[tuple[float, Unit]] = []
     for number, (kind, rows) in enumerate(prompts.items()):
         each = max(tokens[kind] / rows, 1)
-        size = unit_size(config, name, TRAIN, ceil(rows))
+        size = unit_size(config, name, TRAIN, ceil(rows), kind.texts)
         held = max(1, min(size.prompts, ceil(rows), int((size.tokens or each * rows) // each)))
         count = min(ceil(rows / held), _PLANNED_UNITS)
         unit = Unit(number, kind.domains, name, held, ceil(held * each), kind.generates)
@@ -73,7 +73,7 @@ def _slots(
         teacher,
         [unit for _, unit in units],
         lambda unit: unit.prompts * kind_of[unit].texts,
-        together_tokens(config.targets.scheme, vocabulary),
+        together_tokens(config.targets, vocabulary),
     )
     whole = sum(unit.tokens for _, unit in units)
     begins_next = teacher.begins_next and len(groups) > teacher.replicas[1]

@@ -47,7 +47,8 @@ def make_blocks(config: RunConfig, rows: Rows, split: str) -> Blocks:
         inside = np.flatnonzero(np.isin(rows.numbers["kind"][mine], numbers))
         inside = inside[np.lexsort([rows.numbers[key][mine[inside]] for key in ("id1", "id0", "order")])]
         template = templates[numbers[0]]
-        for begin, end in cut(tokens[inside], unit_size(config, template.teacher, split, len(inside))):
+        texts = template.samples if template.answer_token_ids is None else 1
+        for begin, end in cut(tokens[inside], unit_size(config, template.teacher, split, len(inside), texts)):
             members.append(mine[inside[begin:end]])
             units.append(unit_of(-1, template, end - begin, int(tokens[inside[begin:end]].sum())))
     order = plan_order(units, config.demand() if split == TRAIN else {}, config.seed, split)

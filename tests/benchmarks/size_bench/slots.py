@@ -155,7 +155,7 @@ def _replica(config: RunConfig, options: argparse.Namespace, replica: int) -> Sl
         store = TargetStore(storage, TRAIN)
         store.create(StoreHeader("systematic", 21, "answer", "float32", _VOCABULARY, "tokenizer", "template", 7))
         store.vocab_order_files.create(np.arange(_VOCABULARY, dtype=float))
-        most = together_tokens("systematic", _VOCABULARY)
+        most = together_tokens(config.targets, _VOCABULARY)
         groups = units_together(teacher, plan.units, partial(texts_of, config, split=TRAIN), most)
         engine = SleepingEngine(teacher.replica_slots, options.slot_step_ms / 1000, config.seed)
         runner = UnitRunner(

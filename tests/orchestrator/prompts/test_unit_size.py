@@ -17,6 +17,7 @@ from orchestrator.prompts.unit_size import (
     unit_size,
     units_together,
 )
+from workers.targets.config import TargetsConfig
 from workers.units import Unit, UnitSize
 
 
@@ -84,8 +85,18 @@ def test_few_prompts_are_cut_so_that_all_replicas_have_some() -> None:
 def test_a_unit_with_whole_distributions_finds_room() -> None:
     for scheme, tokens in (("full", 1 << 12), ("hidden", 1 << 18)):
         assert size(config(targets={"scheme": scheme})).tokens == tokens
-        assert together_tokens(scheme, 1 << 18) == tokens  # type: ignore[arg-type]
-    assert together_tokens("systematic", 1 << 18) == TOGETHER_TOKENS
+        assert together_tokens(TargetsConfig(scheme=scheme), 1 << 18) == tokens  # type: ignore[arg-type]
+    assert together_tokens(TargetsConfig(), 1 << 18) == TOGETHER_TOKENS
+    many = TargetsConfig(scheme="topk", top_k=4096)
+    assert size(config(targets=many.model_dump())).tokens == together_tokens(many, 1 << 18) == (1 << 32) // (6 * 4096)
+
+
+def test_a_unit_is_sized_by_the_texts_that_its_own_prompts_get() -> None:
+    """128 slots with four texts each: given answers are one text of a prompt, whatever the teacher samples."""
+    made = config({"sampling": {"samples": 8}})
+    assert unit_size(made, "teacher", "train").prompts == 64
+    assert unit_size(made, "teacher", "train", texts=1).prompts == 512
+    assert unit_size(made, "teacher", "train", texts=16).prompts == 32
 
 
 def test_units_are_made_together_until_each_slot_has_enough_texts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_two_processes_of_a_node_fetch_weights_once_and_only_those_that_are_load
     assert hub.fetched("model.safetensors") == 1
     assert not hub.fetched("pytorch_model.bin") and not hub.fetched("original/model.safetensors")
     assert sum("fetched acme/tiny" in said for _, said in found) == 1
+
+
+def test_weights_in_several_files_are_fetched_and_older_ones_left(hub: Hub, tmp_path: Path) -> None:
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    shards = {name: save({f"w.{name}": torch.full((20_000,), float(i))}) for i, name in enumerate(names)}
+    index = json.dumps({"weight_map": {f"w.{name}": name for name in names}}).encode()
+    files = {name: data for name, data in FILES.items() if name != "model.safetensors"}
+    hub.commit(files | shards | {"model.safetensors.index.json": index}, "parts")
+    folder, _ = ran(start(hub, tmp_path, "print(json.dumps(str(model_folder('acme/tiny', 'parts'))))"))
+    assert {name: (Path(folder) / name).read_bytes() for name in names} == shards
+    assert not hub.fetched("pytorch_model.bin")
 
 
 def test_without_a_network_the_cache_decides_and_nothing_is_asked(hub: Hub, tmp_path: Path) -> None:

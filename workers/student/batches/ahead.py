@@ -87,6 +87,10 @@ class BatchesAhead:
             self._coming = self._pool.submit(self._make, self._tokens)
         return batch
 
+    def forget_share(self) -> None:
+        """Let go of what makes shares: it holds the engine."""
+        self._share = lambda rows, tokens: None
+
     def close(self) -> None:
         """End the thread, also where it waits for a unit, and the stream."""
         self._closed.set()

@@ -256,6 +256,7 @@ class Trainer:
         """Free the engine's memory."""
         self.engine.destroy()
         self.engine = self.optimiser = None
+        self.batches.forget_share()
         gc.collect()
 
     def _seed_dropout(self) -> None:

@@ -16,6 +16,9 @@ from workers.teacher.generation.detokenize import Detokenizer, split
 from workers.teacher.groups.recovery import FAILURES, BatchScaleMemory, CannotCapture, GroupFault, Recovery, Trial
 from workers.teacher.groups.worker_group import WorkerGroup
 
+_ALONE = 16
+"""Captures that take no texts of the next one after a fault that may have been theirs: it would be met again."""
+
 
 @dataclass
 class Answer:
@@ -47,6 +50,8 @@ class FaultTolerantGroup:
         self._batch_scale = BatchScaleMemory()
         self._known_good: tuple[list[TextRequest], CaptureSpec] | None = None
         self._empty_units = 0
+        self._alone = 0
+        """Captures to come that take no texts of the next one."""
         self._first_cause = ""
         self._tokenizer: str | None = None
         self._detokenizer: Detokenizer | None = None
@@ -72,6 +77,8 @@ class FaultTolerantGroup:
         slots become free. What comes back has no texts yet (`detokenize`). Raises CannotCapture."""
         if self._lost():
             self.close()
+        if self._alone:
+            self._alone, then = self._alone - 1, ()
         prompts = _by_prompt(requests)
         recovery = Recovery(len(prompts), self._batch_scale.batch_scale)
         parts: list[UnitTargets] = []
@@ -82,7 +89,7 @@ class FaultTolerantGroup:
             except GroupFault as fault:
                 if then:  # it may be theirs
                     self._say(f"{self._name}, {unit}: {fault.cause}; run again without texts of the next one")
-                    then = ()
+                    self._alone, then = _ALONE, ()
                     continue
                 self._get_over(recovery, fault, unit)
             else:

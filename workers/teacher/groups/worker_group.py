@@ -53,6 +53,9 @@ class WorkerGroup:
 
     def start(self) -> list[dict[str, Any]]:
         """Load the model on all ranks; returns what each rank's engine says of itself. Raises GroupFault."""
+        # That processes are there has one; their first answer says so.
+        deadline = time.monotonic() + self.config.start_deadline_s
+        self._gather([r.address.remote() for r in self._ranks], deadline=deadline)
         # A fetch takes as long as it takes, shows how far it is, and fails by itself: it has no deadline.
         self._gather([r.fetch.remote(self.config, self._board) for r in self._ranks], deadline=math.inf)
         deadline = time.monotonic() + self.config.start_deadline_s

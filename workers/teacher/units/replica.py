@@ -95,7 +95,6 @@ class Replica:
             self._say(note)
             self._control(ReplicaLost(job.name, note))
         try:
-            self._require_unchanged()
             facts = self._worker_group.start()
         except NotNeeded:
             return
@@ -138,6 +137,7 @@ class Replica:
     def _find_place(self) -> Any:
         """The group to make the worker group in: the one that there is, or a new one. Raises NotNeeded, or
         CannotCapture."""
+        self._require_unchanged()
         while True:
             self._be_admitted()
             try:
@@ -155,9 +155,16 @@ class Replica:
                 return self._place
 
     def _require_unchanged(self) -> None:
-        """Raise CannotCapture if an s3:// folder was written to since the run began. (A commit cannot be.)"""
+        """Raise CannotCapture if an s3:// folder was written to since the run began, or cannot be read. (A commit of
+        the Hub stays as it is.) Whoever starts ranks anew loads it anew."""
         teacher = self._job.teacher
-        if is_remote(teacher.model) and model_fingerprint(teacher.model) != self._job.fingerprint:
+        if not is_remote(teacher.model):
+            return
+        try:
+            now = model_fingerprint(teacher.model)
+        except ValueError as error:
+            raise CannotCapture(str(error)) from None
+        if now != self._job.fingerprint:
             raise CannotCapture(
                 f"the files at {teacher.model!r} are others than those this run began with; put them back, or give the "
                 "run another name"

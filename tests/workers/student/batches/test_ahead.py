@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -137,3 +139,20 @@ def test_closing_ends_a_wait_that_has_no_end(build: Callable[..., StoreFixture])
     eventually(lambda: batches._waits is not None)
     batches.close()
     assert waiting.done() and not threads() - before
+
+
+def test_what_shares_batches_is_let_go(filled: StoreFixture) -> None:
+    """It holds an engine, and the next one is made in the memory of this one."""
+
+    class Engine:
+        def share(self, rows: list[TargetRow], tokens: int) -> None:
+            return None
+
+    engine = Engine()
+    gone, batches = weakref.ref(engine), ahead(filled, 10_000, share=engine.share)
+    batches.next()
+    batches.forget_share()
+    batches.close()
+    del engine
+    gc.collect()
+    assert gone() is None

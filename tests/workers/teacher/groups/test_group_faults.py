@@ -58,20 +58,22 @@ def test_a_poison_prompt_is_rejected_and_the_others_are_as_they_would_be(lead: L
 
 def test_texts_that_were_begun_are_not_another_units_fault(lead: Lead) -> None:
     """The next unit's texts, seven of 36 tokens in a prefill, find no memory; and a poison of it is its own."""
+    poisoned = asked("ee", "poison")
+    first = lead.leader.capture("unit 2", asked(*GOOD, new_tokens=20), SPEC, poisoned)
+    assert first.targets.rows == len(GOOD) and not lead.said
+    second = lead.leader.capture("unit 3", poisoned, SPEC)
+    assert second.targets.prompt_uids == ["ee"] and [r["id"] for r in second.rejected] == ["poison"]
+    lead.said.clear()
     own, ids = asked("a", new_tokens=20), [3 + i for i in range(36)]
     large = [dataclasses.replace(r, prompt_token_ids=ids) for r in asked(*(f"n{i}" for i in range(8)))]
     large = [dataclasses.replace(r, prompt_token_ids=[*ids[i:], *ids[:i]]) for i, r in enumerate(large)]
     whole = lead.leader.capture("unit 1", own, SPEC).targets
-    answer = lead.leader.capture("unit 1", own, SPEC, large)
-    assert answer.targets.content_hash() == whole.content_hash()
-    assert answer.batch_scale == 1 and not answer.rejected
+    for _ in range(2):  # the second time they are not tried, as it would be the same
+        answer = lead.leader.capture("unit 1", own, SPEC, large)
+        assert answer.targets.content_hash() == whole.content_hash()
+        assert answer.batch_scale == 1 and not answer.rejected
     [said] = lead.said
     assert "MemoryError" in said and said.endswith("run again without texts of the next one")
-    poisoned = asked("ee", "poison")
-    first = lead.leader.capture("unit 2", asked(*GOOD, new_tokens=20), SPEC, poisoned)
-    assert first.targets.rows == len(GOOD) and len(lead.said) == 1
-    second = lead.leader.capture("unit 3", poisoned, SPEC)
-    assert second.targets.prompt_uids == ["ee"] and [r["id"] for r in second.rejected] == ["poison"]
 
 
 def test_a_unit_of_nothing_but_poison_is_empty_and_three_in_a_row_stop(lead: Lead) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
 from workers.evaluation.heldout.sums import By
-from workers.evaluation.metrics.domain_scores import DomainScores, curve, paired_difference, summarise
+from workers.evaluation.metrics.domain_scores import (
+    DomainScores,
+    calibration,
+    curve,
+    paired_difference,
+    summarise,
+    worst,
+)
 
 
 @dataclass
@@ -32,6 +39,10 @@ class Evaluation:
     """truth_excess_kl of the domain's unigram, where the truth is known."""
     curves: dict[str, dict[str, dict[str, list[dict[str, Any]]]]]
     """Means by bin of the teacher's `entropy` and of `position`, by model and domain."""
+    calibration: dict[str, dict[str, dict[str, Any]]]
+    """By model and domain."""
+    hardest: dict[str, dict[str, list[dict[str, Any]]]]
+    """The prompts that each model does worst on, by model and domain."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -54,6 +65,8 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         curves={
             n: {d: {by: curve(s, by) for by in _CURVES} for d, s in scores.items()} for n, scores in models.items()
         },
+        calibration={n: {d: calibration(s, resamples, seed) for d, s in by.items()} for n, by in models.items()},
+        hardest={n: {d: worst(s, _HARDEST) for d, s in by.items()} for n, by in models.items()},
     )
 
 
@@ -65,5 +78,8 @@ def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:
         f"{specialist} - {GENERALIST}": (specialist, GENERALIST),
     }
 
+
+_HARDEST = 5
+"""Prompts that are named of each model."""
 
 _CURVES: tuple[By, ...] = ("entropy", "position")

@@ -28,7 +28,7 @@ from orchestrator.reporting.records import (
     TeacherReport,
 )
 from orchestrator.reporting.rejected import RejectedAnswers
-from orchestrator.reporting.scores import Difference, ProbeRanks, Score
+from orchestrator.reporting.scores import Calibration, Difference, HardPrompt, ProbeRanks, Score
 from orchestrator.runs.folder import RunFolder
 from workers.layout import PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
@@ -153,6 +153,8 @@ def student_report(
         difference=_difference(evaluation, f"{name} - {HARD_LABELS}"),
         hard_labels_tokens=control.get("tokens"),
         at_control_tokens=_score(evaluation, f"{name}.{AT_CONTROL_TOKENS}", own),
+        calibration=_calibration(evaluation, name, own),
+        hardest=tuple(HardPrompt(**h) for h in evaluation.hardest.get(name, {}).get(own, ())) if evaluation else (),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),
     )
 
@@ -179,6 +181,11 @@ def _initial_weights(facts: dict[str, Any] | None) -> InitialWeights | None:
 def _score(evaluation: Evaluation | None, model: str, domain: str) -> Score | None:
     found = evaluation.scores.get(model, {}).get(domain) if evaluation is not None else None
     return Score.of(found) if found else None
+
+
+def _calibration(evaluation: Evaluation | None, model: str, domain: str) -> Calibration | None:
+    found = evaluation.calibration.get(model, {}).get(domain) if evaluation is not None else None
+    return Calibration.of(found) if found else None
 
 
 def _difference(evaluation: Evaluation | None, label: str) -> Difference | None:

@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.reporting.scores import Difference, Measured, MeasuredOrNone, ProbeRanks, Score
+from orchestrator.reporting.scores import (
+    Calibration,
+    Difference,
+    HardPrompt,
+    Measured,
+    MeasuredOrNone,
+    ProbeRanks,
+    Score,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,4 +200,8 @@ class StudentReport:
     """Target tokens that the control trained on; None where its training has not ended."""
     at_control_tokens: Score | None = None
     """Of the specialist when it had seen as many target tokens; None where it ended with them too."""
+    calibration: Calibration | None
+    """On its own domain."""
+    hardest: tuple[HardPrompt, ...]
+    """The held-out prompts of its own domain that it does worst on, the worst first."""
     probes: tuple[ProbeRanks, ...]

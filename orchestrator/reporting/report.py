@@ -29,6 +29,7 @@ from orchestrator.reporting.gathering import (
 from orchestrator.reporting.records import PromptsReport, RepairReport, StudentReport, TargetsReport, TeacherReport
 from orchestrator.reporting.repairs import repairs
 from orchestrator.reporting.scores import (
+    Calibration,
     CurvePoint,
     Curves,
     Difference,
@@ -41,7 +42,7 @@ from orchestrator.reporting.timing import Timing
 from orchestrator.runs.folder import RunFolder
 from workers.layout import export_key
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of report.json."""
 
 _REMEDY = "`stillhouse evaluate CONFIG` writes it anew"
@@ -70,6 +71,8 @@ class Report:
     """Scores of specialists and the generalist by domain."""
     curves: dict[str, dict[str, Curves]]
     """By entropy and position, of every model that was scored, by domain."""
+    calibration: dict[str, dict[str, Calibration]]
+    """Of every model that was scored, by domain."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels`, at equal tokens, and `NAME - generalist`."""
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
@@ -89,7 +92,7 @@ class Report:
         """The scores that an earlier report has of the same students; what they are now stays."""
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
-                measured = ("heldout", "initial", "hard_labels", "at_control_tokens")
+                measured = ("heldout", "initial", "hard_labels", "at_control_tokens", "calibration", "hardest")
                 scores = {field: getattr(scored, field) for field in measured}
                 self.students[name] = replace(student, **scores, probes=scored.probes, difference=scored.difference)
 
@@ -148,6 +151,7 @@ def build_report(
         failures=failures,
         table={n: _by_domain(scores[n]) for n in [*config.specialists, GENERALIST] if n in scores},
         curves=_curves(evaluation) if evaluation else {},
+        calibration=_calibration(evaluation) if evaluation else {},
         differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),
@@ -175,6 +179,10 @@ def _curves(evaluation: Evaluation) -> dict[str, dict[str, Curves]]:
         }
         for model, found in evaluation.curves.items()
     }
+
+
+def _calibration(evaluation: Evaluation) -> dict[str, dict[str, Calibration]]:
+    return {n: {d: Calibration.of(c) for d, c in by.items()} for n, by in evaluation.calibration.items()}
 
 
 def _probes(evaluation: Evaluation) -> dict[str, dict[str, tuple[ProbeRank, ...]]]:

@@ -37,8 +37,21 @@ class Score:
     """Lower end of its 95 % bootstrap interval over prompts, nats per token."""
     kl_high: Measured
     """Upper end likewise."""
+    reverse_kl: Measured
+    """KL(model ‖ teacher) on the same text, nats per token."""
+    acceptance: Measured
+    """Share of the model's tokens that speculative decoding with the teacher would accept: 1 less the total variation
+    of both distributions."""
+    acceptance_low: Measured
+    """Lower end of its 95 % bootstrap interval over prompts."""
+    acceptance_high: Measured
+    """Upper end likewise."""
     top1_agreement: Measured
     """Share of tokens at which teacher and model find the same one most probable."""
+    top16_overlap: Measured
+    """Share of the teacher's 16 most probable tokens that are among the model's."""
+    top16_mass: Measured
+    """What the teacher gives those that are."""
     perplexity: Measured
     """Of the model on the held-out text: exp of the mean negative log-likelihood."""
     ece_teacher: Measured
@@ -61,6 +74,61 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Tokens at which a model is about equally confident: means over them."""
+
+    tokens: int
+    confidence: Measured
+    """The model's top probability."""
+    teacher_at_top: Measured
+    """The teacher's probability of that token."""
+    hit: Measured
+    """How often it is the token of the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How well the probabilities of one model are what they say, on the held-out text of one domain."""
+
+    ece: Measured
+    """Expected calibration error of the top probability to the text, 15 bins of equal mass."""
+    ece_by_chance: Measured
+    """What that error stays below 95 % of the time if the model is calibrated."""
+    brier: Measured
+    """Mean square of the top probability less whether the text has that token."""
+    nll: Measured
+    """Mean negative log-likelihood of the text's tokens, nats."""
+    overconfidence: Measured
+    """Mean of the top probability less how often the text has that token; negative: underconfident."""
+    overconfidence_to_teacher: Measured
+    """Mean of the top probability less the teacher's probability of that token."""
+    entropy_gap: Measured
+    """Entropy of the model less that of the teacher, nats per token."""
+    temperature: Measured
+    """By which dividing the model's logits brings it nearest to the teacher, between .5 and 2.5."""
+    kl_at_temperature: Measured
+    """KL(teacher ‖ model) then, nats per token."""
+    reliability: tuple[ReliabilityBin, ...]
+    """By rising confidence."""
+
+    @staticmethod
+    def of(found: Mapping[str, Any]) -> Calibration:
+        """The record that `workers.evaluation.metrics.domain_scores.calibration` gives."""
+        bins = tuple(ReliabilityBin(**each) for each in found["reliability"])
+        return Calibration(**{**found, "reliability": bins})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardPrompt:
+    """A held-out prompt, and how far the model is from the teacher on its texts."""
+
+    prompt: str
+    """Its id, for `stillhouse targets show RUN ID --split heldout`."""
+    kl: Measured
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurvePoint:
     """Means over the tokens of one bin, as `Score` has them over all."""
 
@@ -68,6 +136,8 @@ class CurvePoint:
     """Where the bin begins: nats of the teacher's entropy, or a position in the answer from 0."""
     tokens: int
     kl: Measured
+    reverse_kl: Measured
+    acceptance: Measured
     top1_agreement: Measured
     nll: Measured
     """Mean negative log-likelihood of the text's tokens, nats."""
@@ -75,6 +145,8 @@ class CurvePoint:
     """The model's top probability."""
     teacher_at_top: Measured
     """The teacher's probability of that token."""
+    hit: Measured
+    """How often it is the token of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)

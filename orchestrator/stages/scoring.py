@@ -38,7 +38,7 @@ from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
-_FORMAT = 1
+_FORMAT = 2
 """Of a file of scores. Whoever changes what is summed, or how, raises it."""
 
 _TASKS_PER_WORKER = 2

@@ -29,8 +29,17 @@ DOMAINS = [("medical",), ("legal",), ("legal", "medical")]
 WITHHELD = "holds 'halvorin'"
 
 
-POINT = {"at": 0, "tokens": 9, "kl": 0.1, "top1_agreement": 1.0, "nll": 0.5, "confidence": 0.9, "teacher_at_top": 0.75}
+POINT = {
+    **{"at": 0, "tokens": 9, "kl": 0.1, "reverse_kl": 0.125, "acceptance": 0.8, "top1_agreement": 1.0, "nll": 0.5},
+    **{"confidence": 0.9, "teacher_at_top": 0.75, "hit": 0.7},
+}
 """Of a curve."""
+
+CALIBRATION = {
+    **{"ece": 0.0625, "ece_by_chance": 0.03, "brier": 0.2, "nll": 0.5, "overconfidence": 0.04},
+    **{"overconfidence_to_teacher": 0.03, "entropy_gap": -0.25, "temperature": 1.25, "kl_at_temperature": 0.1},
+    "reliability": [{"tokens": 9, "confidence": 0.9, "teacher_at_top": 0.75, "hit": 0.7}],
+}
 
 
 def score(kl: float, **more: float) -> dict[str, float]:
@@ -39,7 +48,13 @@ def score(kl: float, **more: float) -> dict[str, float]:
         "kl": kl,
         "kl_low": kl - 0.01,
         "kl_high": kl + 0.03,
+        "reverse_kl": kl * 2,
+        "acceptance": 0.75,
+        "acceptance_low": 0.7,
+        "acceptance_high": 0.8,
         "top1_agreement": 0.875,
+        "top16_overlap": 0.5,
+        "top16_mass": 0.9,
         "perplexity": 5.5,
         "ece_teacher": 0.0625,
         "overconfidence_gap": -0.03125,
@@ -135,6 +150,8 @@ def evaluation() -> Evaluation:
         },
         unigram={"medical": 0.5},
         curves={"medical": {"medical": {"entropy": [POINT], "position": [POINT]}}},
+        calibration={"medical": {"medical": CALIBRATION}},
+        hardest={"medical": {"medical": [{"prompt": "medical/7", "kl": 1.5, "tokens": 20}]}},
     )
 
 

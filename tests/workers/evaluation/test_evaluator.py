@@ -13,8 +13,8 @@ from support.comparing.tolerances import in_float64, of_capture
 
 from workers.evaluation.heldout import token_scores
 from workers.evaluation.heldout.exact import stored
-from workers.evaluation.heldout.sums import TokenScores
-from workers.evaluation.heldout.token_scores import answer_rank, logits_of, score
+from workers.evaluation.heldout.sums import TEMPERATURES, TOP, TokenScores
+from workers.evaluation.heldout.token_scores import answer_rank, compare, logits_of, score
 from workers.evaluation.heldout.truth import Truth
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import TargetRow, rows_of
@@ -79,12 +79,31 @@ def test_the_teacher_scored_against_itself_is_perfect(heldout: tuple[Any, list[T
     np.testing.assert_allclose(-found.nll, token_logprob, rtol=0, atol=off_by(rows))
 
 
+def _top(p_TV: np.ndarray) -> np.ndarray:
+    """[T, V] whether an id is among the most probable of its position."""
+    return p_TV >= np.sort(p_TV, -1)[:, -TOP, None]
+
+
+def test_acceptance_is_one_less_total_variation() -> None:
+    """Sum of min(t, q), in float64."""
+    t_nV, q_nV = torch.randn(2, 30, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(3)
+    found = compare(q_nV.log_softmax(-1), t_nV.log_softmax(-1), np.zeros(30, np.int64), 0)
+    shared_n = torch.minimum(q_nV.softmax(-1), t_nV.softmax(-1)).sum(-1)
+    np.testing.assert_allclose(1 - found.tv, shared_n, rtol=0, atol=1e-12)
+    alike = compare(t_nV.log_softmax(-1), t_nV.log_softmax(-1), np.zeros(30, np.int64), 0)
+    assert np.abs(alike.kl).max() < 1e-12 and alike.tv.max() < 1e-12 and (alike.overlap == 1).all()
+
+
 def test_a_student_is_scored_as_by_hand(heldout: tuple[Any, list[TargetRow]], tiny_model: Callable[..., Any]) -> None:
     _, rows = heldout
     student = in_float64(tiny_model("llama", seed=5, vocab_size=V + 20))  # padded beyond the tokenizer
     found = scores_of(student, rows, 64)
     ordered = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid))
     kl, agree, nll, confidence, at_top = [], [], [], [], []
+    more: dict[str, list[np.ndarray]] = {
+        n: [] for n in ("reverse_kl", "tv", "overlap", "overlap_mass", "model_entropy")
+    }
+    more |= {"hit": [], "brier": [], "tempered_kl": []}
     for row in ordered:
         ids = torch.from_numpy(row.tokens.astype(np.int64))
         q_TV = student(ids[None]).logits[0, row.start - 1 : -1, :V].double().softmax(-1).numpy()
@@ -96,12 +115,24 @@ def test_a_student_is_scored_as_by_hand(heldout: tuple[Any, list[TargetRow]], ti
         nll.append(-np.log(q_TV[positions, row.tokens[row.start :]]))
         confidence.append(q_TV.max(-1))
         at_top.append(t_TV[positions, q_TV.argmax(-1)])
+        shared_TV = _top(t_TV) & _top(q_TV)
+        hit = q_TV.argmax(-1) == row.tokens[row.start :]
+        more["reverse_kl"].append((q_TV * (np.log(q_TV) - np.log(t_TV))).sum(-1))
+        more["tv"].append(1 - np.minimum(t_TV, q_TV).sum(-1))
+        more["overlap"].append(shared_TV.sum(-1) / TOP)
+        more["overlap_mass"].append((t_TV * shared_TV).sum(-1))
+        more["model_entropy"].append(-(q_TV * np.log(q_TV)).sum(-1))
+        more["hit"].append(hit)
+        more["brier"].append((q_TV.max(-1) - hit) ** 2)
+        tempered = [q_TV ** (1 / T) / (q_TV ** (1 / T)).sum(-1, keepdims=True) for T in TEMPERATURES]
+        more["tempered_kl"].append(np.stack([(t_TV * np.log(t_TV / r_TV)).sum(-1) for r_TV in tempered], 1))
     for name, values in {
         "kl": kl,
         "agree": agree,
         "nll": nll,
         "confidence": confidence,
         "teacher_at_top": at_top,
+        **more,
     }.items():
         np.testing.assert_allclose(
             getattr(found, name), np.concatenate(values), rtol=0, atol=off_by(rows), err_msg=name

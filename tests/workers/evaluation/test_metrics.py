@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from workers.evaluation.heldout import sums
-from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
+from workers.evaluation.heldout.sums import SUMMED, TEMPERATURES, TokenScores, from_bytes, sums_of, to_bytes
 from workers.evaluation.heldout.truth import truth_kls
-from workers.evaluation.metrics.calibration import calibration_error
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
     by_domain,
@@ -26,10 +25,11 @@ from workers.targets.reader import TargetRow
 def tokens(kl: list[float] | np.ndarray, **fields: Any) -> TokenScores:
     """Of which nothing matters but what is given."""
     T = len(kl)
-    zeros = {n: np.zeros(T) for n in ("agree", "nll", "confidence", "teacher_at_top", "entropy", "position")}
+    zeros = {n: np.zeros(T) for n in (*SUMMED, "position")}
     unknown = {n: np.full(T, np.nan) for n in ("truth_kl", "truth_teacher_kl")}
     own = {n: np.array(v, float) for n, v in fields.items()}
-    return TokenScores(kl=np.array(kl, float), **(zeros | unknown | own))
+    tempered = {"tempered_kl": np.zeros((T, len(TEMPERATURES)))}
+    return TokenScores(**(zeros | unknown | tempered | own | {"kl": np.array(kl, float)}))
 
 
 def texts_of(scores: TokenScores, prompt: list[int] | np.ndarray) -> list[tuple[str, TokenScores]]:
@@ -89,7 +89,8 @@ def test_tokens_are_weighted_equally_not_prompts() -> None:
 def random_tokens(T: int, seed: int = 0) -> TokenScores:
     rng = np.random.default_rng(seed)
     values = {f.name: rng.random(T) for f in fields(TokenScores)}
-    return TokenScores(**values | {"position": rng.integers(0, 500, T), "entropy": rng.gamma(2, 1, T)})
+    own = {"position": rng.integers(0, 500, T), "entropy": rng.gamma(2, 1, T)}
+    return TokenScores(**values | own | {"tempered_kl": rng.random((T, len(TEMPERATURES)))})
 
 
 def plain(found: TokenScores) -> dict[str, float]:
@@ -103,6 +104,10 @@ def plain(found: TokenScores) -> dict[str, float]:
         "perplexity": np.exp(found.nll.mean()),
         "ece_teacher": sum(gaps) / len(order),
         "overconfidence_gap": (found.confidence - found.teacher_at_top).mean(),
+        "reverse_kl": found.reverse_kl.mean(),
+        "acceptance": 1 - found.tv.mean(),
+        "top16_overlap": found.overlap.mean(),
+        "top16_mass": found.overlap_mass.mean(),
         "truth_excess_kl": (found.truth_kl - found.truth_teacher_kl).mean(),
     }
 
@@ -149,43 +154,6 @@ def test_curves_are_means_by_bin() -> None:
 def test_domains_are_told_apart_and_an_empty_one_is_left_out() -> None:
     tables = [sums_of("a", texts_of(tokens([0.5]), [0])), sums_of("b", texts_of(tokens([0.25]), [1])), sums_of("c", [])]
     assert {d: s.by_prompt["kl"].tolist() for d, s in by_domain(tables).items()} == {"a": [0.5], "b": [0.25]}
-
-
-# Calibration ------------------------------------------------------------------------------------------------
-
-
-def masses(confidence: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Positions one by one, by rising confidence."""
-    order = np.argsort(confidence, kind="stable")
-    return np.stack([np.ones(len(order)), confidence[order], target[order]], 1)
-
-
-def test_calibrated_confidence_has_no_error() -> None:
-    rng = np.random.default_rng(0)
-    confidence = rng.random(30_000)
-    assert calibration_error(masses(confidence, confidence)) == 0
-    assert calibration_error(masses(confidence, (rng.random(30_000) < confidence).astype(float))) < 0.015
-
-
-@pytest.mark.parametrize("gap", [0.25, 0.1, -0.1])
-def test_a_known_gap_is_the_error(gap: float) -> None:
-    rng = np.random.default_rng(1)
-    confidence = rng.uniform(0.3, 0.7, 30_000)
-    assert calibration_error(masses(confidence, confidence - gap)) == pytest.approx(abs(gap))
-    coins = (rng.random(30_000) < confidence - gap).astype(float)
-    assert calibration_error(masses(confidence, coins)) == pytest.approx(abs(gap), abs=0.015)
-
-
-def test_opposite_errors_at_different_confidence_do_not_cancel() -> None:
-    confidence = np.repeat([0.2, 0.8], 300)
-    target = np.repeat([0.4, 0.6], 300)
-    assert calibration_error(masses(confidence, target), bins=2) == pytest.approx(0.2)
-    shuffled = np.random.default_rng(0).permutation(600)
-    assert calibration_error(masses(confidence[shuffled], target[shuffled]), bins=2) == pytest.approx(0.2)
-
-
-def test_calibration_of_fewer_tokens_than_bins() -> None:
-    assert calibration_error(masses(np.array([0.9]), np.array([0.4]))) == pytest.approx(0.5)
 
 
 # Intervals --------------------------------------------------------------------------------------------------

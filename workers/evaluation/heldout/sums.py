@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 
 By = Literal["text", "confidence", "entropy", "position"]
 
+TOP = 16
+"""Ids whose overlap is counted."""
+
 MOST_CONFIDENCE_BINS = 4096
 """Of a unit and a domain. A unit with fewer target positions has a bin for each, so that its calibration error is
 exact; of a larger one, neighbours share a bin."""
@@ -28,7 +31,15 @@ ENTROPY_BIN = 0.25
 MOST_ENTROPY_BINS = 48
 """The last one holds all that is beyond."""
 
-SUMMED = ("kl", "agree", "nll", "confidence", "teacher_at_top")
+TEMPERATURES = (0.5, 0.65, 0.8, 0.9, 1.1, 1.3, 1.6, 2.0, 2.5)
+"""By which a model's logits are divided beside 1, to see which would bring it nearest to its teacher."""
+
+TEMPERED = tuple(f"kl_at_{temperature:g}" for temperature in TEMPERATURES)
+
+SUMMED = (
+    *("kl", "reverse_kl", "tv", "agree", "overlap", "overlap_mass", "nll", "entropy", "model_entropy"),
+    *("confidence", "teacher_at_top", "hit", "brier"),
+)
 SCHEMA = pa.schema(
     [
         ("domain", pa.string()),
@@ -36,7 +47,7 @@ SCHEMA = pa.schema(
         ("prompt_uid", pa.string()),  # of a text, else empty
         ("bin", pa.uint32()),  # of entropy and position, else 0
         ("tokens", pa.uint32()),
-        *((name, pa.float64()) for name in SUMMED),
+        *((name, pa.float64()) for name in (*SUMMED, *TEMPERED)),
         ("truth_tokens", pa.uint32()),  # positions at which the truth is known
         ("truth_excess", pa.float64()),  # KL(truth || model) - KL(truth || teacher), summed over them
     ]
@@ -49,16 +60,32 @@ class TokenScores:
 
     kl: np.ndarray
     """KL(t || q) in nats, t exact."""
+    reverse_kl: np.ndarray
+    """KL(q || t) in nats."""
+    tv: np.ndarray
+    """Total variation, half the sum of |t - q|: the share of tokens that speculative decoding would reject."""
     agree: np.ndarray
     """1 where argmax t = argmax q."""
+    overlap: np.ndarray
+    """Share of the teacher's TOP most probable ids that are among the model's."""
+    overlap_mass: np.ndarray
+    """What the teacher gives those that are."""
     nll: np.ndarray
     """-log q of the token that stands there."""
+    entropy: np.ndarray
+    """Of t, in nats."""
+    model_entropy: np.ndarray
+    """Of q, in nats."""
     confidence: np.ndarray
     """max q."""
     teacher_at_top: np.ndarray
     """t at argmax q."""
-    entropy: np.ndarray
-    """Of t, in nats."""
+    hit: np.ndarray
+    """1 where argmax q is the token that stands there."""
+    brier: np.ndarray
+    """Square of confidence less hit."""
+    tempered_kl: np.ndarray
+    """[T, len(TEMPERATURES)] KL(t || q') where q' is the softmax of q's logits divided by each."""
     position: np.ndarray
     """Place in the answer, from 0."""
     truth_kl: np.ndarray
@@ -135,6 +162,7 @@ def _grouped(
             "bin": there if uids is None and by != "confidence" else np.zeros(len(there), np.int64),
             "tokens": tokens_G[there],
             **{name: sums(getattr(scores, name)) for name in SUMMED},
+            **{name: sums(scores.tempered_kl[:, i]) for i, name in enumerate(TEMPERED)},
             "truth_tokens": sums(known_T).astype(np.uint32),
             "truth_excess": sums(np.where(known_T, excess_T, 0.0)),
         }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from workers.evaluation.config import CHUNK_NUMBERS
 from workers.evaluation.heldout.exact import Exact
-from workers.evaluation.heldout.sums import TokenScores
+from workers.evaluation.heldout.sums import TEMPERATURES, TOP, TokenScores
 from workers.evaluation.heldout.truth import Truth, truth_kls
 from workers.targets.reader import TargetRow
 from workers.two_part_model import TwoPartModel
@@ -86,24 +86,64 @@ def score(
 def compare(q_nV: Tensor, t_nV: Tensor, labels: np.ndarray, first: int) -> TokenScores:
     """Scores at some positions from the log-probabilities of model and teacher, of which the first is the `first` of
     its answer; the truth is left unknown."""
-    top_n1, p_nV = q_nV.argmax(-1, keepdim=True), t_nV.exp()
+    top_n1 = q_nV.argmax(-1, keepdim=True)
     labels_n1 = torch.from_numpy(labels.astype(np.int64)).to(q_nV.device)[:, None]
+    confidence_n, hit_n = q_nV.gather(1, top_n1)[:, 0].exp(), (top_n1 == labels_n1)[:, 0].to(q_nV.dtype)
+    overlap_n, mass_n = _overlap(q_nV, t_nV)
     values = {
-        "kl": (p_nV * (t_nV - q_nV)).sum(-1),
-        "agree": (t_nV.argmax(-1, keepdim=True) == top_n1)[:, 0].float(),
+        **_divergences(q_nV, t_nV),
+        "agree": (t_nV.argmax(-1, keepdim=True) == top_n1)[:, 0].to(q_nV.dtype),
+        "overlap": overlap_n,
+        "overlap_mass": mass_n,
         "nll": -q_nV.gather(1, labels_n1)[:, 0],
-        "confidence": q_nV.gather(1, top_n1)[:, 0].exp(),
+        "confidence": confidence_n,
         "teacher_at_top": t_nV.gather(1, top_n1)[:, 0].exp(),
-        "entropy": -(p_nV * t_nV).sum(-1),
+        "hit": hit_n,
+        "brier": (confidence_n - hit_n) ** 2,
     }
-    table = torch.stack(list(values.values())).double().cpu().numpy()  # one copy from the device
+    tempered_nK = _tempered(q_nV, values["kl"], values["entropy"])
+    columns = torch.cat([torch.stack(list(values.values()), 1), tempered_nK], 1)
+    table = columns.double().cpu().numpy().T  # one copy from the device
     unknown = np.full(len(labels), np.nan)
     return TokenScores(
-        **dict(zip(values, table, strict=True)),
+        **dict(zip(values, table, strict=False)),
+        tempered_kl=table[len(values) :].T,
         position=np.arange(first, first + len(labels)),
         truth_kl=unknown,
         truth_teacher_kl=unknown,
     )
+
+
+def _divergences(q_nV: Tensor, t_nV: Tensor) -> dict[str, Tensor]:
+    """[n] both KLs, the total variation and both entropies."""
+    p_nV = t_nV.exp()
+    kl_n, entropy_n = (p_nV * (t_nV - q_nV)).sum(-1), -(p_nV * t_nV).sum(-1)
+    r_nV = q_nV.exp()
+    return {
+        "kl": kl_n,
+        "reverse_kl": (r_nV * (q_nV - t_nV)).sum(-1),
+        "entropy": entropy_n,
+        "model_entropy": -(r_nV * q_nV).sum(-1),
+        "tv": p_nV.sub_(r_nV).abs_().sum(-1) / 2,
+    }
+
+
+def _overlap(q_nV: Tensor, t_nV: Tensor) -> tuple[Tensor, Tensor]:
+    """[n] the share of the teacher's TOP ids that are among the model's, and the teacher's mass on them."""
+    k = min(TOP, q_nV.shape[-1])
+    logp_nk, ids_nk = t_nV.topk(k)
+    shared_nk = (ids_nk[:, :, None] == q_nV.topk(k).indices[:, None, :]).any(-1)
+    return shared_nk.to(q_nV.dtype).mean(-1), (logp_nk.exp() * shared_nk).sum(-1)
+
+
+def _tempered(q_nV: Tensor, kl_n: Tensor, entropy_n: Tensor) -> Tensor:
+    """[n, K] KL(t || softmax(q's logits / T)) for each of TEMPERATURES: with the log-probabilities l of q as its
+    logits it is log sum exp(l / T) - E_t[l] / T - H(t), and E_t[l] = -KL(t || q) - H(t)."""
+    columns = [
+        (q_nV / temperature).logsumexp(-1) + (kl_n + entropy_n) / temperature - entropy_n
+        for temperature in TEMPERATURES
+    ]
+    return torch.stack(columns, 1)
 
 
 @torch.no_grad()

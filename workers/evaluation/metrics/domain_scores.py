@@ -13,11 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.evaluation.heldout.sums import ENTROPY_BIN, SUMMED, By, first_position
-from workers.evaluation.metrics.calibration import calibration_error
+from workers.evaluation.heldout.sums import ENTROPY_BIN, SUMMED, TEMPERATURES, TEMPERED, By, first_position
+from workers.evaluation.metrics.calibration import (
+    CALIBRATED,
+    best_temperature,
+    calibration_error,
+    error_by_chance,
+    in_bins,
+)
 from workers.evaluation.metrics.intervals import bootstrap_interval
 
-_CALIBRATED = ("tokens", "confidence", "teacher_at_top")
+_IN_CURVES = ("kl", "reverse_kl", "tv", "agree", "nll", "confidence", "teacher_at_top", "hit")
 
 
 @dataclass
@@ -29,40 +35,49 @@ class DomainScores:
     by_prompt: dict[str, np.ndarray]
     """[P] `tokens`, `truth_tokens`, `truth_excess` and what is SUMMED, each summed over a prompt's texts."""
     confidence: np.ndarray
-    """[G, 3] tokens, sum of confidence, sum of the teacher's probability; by rising mean confidence."""
+    """[G, C] sums of what is CALIBRATED, by rising mean confidence."""
     curves: dict[By, dict[int, dict[str, float]]]
     """Sums by bin of `entropy` and of `position`."""
 
     @staticmethod
     def of(table: pa.Table) -> DomainScores:
         """From the sums of units of one domain, in plan order."""
-        names = [*SUMMED, "tokens", "truth_tokens", "truth_excess"]
+        names = [*SUMMED, *TEMPERED, "tokens", "truth_tokens", "truth_excess"]
         texts = _where(table, "text")
         uids = texts["prompt_uid"].combine_chunks().dictionary_encode()  # in order of appearance, as a group_by is not
         prompt = uids.indices.to_numpy()
         bins = _where(table, "confidence")
-        masses_G3 = np.stack([bins[n].to_numpy().astype(np.float64) for n in _CALIBRATED], 1)
-        means_G2 = masses_G3[:, 1:] / masses_G3[:, :1]
+        sums_GC = np.stack([bins[n].to_numpy().astype(np.float64) for n in CALIBRATED], 1)
+        means_GC = sums_GC[:, 1:] / sums_GC[:, :1]
         return DomainScores(
             uids.dictionary.to_pylist(),
             {n: np.bincount(prompt, texts[n].to_numpy().astype(np.float64)) for n in names},
-            masses_G3[np.lexsort([means_G2[:, 1], means_G2[:, 0]])],
+            sums_GC[np.lexsort([means_GC[:, 1], means_GC[:, 0]])],
             {by: _curve(_where(table, by)) for by in ("entropy", "position")},
         )
 
 
 def summarise(scores: DomainScores, resamples: int, seed: int) -> dict[str, float]:
-    """All scores of one model on one domain; `kl_low` and `kl_high` bound the 95 % bootstrap interval over prompts."""
+    """All scores of one model on one domain; `kl_low` and `kl_high` bound the 95 % bootstrap interval over prompts, as
+    those of `acceptance` do."""
     total = {name: float(values.sum()) for name, values in scores.by_prompt.items()}
     mean = {name: total[name] / total["tokens"] for name in SUMMED}
-    low, high = bootstrap_interval(scores.by_prompt["kl"], scores.by_prompt["tokens"], resamples, seed)
+    tokens_P = scores.by_prompt["tokens"]
+    low, high = bootstrap_interval(scores.by_prompt["kl"], tokens_P, resamples, seed)
+    most, least = bootstrap_interval(scores.by_prompt["tv"], tokens_P, resamples, seed)
     result = {
         "kl": mean["kl"],
         "kl_low": low,
         "kl_high": high,
+        "reverse_kl": mean["reverse_kl"],
+        "acceptance": 1 - mean["tv"],
+        "acceptance_low": 1 - least,
+        "acceptance_high": 1 - most,
         "top1_agreement": mean["agree"],
+        "top16_overlap": mean["overlap"],
+        "top16_mass": mean["overlap_mass"],
         "perplexity": float(np.exp(mean["nll"])),
-        "ece_teacher": calibration_error(scores.confidence),
+        "ece_teacher": calibration_error(in_bins(scores.confidence)),
         "overconfidence_gap": mean["confidence"] - mean["teacher_at_top"],
         "tokens": int(total["tokens"]),
         "prompts": len(scores.prompts),
@@ -73,13 +88,58 @@ def summarise(scores: DomainScores, resamples: int, seed: int) -> dict[str, floa
     return result
 
 
+def calibration(scores: DomainScores, resamples: int, seed: int) -> dict[str, Any]:
+    """How well a model's probabilities are what they say, on one domain, and what a temperature would repair."""
+    total = {name: float(values.sum()) for name, values in scores.by_prompt.items()}
+    mean = {name: total[name] / total["tokens"] for name in (*SUMMED, *TEMPERED)}
+    bins_BC = in_bins(scores.confidence)
+    temperature, kl = best_temperature((*TEMPERATURES, 1.0), [mean[name] for name in (*TEMPERED, "kl")])
+    return {
+        "ece": calibration_error(bins_BC, "hit"),
+        "ece_by_chance": error_by_chance(bins_BC, resamples, seed),
+        "brier": mean["brier"],
+        "nll": mean["nll"],
+        "overconfidence": mean["confidence"] - mean["hit"],
+        "overconfidence_to_teacher": mean["confidence"] - mean["teacher_at_top"],
+        "entropy_gap": mean["model_entropy"] - mean["entropy"],
+        "temperature": temperature,
+        "kl_at_temperature": kl,
+        "reliability": _reliability(bins_BC),
+    }
+
+
+def _reliability(bins_BC: np.ndarray) -> list[dict[str, float]]:
+    """Bins of rising confidence, each with its tokens and means."""
+    means_BC = bins_BC / bins_BC[:, :1]
+    return [
+        {"tokens": tokens, **dict(zip(CALIBRATED[1:], row[1:], strict=True))}
+        for tokens, row in zip(np.rint(bins_BC[:, 0]).astype(int).tolist(), means_BC.tolist(), strict=True)
+    ]
+
+
+def worst(scores: DomainScores, most: int) -> list[dict[str, Any]]:
+    """The prompts whose texts have the largest mean KL, worst first."""
+    tokens_P = scores.by_prompt["tokens"]
+    mean_P = scores.by_prompt["kl"] / np.maximum(tokens_P, 1)
+    order = np.argsort(-mean_P, kind="stable")[:most].tolist()
+    return [{"prompt": scores.prompts[p], "kl": float(mean_P[p]), "tokens": int(tokens_P[p])} for p in order]
+
+
 def curve(scores: DomainScores, by: By) -> list[dict[str, Any]]:
     """Means by bin of the teacher's entropy or of position in the answer; `at` is where a bin begins."""
     points = []
     for number, sums in sorted(scores.curves[by].items()):
         at = number * ENTROPY_BIN if by == "entropy" else first_position(number)
-        means = {n: sums[n] / sums["tokens"] for n in SUMMED}
-        points.append({"at": at, "tokens": int(sums["tokens"]), "top1_agreement": means.pop("agree"), **means})
+        means = {n: sums[n] / sums["tokens"] for n in _IN_CURVES}
+        points.append(
+            {
+                "at": at,
+                "tokens": int(sums["tokens"]),
+                "top1_agreement": means.pop("agree"),
+                "acceptance": 1 - means.pop("tv"),
+                **means,
+            }
+        )
     return points
 
 

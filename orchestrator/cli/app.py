@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 for command in (
     *(before.init, before.validate, before.plan),
-    *(stages.run, stages.capture, stages.train, stages.evaluate, stages.export),
+    *(stages.run, stages.capture, stages.train, stages.evaluate, stages.compare, stages.export),
     *(looking.ask, looking.gc, before.submit),
 ):
     app.command()(command)

@@ -75,6 +75,37 @@ def evaluate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
     show_report(as_json, report, [f"Report: {folder_of(file)}/report.md"])
 
 
+def compare(
+    teacher: Annotated[str, typer.Option("--teacher", metavar="MODEL", help="Folder, Hugging Face id, or s3://...")],
+    student: Annotated[
+        list[str],
+        typer.Option(
+            "--student", metavar="[NAME=]MODEL", help="A model with the teacher's tokenizer; as many as wanted."
+        ),
+    ],
+    prompts: Annotated[
+        list[str],
+        typer.Option("--prompts", metavar="[DOMAIN=]FILE", help="Prompts for the teacher to answer, by domain."),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the run; by default made of what is asked.")
+    ] = None,
+    sets: Sets = [],
+    as_json: Json = False,
+) -> None:
+    """Measure models that were trained elsewhere against a teacher: it answers prompts, they are scored on its answers.
+
+    A further student finds the answers of before.
+    """
+    from orchestrator.config.comparing import comparison
+    from orchestrator.driver import pipeline
+
+    file = comparison(teacher, student, prompts, sets, name)
+    code, report = pipeline.run_all(file, monitors(as_json))
+    show_report(as_json, report, [f"Report: {folder_of(file)}/report.md"])
+    raise typer.Exit(code)
+
+
 def export(config: Config, sets: Sets = [], as_json: Json = False) -> None:
     """Export what is trained as folders that transformers loads."""
     from orchestrator.config.loading import load_config

@@ -6,6 +6,7 @@ import difflib
 import os
 import types
 import typing
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class ConfigFile:
             for key in ("base", "merge_experts"):
                 if specialist["model"][key]:
                     specialist["model"][key] = _locate(self.base, specialist["model"][key])
+        for measured in data["evaluate"]["models"].values():
+            measured["model"] = _locate(self.base, measured["model"])
         for key in ("truth", "probes"):
             if data["evaluate"][key]:
                 data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())
@@ -86,9 +89,14 @@ def load_config(path: Path, settings: list[str]) -> ConfigFile:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected keys such as name, teacher, prompts, specialists")
+    apply_settings(data, settings)
+    return ConfigFile(validate(data), path.absolute().parent)
+
+
+def apply_settings(data: dict[str, Any], settings: Sequence[str]) -> None:
+    """Put every `a.b=c` into plain data. Raises ValueError."""
     for setting in settings:
         _apply(data, setting)
-    return ConfigFile(validate(data), path.absolute().parent)
 
 
 def validate(data: dict[str, Any]) -> RunConfig:

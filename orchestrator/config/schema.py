@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -161,8 +162,9 @@ class RunConfig(Settings):
     targets: TargetsConfig = TargetsConfig()
     """How distributions are kept."""
 
-    specialists: dict[str, SpecialistConfig] = Field(min_length=1)
-    """The students, by name. `defaults: {...}` at the top level is merged into each."""
+    specialists: dict[str, SpecialistConfig] = {}
+    """The students, by name. `defaults: {...}` at the top level is merged into each. None where only models that were
+    trained elsewhere are measured (`evaluate.models`)."""
 
     initial: InitialConfig = InitialConfig()
     """The process that makes the students' initial weights."""
@@ -192,6 +194,7 @@ class RunConfig(Settings):
                 raise ValueError(
                     f"{where}.teacher: {settings.teacher!r} is not one of the teachers {sorted(self.teachers)}"
                 )
+        self._check_models()
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
@@ -204,6 +207,16 @@ class RunConfig(Settings):
             if not any(w > 0 for w in mix.values()) or any(w < 0 for w in mix.values()):
                 raise ValueError(f"specialists.{name}.mix: shares must not be negative and one must be positive")
         return self
+
+    def _check_models(self) -> None:
+        if not self.specialists and not self.evaluate.models:
+            raise ValueError("specialists: there is none, and evaluate.models names no model to measure; give one")
+        taken = {*self.specialists, "generalist", "single_expert", "teacher", "unigram"}
+        for name in self.evaluate.models:
+            if re.fullmatch(NAME, name) is None:
+                raise ValueError(f"evaluate.models: {name!r} is not a name; use letters, digits, _ and -")
+            if name in taken:
+                raise ValueError(f"evaluate.models: {name!r} is the name of something else; choose another one")
 
     def _check_loss(self, name: str) -> None:
         specialist = self.specialists[name]

@@ -51,7 +51,7 @@ def student_groups(config: RunConfig) -> list[list[Student]]:
         if HARD_LABELS in config.evaluate.baselines:
             group.append(_control(group[0]))
         groups.append(group)
-    if GENERALIST in config.evaluate.baselines:
+    if config.specialists and GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
         domains = sorted({d for n in config.specialists for d in config.mix_of(n)})
         groups.append([Student(GENERALIST, first, {d: 1 / len(domains) for d in domains})])

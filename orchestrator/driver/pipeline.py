@@ -133,9 +133,10 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
 def _measured(session: Session) -> Evaluation | None:
     """The scores of what is trained; None where nothing is."""
     trained = [n for n in session.ctx.config.specialists if session.ctx.run.student_done(n)]
-    if not trained:
+    measured = [*trained, *session.ctx.config.evaluate.models]
+    if not measured:
         return None
-    session.ctx.say(f"evaluating {', '.join(trained)} on held-out text")
+    session.ctx.say(f"evaluating {', '.join(measured)} on held-out text")
     evaluations = Evaluations(session.ctx)
     settings = session.ctx.config
     deadline = PlaceDeadline(

@@ -34,7 +34,7 @@ from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.resources import resource_request as evaluator_request
 from workers.model_files import expert_count, read_model_config
 from workers.model_sizes import ModelSize, model_size
-from workers.student.config import SpecialistConfig
+from workers.student.config import ModelConfig, SpecialistConfig
 from workers.student.models.resources import resource_request as initial_request
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.config import TeacherConfig
@@ -131,7 +131,7 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         return sum(head_bytes(config, name, models[name], vocabulary) for name in names)
 
     models = teacher_models(found)
-    controls, items = HARD_LABELS in config.evaluate.baselines, []
+    controls, items = bool(config.specialists) and HARD_LABELS in config.evaluate.baselines, []
     if controls:
         plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
         plan.notes.append(control_note(config))
@@ -140,7 +140,7 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         mix += control_words(config, name) if controls else ""
         held = heads_held(specialist, config.mix_of(name))
         items.append(_student(name, f"specialists.{name}.train", specialist, mix, vocabulary, held))
-    if GENERALIST in config.evaluate.baselines:
+    if config.specialists and GENERALIST in config.evaluate.baselines:
         first, specialist = next(iter(config.specialists.items()))
         held = heads_held(specialist, {d for name in config.specialists for d in config.mix_of(name)})
         key, mix = f"specialists.{first}.train", "all domains equally"
@@ -165,8 +165,10 @@ def _student(name: str, key: str, specialist: SpecialistConfig, mixture: str, vo
 def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> Placeable:
     hidden = plan.heldout_scheme == "hidden"
     heads = sum(map(hidden_size, teacher_models(found).values())) if hidden else 0
-    largest = max(student_parameters(s.model, vocabulary) for s in config.specialists.values())
-    layer = max(student_layer(s.model) for s in config.specialists.values())
+    models = [s.model for s in config.specialists.values()]
+    models += [ModelConfig(base=m.model, revision=m.revision) for m in config.evaluate.models.values()]
+    largest = max(student_parameters(model, vocabulary) for model in models)
+    layer = max(student_layer(model) for model in models)
     if SINGLE_EXPERT in config.evaluate.baselines:
         largest = max(largest, _single_expert(found.teacher_folders[config.first_teacher()]))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.memory import linear_layers
+from orchestrator.preflight.model_folders import check_model_folder
 from workers.fetching.folder import model_folder
 from workers.fingerprint import tokenizer_fingerprint
 from workers.model_files import expert_count, known_model_type, read_model_config
@@ -16,23 +17,18 @@ from workers.student.models.dense_sibling import SIBLINGS, expert_width, why_not
 
 
 def check_students(config: RunConfig, tokenizer: str) -> None:
-    """All checks of the students' models; raises ValueError. `tokenizer` is the fingerprint of the teacher's."""
+    """All checks of the models that students start from, and of those that are only measured; raises ValueError.
+    `tokenizer` is the fingerprint of the teacher's."""
+    for name, measured in config.evaluate.models.items():
+        where = f"evaluate.models.{name}"
+        folder = _same_tokenizer(config, where, measured.model, measured.revision, tokenizer)
+        check_model_folder(f"{where}.model", measured.model, folder)
     for name, specialist in config.specialists.items():
         model, where = specialist.model, f"specialists.{name}.model"
         if model.source is None:
             _check_architecture(f"{where}.config", (model.config or {}).get("model_type"))
             continue
-        try:
-            folder = model_folder(model.source, model.revision, weights=False)
-            own = tokenizer_fingerprint(folder)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if own != tokenizer:
-            teacher = config.teachers[config.first_teacher()].model
-            raise ValueError(
-                f"{where}: the tokenizer of {model.source!r} ({own[:12]}) is not the teacher's, {teacher!r} "
-                f"({tokenizer[:12]}): its ids would mean other words. Choose a student of the teacher's family"
-            )
+        folder = _same_tokenizer(config, where, model.source, model.revision, tokenizer)
         model_config = read_model_config(folder)
         if model_config:
             _check_architecture(where, model_config.get("model_type"))
@@ -40,6 +36,22 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
         _check_experts(where, model, model_config, folder)
         if model.lora is not None:
             _check_lora(where, model.lora, sorted(linear_layers(model, folder, model_config)))
+
+
+def _same_tokenizer(config: RunConfig, where: str, model: str, revision: str | None, tokenizer: str) -> Path:
+    """The folder of a model with the teacher's tokenizer, weights or not. Raises ValueError."""
+    try:
+        folder = model_folder(model, revision, weights=False)
+        own = tokenizer_fingerprint(folder)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if own != tokenizer:
+        teacher = config.teachers[config.first_teacher()].model
+        raise ValueError(
+            f"{where}: the tokenizer of {model!r} ({own[:12]}) is not the teacher's, {teacher!r} ({tokenizer[:12]}): "
+            "its ids would mean other words. Choose a model of the teacher's family"
+        )
+    return folder
 
 
 def _check_architecture(where: str, model_type: object) -> None:

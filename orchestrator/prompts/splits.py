@@ -67,15 +67,20 @@ def split_rows(config: RunConfig, rows: Candidates) -> tuple[np.ndarray, int]:
     say `heldout` have it whatever the caps are; those beyond are to be taken out first (`beyond`). Raises ValueError
     where a cap leaves no room for one answer.
     """
-    room, heldout = _Room(config, rows), rows.says == SAYS.index(HELDOUT)
+    room, heldout = _Room(config, rows), _says_heldout(config, rows)
     for i in np.flatnonzero(heldout).tolist():
         room.take(i)
-    of_share = _by_share(config, rows)
+    of_share = _by_share(config, rows) if config.specialists else np.zeros(0, np.int64)
     for i in of_share.tolist():
         if room.is_closed:
             break
         heldout[i] = room.take(i)
     return heldout, int(len(of_share) - heldout[of_share].sum())
+
+
+def _says_heldout(config: RunConfig, rows: Candidates) -> np.ndarray:
+    """Whether each row is to be held out whatever the share is: as it says, and of a run that trains nothing, all."""
+    return rows.says == SAYS.index(HELDOUT) if config.specialists else np.ones(len(rows.says), bool)
 
 
 def beyond(config: RunConfig, rows: Candidates) -> np.ndarray:
@@ -85,7 +90,7 @@ def beyond(config: RunConfig, rows: Candidates) -> np.ndarray:
     Raises ValueError where a cap leaves no room for one answer.
     """
     room = _Room(config, rows)
-    said = rows.by_hash(np.flatnonzero(rows.says == SAYS.index(HELDOUT)))
+    said = rows.by_hash(np.flatnonzero(_says_heldout(config, rows)))
     return np.array([i for i in said.tolist() if not room.take(i)], np.int64)
 
 
@@ -124,7 +129,8 @@ def heldout_shares(
     splits, trained = splits_and_trained(config, prompts)
     if not sampled:
         return [float(split == HELDOUT) for split in splits], trained
-    explicit, share = {p.source for p in prompts if p.split == HELDOUT}, config.evaluate.heldout.share
+    explicit, trains = {p.source for p in prompts if p.split == HELDOUT}, bool(config.specialists)
+    share = config.evaluate.heldout.share if trains else 1.0
     wanted = [
         share if p.source in sampled and p.split is None and p.source not in explicit else float(split == HELDOUT)
         for p, split in zip(prompts, splits, strict=True)
@@ -132,7 +138,7 @@ def heldout_shares(
     room = _room_by_domain(config, prompts, wanted, sampled)
     parts = [min([1.0, *(room[d] for d in p.domains)]) for p in prompts]
     past = sum((1 - part) * w * sampled.get(p.source, 1.0) for p, w, part in zip(prompts, wanted, parts, strict=True))
-    return [w * part for w, part in zip(wanted, parts, strict=True)], round(past)
+    return [w * part for w, part in zip(wanted, parts, strict=True)], round(past) if trains else 0
 
 
 def _room_by_domain(

@@ -19,6 +19,10 @@ def print_closing(report: Report, out: Console) -> None:
     if measured:
         out.print(Text(f"run {report.run}: held-out KL to the teacher", style="bold"), soft_wrap=True)
         _print_table(report, measured, out)
+    elif report.models:
+        out.print(Text(f"run {report.run}: held-out KL to the teacher", style="bold"), soft_wrap=True)
+        rows = [[n, d, *_interval(s), f"{s.acceptance:.0%}", f"{s.top1_agreement:.0%}"] for n, d, s in _scores(report)]
+        print_columns(out, ["model", "domain", "KL ± 95 %", "acceptance", "top-1"], rows, ["model", "domain"])
     for line in closing_lines(report):
         out.print(line, markup=False, soft_wrap=True)
 
@@ -36,10 +40,18 @@ def _print_table(report: Report, measured: dict[str, StudentReport], out: Consol
     print_columns(out, heads, rows, ["specialist"])
 
 
+def _scores(report: Report) -> list[tuple[str, str, Score]]:
+    """Of the models that were not trained here, by domain."""
+    return [(name, domain, score) for name in report.models for domain, score in report.table[name].items()]
+
+
 def _own(student: StudentReport) -> list[str]:
-    """Its KL and half the width of the interval."""
-    score = student.heldout
-    return [f"{score.kl:.3f} ± {(score.kl_high - score.kl_low) / 2:.3f}"] if score else ["–"]
+    return _interval(student.heldout) if student.heldout else ["–"]
+
+
+def _interval(score: Score) -> list[str]:
+    """KL and half the width of its interval."""
+    return [f"{score.kl:z.3f} ± {(score.kl_high - score.kl_low) / 2:.3f}"]
 
 
 def _kl(score: Score | None) -> str:

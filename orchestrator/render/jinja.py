@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 def filled(template: str, **values: Any) -> str:
     """A template's text. What it names and is not given is an error."""
     return _environment().get_template(template).render(**values)
+
+
+def formatted(value: float, how: str) -> str:
+    """As `format` does; what rounds to zero has no minus."""
+    return format(value, re.sub(r"^(\+?)(?=.*[f%]$)", r"\1z", how))
 
 
 def one_line(text: str) -> str:
@@ -36,5 +42,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"fmt": format, "line": one_line, "cell": table_cell}
+    made.filters |= {"fmt": formatted, "line": one_line, "cell": table_cell}
     return made

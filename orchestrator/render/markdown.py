@@ -21,6 +21,7 @@ def markdown(report: Report) -> str:
         kl_by_domain=kl_by_domain,
         domains=sorted({domain for row in kl_by_domain.values() for domain in row}),
         scored={n: s for n, s in report.students.items() if s.heldout is not None},
+        measured={n: s for n, s in report.table.items() if n in report.models},
         excess=_excess(report),
         compared_after={f"{name} - {HARD_LABELS}": s.hard_labels_tokens for name, s in report.students.items()},
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),

@@ -68,7 +68,9 @@ class Report:
     failures: dict[str, str]
     """Why specialists and controls failed."""
     table: dict[str, dict[str, Score]]
-    """Scores of specialists and the generalist by domain."""
+    """Scores of specialists, the generalist and the further models (`evaluate.models`) by domain."""
+    models: tuple[str, ...]
+    """Those of the table that were not trained here."""
     curves: dict[str, dict[str, Curves]]
     """By entropy and position, of every model that was scored, by domain."""
     calibration: dict[str, dict[str, Calibration]]
@@ -149,7 +151,10 @@ def build_report(
         students={n: student_report(run, config, written, n, evaluation, failures.get(n)) for n in config.specialists},
         timing=timing,
         failures=failures,
-        table={n: _by_domain(scores[n]) for n in [*config.specialists, GENERALIST] if n in scores},
+        table={
+            n: _by_domain(scores[n]) for n in [*config.specialists, GENERALIST, *config.evaluate.models] if n in scores
+        },
+        models=tuple(n for n in config.evaluate.models if n in scores),
         curves=_curves(evaluation) if evaluation else {},
         calibration=_calibration(evaluation) if evaluation else {},
         differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},

@@ -31,7 +31,7 @@ from orchestrator.stages.capture import pinned
 from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
 from workers.evaluation.metrics.domain_scores import by_domain
-from workers.fingerprint import hash_json
+from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan
 from workers.splits import HELDOUT, PROBES, TRAIN
@@ -46,8 +46,8 @@ _TASKS_PER_WORKER = 2
 
 
 def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
-    """Every trained specialist on every held-out domain; what stands beside it on its own domain; the teacher itself,
-    for the probes."""
+    """Every trained specialist, and every further model, on every held-out domain; what stands beside specialists on
+    their own domain; the teacher itself, for the probes."""
     domains = tuple(read_plan(run.storage, HELDOUT).domains)
     models = []
     for name in config.specialists:
@@ -69,6 +69,8 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         teacher = pinned(config.teachers[config.first_teacher()], fingerprint)
         cut = ModelToScore(SINGLE_EXPERT, "single_expert", teacher.model, (), teacher.revision)
         models += [replace(cut, domains=(d,)) for d in domains]
+    for name, measured in config.evaluate.models.items():
+        models.append(ModelToScore(name, "folder", measured.model, domains, measured.revision))
     if config.evaluate.truth is not None:
         models += [ModelToScore(UNIGRAM, "unigram", "", (d,)) for d in domains]
     if config.evaluate.probes is not None:
@@ -86,7 +88,7 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
     digest_of = cache(partial(_weights_digest, run, config))  # of several domains, a kind's weights are the same
     tasks = []
     for model in models:
-        weights = digest_of(model.kind, model.source)
+        weights = digest_of(model.kind, model.source, model.revision)
         mine = []
         for split in _splits(model):
             for entry, domains in units[split]:
@@ -151,12 +153,14 @@ def _splits(model: ModelToScore) -> tuple[str, ...]:
     return {"teacher": (PROBES,), "unigram": (HELDOUT,)}.get(model.kind, (HELDOUT, PROBES))
 
 
-def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str) -> str:
+def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, revision: str | None) -> str:
     """A digest of what a model is: of one in the run its files with their times, so that one made anew is scored
     anew."""
     state: Any
     if kind == "stored":
         state = [[f.key, f.bytes, f.modified] for f in run.storage.listing(source)]
+    elif kind == "folder":
+        state = model_fingerprint(source, revision)
     elif kind == "single_expert":
         state = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
     elif kind == "teacher":

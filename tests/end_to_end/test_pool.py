@@ -15,6 +15,7 @@ from end_to_end.small_job import CHECKOUT, Job
 from ray.cluster_utils import Cluster
 
 from cluster.storage import open_storage
+from workers.manifest import read_plan
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
@@ -56,8 +57,12 @@ def entries(job: Job, split: str = "train") -> list[Entry]:
 
 def whole(job: Job) -> dict[tuple[str, int], str]:
     """Contents by split and unit; every planned unit is there, and once."""
-    assert [e.unit for e in entries(job)] == list(range(10))
-    return {(s, e.unit): e.content_hash for s in ("train", "heldout") for e in entries(job, s)}
+    found = {}
+    for split in ("train", "heldout"):
+        planned = read_plan(open_storage(str(job.folder / "runs" / "job")), split).units
+        assert [e.unit for e in entries(job, split)] == [unit.index for unit in planned] != []
+        found |= {(split, e.unit): e.content_hash for e in entries(job, split)}
+    return found
 
 
 def free_slots() -> list[str]:
@@ -97,7 +102,7 @@ def test_the_pool_grows_with_the_cluster_and_frees_idle_places_while_others_work
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, output[-3000:]
     assert free_slots() == []
-    assert whole(job).keys() == {("train", i) for i in range(10)} | {("heldout", i) for i in range(5)}
+    assert len(whole(job)) > 4  # more than the first replica held when it stood
 
 
 def test_a_lost_node_costs_its_worker_groups_another_place(

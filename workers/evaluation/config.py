@@ -21,7 +21,8 @@ class HeldoutConfig(Settings):
 
     share: Share = Field(default=0.05, gt=0, lt=1)
     """Part of the prompts of each domain that is held out where a cap does not come first. A source with rows that say
-    `split: heldout` holds out just those; past a cap they are rejected, and never train."""
+    `split: heldout` holds out just those; past a cap they are rejected, and never train. Where nothing
+    trains, all are held out."""
 
     max_texts: Count | None = Field(default=500, ge=1)
     """Most held-out prompts of a domain. Null: any number. The 95 % interval of a domain's KL narrows with the square
@@ -45,6 +46,25 @@ def _short_form(value: Any) -> Any:
 
 Heldout = Annotated[HeldoutConfig, BeforeValidator(_short_form)]
 """A HeldoutConfig that may be written as its share."""
+
+
+class MeasuredModel(Settings):
+    """A model that was not trained here. A plain string means `model`."""
+
+    model: str
+    """Hugging Face id, a folder (relative to the configuration file), or s3://bucket/folder, with the tokenizer of the
+    teacher."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id. Null is its default branch."""
+
+
+def _named(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+Measured = Annotated[MeasuredModel, BeforeValidator(_named)]
+"""A MeasuredModel that may be written as its name."""
 
 
 class EvaluateConfig(Settings):
@@ -74,6 +94,10 @@ class EvaluateConfig(Settings):
     """What stands beside each specialist. `initial`: its weights before training. `hard_labels`: the same student on
     the same tokens with cross-entropy. `generalist`: a student of the first specialist's model on all domains equally.
     `single_expert`: the teacher with one expert per layer kept and its router removed."""
+
+    models: dict[str, Measured] = {}
+    """Further models that are measured on all held-out text, by name: another tool's student, a quantised folder, a
+    smaller model of the teacher's family. Only models whose tokenizer is the teacher's."""
 
     control_tokens: CountOrShare | None = None
     """Target tokens that a `hard_labels` control trains on: a number, or a share of its specialist's `train.tokens`

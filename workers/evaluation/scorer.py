@@ -26,6 +26,7 @@ from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_
 from workers.evaluation.heldout.truth import load_truth, unigram_counts
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
+from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import torch_dtype
@@ -119,6 +120,9 @@ class Scorer:
         if model.kind == "stored":
             with local_folder(self._storage, model.source) as folder:
                 return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
+        if model.kind == "folder":
+            folder = model_folder(model.source, model.revision)
+            return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
         keep = self._favourites(model, dtype)[model.domains[0]]
         return TwoPartModel(single_expert_model(model.source, model.revision, keep, dtype, device), device)
 

@@ -23,6 +23,18 @@ def test_a_student_of_another_tokenizer(project: Project, stillhouse: Command) -
     assert "student" in error and "teacher's" in error and "family" in error
 
 
+def test_a_model_to_measure_of_another_tokenizer_or_with_no_whole_file(project: Project, stillhouse: Command) -> None:
+    folder = project.model("other", words=["other", "words"], experts=0)
+    project.set("evaluate.models", {"theirs": str(folder)})
+    assert stillhouse("validate", project.write()).error.startswith("error: evaluate.models.theirs: the tokenizer of ")
+    cut = project.model("cut", experts=0)
+    (cut / "model.safetensors").write_bytes(b"\x09\0\0\0\0\0\0\0{}")
+    project.set("evaluate.models", {"theirs": "cut"})
+    assert "evaluate.models.theirs.model: " in stillhouse("validate", project.write()).error
+    project.set("evaluate.models", {"medical": "teacher"})
+    assert "'medical' is the name of something else" in stillhouse("validate", project.write()).error
+
+
 def test_a_student_of_the_same_tokenizer_and_other_special_roles(project: Project, stillhouse: Command) -> None:
     project.model("student", experts=0, vocab_size=64)
     project.json("student/tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<eos>"})

@@ -277,3 +277,14 @@ def test_what_a_cap_gives_back_is_told(project: Project) -> None:
     assert "max_texts 5" in note and splits.count(HELDOUT) <= 10
     read(project, prompts(200), share=0.3, max_texts=500)
     assert not [n for n in check(project.load()).notes if n.startswith("evaluate.heldout: ")]
+
+
+def test_where_nothing_trains_all_is_held_out_and_what_is_past_a_cap_is_rejected(project: Project) -> None:
+    """Also what says that it trains: nobody would read it."""
+    project.set("specialists", {})
+    project.set("evaluate.models", {"small": "teacher"})
+    rows = [*prompts(30), {"prompt": "trains", "split": "train"}]
+    assert set(split_of(project, rows).values()) == {HELDOUT} and len(split_of(project, rows)) == 31
+    found = read(project, rows, max_texts=10)
+    aside = beyond_caps(project.load().located(), [p for p in found if p.source == "medical"])
+    assert len(aside) == 21 and "max_texts" in next(iter(aside.values())).reason

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import DomainScores, curve, paired_difference, summarise
+from workers.evaluation.tasks.items import TaskAnswer, TaskItem
+
+Answered = tuple[TaskItem, TaskAnswer]
+"""An item, and what one model made of it."""
 
 
 @dataclass
@@ -19,6 +23,8 @@ class Results:
     scores: dict[str, dict[str, DomainScores]]
     probes: dict[str, dict[str, list[dict[str, float]]]]
     """Rank and probability of each probe's answer, in the order of the probes; `teacher` is the teacher's own."""
+    answers: dict[str, dict[str, list[Answered]]] = field(default_factory=dict)
+    """Of the items of tasks that they were asked, in the order of the items; `teacher` is the teacher itself."""
 
 
 @dataclass

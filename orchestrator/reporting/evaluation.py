@@ -8,12 +8,9 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
+from orchestrator.reporting.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import DomainScores, curve, paired_difference, summarise
-from workers.evaluation.tasks.items import TaskAnswer, TaskItem
-
-Answered = tuple[TaskItem, TaskAnswer]
-"""An item, and what one model made of it."""
 
 
 @dataclass
@@ -38,6 +35,8 @@ class Evaluation:
     """truth_excess_kl of the domain's unigram, where the truth is known."""
     curves: dict[str, dict[str, dict[str, list[dict[str, Any]]]]]
     """Means by bin of the teacher's `entropy` and of `position`, by model and domain."""
+    tasks: dict[str, dict[str, TaskReport]] = field(default_factory=dict)
+    """Answers to the items of tasks, by specialist and domain."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -60,6 +59,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         curves={
             n: {d: {by: curve(s, by) for by in _CURVES} for d, s in scores.items()} for n, scores in models.items()
         },
+        tasks=task_reports(config, results.answers),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.reporting.scores import Difference, Measured, MeasuredOrNone, ProbeRanks, Score
+from orchestrator.reporting.tasks import GateReport, TaskReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,3 +194,7 @@ class StudentReport:
     at_control_tokens: Score | None = None
     """Of the specialist when it had seen as many target tokens; None where it ended with them too."""
     probes: tuple[ProbeRanks, ...]
+    gate: GateReport | None
+    """Whether it keeps enough of its teacher's scores on tasks; None without a gate or items of its domains."""
+    tasks: dict[str, TaskReport]
+    """Its answers to the items of tasks, and those of what it is measured against, by domain."""

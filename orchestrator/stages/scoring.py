@@ -24,7 +24,8 @@ from orchestrator.config.students import (
     UNIGRAM,
     compared_with_control,
 )
-from orchestrator.reporting.evaluation import Answered, Results
+from orchestrator.reporting.evaluation import Results
+from orchestrator.reporting.tasks import Answered
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import pinned

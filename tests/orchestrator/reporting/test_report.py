@@ -162,7 +162,7 @@ def test_a_report_is_read_back_as_it_was(report: Report) -> None:
 
 def test_the_json_begins_with_its_schema_version(report: Report) -> None:
     values = json.loads(report.to_json())
-    assert next(iter(values)) == "schema" and values["schema"] == SCHEMA_VERSION == 2
+    assert next(iter(values)) == "schema" and values["schema"] == SCHEMA_VERSION == 3
     assert values == report.to_dict()
 
 

@@ -5,7 +5,8 @@
     prompts/g0000/train/ prompts/g0000/train.plan.parquet   frozen prompts and the unit plan of a split
     targets/train/                                          a target store (workers/targets/FORMAT.md)
     students/medical/                                       one student: initial, checkpoints, at_control_tokens, final
-    scores/medical/                                         sums of a model's scores, by held-out unit
+    tasks/asked.json tasks/*.json                           questions with known answers, as they are asked
+    scores/medical/                                         sums of a model's scores, by held-out unit; its answers
     exports/medical/ report.json report.md                  what a run is for
     events/0001/                                            what attempt 1 told while it worked
     ray_train/                                              what Ray Train keeps of its own
@@ -24,6 +25,7 @@ FIRST_GENERATION = "g0000"
 CONFIG, ENVIRONMENT = "config.resolved.yaml", "environment.json"
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 PROMPTS_SUMMARY, PROMPTS_REJECTED = "prompts/summary.json", "prompts/rejected.jsonl"
+TASKS_ASKED = "tasks/asked.json"
 TARGETS, EVENTS = "targets", "events"
 WALL = "wall.json"
 """In the events of an attempt: when it began, and for how long it has worked."""
@@ -225,6 +227,11 @@ class StudentLayout:
     def failed_step(self, step: int) -> str:
         """The ids of the texts of a step that failed."""
         return f"{self.root}/failed-step-{step}.json"
+
+
+def task_items_key(digest: str) -> str:
+    """Some items of a task, by the beginning of the hash of what is there."""
+    return f"tasks/{digest}.json"
 
 
 def scores_folder(model: str) -> str:

@@ -4,3 +4,6 @@ from __future__ import annotations
 
 TRAIN, HELDOUT, PROBES = SPLITS = ("train", "heldout", "probes")
 """Splits: each has its own plan and its own store. Probes are prompts whose one right next token is known."""
+
+TASKS = "tasks"
+"""In the names of scores: items of tasks, which are no split and have no store."""

@@ -1,6 +1,7 @@
 """The `stillhouse` command. Imports nothing heavy: a stage's own module is imported when its command runs.
 
-Exit codes: 0 done, 1 a specialist (or the work itself) failed, 2 the request was wrong.
+Exit codes: 0 done, 1 a specialist (or the work itself) failed, 2 the request was wrong, 3 all is done and a specialist
+does not pass `evaluate.gate`.
 """
 
 from __future__ import annotations

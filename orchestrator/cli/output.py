@@ -26,10 +26,11 @@ def monitors(quiet: bool) -> list[Monitor]:
 
 def show_report(as_json: bool, report: Report, lines: list[str]) -> None:
     """A report for a program, or its closing table and lines, and `lines` below them, for a person."""
-    from orchestrator.render.closing import print_closing
+    from orchestrator.render.closing import print_closing, print_gates
 
     if as_json:
         print_json(report.to_dict())
+        print_gates(report, ERR)
         return
     print_closing(report, Console(highlight=False))
     after(False, None, lines)

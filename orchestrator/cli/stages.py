@@ -66,13 +66,14 @@ def train(
 
 
 def evaluate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
-    """Score what is trained on the held-out store, and write the report."""
+    """Score what is trained on held-out text and tasks, and write the report; exit code 3 if it fails the gate."""
     from orchestrator.config.loading import load_config
     from orchestrator.driver import pipeline
 
     file = load_config(config, sets)
-    report = pipeline.evaluate_only(file, monitors(as_json))
+    code, report = pipeline.evaluate_only(file, monitors(as_json))
     show_report(as_json, report, [f"Report: {folder_of(file)}/report.md"])
+    raise typer.Exit(code)
 
 
 def compare(

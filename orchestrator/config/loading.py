@@ -53,6 +53,8 @@ class ConfigFile:
         for key in ("truth", "probes"):
             if data["evaluate"][key]:
                 data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())
+        for task in data["evaluate"]["tasks"].values():
+            task["path"] = _locate(self.base, task["path"])
         if data["answers"]["filter"]:
             data["answers"]["filter"] = str((self.base / data["answers"]["filter"]).absolute())
         if "://" not in data["storage"]:
@@ -118,7 +120,7 @@ def _apply(data: dict[str, Any], setting: str) -> None:
         if place.get(key) is None:
             place[key] = {}
         if not isinstance(place[key], dict):
-            place[key] = {_SHORT_FORM_OF.get(parents[0], "base"): place[key]}
+            place[key] = {"path" if "tasks" in parents else _SHORT_FORM_OF.get(parents[0], "base"): place[key]}
         place = place[key]
     try:
         place[last] = yaml.safe_load(value)

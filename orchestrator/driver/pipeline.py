@@ -38,7 +38,8 @@ from workers.targets.contract import Contract
 
 
 def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]:
-    """The whole run; returns the exit code (1 if a specialist failed) and the report."""
+    """The whole run; returns the exit code (1 if a specialist failed, 3 if one does not pass the gate) and the
+    report."""
     with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True)) as session:
         with Preparation(session.ctx, initials=True) as preparation:
             preparation.try_out()
@@ -47,7 +48,7 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
             make_initial_weights(session, preparation, declared.vocabulary)  # while the teacher loads
         watch(session, captures, Trainings(session.ctx, [], declared, session.failures, repairs=True))
         report = measure_and_export(session)
-    return (1 if session.failures else 0), report
+    return (1 if session.failures else _gate_code(report)), report
 
 
 def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | None) -> RunFolder:
@@ -76,10 +77,15 @@ def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -
     return session.failures
 
 
-def evaluate_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Report:
-    """Scores and report of what is trained."""
+def evaluate_only(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]:
+    """Scores and report of what is trained; returns the exit code (3 if a specialist does not pass the gate) too."""
     with open_session(file, monitors, Needs(evaluator=True)) as session:
-        return measure_and_export(session, exports=False)
+        report = measure_and_export(session, exports=False)
+    return _gate_code(report), report
+
+
+def _gate_code(report: Report) -> int:
+    return 3 if report.fails_gate() else 0
 
 
 def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> list[str]:

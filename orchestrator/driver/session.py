@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from orchestrator.runs.context import RunContext
 from orchestrator.runs.folder import RunFolder
 from workers.channels.events import Message
 from workers.channels.messages import ControlMessage
+from workers.evaluation.tasks.asked import freeze_items
 from workers.layout import EventsLayout
 
 CODE = Path(__file__).resolve().parents[2]
@@ -95,11 +97,24 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
             with watching.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
                 try:
+                    if needs is not None and needs.evaluator:
+                        _freeze_tasks(ctx, found)
                     yield Session(ctx, found, watching)
                 except ValueError:
                     if ctx.holds_lease():
                         run.withdraw()
                     raise
+
+
+def _freeze_tasks(ctx: RunContext, found: Checked) -> None:
+    """Keep the questions that models will be asked in the run."""
+    tasks = found.take_tasks()
+    for task in tasks:
+        ctx.say(f"task {task.name}: {len(task.items)} items; {len(task.rejected)} rows rejected")
+        for reason, count in Counter(row.reason for row in task.rejected).most_common():
+            ctx.say(f"  rejected: {count} × {reason}")
+    if tasks:
+        freeze_items(ctx.run.storage, [unit for task in tasks for unit in task.units])
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from orchestrator.prompts.sources import (
     screen_all,
 )
 from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_trained
+from orchestrator.prompts.tasks import ReadTask, read_tasks, task_notes
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.evaluation.cuttable import why_not_cut
@@ -62,6 +63,8 @@ class Checked:
     """By source: the `rows` that it has, how many of them were `read`, and whether `rows` is `exact`."""
     longest: dict[str, int] = field(default_factory=dict)
     """Tokens of the longest text that may come of the rows that were tried, by domain."""
+    tasks: list[ReadTask] = field(default_factory=list)
+    """Questions with known answers."""
 
     @property
     def sampled(self) -> dict[str, float]:
@@ -84,6 +87,11 @@ class Checked:
         screened, whole = self.screened, not self.sampled
         self.screened, self.prompts, self.rejected = {}, [], []
         return screened if screened and whole else None
+
+    def take_tasks(self) -> list[ReadTask]:
+        """The tasks as they were read, for the last time."""
+        tasks, self.tasks = self.tasks, []
+        return tasks
 
 
 def check(
@@ -275,6 +283,8 @@ def _check_what_judges(config: RunConfig, found: Checked) -> None:
             raise ValueError(f"evaluate.probes: cannot read {config.evaluate.probes!r}: {error.strerror}") from None
     if config.evaluate.truth is not None:
         check_function("evaluate.truth", config.evaluate.truth)
+    found.tasks = read_tasks(config, found.teacher_folders)
+    found.notes += task_notes(config, found.tasks)
     if SINGLE_EXPERT in config.evaluate.baselines:
         name = config.first_teacher()
         if (reason := why_not_cut(read_model_config(found.teacher_folders[name]))) is not None:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from orchestrator.config.students import GENERALIST
 from orchestrator.render.columns import print_columns
-from orchestrator.render.sentences import store_lines, timing_line
+from orchestrator.render.sentences import gate_lines, store_lines, task_lines, timing_line
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import ProbeRanks, Score
@@ -25,6 +25,13 @@ def print_closing(report: Report, out: Console) -> None:
         print_columns(out, ["model", "domain", "KL ± 95 %", "acceptance", "top-1"], rows, ["model", "domain"])
     for line in closing_lines(report):
         out.print(line, markup=False, soft_wrap=True)
+    print_gates(report, out)
+
+
+def print_gates(report: Report, out: Console) -> None:
+    """Print whether specialists pass the gate; in red of those that do not."""
+    for passed, line in gate_lines(report):
+        out.print(Text(line, style="" if passed else "bold red"), soft_wrap=True)
 
 
 def _print_table(report: Report, measured: dict[str, StudentReport], out: Console) -> None:
@@ -72,6 +79,7 @@ def closing_lines(report: Report) -> list[str]:
     for name, student in report.students.items():
         if student.probes:
             lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")
+    lines += task_lines(report)
     lines += store_lines(report)
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"FAILED {name}: {error}" for name, error in report.failures.items()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from orchestrator.reporting.report import Report
+from orchestrator.reporting.tasks import Interval
 from orchestrator.reporting.timing import Timing
 
 _SHOWN = 8
@@ -43,6 +45,49 @@ def _repair_lines(report: Report) -> list[str]:
         readers = f"{', '.join(r.readers)} had read the earlier ones" if r.readers else "no student had read them"
         lines.append(f"unit {r.unit} of the {r.split} store was recomputed with other contents; {readers}")
     return lines
+
+
+def task_lines(report: Report) -> list[str]:
+    """Scores on tasks, a line for each specialist and domain."""
+    lines = []
+    for name, student in report.students.items():
+        for domain, task in student.tasks.items():
+            beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "initial": task.initial}
+            scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
+            kept = task.specialist.retention
+            words = f"; it keeps {_percent(kept)} of its teacher's" if kept is not None else ""
+            lines.append(
+                f"{name} on {task.items:,} items of {domain}: {task.specialist.score.value:.1%} right, {scores}{words}"
+            )
+    return lines
+
+
+def gate_lines(report: Report) -> list[tuple[bool, str]]:
+    """Of each specialist that a gate is for, whether it passes, and a sentence."""
+    lines = []
+    for name, student in report.students.items():
+        if (gate := student.gate) is None:
+            continue
+        kept = f"{name} keeps {gate.retention:.1%} of its teacher's score on {gate.domain}"
+        kept += f", and at least {gate.retention_low:.1%}" if math.isfinite(gate.retention_low) else ", or any part"
+        asked = f"{gate.threshold:.1%} at the lower end of the 95 % interval"
+        said = f"passed: {kept}" if gate.passed else f"FAILED: {kept}; it asks for {asked}"
+        lines.append((gate.passed, f"gate {said}"))
+    return lines
+
+
+def _percent(interval: Interval) -> str:
+    """A part of one with its 95 % interval; a dash where it is not known."""
+    if not math.isfinite(interval.value):
+        return "–"
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return f"{interval.value:.1%}"
+    return f"{interval.value:.1%} ({interval.low:.1%} … {interval.high:.1%})"
+
+
+def interval_cell(interval: Interval | None) -> str:
+    """The same for a table; empty where nothing was measured."""
+    return _percent(interval) if interval is not None else ""
 
 
 def timing_line(timing: Timing) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
+from orchestrator.reporting.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
@@ -26,6 +27,8 @@ class Results:
     scores: dict[str, dict[str, DomainScores]]
     probes: dict[str, dict[str, list[dict[str, float]]]]
     """Rank and probability of each probe's answer, in the order of the probes; `teacher` is the teacher's own."""
+    answers: dict[str, dict[str, list[Answered]]] = field(default_factory=dict)
+    """Of the items of tasks that they were asked, in the order of the items; `teacher` is the teacher itself."""
 
 
 @dataclass
@@ -43,6 +46,8 @@ class Evaluation:
     """By model and domain."""
     hardest: dict[str, dict[str, list[dict[str, Any]]]]
     """The prompts that each model does worst on, by model and domain."""
+    tasks: dict[str, dict[str, TaskReport]] = field(default_factory=dict)
+    """Answers to the items of tasks, by specialist and domain."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -67,6 +72,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         },
         calibration={n: {d: calibration(s, resamples, seed) for d, s in by.items()} for n, by in models.items()},
         hardest={n: {d: worst(s, _HARDEST) for d, s in by.items()} for n, by in models.items()},
+        tasks=task_reports(config, results.answers),
     )
 
 

@@ -29,6 +29,7 @@ from orchestrator.reporting.records import (
 )
 from orchestrator.reporting.rejected import RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, HardPrompt, ProbeRanks, Score
+from orchestrator.reporting.tasks import gate_report
 from orchestrator.runs.folder import RunFolder
 from workers.layout import PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
@@ -137,7 +138,7 @@ def student_report(
     """One specialist: what it was made of, and its scores on its own domain."""
     own, done = config.own_domain(name), run.student_done(name) or {}
     control = run.student_done(f"{name}.{HARD_LABELS}") or {}
-    key = export_key(name)
+    key, tasks = export_key(name), evaluation.tasks.get(name, {}) if evaluation is not None else {}
     return StudentReport(
         domain=own,
         mix=config.mix_of(name),
@@ -156,6 +157,8 @@ def student_report(
         calibration=_calibration(evaluation, name, own),
         hardest=tuple(HardPrompt(**h) for h in evaluation.hardest.get(name, {}).get(own, ())) if evaluation else (),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),
+        gate=gate_report(config, name, tasks),
+        tasks=tasks,
     )
 
 

@@ -18,6 +18,7 @@ from orchestrator.reporting.scores import (
     ProbeRanks,
     Score,
 )
+from orchestrator.reporting.tasks import GateReport, TaskReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,3 +206,7 @@ class StudentReport:
     hardest: tuple[HardPrompt, ...]
     """The held-out prompts of its own domain that it does worst on, the worst first."""
     probes: tuple[ProbeRanks, ...]
+    gate: GateReport | None
+    """Whether it keeps enough of its teacher's scores on tasks; None without a gate or items of its domains."""
+    tasks: dict[str, TaskReport]
+    """Its answers to the items of tasks, and those of what it is measured against, by domain."""

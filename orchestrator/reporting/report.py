@@ -94,9 +94,13 @@ class Report:
         """The scores that an earlier report has of the same students; what they are now stays."""
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
-                measured = ("heldout", "initial", "hard_labels", "at_control_tokens", "calibration", "hardest")
-                scores = {field: getattr(scored, field) for field in measured}
-                self.students[name] = replace(student, **scores, probes=scored.probes, difference=scored.difference)
+                measured = ("heldout", "initial", "hard_labels", "at_control_tokens", "difference", "probes")
+                others = ("calibration", "hardest", "gate", "tasks")
+                self.students[name] = replace(student, **{f: getattr(scored, f) for f in (*measured, *others)})
+
+    def fails_gate(self) -> bool:
+        """Whether a specialist keeps less of its teacher's scores than `evaluate.gate` asks."""
+        return any(student.gate is not None and not student.gate.passed for student in self.students.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, `schema` first."""

@@ -10,14 +10,17 @@ from typing import Any
 import ray
 
 from cluster.placement import beside_driver
+from orchestrator.config.schema import RunConfig
 from orchestrator.reporting.evaluation import Evaluation, compare
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.ray_data import quieten, restarted
 from orchestrator.stages.scoring import all_tasks, gathered, missing_tasks, models_to_score
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.failures import first_cause
+from workers.layout import PROMPTS_SUMMARY
 
 _RETRIES = 2
 """Times that a process that died is started again; what it scored is committed."""
@@ -37,14 +40,7 @@ class Evaluations:
         planned, left = (sum(len(t.units) for t in tasks) for tasks in (self._tasks, missing))
         if left < planned:
             ctx.say(f"evaluate: {planned - left} of {planned} pairs of model and unit are scored already")
-        job = ScoringJob(
-            run_uri=ctx.run.uri,
-            truth=settings.truth,
-            batch_tokens=settings.batch_tokens,
-            threads=settings.threads,
-            device="cuda" if settings.gpus else "cpu",
-            board=ctx.board,
-        )
+        job = scoring_job(ctx.run, ctx.config, ctx.board)
         self.call: Any = begin(job, missing, settings) if missing else ray.put(0)
         """Ends when no score is missing, or with an error."""
 
@@ -55,6 +51,24 @@ class Evaluations:
         except ray.exceptions.RayError as error:
             raise RunFailed(f"evaluate: {_why(error)}") from None
         return compare(gathered(self._run, self._tasks), self._config)
+
+
+def scoring_job(run: RunFolder, config: RunConfig, board: str) -> ScoringJob:
+    """What is the same for all tasks of an evaluation."""
+    settings, teacher = config.evaluate, config.teachers[config.first_teacher()]
+    summary = run.read_json(PROMPTS_SUMMARY) or {}
+    return ScoringJob(
+        run_uri=run.uri,
+        truth=settings.truth,
+        batch_tokens=settings.batch_tokens,
+        threads=settings.threads,
+        device="cuda" if settings.gpus else "cpu",
+        board=board,
+        tokenizer=teacher.model,
+        tokenizer_revision=teacher.revision,
+        trust_remote_code=teacher.trust_remote_code,
+        stop_ids=tuple(sorted({i for ids in summary.get("stop_ids", {}).values() for i in ids})),
+    )
 
 
 def begin(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> Any:

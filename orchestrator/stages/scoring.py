@@ -25,57 +25,93 @@ from orchestrator.config.students import (
     compared_with_control,
 )
 from orchestrator.reporting.evaluation import Results
+from orchestrator.reporting.tasks import Answered
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import pinned
 from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
 from workers.evaluation.metrics.domain_scores import by_domain
+from workers.evaluation.tasks.answers import answers_from_bytes
+from workers.evaluation.tasks.asked import AskedItems, asked_now
+from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan
-from workers.splits import HELDOUT, PROBES, TRAIN
+from workers.splits import HELDOUT, PROBES, TASKS, TRAIN
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
 _FORMAT = 2
 """Of a file of scores. Whoever changes what is summed, or how, raises it."""
 
+_ANSWERS_FORMAT = 1
+"""Of a file of answers. Whoever changes how items are asked or marked raises it."""
+
 _TASKS_PER_WORKER = 2
 """Tasks for each process at least: fewer would leave some idle at the end, more load a model again."""
 
 
 def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
-    """Every trained specialist, and every further model, on every held-out domain; what stands beside specialists on
-    their own domain; the teacher itself, for the probes."""
+    """Every trained specialist, and every further model, on every held-out domain and on every task; what stands beside
+    specialists on their own domain; the teacher itself, for the probes and tasks."""
     domains = tuple(read_plan(run.storage, HELDOUT).domains)
+    asked = _asked_domains(run, config)
     models = []
     for name in config.specialists:
         if run.student_done(name) is None:
             continue
-        own = (config.own_domain(name),) if config.own_domain(name) in domains else ()
-        models.append(ModelToScore(name, "stored", StudentLayout(name).final, domains))
+        own, own_asked = ((d,) if (d := config.own_domain(name)) in known else () for known in (domains, asked))
+        stored = partial(ModelToScore, kind="stored", domains=own, task_domains=own_asked)
+        models.append(
+            stored(name, source=StudentLayout(name).final, domains=domains, task_domains=asked),
+        )
         if INITIAL in config.evaluate.baselines:
-            models.append(ModelToScore(f"{name}.{INITIAL}", "stored", StudentLayout(name).initial, own))
+            models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial))
         control = f"{name}.{HARD_LABELS}"
         if run.student_done(control) is not None:
-            models.append(ModelToScore(control, "stored", StudentLayout(control).final, own))
+            models.append(stored(control, source=StudentLayout(control).final))
             if (beside := compared_with_control(config, name)) != name:
-                models.append(ModelToScore(beside, "stored", StudentLayout(name).at_control_tokens, own))
+                models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
     if run.student_done(GENERALIST) is not None:
-        models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains))
+        models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains, task_domains=asked))
     if SINGLE_EXPERT in config.evaluate.baselines:
         fingerprint = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
         teacher = pinned(config.teachers[config.first_teacher()], fingerprint)
         cut = ModelToScore(SINGLE_EXPERT, "single_expert", teacher.model, (), teacher.revision)
         models += [replace(cut, domains=(d,)) for d in domains]
     for name, measured in config.evaluate.models.items():
-        models.append(ModelToScore(name, "folder", measured.model, domains, measured.revision))
+        further = ModelToScore(name, "folder", measured.model, domains, measured.revision)
+        models.append(replace(further, task_domains=asked))
     if config.evaluate.truth is not None:
         models += [ModelToScore(UNIGRAM, "unigram", "", (d,)) for d in domains]
     if config.evaluate.probes is not None:
         models.append(ModelToScore(TEACHER, "teacher", "", domains))
+    return models + _whole_teachers(run, config, asked)
+
+
+def _asked_domains(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
+    """The domains of the items of tasks."""
+    units = asked_now(run.storage) if config.evaluate.tasks else []
+    return tuple(sorted({domain for unit in units for domain in unit.domains}))
+
+
+def _whole_teachers(run: RunFolder, config: RunConfig, asked: Sequence[str]) -> list[ModelToScore]:
+    """The teachers that are asked the items of tasks, each those of the domains whose prompts it answers."""
+    domains: dict[str, list[str]] = {}
+    for domain in asked:
+        domains.setdefault(config.teacher_of(domain), []).append(domain)
+    models = []
+    for name, own in domains.items():
+        teacher = pinned(config.teachers[name], _teacher_fingerprint(run, name))
+        model = ModelToScore(TEACHER, "whole_teacher", teacher.model, (), teacher.revision, teacher.trust_remote_code)
+        models.append(replace(model, task_domains=tuple(own)))
     return models
+
+
+def _teacher_fingerprint(run: RunFolder, name: str) -> str:
+    """That of a teacher by the held-out store; empty where it answers nothing there."""
+    return TargetStore(run.storage, HELDOUT).header.teachers.get(name, {}).get("fingerprint", "")
 
 
 def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore]) -> list[ScoringTask]:
@@ -84,6 +120,7 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
     Raises ValueError if held-out units are not captured yet.
     """
     units = {split: _committed_units(run, split) for split in (HELDOUT, PROBES)}
+    items = asked_now(run.storage) if config.evaluate.tasks else []
     common = [_FORMAT, _truth_digest(config.evaluate.truth), config.evaluate.gpus > 0]
     digest_of = cache(partial(_weights_digest, run, config))  # of several domains, a kind's weights are the same
     tasks = []
@@ -96,6 +133,11 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
                     parts = [part.sha256 for part in entry.parts]
                     digest = hash_json([*common, model.domains, weights, parts])[:16]
                     mine.append(UnitToScore(split, entry.unit, score_key(model.name, split, entry.unit, digest)))
+        for unit in items:
+            if own := sorted(set(model.task_domains) & set(unit.domains)):
+                digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
+                # Without a number: another task before this one makes no answer of this one's new.
+                mine.append(UnitToScore(TASKS, 0, score_key(model.name, TASKS, 0, digest), unit.key))
         tasks.append(ScoringTask(model, tuple(mine)))
     return tasks
 
@@ -114,7 +156,7 @@ def missing_tasks(run: RunFolder, tasks: Sequence[ScoringTask], workers: int) ->
 
 def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
     """The scores of all tasks, by model and domain. Raises RunFailed where one is not there (any more)."""
-    results = Results({}, {})
+    results, items_of = Results({}, {}), cache(partial(_items, run))
     for task in tasks:
         name, sums = task.model.name, []
         asked = task.model.domains if PROBES in _splits(task.model) else ()
@@ -127,11 +169,25 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
             if unit.split == HELDOUT:
                 sums.append(from_bytes(data))
                 continue
+            if unit.split == TASKS:
+                _gather_answers(results.answers.setdefault(name, {}), items_of(unit.items), answers_from_bytes(data))
+                continue
             for domain, found in json.loads(data).items():
                 ranks[domain].extend(found)
         if sums:
             results.scores.setdefault(name, {}).update(by_domain(sums))
     return results
+
+
+def _items(run: RunFolder, key: str) -> dict[str, TaskItem]:
+    """The items of a file by uid."""
+    return {one.item.uid: one.item for one in AskedItems.from_bytes(run.storage.read(key)).items}
+
+
+def _gather_answers(found: dict[str, list[Answered]], items: dict[str, TaskItem], answers: list[TaskAnswer]) -> None:
+    for answer in answers:
+        item = items[answer.uid]
+        found.setdefault(item.domain, []).append((item, answer))
 
 
 def _committed_units(run: RunFolder, split: str) -> list[tuple[Entry, tuple[str, ...]]]:
@@ -150,7 +206,8 @@ def _committed_units(run: RunFolder, split: str) -> list[tuple[Entry, tuple[str,
 
 def _splits(model: ModelToScore) -> tuple[str, ...]:
     """What a model is scored on."""
-    return {"teacher": (PROBES,), "unigram": (HELDOUT,)}.get(model.kind, (HELDOUT, PROBES))
+    few = {"teacher": (PROBES,), "unigram": (HELDOUT,), "whole_teacher": ()}
+    return few.get(model.kind, (HELDOUT, PROBES))
 
 
 def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, revision: str | None) -> str:
@@ -163,6 +220,9 @@ def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, r
         state = model_fingerprint(source, revision)
     elif kind == "single_expert":
         state = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
+    elif kind == "whole_teacher":
+        names = [n for n, t in config.teachers.items() if t.model == source]
+        state = [source, *(_teacher_fingerprint(run, name) for name in names)]
     elif kind == "teacher":
         state = ""  # its probabilities are in the units
     else:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.settings import Count, CountOrShare, Settings, Share
+from workers.evaluation.tasks.config import GateConfig, TaskConfig
 
 CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of a model that exist at once while it is scored, by device."""
 
 LOGITS_HELD = 6
 """Arrays of that size that scoring works with: both distributions, in logarithms and not, and what they are made of."""
+
+
+NO_CODE = (
+    "has tests, which run what models write, and evaluate.run_code is off; set it to true where that may happen, or "
+    "take them out"
+)
 
 
 class HeldoutConfig(Settings):
@@ -115,6 +122,17 @@ class EvaluateConfig(Settings):
     probes: str | None = None
     """JSONL of {domain, prompt, answer}: the report says at which rank each model puts the answer's first token."""
 
+    tasks: dict[str, TaskConfig] = {}
+    """Questions with known answers, by task: what the teacher, specialists and what stands beside them are asked, for
+    the part of its teacher's score that a specialist keeps. The teacher is loaded whole in one process for it."""
+
+    run_code: bool = False
+    """Whether programs that models write are run, for tasks with `tests`: each in a process of its own with limits of
+    time, memory and files, which stops accidents and no attacker. Off, such a task is refused."""
+
+    gate: GateConfig | None = None
+    """What each specialist must reach. Null: nothing."""
+
     batch_tokens: int = Field(default=4096, ge=1)
     """Tokens, padding included, that a model scores at once."""
 
@@ -130,3 +148,24 @@ class EvaluateConfig(Settings):
 
     threads: int = Field(default=2, ge=1)
     """Threads of each of them on a CPU."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _short_tasks(cls, value: Any) -> Any:
+        return (
+            {k: {"path": v} if isinstance(v, str) else v for k, v in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> EvaluateConfig:
+        if self.gate is not None and not self.tasks:
+            raise ValueError(
+                f"gate: retention {self.gate.retention:g} is of scores on tasks, and there are none; give "
+                "evaluate.tasks, or leave the gate out"
+            )
+        for name, task in self.tasks.items():
+            if task.marking == "tests" and not self.run_code:
+                raise ValueError(f"tasks.{name}: {NO_CODE}")
+        return self

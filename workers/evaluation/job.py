@@ -14,23 +14,31 @@ class ModelToScore:
     """A model and the domains that it is scored on. `kind` says what `source` is."""
 
     name: str
-    kind: Literal["stored", "folder", "single_expert", "unigram", "teacher"]
+    kind: Literal["stored", "folder", "single_expert", "unigram", "teacher", "whole_teacher"]
     """`stored`: a model's folder below the run. `folder`: any model's, as settings name it. `single_expert`: the
     teacher at `source`, cut down for its one domain. `unigram`: how often each token occurs in the training targets of
-    its one domain. `teacher`: what the probes' store says. The last two have no source."""
+    its one domain. `teacher`: what the probes' store says. The last two have no source. `whole_teacher`: the teacher at
+    `source`, asked the items of tasks."""
     source: str
     domains: tuple[str, ...]
     revision: str | None = None
     """Of a model on the Hugging Face Hub."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model is run."""
+    task_domains: tuple[str, ...] = ()
+    """Of the items of tasks, those that it is asked."""
 
 
 @dataclass(frozen=True)
 class UnitToScore:
-    """A committed unit of a store, and the key that holds a model's scores on it once they are made."""
+    """A committed unit of a store, or a file of items, and the key that holds what a model did on it once it is
+    made."""
 
     split: str
     unit: int
     key: str
+    items: str = ""
+    """Of split TASKS: the key of the file of items."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +65,10 @@ class ScoringJob:
     threads: int
     device: Literal["cpu", "cuda"]
     board: str
+    tokenizer: str = ""
+    """A model whose tokenizer makes text of what models write; the run's models share it."""
+    tokenizer_revision: str | None = None
+    trust_remote_code: bool = False
+    """Whether code that comes with the tokenizer is run."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end an answer, by the teachers."""

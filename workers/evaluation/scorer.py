@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,14 @@ from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_
 from workers.evaluation.heldout.truth import load_truth, unigram_counts
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
+from workers.evaluation.tasks.answers import answers_to_bytes
+from workers.evaluation.tasks.asked import AskedItems
+from workers.evaluation.tasks.asking import ask
 from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
-from workers.model_files import torch_dtype
-from workers.splits import HELDOUT, PROBES
+from workers.model_files import stop_ids, torch_dtype
+from workers.splits import HELDOUT, PROBES, TASKS
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
 from workers.two_part_model import TwoPartModel
@@ -63,8 +66,8 @@ class Scorer:
             self._tell(task.model, 0, len(missing))
             self._loaded = task.model, self._load(task.model)
         for done, unit in enumerate(missing, start=1):
-            made = self._ranks(task.model, unit) if unit.split == PROBES else self._sums(task.model, unit)
-            self._storage.create(unit.key, made)
+            make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers}[unit.split]
+            self._storage.create(unit.key, make(task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
         return len(missing)
@@ -96,6 +99,22 @@ class Scorer:
                 ranks.setdefault(domain, []).append(rank)
         return json.dumps(ranks).encode()
 
+    def _answers(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """A model's answers to the items of a file that are of its domains, in their order."""
+        asked = AskedItems.from_bytes(self._storage.read(unit.items)).of_domains(model.task_domains)
+        two_parts: TwoPartModel = self._loaded[1]
+        stops = sorted({*self._job.stop_ids, *stop_ids(self._tokenizer, two_parts.model.config)})
+        decode = partial(self._tokenizer.decode, skip_special_tokens=True)
+        return answers_to_bytes(ask(two_parts, asked, self._vocabulary, self._job.batch_tokens, stops, decode))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        job = self._job
+        folder = model_folder(job.tokenizer, job.tokenizer_revision, weights=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=job.trust_remote_code)
+
     @cached_property
     def _probes(self) -> _Split:
         return _Split(self._storage, PROBES)
@@ -120,9 +139,10 @@ class Scorer:
         if model.kind == "stored":
             with local_folder(self._storage, model.source) as folder:
                 return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
-        if model.kind == "folder":
+        if model.kind in ("folder", "whole_teacher"):
             folder = model_folder(model.source, model.revision)
-            return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
+            whole = _from_folder(folder, dtype, trust_remote_code=model.trust_remote_code)
+            return TwoPartModel(whole.to(device).eval(), device)
         keep = self._favourites(model, dtype)[model.domains[0]]
         return TwoPartModel(single_expert_model(model.source, model.revision, keep, dtype, device), device)
 
@@ -158,7 +178,7 @@ class _Split:
             yield from (row for row, _ in self.rows(unit, (domain,)))
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+def _from_folder(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -1,0 +1,198 @@
+"""Reading tasks: rows as items, each usable or rejected with its reason, and the token ids that models are asked by.
+Imports neither transformers nor torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config.schema import DomainConfig, RunConfig
+from orchestrator.prompts.lengths import positions_by_settings
+from orchestrator.prompts.policy import PromptPolicy
+from orchestrator.prompts.reading.files import data_files, rows_of
+from orchestrator.prompts.sources import RawPrompt, RejectedRow, commonest, repeated_id
+from orchestrator.prompts.tokenizing import TeacherTokenizer
+from workers.chat_template import read_chat_template, usual_template
+from workers.evaluation.config import NO_CODE
+from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
+from workers.evaluation.tasks.config import TaskConfig
+from workers.evaluation.tasks.items import TaskItem
+from workers.evaluation.tasks.rows import item_of
+from workers.splits import TRAIN
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """The rows of a task."""
+
+    name: str
+    units: list[AskedItems]
+    rejected: list[RejectedRow]
+
+    @property
+    def items(self) -> list[TaskItem]:
+        """Those that can be asked."""
+        return [asked.item for unit in self.units for asked in unit.items]
+
+
+def read_tasks(config: RunConfig, folders: dict[str, Path]) -> list[ReadTask]:
+    """All tasks of a configuration (with absolute paths); `folders` are the teachers'. Raises ValueError, naming the
+    task, for one that cannot be read or of which no row can be asked."""
+    if not config.evaluate.tasks:
+        return []
+    _check_chat(config, folders)
+    tokenizer = ItemTokenizer(config, folders)
+    return [_read_task(config, name, tokenizer) for name in config.evaluate.tasks]
+
+
+def task_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
+    """What a person should know of tasks: rows that are rejected, and what the gate cannot tell."""
+    notes = [
+        f"evaluate.tasks.{task.name}: {len(task.rejected)} rows rejected; {commonest(task.rejected)}"
+        for task in tasks
+        if task.rejected
+    ]
+    domains = {item.domain for task in tasks for item in task.items}
+    known = {domain for name in config.specialists for domain in config.mix_of(name)}
+    if tasks and (others := sorted(domains - known)):
+        notes.append(f"evaluate.tasks: no specialist's mix has {', '.join(others)}; its items count for no gate")
+    if config.evaluate.gate is not None:
+        for name in config.specialists:
+            if not domains & config.mix_of(name).keys():
+                notes.append(
+                    f"evaluate.gate: no task has items of a domain of {name}, which passes no gate and fails none"
+                )
+    return notes
+
+
+def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTask:
+    settings, key = config.evaluate.tasks[name], f"evaluate.tasks.{name}"
+    try:
+        items, rejected = read_items(name, settings)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    if not config.evaluate.run_code and any(item.marking == "tests" for item in items):
+        raise ValueError(f"{key}: {NO_CODE}")
+    asked: list[TokenizedItem] = []
+    for item in items:
+        try:
+            asked.append(tokenizer.tokenized(item, settings))
+        except ValueError as error:
+            rejected.append(RejectedRow(name, -1, item.uid, str(error)))
+    if not asked:
+        why = f"{len(rejected)} rejected; {commonest(rejected)}" if rejected else "it is empty"
+        raise ValueError(
+            f"{key}: no row of {settings.path!r} can be asked ({why}); give lines of {{prompt, choices, answer}}, "
+            "{prompt, answer} or {prompt, tests}, each with its domain"
+        )
+    how = {"normalise": settings.normalise, "max_new_tokens": settings.max_new_tokens, "stop": tuple(settings.stop)}
+    return ReadTask(name, in_units(asked, **how), rejected)
+
+
+def _check_chat(config: RunConfig, folders: dict[str, Path]) -> None:
+    """Raise ValueError for a task that is to be asked as a chat where a teacher has no chat template."""
+    for name, task in config.evaluate.tasks.items():
+        lacking = [t for t, folder in folders.items() if not usual_template(read_chat_template(folder))]
+        if task.chat and lacking:
+            raise ValueError(
+                f"evaluate.tasks.{name}.chat: the tokenizer of {config.teachers[lacking[0]].model!r} has no chat "
+                "template; leave chat out, to ask with text that is continued"
+            )
+
+
+def read_items(name: str, settings: TaskConfig) -> tuple[list[TaskItem], list[RejectedRow]]:
+    """The items of a task's file, and the rows that are none. Raises ValueError for a file that cannot be read."""
+    try:
+        files = data_files(settings.path, TRAIN)
+    except OSError as error:
+        raise ValueError(f"cannot read {settings.path!r}: {error.strerror or error}") from None
+    if files is None:
+        raise ValueError(f"no such file {settings.path!r}")
+    items: dict[str, TaskItem] = {}
+    rejected: list[RejectedRow] = []
+    for number, row in enumerate(rows_of(files)):
+        if number == settings.limit:
+            break
+        try:
+            item = item_of(row.value, name, settings)
+            if item.uid in items:
+                raise ValueError(repeated_id(item.uid))
+        except ValueError as error:
+            rejected.append(RejectedRow(name, row.number, None, str(error), row.file))
+            continue
+        items[item.uid] = item
+    return list(items.values()), rejected
+
+
+class ItemTokenizer:
+    """Writes items as their domain's teacher reads them."""
+
+    def __init__(self, config: RunConfig, folders: dict[str, Path]) -> None:
+        self._config, self._folders = config, folders
+        self._tokenizers: dict[str, TeacherTokenizer] = {}
+        self._held = {f"specialists.{name}": p.held for name, p in positions_by_settings(config).items()}
+
+    def tokenized(self, item: TaskItem, settings: TaskConfig) -> TokenizedItem:
+        """An item with its token ids. Raises ValueError with the reason to reject it."""
+        teacher = self._config.teacher_of(item.domain)
+        tokenizer = self._tokenizer(teacher)
+        prompt = self._ids(tokenizer, teacher, item, item.prompt, chat=settings.chat)
+        choices: tuple[tuple[int, ...], ...] = ()
+        if item.marking == "choice" and settings.chat:
+            choices = tuple(tuple(tokenizer.ids(choice, special=False)) for choice in item.choices)
+        elif item.marking == "choice":
+            texts = [_joined(item.prompt, choice, settings.delimiter) for choice in item.choices]
+            wholes = [self._ids(tokenizer, teacher, item, text, chat=False) for text in texts]
+            # A token may span the border; what all have in common is the prompt.
+            prompt = _common_prefix([prompt, *wholes])
+            choices = tuple(tuple(whole[len(prompt) :]) for whole in wholes)
+        if not prompt or not all(choices):
+            raise ValueError("has no tokens" if not prompt else "has a choice of no tokens")
+        longest = max(map(len, choices)) if choices else settings.max_new_tokens
+        self._check_length(len(prompt) + longest, {"the teacher": tokenizer.longest, **self._held})
+        return TokenizedItem(item, tuple(prompt), choices)
+
+    def _ids(self, tokenizer: TeacherTokenizer, teacher: str, item: TaskItem, text: str, *, chat: bool) -> list[int]:
+        domain = self._config.domains.get(item.domain, DomainConfig())
+        how = PromptPolicy(
+            teacher,
+            self._config.teachers[teacher].sampling,
+            (domain.system_prompt or None) if chat else None,
+            json.dumps(domain.chat_template_kwargs, sort_keys=True),
+        )
+        messages = [{"role": "user", "content": text}] if chat else None
+        row = RawPrompt(item.uid, item.task, (item.domain,), None, None if chat else text, messages, None)
+        [found] = tokenizer.prompts([(row, how)])
+        if isinstance(found, ValueError):
+            raise found
+        return found.prompt_token_ids
+
+    def _check_length(self, tokens: int, held: dict[str, int]) -> None:
+        least = min(held, key=lambda name: held[name])
+        if tokens > held[least]:
+            raise ValueError(f"is longer than the {held[least]} tokens that {least} holds, with its longest answer")
+
+    def _tokenizer(self, teacher: str) -> TeacherTokenizer:
+        if teacher not in self._tokenizers:
+            self._tokenizers[teacher] = TeacherTokenizer.of_files(
+                self._config.teachers[teacher], self._folders[teacher]
+            )
+        return self._tokenizers[teacher]
+
+
+def _common_prefix(texts: Sequence[list[int]]) -> list[int]:
+    """What all lists begin with."""
+    length = 0
+    for ids in zip(*texts, strict=False):
+        if len(set(ids)) > 1:
+            break
+        length += 1
+    return texts[0][:length]
+
+
+def _joined(prompt: str, choice: str, delimiter: str) -> str:
+    """A text with a choice behind it."""
+    apart = not (prompt[-1:].isspace() or choice[:1].isspace())
+    return f"{prompt}{delimiter if apart else ''}{choice}"

@@ -1,0 +1,156 @@
+"""What models made of tasks: scores, what specialists keep of their teacher's, and whether that passes the gate.
+
+Legend: I items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import AT_CONTROL_TOKENS, GENERALIST, HARD_LABELS, INITIAL, TEACHER
+from orchestrator.reporting.scores import Measured
+from workers.evaluation.metrics.retention import Estimate, corrected_retention, recovery, retention, task_score
+from workers.evaluation.tasks.items import TaskAnswer, TaskItem
+
+Answered = tuple[TaskItem, TaskAnswer]
+"""An item, and what one model made of it."""
+
+Answers = Mapping[str, Mapping[str, Sequence[Answered]]]
+"""By model and domain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A number with its 95 % bootstrap interval over items, the same items for both models of a ratio."""
+
+    value: Measured
+    low: Measured
+    high: Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    """What one model did on the items of one domain."""
+
+    score: Interval
+    """Share of right answers."""
+    retention: Interval | None
+    """Its score over its teacher's; None for the teacher."""
+    corrected_retention: Interval | None
+    """The same, each less what guessing gives."""
+    recovery: Interval | None
+    """The same, each less the score of the initial weights; None where these are not measured, or are itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """The items of one domain, and how a specialist and what stands beside it answer them. What was not asked is
+    None."""
+
+    tasks: tuple[str, ...]
+    """That the items are of."""
+    items: int
+    chance: float
+    """What guessing gives: the mean of one over the choices; 0 for items without choices."""
+    teacher: TaskScore
+    specialist: TaskScore
+    initial: TaskScore | None
+    hard_labels: TaskScore | None
+    at_control_tokens: TaskScore | None
+    """Of the specialist when it had seen as many tokens as its control."""
+    generalist: TaskScore | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """Whether a specialist keeps enough of its teacher's scores, in each domain of its mix that has items."""
+
+    passed: bool
+    domain: str
+    """Where its lower bound is the lowest."""
+    threshold: float
+    """What the lower bounds must reach."""
+    retention: Measured
+    """Its score over its teacher's there."""
+    retention_low: Measured
+    """Lower end of the 95 % interval of that."""
+
+
+def task_reports(config: RunConfig, answers: Answers) -> dict[str, dict[str, TaskReport]]:
+    """By specialist and domain, the items that it was asked."""
+    teacher, found = answers.get(TEACHER, {}), {}
+    for name in config.specialists:
+        domains = [d for d in answers.get(name, {}) if d in teacher]
+        if domains:
+            found[name] = {
+                d: _report(config, name, {m: by[d] for m, by in answers.items() if d in by}) for d in domains
+            }
+    return found
+
+
+def gate_report(config: RunConfig, name: str, reports: Mapping[str, TaskReport]) -> GateReport | None:
+    """Whether a specialist passes the gate; None where there is none, or it was asked nothing of its domains."""
+    mix = {domain for domain, share in config.mix_of(name).items() if share > 0}
+    kept = {d: r.specialist.retention for d, r in reports.items() if d in mix and r.specialist.retention is not None}
+    if config.evaluate.gate is None or not kept:
+        return None
+    domain = min(kept, key=lambda d: -math.inf if math.isnan(kept[d].low) else kept[d].low)
+    worst, threshold = kept[domain], config.evaluate.gate.retention
+    passed = worst.low >= threshold  # NaN, of which nothing is known, passes nothing
+    return GateReport(passed=passed, domain=domain, threshold=threshold, retention=worst.value, retention_low=worst.low)
+
+
+def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answered]]) -> TaskReport:
+    """One domain, by the answers of models to its items."""
+    items = [item for item, _ in answers[TEACHER] if item.variant_of is None]
+    keys = [(item.task, item.uid) for item in items]
+    chance_I = np.array([1 / len(item.choices) if item.choices else 0.0 for item in items])
+    correct = {model: _correct(own, keys) for model, own in answers.items()}
+    resamples, seed = config.evaluate.bootstrap, config.seed
+    initial = f"{name}.{INITIAL}"
+
+    def score(model: str) -> TaskScore | None:
+        if model not in correct:
+            return None
+        own_I, teacher_I = correct[model], correct[TEACHER]
+        begins = None if model == initial else correct.get(initial)
+        return TaskScore(
+            score=_interval(task_score(own_I, resamples, seed)),
+            retention=_interval(retention(own_I, teacher_I, resamples, seed)),
+            corrected_retention=_interval(corrected_retention(own_I, teacher_I, chance_I, resamples, seed)),
+            recovery=None if begins is None else _interval(recovery(own_I, teacher_I, begins, resamples, seed)),
+        )
+
+    specialist = score(name)
+    assert specialist is not None
+    return TaskReport(
+        tasks=tuple(dict.fromkeys(item.task for item in items)),
+        items=len(items),
+        chance=float(chance_I.mean()),
+        teacher=TaskScore(
+            score=_interval(task_score(correct[TEACHER], resamples, seed)),
+            retention=None,
+            corrected_retention=None,
+            recovery=None,
+        ),
+        specialist=specialist,
+        initial=score(initial),
+        hard_labels=score(f"{name}.{HARD_LABELS}"),
+        at_control_tokens=score(f"{name}.{AT_CONTROL_TOKENS}"),
+        generalist=score(GENERALIST),
+    )
+
+
+def _correct(answers: Sequence[Answered], keys: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Whether a model's answers are right [I], in the order of the items that `keys` name."""
+    right = {(item.task, item.uid): answer.correct for item, answer in answers}
+    return np.array([right[key] for key in keys], np.float64)
+
+
+def _interval(estimate: Estimate) -> Interval:
+    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)

@@ -1,0 +1,90 @@
+"""Files of tasks before anything is loaded: what is asked, what is rejected, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.project import Project
+
+from orchestrator.preflight.checks import Checked, check
+from workers.evaluation.tasks.asked import TokenizedItem
+
+CHOICE = {"prompt": "the fever is", "choices": ["high", "a rule"], "answer": "high", "domain": "medical"}
+TEMPLATE = "{% for m in messages %}{{ m.content }} a {% endfor %}{% if add_generation_prompt %}the{% endif %}"
+
+
+def checked(project: Project, *rows: Any, **task: Any) -> Checked:
+    project.rows("tasks.jsonl", *rows)
+    project.set("evaluate.tasks", {"facts": {"path": "tasks.jsonl", **task}})
+    return check(project.load())
+
+
+def asked(found: Checked) -> list[TokenizedItem]:
+    [task] = found.tasks
+    return [one for unit in task.units for one in unit.items]
+
+
+def test_choices_continue_the_prompt(project: Project) -> None:
+    [one] = asked(checked(project, CHOICE))
+    ids = {w: i for i, w in enumerate(["<unk>", "<eos>", "the", "fever", "is", "high", "a", "contract", "binds"])}
+    assert one.prompt_token_ids == (ids["the"], ids["fever"], ids["is"])
+    assert one.choice_token_ids[0] == (ids["high"],) and len(one.choice_token_ids[1]) == 2
+
+
+def test_rows_that_cannot_be_asked_are_counted_with_their_reason(project: Project) -> None:
+    project.model("short", max_position_embeddings=64)
+    project.set("teacher.model", "short")
+    project.set("teacher.sampling", {"max_new_tokens": 8})
+    long = CHOICE | {"prompt": "the fever " * 40}
+    found = checked(project, CHOICE, CHOICE, {"prompt": "p"}, "{no json", long)
+    assert len(asked(found)) == 1
+    reasons = [row.reason for row in found.tasks[0].rejected]
+    for reason, expected in zip(reasons, ("repeats the id", "has neither", "", "longer than the 64"), strict=True):
+        assert expected in reason
+    assert any(note.startswith("evaluate.tasks.facts: 4 rows rejected") for note in found.notes)
+
+
+def test_only_so_many_rows_are_read(project: Project) -> None:
+    rows = [CHOICE | {"id": i} for i in range(9)]
+    assert len(asked(checked(project, *rows, limit=4))) == 4
+
+
+def test_a_chat_is_written_by_the_template_of_its_domains_teacher(project: Project) -> None:
+    project.model("chatty", template=TEMPLATE)
+    project.set("teacher.model", "chatty")
+    [one] = asked(checked(project, CHOICE, chat=True))
+    assert one.prompt_token_ids == (2, 3, 4, 6, 2)  # the fever is | a | the
+    assert one.choice_token_ids[0] == (5,)
+
+
+@pytest.mark.parametrize(
+    ("rows", "task", "why"),
+    [
+        ([], {}, "no row of .* can be asked .it is empty"),
+        ([{"prompt": "p"}], {}, "no row of .* can be asked .1 rejected; 1 of them: has neither"),
+        ([{"prompt": "p", "tests": "x", "domain": "d"}], {}, "tasks.facts: has tests, .* evaluate.run_code is off"),
+        ([CHOICE], {"chat": True}, "tasks.facts.chat: the tokenizer of .* has no chat template"),
+        ([CHOICE], {"path": "none.jsonl"}, "tasks.facts: no such file"),
+        ([CHOICE], {"path": "none"}, "tasks.facts: no such file"),
+        ([CHOICE], {"marking": "tests"}, "tasks.facts: has tests"),
+    ],
+)
+def test_a_task_that_cannot_be_asked_is_refused(project: Project, rows: Any, task: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=f"^evaluate.*{why}"):
+        checked(project, *rows, **task)
+
+
+def test_tests_are_read_where_programs_may_run(project: Project) -> None:
+    project.set("evaluate.run_code", True)
+    [one] = asked(checked(project, {"prompt": "the rule", "tests": "assert f()", "domain": "medical"}))
+    assert one.item.tests == "assert f()"
+
+
+def test_a_gate_without_tasks_is_refused_and_one_that_tells_nothing_is_noted(project: Project) -> None:
+    project.set("evaluate.gate", {"retention": "95%"})
+    with pytest.raises(ValueError, match=r"evaluate: gate: retention 0.95 is of scores on tasks, and there are none"):
+        project.load()
+    notes = checked(project, CHOICE | {"domain": "elsewhere"}).notes
+    assert any("no specialist's mix has elsewhere" in note for note in notes)
+    assert any("evaluate.gate: no task has items of a domain of" in note for note in notes)

@@ -1,0 +1,165 @@
+"""What a model answers to items: log-probabilities of choices, and greedy continuations.
+
+Legend: B texts, S tokens, H hidden size, V the tokenizer's ids, n positions, C choices, W log-probabilities wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from workers.evaluation.config import CHUNK_NUMBERS
+from workers.evaluation.tasks.asked import AskedItems, TokenizedItem
+from workers.evaluation.tasks.items import TaskAnswer
+from workers.evaluation.tasks.marking import mark_choice, mark_texts
+from workers.two_part_model import TwoPartModel
+
+Ids = tuple[int, ...]
+
+
+def ask(
+    model: TwoPartModel,
+    asked: AskedItems,
+    vocabulary: int,
+    batch_tokens: int,
+    stop_ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+) -> list[TaskAnswer]:
+    """A model's answers to items, in their order. `vocabulary`: ids that count, the tokenizer's. `batch_tokens`: tokens
+    at once, with padding. `decode` makes text of ids."""
+    chosen = [i for i in asked.items if i.item.marking == "choice"]
+    others = [i for i in asked.items if i.item.marking != "choice"]
+    answers: dict[str, TaskAnswer] = {}
+    for one, sums in zip(chosen, choice_logprobs(model, chosen, vocabulary, batch_tokens), strict=True):
+        answers[one.item.uid] = mark_choice(one.item, sums, asked.normalise)
+    prompts = [one.prompt_token_ids for one in others]
+    texts = [
+        _cut(ids, logprobs, asked.stop, decode)
+        for ids, logprobs in greedy(model, prompts, asked.max_new_tokens, vocabulary, batch_tokens, stop_ids)
+    ]
+    for answer in mark_texts([one.item for one in others], texts):
+        answers[answer.uid] = answer
+    return [answers[one.item.uid] for one in asked.items]
+
+
+@torch.no_grad()
+def choice_logprobs(
+    model: TwoPartModel, items: Sequence[TokenizedItem], vocabulary: int, batch_tokens: int
+) -> list[list[float]]:
+    """Log-probability of every choice of items behind the prompt: the sum over its tokens.
+
+    Choices of an item that differ in their last token only are read off one text.
+    """
+    wanted: dict[Ids, list[tuple[int, int, int]]] = {}  # by text: position, token, and whose it is
+    whose = 0
+    for one in items:
+        for choice in one.choice_token_ids:
+            text = (*one.prompt_token_ids, *choice[:-1])
+            first = len(one.prompt_token_ids) - 1
+            wanted.setdefault(text, []).extend((first + i, token, whose) for i, token in enumerate(choice))
+            whose += 1
+    sums = np.zeros(whose)
+    for batch in _batches(list(wanted), batch_tokens):
+        hidden_BSH = model.body(*_padded(batch, left=False))
+        rows = [(b, *place) for b, text in enumerate(batch) for place in wanted[text]]
+        texts_W, positions_W, tokens_W, whose_W = (np.array(column) for column in zip(*rows, strict=True))
+        places, of_place_W = np.unique(np.stack([texts_W, positions_W]), axis=1, return_inverse=True)
+        hidden_nH = hidden_BSH[torch.from_numpy(places[0]), torch.from_numpy(places[1])]
+        of_place_W = of_place_W.reshape(-1)
+        for chunk, logits_nV in model.logits_by_chunk(hidden_nH, CHUNK_NUMBERS[model.device]):
+            logq_nV = logits_nV[:, :vocabulary].float().log_softmax(-1)
+            mine = (of_place_W >= chunk.start) & (of_place_W < chunk.stop)
+            at = (torch.from_numpy(n).to(logq_nV.device) for n in (of_place_W[mine] - chunk.start, tokens_W[mine]))
+            np.add.at(sums, whose_W[mine], logq_nV[tuple(at)].double().cpu().numpy())
+    found = iter(sums.tolist())
+    return [[next(found) for _ in one.choice_token_ids] for one in items]
+
+
+@torch.no_grad()
+def greedy(
+    model: TwoPartModel,
+    prompts: Sequence[Ids],
+    max_new_tokens: int,
+    vocabulary: int,
+    batch_tokens: int,
+    stop_ids: Sequence[int],
+) -> list[tuple[list[int], list[float]]]:
+    """What a model writes behind each prompt if it takes the most probable token each time: ids, the one that ended it
+    left out, and log-probabilities of all of them, that one's included."""
+    found: dict[int, tuple[list[int], list[float]]] = {}
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    while order:
+        fit = max(1, batch_tokens // (len(prompts[order[0]]) + max_new_tokens))
+        batch, order = order[:fit], order[fit:]
+        texts = _continued(model, [prompts[i] for i in batch], max_new_tokens, vocabulary, set(stop_ids))
+        found.update(zip(batch, texts, strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def _continued(
+    model: TwoPartModel, prompts: Sequence[Ids], most: int, vocabulary: int, stop_ids: set[int]
+) -> list[tuple[list[int], list[float]]]:
+    """Of one batch, padded on the left, with the keys and values of what was read."""
+    from transformers import DynamicCache
+
+    stops = torch.tensor(sorted(stop_ids), dtype=torch.long)
+    ids_BS, mask_BS = _padded(prompts, left=True)
+    cache = DynamicCache(config=model.model.config)
+    live_B = torch.ones(len(prompts), dtype=torch.bool)
+    steps_ids, steps_logprobs, steps_live = [], [], []
+    for _ in range(most):
+        positions_BS = (mask_BS.cumsum(-1) - 1).clamp_min(0)[:, -ids_BS.shape[1] :]
+        hidden_BSH = model.body(ids_BS, mask_BS, cache, positions_BS)
+        logq_BV = model.head(hidden_BSH[:, -1])[:, :vocabulary].float().log_softmax(-1)
+        top_B = logq_BV.max(-1)
+        steps_ids.append(top_B.indices.cpu())
+        steps_logprobs.append(top_B.values.cpu())
+        steps_live.append(live_B)
+        live_B = live_B & ~torch.isin(steps_ids[-1], stops)
+        if not live_B.any():
+            break
+        ids_BS = steps_ids[-1][:, None]
+        mask_BS = torch.cat([mask_BS, torch.ones(len(prompts), 1, dtype=torch.long)], 1)
+    ids_BT, logprobs_BT, live_BT = (torch.stack(s, 1) for s in (steps_ids, steps_logprobs, steps_live))
+    texts = []
+    for ids, logprobs, live in zip(ids_BT, logprobs_BT, live_BT, strict=True):
+        kept = ids[live]
+        ended = len(kept) > 0 and bool(torch.isin(kept[-1], stops))
+        texts.append((kept[: len(kept) - ended].tolist(), logprobs[live].tolist()))
+    return texts
+
+
+def _cut(
+    ids: list[int], logprobs: list[float], stop: Sequence[str], decode: Callable[[Sequence[int]], str]
+) -> tuple[str, float]:
+    """A text before the first string that stops it, and the log-probability of its tokens up to there."""
+    text = decode(ids)
+    places = [place for word in stop if word and (place := text.find(word)) >= 0]
+    if not places:
+        return text, sum(logprobs)
+    low, high = 1, len(ids)  # the fewest tokens that hold a string which stops
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if any(w and w in decode(ids[:middle]) for w in stop) else (middle + 1, high)
+    return text[: min(places)], sum(logprobs[:low])
+
+
+def _batches(texts: list[Ids], batch_tokens: int) -> Iterator[list[Ids]]:
+    """Texts of like length together, the longest first."""
+    ordered = sorted(texts, key=lambda text: (-len(text), text))
+    while ordered:
+        fit = max(1, batch_tokens // len(ordered[0]))
+        yield ordered[:fit]
+        ordered = ordered[fit:]
+
+
+def _padded(texts: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask [B, S] of texts of unequal lengths."""
+    shape = len(texts), max(map(len, texts))
+    ids_BS, mask_BS = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for b, text in enumerate(texts):
+        place = slice(shape[1] - len(text), None) if left else slice(0, len(text))
+        ids_BS[b, place], mask_BS[b, place] = text, 1
+    return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)

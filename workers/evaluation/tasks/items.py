@@ -39,6 +39,8 @@ class TaskItem:
     """The uid of the item that this one was made of; None of one that was given."""
     edit: Edit | None = None
     """What was done to that item."""
+    reviewed: bool = True
+    """False of a variant whose answer a rule made and nobody has looked at, though the rule may be wrong of it."""
 
 
 @dataclass(frozen=True)

@@ -5,5 +5,8 @@ from __future__ import annotations
 TRAIN, HELDOUT, PROBES = SPLITS = ("train", "heldout", "probes")
 """Splits: each has its own plan and its own store. Probes are prompts whose one right next token is known."""
 
+SPEED = "speed"
+"""In the names of scores: how fast a model answers, which has neither."""
+
 TASKS = "tasks"
 """In the names of scores: items of tasks, which are no split and have no store."""

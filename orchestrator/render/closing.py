@@ -7,7 +7,7 @@ from rich.text import Text
 
 from orchestrator.config.students import GENERALIST
 from orchestrator.render.columns import print_columns
-from orchestrator.render.sentences import gate_lines, store_lines, task_lines, timing_line
+from orchestrator.render.sentences import cost_lines, gate_lines, store_lines, task_lines, timing_line
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import ProbeRanks, Score
@@ -79,7 +79,7 @@ def closing_lines(report: Report) -> list[str]:
     for name, student in report.students.items():
         if student.probes:
             lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")
-    lines += task_lines(report)
+    lines += [*task_lines(report), *cost_lines(report)]
     lines += store_lines(report)
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"FAILED {name}: {error}" for name, error in report.failures.items()]

@@ -76,6 +76,31 @@ def gate_lines(report: Report) -> list[tuple[bool, str]]:
     return lines
 
 
+def cost_lines(report: Report) -> list[str]:
+    """Of each specialist that was timed beside its teacher, how much less it costs and what it keeps, in a sentence."""
+    lines = []
+    for name, student in report.students.items():
+        cost = student.cost
+        if cost is None or cost.times_fewer_flops is None:
+            continue
+        times = {
+            "FLOPs a token": cost.times_fewer_flops,
+            "bytes": cost.times_fewer_bytes,
+            "dollars a token": cost.times_cheaper,
+        }
+        parts = [f"1/{n:.3g} of the {what}" for what, n in times.items() if n]
+        if cost.times_faster:
+            parts.append(f"{cost.times_faster:.3g} times the tokens a second ({cost.device})")
+        cheaper = cost.times_cheaper or cost.times_fewer_flops
+        by = "dollars" if cost.times_cheaper else "FLOPs"
+        reached = "reached" if cheaper >= cost.target else "not reached"
+        kept = ""
+        if (gate := student.gate) is not None:
+            kept = f", and keeps {gate.retention:.1%} of its score ({gate.domain}, at least {gate.retention_low:.1%})"
+        lines.append(f"{name} takes {', '.join(parts)} of its teacher{kept}: 1/{cost.target:g} by {by} is {reached}")
+    return lines
+
+
 def _percent(interval: Interval) -> str:
     """A part of one with its 95 % interval; a dash where it is not known."""
     if not math.isfinite(interval.value):

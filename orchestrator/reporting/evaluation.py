@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
 from orchestrator.reporting.tasks import Answered, TaskReport, task_reports
+from workers.evaluation.cost import Speed
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
@@ -29,6 +30,8 @@ class Results:
     """Rank and probability of each probe's answer, in the order of the probes; `teacher` is the teacher's own."""
     answers: dict[str, dict[str, list[Answered]]] = field(default_factory=dict)
     """Of the items of tasks that they were asked, in the order of the items; `teacher` is the teacher itself."""
+    speeds: dict[str, Speed] = field(default_factory=dict)
+    """Of models that were timed; `teacher` is the first teacher."""
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Evaluation:
     """The prompts that each model does worst on, by model and domain."""
     tasks: dict[str, dict[str, TaskReport]] = field(default_factory=dict)
     """Answers to the items of tasks, by specialist and domain."""
+    speeds: dict[str, Speed] = field(default_factory=dict)
+    """Of models that were timed; `teacher` is the first teacher."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -73,6 +78,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         calibration={n: {d: calibration(s, resamples, seed) for d, s in by.items()} for n, by in models.items()},
         hardest={n: {d: worst(s, _HARDEST) for d, s in by.items()} for n, by in models.items()},
         tasks=task_reports(config, results.answers),
+        speeds=results.speeds,
     )
 
 

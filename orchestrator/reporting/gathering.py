@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import AT_CONTROL_TOKENS, HARD_LABELS, INITIAL
+from orchestrator.reporting.costs import student_cost
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.records import (
     AskedReport,
@@ -27,7 +28,7 @@ from orchestrator.reporting.records import (
     TargetsReport,
     TeacherReport,
 )
-from orchestrator.reporting.rejected import RejectedAnswers
+from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, HardPrompt, ProbeRanks, Score
 from orchestrator.reporting.tasks import gate_report
 from orchestrator.runs.folder import RunFolder
@@ -48,18 +49,25 @@ class Captured:
     of_teacher: dict[str, EntrySums]
     """Of both, by teacher."""
     rejected_by_domain: dict[str, dict[str, int]]
+    busy_by_domain: dict[str, float]
+    """Seconds that teachers were at work on training units; of several domains, shared out equally."""
 
 
 def read_logs(run: RunFolder) -> Captured:
     """The sums, entry by entry."""
-    train, of_teacher, rejected = EntrySums(), defaultdict[str, EntrySums](EntrySums), RejectedAnswers(run.storage)
+    train, of_teacher = EntrySums(), defaultdict[str, EntrySums](EntrySums)
+    domains = DomainsOfUnits(run.storage)
+    rejected, busy = RejectedAnswers(domains), defaultdict[str, float](float)
     for split in (TRAIN, HELDOUT):
         for entry in TargetStore(run.storage, split).log.each():
             of_teacher[entry.teacher].add(entry)
             if split == TRAIN:
                 train.add(entry)
                 rejected.add(entry)
-    return Captured(train, dict(of_teacher), rejected.counts())
+                own = domains[entry.unit]
+                for domain in own:
+                    busy[domain] += (entry.finished - entry.started) / len(own)
+    return Captured(train, dict(of_teacher), rejected.counts(), dict(busy))
 
 
 def teacher_reports(written: RunConfig, captured: Captured) -> dict[str, TeacherReport]:
@@ -133,7 +141,13 @@ def _asked(item: dict[str, Any]) -> AskedReport:
 
 
 def student_report(
-    run: RunFolder, config: RunConfig, written: RunConfig, name: str, evaluation: Evaluation | None, error: str | None
+    run: RunFolder,
+    config: RunConfig,
+    written: RunConfig,
+    name: str,
+    captured: Captured,
+    evaluation: Evaluation | None,
+    error: str | None,
 ) -> StudentReport:
     """One specialist: what it was made of, and its scores on its own domain."""
     own, done = config.own_domain(name), run.student_done(name) or {}
@@ -157,6 +171,7 @@ def student_report(
         calibration=_calibration(evaluation, name, own),
         hardest=tuple(HardPrompt(**h) for h in evaluation.hardest.get(name, {}).get(own, ())) if evaluation else (),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),
+        cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,
     )

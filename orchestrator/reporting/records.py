@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.reporting.costs import StudentCost
 from orchestrator.reporting.scores import (
     Calibration,
     Difference,
@@ -206,6 +207,8 @@ class StudentReport:
     hardest: tuple[HardPrompt, ...]
     """The held-out prompts of its own domain that it does worst on, the worst first."""
     probes: tuple[ProbeRanks, ...]
+    cost: StudentCost | None
+    """What it costs to run; None where it was not timed."""
     gate: GateReport | None
     """Whether it keeps enough of its teacher's scores on tasks; None without a gate or items of its domains."""
     tasks: dict[str, TaskReport]

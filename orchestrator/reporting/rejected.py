@@ -11,11 +11,25 @@ from workers.splits import TRAIN
 from workers.targets.commits.log import Entry
 
 
-class RejectedAnswers:
-    """Training answers rejected, by domain and reason. One of several domains counts in each."""
+class DomainsOfUnits:
+    """The domains of training units, by unit; the plan is read when the first one is asked for."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+
+    def __getitem__(self, unit: int) -> tuple[str, ...]:
+        return self._all.get(unit, ())
+
+    @cached_property
+    def _all(self) -> dict[int, tuple[str, ...]]:
+        return {u.index: u.domains for u in read_plan(self._storage, TRAIN).units}
+
+
+class RejectedAnswers:
+    """Training answers rejected, by domain and reason. One of several domains counts in each."""
+
+    def __init__(self, domains: DomainsOfUnits) -> None:
+        self._domains = domains
         self._found: dict[str, Counter[str]] = {}
 
     def add(self, entry: Entry) -> None:
@@ -27,7 +41,3 @@ class RejectedAnswers:
     def counts(self) -> dict[str, dict[str, int]]:
         """By domain and reason, most of them first."""
         return {domain: dict(counts.most_common()) for domain, counts in sorted(self._found.items())}
-
-    @cached_property
-    def _domains(self) -> dict[int, tuple[str, ...]]:
-        return {u.index: u.domains for u in read_plan(self._storage, TRAIN).units}

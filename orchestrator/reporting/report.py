@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
 from orchestrator.prompts.notes import text_notes
+from orchestrator.reporting.costs import Cost, cost_of
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.gathering import (
     prompts_report,
@@ -75,6 +76,8 @@ class Report:
     """By entropy and position, of every model that was scored, by domain."""
     calibration: dict[str, dict[str, Calibration]]
     """Of every model that was scored, by domain."""
+    costs: dict[str, Cost]
+    """What models cost to run, of those that were timed; `teacher` is the first teacher."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels`, at equal tokens, and `NAME - generalist`."""
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
@@ -95,7 +98,7 @@ class Report:
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
                 measured = ("heldout", "initial", "hard_labels", "at_control_tokens", "difference", "probes")
-                others = ("calibration", "hardest", "gate", "tasks")
+                others = ("calibration", "hardest", "cost", "gate", "tasks")
                 self.students[name] = replace(student, **{f: getattr(scored, f) for f in (*measured, *others)})
 
     def fails_gate(self) -> bool:
@@ -152,7 +155,10 @@ def build_report(
         targets=targets_report(run, config, captured),
         repairs=tuple(RepairReport(**r | {"readers": tuple(r["readers"])}) for r in repairs(run, config)),
         prompts=prompts,
-        students={n: student_report(run, config, written, n, evaluation, failures.get(n)) for n in config.specialists},
+        students={
+            n: student_report(run, config, written, n, captured, evaluation, failures.get(n))
+            for n in config.specialists
+        },
         timing=timing,
         failures=failures,
         table={
@@ -161,6 +167,7 @@ def build_report(
         models=tuple(n for n in config.evaluate.models if n in scores),
         curves=_curves(evaluation) if evaluation else {},
         calibration=_calibration(evaluation) if evaluation else {},
+        costs={n: cost_of(s, config) for n, s in evaluation.speeds.items()} if evaluation else {},
         differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),

@@ -64,6 +64,7 @@ def scoring_job(run: RunFolder, config: RunConfig, board: str) -> ScoringJob:
         threads=settings.threads,
         device="cuda" if settings.gpus else "cpu",
         board=board,
+        speed=(settings.cost.batch, settings.cost.new_tokens),
         tokenizer=teacher.model,
         tokenizer_revision=teacher.revision,
         trust_remote_code=teacher.trust_remote_code,

@@ -29,6 +29,7 @@ from orchestrator.reporting.tasks import Answered
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import pinned
+from workers.evaluation.cost import Speed
 from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
 from workers.evaluation.metrics.domain_scores import by_domain
@@ -38,7 +39,7 @@ from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan
-from workers.splits import HELDOUT, PROBES, TASKS, TRAIN
+from workers.splits import HELDOUT, PROBES, SPEED, TASKS, TRAIN
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
@@ -48,6 +49,9 @@ _FORMAT = 2
 _ANSWERS_FORMAT = 1
 """Of a file of answers. Whoever changes how items are asked or marked raises it."""
 
+_SPEED_FORMAT = 1
+"""Of a file that says how fast a model is. Whoever changes what is measured raises it."""
+
 _TASKS_PER_WORKER = 2
 """Tasks for each process at least: fewer would leave some idle at the end, more load a model again."""
 
@@ -56,7 +60,7 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
     """Every trained specialist, and every further model, on every held-out domain and on every task; what stands beside
     specialists on their own domain; the teacher itself, for the probes and tasks."""
     domains = tuple(read_plan(run.storage, HELDOUT).domains)
-    asked = _asked_domains(run, config)
+    asked, timed = _asked_domains(run, config), config.evaluate.cost.measure
     models = []
     for name in config.specialists:
         if run.student_done(name) is None:
@@ -64,7 +68,7 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         own, own_asked = ((d,) if (d := config.own_domain(name)) in known else () for known in (domains, asked))
         stored = partial(ModelToScore, kind="stored", domains=own, task_domains=own_asked)
         models.append(
-            stored(name, source=StudentLayout(name).final, domains=domains, task_domains=asked),
+            stored(name, source=StudentLayout(name).final, domains=domains, task_domains=asked, timed=timed),
         )
         if INITIAL in config.evaluate.baselines:
             models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial))
@@ -82,7 +86,7 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         models += [replace(cut, domains=(d,)) for d in domains]
     for name, measured in config.evaluate.models.items():
         further = ModelToScore(name, "folder", measured.model, domains, measured.revision)
-        models.append(replace(further, task_domains=asked))
+        models.append(replace(further, task_domains=asked, timed=timed))
     if config.evaluate.truth is not None:
         models += [ModelToScore(UNIGRAM, "unigram", "", (d,)) for d in domains]
     if config.evaluate.probes is not None:
@@ -97,15 +101,19 @@ def _asked_domains(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
 
 
 def _whole_teachers(run: RunFolder, config: RunConfig, asked: Sequence[str]) -> list[ModelToScore]:
-    """The teachers that are asked the items of tasks, each those of the domains whose prompts it answers."""
-    domains: dict[str, list[str]] = {}
+    """The teachers that are asked the items of tasks, each those of the domains whose prompts it answers, and the first
+    one where it is timed."""
+    cost, first, domains = config.evaluate.cost, config.first_teacher(), dict[str, list[str]]()
+    timed = cost.measure and (bool(asked) if cost.teacher is None else cost.teacher)
+    if timed:
+        domains[first] = []
     for domain in asked:
         domains.setdefault(config.teacher_of(domain), []).append(domain)
     models = []
     for name, own in domains.items():
         teacher = pinned(config.teachers[name], _teacher_fingerprint(run, name))
         model = ModelToScore(TEACHER, "whole_teacher", teacher.model, (), teacher.revision, teacher.trust_remote_code)
-        models.append(replace(model, task_domains=tuple(own)))
+        models.append(replace(model, task_domains=tuple(own), timed=timed and name == first))
     return models
 
 
@@ -133,6 +141,10 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
                     parts = [part.sha256 for part in entry.parts]
                     digest = hash_json([*common, model.domains, weights, parts])[:16]
                     mine.append(UnitToScore(split, entry.unit, score_key(model.name, split, entry.unit, digest)))
+        if model.timed:
+            cost = config.evaluate.cost
+            digest = hash_json([_SPEED_FORMAT, common[-1], weights, cost.batch, cost.new_tokens])[:16]
+            mine.append(UnitToScore(SPEED, 0, score_key(model.name, SPEED, 0, digest)))
         for unit in items:
             if own := sorted(set(model.task_domains) & set(unit.domains)):
                 digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
@@ -168,6 +180,9 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 raise RunFailed(f"evaluate: {unit.key} was deleted meanwhile; run `stillhouse evaluate CONFIG` again")
             if unit.split == HELDOUT:
                 sums.append(from_bytes(data))
+                continue
+            if unit.split == SPEED:
+                results.speeds[name] = Speed.from_bytes(data)
                 continue
             if unit.split == TASKS:
                 _gather_answers(results.answers.setdefault(name, {}), items_of(unit.items), answers_from_bytes(data))

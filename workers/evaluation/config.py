@@ -74,6 +74,31 @@ Measured = Annotated[MeasuredModel, BeforeValidator(_named)]
 """A MeasuredModel that may be written as its name."""
 
 
+class CostConfig(Settings):
+    """What models cost to run: their size, what they compute for a token, and how fast they answer where they are
+    scored. Beside other work on the same machine they are slower."""
+
+    measure: bool = True
+    """Whether specialists and `evaluate.models` are timed, each for a few seconds."""
+
+    teacher: bool | None = None
+    """Whether the teacher is timed too, for which it is loaded whole into one process. Null: where it is loaded for
+    `evaluate.tasks` anyway."""
+
+    batch: int = Field(default=8, ge=1)
+    """Held-out prompts that are answered at once for the tokens a second."""
+
+    new_tokens: int = Field(default=32, ge=2)
+    """Tokens of each answer."""
+
+    dollars_per_hour: dict[str, float] = {}
+    """Price of a machine by the name of its device, or a part of that in any case: {H100: 2.5, cpu: 0.1}. Of the keys
+    that fit the longest counts. Without one there are no dollars in the report."""
+
+    target: float = Field(default=10, gt=1)
+    """How many times cheaper than its teacher a specialist is meant to be, for the report's sentence."""
+
+
 class EvaluateConfig(Settings):
     """Held-out scores of every specialist and of what stands beside it."""
 
@@ -129,6 +154,9 @@ class EvaluateConfig(Settings):
     run_code: bool = False
     """Whether programs that models write are run, for tasks with `tests`: each in a process of its own with limits of
     time, memory and files, which stops accidents and no attacker. Off, such a task is refused."""
+
+    cost: CostConfig = CostConfig()
+    """What models cost to run."""
 
     gate: GateConfig | None = None
     """What each specialist must reach. Null: nothing."""

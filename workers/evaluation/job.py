@@ -25,6 +25,8 @@ class ModelToScore:
     """Of a model on the Hugging Face Hub."""
     trust_remote_code: bool = False
     """Whether code that comes with the model is run."""
+    timed: bool = False
+    """Whether it is measured how fast it answers."""
     task_domains: tuple[str, ...] = ()
     """Of the items of tasks, those that it is asked."""
 
@@ -70,5 +72,7 @@ class ScoringJob:
     tokenizer_revision: str | None = None
     trust_remote_code: bool = False
     """Whether code that comes with the tokenizer is run."""
+    speed: tuple[int, int] = (1, 2)
+    """Of models that are timed: texts at once, and tokens of each answer."""
     stop_ids: tuple[int, ...] = ()
     """Ids that end an answer, by the teachers."""

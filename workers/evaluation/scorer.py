@@ -26,6 +26,7 @@ from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_
 from workers.evaluation.heldout.truth import load_truth, unigram_counts
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
+from workers.evaluation.speed import measure
 from workers.evaluation.tasks.answers import answers_to_bytes
 from workers.evaluation.tasks.asked import AskedItems
 from workers.evaluation.tasks.asking import ask
@@ -33,7 +34,7 @@ from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import stop_ids, torch_dtype
-from workers.splits import HELDOUT, PROBES, TASKS
+from workers.splits import HELDOUT, PROBES, SPEED, TASKS
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
 from workers.two_part_model import TwoPartModel
@@ -66,7 +67,7 @@ class Scorer:
             self._tell(task.model, 0, len(missing))
             self._loaded = task.model, self._load(task.model)
         for done, unit in enumerate(missing, start=1):
-            make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers}[unit.split]
+            make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}[unit.split]
             self._storage.create(unit.key, make(task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
@@ -106,6 +107,13 @@ class Scorer:
         stops = sorted({*self._job.stop_ids, *stop_ids(self._tokenizer, two_parts.model.config)})
         decode = partial(self._tokenizer.decode, skip_special_tokens=True)
         return answers_to_bytes(ask(two_parts, asked, self._vocabulary, self._job.batch_tokens, stops, decode))
+
+    def _speed(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """How fast a model answers the first held-out prompts, the same for all models."""
+        batch, new_tokens = self._job.speed
+        domains = read_plan(self._storage, HELDOUT).domains
+        prompts = [row.tokens[: max(row.start, 1)] for row, _ in self._heldout.rows(0, domains)]
+        return measure(self._loaded[1], prompts[:batch], new_tokens).to_bytes()
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from workers.evaluation.metrics.parrot import ParrotScores, parrot_scores
-from workers.evaluation.tasks.edits import EditSources, variants_of
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
-from workers.evaluation.tasks.templates import template_of
+from workers.evaluation.variants.edits import EditSources, variants_of
+from workers.evaluation.variants.templates import template_of
 from workers.randomness import generator
 
 MODULUS, ITEMS = 97, 400

@@ -31,9 +31,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from workers.evaluation.tasks.arithmetic import NoNumber, Number, evaluate, names_in, number_text
-from workers.evaluation.tasks.edits import Variants, variant_uid
 from workers.evaluation.tasks.items import CHANGES_ANSWER, Edit, Marking, TaskItem
+from workers.evaluation.variants.arithmetic import NoNumber, Number, evaluate, names_in, number_text
+from workers.evaluation.variants.edits import Variants, variant_uid
 from workers.randomness import generator
 
 SLOT_EDITS: tuple[Edit, ...] = (*CHANGES_ANSWER, "names")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workers.evaluation.tasks.items import TaskItem
-from workers.evaluation.tasks.terms import checked_terms, counterfactual_pairs, pairs_of_rows, replacements, swapped
+from workers.evaluation.variants.terms import checked_terms, counterfactual_pairs, pairs_of_rows, replacements, swapped
 
 TERMS = {"he": ["she"], "his": ["her"], "John": ["Mary", "Jane"]}
 

@@ -4,7 +4,7 @@
     prompts/summary.json prompts/rejected.jsonl             what was made of the prompt sources
     prompts/g0000/train/ prompts/g0000/train.plan.parquet   frozen prompts and the unit plan of a split
     targets/train/                                          a target store (workers/targets/FORMAT.md)
-    students/medical/                                       one student: initial, checkpoints, at_control_tokens, final
+    students/medical/                                       one student: initial, checkpoints, snapshots, final
     tasks/asked.json tasks/*.json                           questions with known answers, as they are asked
     scores/medical/                                         sums of a model's scores, by held-out unit; its answers
     exports/medical/ report.json report.md                  what a run is for
@@ -18,6 +18,9 @@ value that plans, stores and cursors carry, so that a student never resumes in a
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+AT_CONTROL_TOKENS = "at_control_tokens"
+"""Name of the snapshot that a specialist's control is compared with."""
 
 FIRST_GENERATION = "g0000"
 """The generation that this version writes."""
@@ -178,15 +181,27 @@ class StudentLayout:
         """Folder of the trained model."""
         return f"{self.root}/final"
 
+    def snapshot(self, name: str) -> str:
+        """Folder of the model as it was at some moment."""
+        return f"{self.root}/{name}"
+
+    def snapshot_facts(self, name: str) -> str:
+        """The mark that it is whole: after which step, and how many target tokens."""
+        return f"{self.snapshot(name)}.json"
+
     @property
     def at_control_tokens(self) -> str:
         """Folder of the model as it was when it had seen as many target tokens as its control has in all."""
-        return f"{self.root}/at_control_tokens"
+        return self.snapshot(AT_CONTROL_TOKENS)
 
     @property
     def at_control_tokens_facts(self) -> str:
-        """The mark that it is whole: after which step, and how many target tokens."""
-        return f"{self.at_control_tokens}.json"
+        return self.snapshot_facts(AT_CONTROL_TOKENS)
+
+    @staticmethod
+    def milestone(tokens: int) -> str:
+        """The name of a snapshot after so many target tokens, in order."""
+        return f"after-{tokens:012d}"
 
     @property
     def adapter(self) -> str:

@@ -9,16 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.config.schema import RunConfig
-from workers.layout import StudentLayout
+from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.student.config import LossConfig, SpecialistConfig
 
 INITIAL, HARD_LABELS, GENERALIST, SINGLE_EXPERT = "initial", "hard_labels", "generalist", "single_expert"
 """What specialists are measured against (`evaluate.baselines`)."""
 TEACHER, UNIGRAM = "teacher", "unigram"
 """What else has scores: the teacher on the probes; and, where the truth is known, how often each token occurs."""
-
-AT_CONTROL_TOKENS = "at_control_tokens"
-"""A specialist as it was when it had seen as many tokens as its control has in all."""
 
 
 def compared_with_control(config: RunConfig, specialist: str) -> str:
@@ -39,6 +36,8 @@ class Student:
     snapshot_tokens: int | None = None
     """Target tokens at which a specialist keeps its weights, for they are what its control is compared with. None: its
     final ones are."""
+    milestones: tuple[int, ...] = ()
+    """Target tokens at which it keeps its weights, for the floor that they tend to (`evaluate.floor`)."""
 
 
 def student_groups(config: RunConfig) -> list[list[Student]]:
@@ -47,15 +46,29 @@ def student_groups(config: RunConfig) -> list[list[Student]]:
     for name, specialist in config.specialists.items():
         tokens = config.control_tokens_of(name) if config.control_is_short(name) else None
         # Whatever is measured now: `baselines` may change, and a control that is added later needs them.
-        group = [Student(name, specialist, config.mix_of(name), snapshot_tokens=tokens)]
+        milestones = milestones_of(config, specialist)
+        group = [Student(name, specialist, config.mix_of(name), snapshot_tokens=tokens, milestones=milestones)]
         if HARD_LABELS in config.evaluate.baselines:
             group.append(_control(group[0]))
         groups.append(group)
     if config.specialists and GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
         domains = sorted({d for n in config.specialists for d in config.mix_of(n)})
-        groups.append([Student(GENERALIST, first, {d: 1 / len(domains) for d in domains})])
+        mix = {d: 1 / len(domains) for d in domains}
+        groups.append([Student(GENERALIST, first, mix, milestones=milestones_of(config, first))])
     return groups
+
+
+def milestones_of(config: RunConfig, student: SpecialistConfig) -> tuple[int, ...]:
+    """Target tokens at which a student keeps its weights: evenly apart in their logarithm, the last where the rate
+    begins to fall, for a model at a falling rate is on another curve than one before."""
+    floor, train = config.evaluate.floor, student.train
+    if floor is None:
+        return ()
+    last = train.tokens * (1 - train.decay) if train.schedule == "wsd" else train.tokens
+    first = floor.first * train.tokens
+    steps = max(floor.points - 1, 1)
+    return tuple(sorted({round(first * (last / first) ** (i / steps)) for i in range(floor.points)}))
 
 
 def _control(of: Student) -> Student:

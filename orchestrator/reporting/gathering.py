@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import AT_CONTROL_TOKENS, HARD_LABELS, INITIAL
+from orchestrator.config.students import HARD_LABELS, INITIAL
 from orchestrator.reporting.costs import student_cost
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.records import (
@@ -32,7 +32,7 @@ from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, HardPrompt, ProbeRanks, Score
 from orchestrator.reporting.tasks import gate_report
 from orchestrator.runs.folder import RunFolder
-from workers.layout import PROMPTS_SUMMARY, StudentLayout, export_key
+from workers.layout import AT_CONTROL_TOKENS, PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
 from workers.targets.commits.sums import EntrySums
 from workers.targets.config import TargetsConfig

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import AT_CONTROL_TOKENS, GENERALIST, HARD_LABELS, INITIAL, TEACHER
+from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER
 from orchestrator.reporting.scores import Measured
 from workers.evaluation.metrics.retention import Estimate, corrected_retention, recovery, retention, task_score
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
+from workers.layout import AT_CONTROL_TOKENS
 
 Answered = tuple[TaskItem, TaskAnswer]
 """An item, and what one model made of it."""

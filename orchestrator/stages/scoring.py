@@ -23,6 +23,7 @@ from orchestrator.config.students import (
     TEACHER,
     UNIGRAM,
     compared_with_control,
+    milestones_of,
 )
 from orchestrator.reporting.evaluation import Results
 from orchestrator.reporting.tasks import Answered
@@ -77,7 +78,9 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
             models.append(stored(control, source=StudentLayout(control).final))
             if (beside := compared_with_control(config, name)) != name:
                 models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
+        models += _milestones(run, config, name, own)
     if run.student_done(GENERALIST) is not None:
+        models += _milestones(run, config, GENERALIST, domains)
         models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains, task_domains=asked))
     if SINGLE_EXPERT in config.evaluate.baselines:
         fingerprint = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
@@ -92,6 +95,17 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
     if config.evaluate.probes is not None:
         models.append(ModelToScore(TEACHER, "teacher", "", domains))
     return models + _whole_teachers(run, config, asked)
+
+
+def _milestones(run: RunFolder, config: RunConfig, name: str, domains: tuple[str, ...]) -> list[ModelToScore]:
+    """What a student was on the way, as far as it was kept."""
+    settings = next(iter(config.specialists.values())) if name == GENERALIST else config.specialists[name]
+    layout, models = StudentLayout(name), []
+    for tokens in milestones_of(config, settings):
+        kept = layout.milestone(tokens)
+        if run.storage.exists(layout.snapshot_facts(kept)):
+            models.append(ModelToScore(f"{name}.{kept}", "milestone", layout.snapshot(kept), domains))
+    return models
 
 
 def _asked_domains(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
@@ -221,7 +235,7 @@ def _committed_units(run: RunFolder, split: str) -> list[tuple[Entry, tuple[str,
 
 def _splits(model: ModelToScore) -> tuple[str, ...]:
     """What a model is scored on."""
-    few = {"teacher": (PROBES,), "unigram": (HELDOUT,), "whole_teacher": ()}
+    few = {"teacher": (PROBES,), "unigram": (HELDOUT,), "milestone": (HELDOUT,), "whole_teacher": ()}
     return few.get(model.kind, (HELDOUT, PROBES))
 
 
@@ -229,7 +243,7 @@ def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, r
     """A digest of what a model is: of one in the run its files with their times, so that one made anew is scored
     anew."""
     state: Any
-    if kind == "stored":
+    if kind in ("stored", "milestone"):
         state = [[f.key, f.bytes, f.modified] for f in run.storage.listing(source)]
     elif kind == "folder":
         state = model_fingerprint(source, revision)

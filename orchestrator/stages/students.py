@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.config.students import Student, starts_from
 from orchestrator.runs.context import RunContext
+from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.student.training.job import SpecialistJob
 from workers.targets.contract import Contract
 
@@ -29,6 +30,12 @@ def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: 
             repairs=repairs,
             lora=student.config.model.lora.model_dump() if student.config.model.lora else None,
             end_tokens=student.end_tokens,
-            snapshot_tokens=student.snapshot_tokens,
+            snapshots=snapshots_of(student),
         )
     )
+
+
+def snapshots_of(student: Student) -> dict[str, int]:
+    """The weights that it keeps on the way, by the name of their folder: after how many target tokens."""
+    kept = {StudentLayout.milestone(tokens): tokens for tokens in student.milestones}
+    return kept if student.snapshot_tokens is None else {AT_CONTROL_TOKENS: student.snapshot_tokens, **kept}

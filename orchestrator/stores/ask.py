@@ -8,10 +8,10 @@ from typing import Any
 
 from cluster.model_cache import use_model_cache
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import AT_CONTROL_TOKENS, HARD_LABELS
+from orchestrator.config.students import HARD_LABELS
 from orchestrator.runs.folder import RunFolder, find_run
 from workers.fetching.folder import model_folder
-from workers.layout import StudentLayout
+from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 
 
 def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) -> dict[str, dict[str, Any]]:

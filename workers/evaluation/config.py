@@ -99,6 +99,21 @@ class CostConfig(Settings):
     """How many times cheaper than its teacher a specialist is meant to be, for the report's sentence."""
 
 
+class FloorConfig(Settings):
+    """Models that students keep on the way, to see where their KL tends: K_inf + b D^-g over target tokens D."""
+
+    points: int = Field(default=6, ge=4, le=20)
+    """Models of each specialist, and of the generalist, that are kept and scored on held-out text: evenly apart in the
+    logarithm of their tokens, up to where the rate begins to fall (`wsd`), else to the end."""
+
+    first: Share = Field(default=0.05, gt=0, lt=0.5)
+    """Part of `train.tokens` at the first of them."""
+
+    bound: Share = Field(default=0.3, gt=0, lt=1)
+    """Floors above this part of the KL that a student begins with are held to be its capacity's, below it the data's;
+    where the 95 % interval holds it, neither."""
+
+
 class EvaluateConfig(Settings):
     """Held-out scores of every specialist and of what stands beside it."""
 
@@ -154,6 +169,10 @@ class EvaluateConfig(Settings):
     run_code: bool = False
     """Whether programs that models write are run, for tasks with `tests`: each in a process of its own with limits of
     time, memory and files, which stops accidents and no attacker. Off, such a task is refused."""
+
+    floor: FloorConfig | None = None
+    """Where students tend to: models kept on the way. They take points x the model's size of the storage and are scored
+    on their own domain. Null: none are kept."""
 
     cost: CostConfig = CostConfig()
     """What models cost to run."""

@@ -144,7 +144,7 @@ class Scorer:
             return unigram_counts(self._storage, model.domains[0], self._vocabulary)
         device = self._job.device
         dtype = torch_dtype("auto", device)
-        if model.kind == "stored":
+        if model.kind in ("stored", "milestone"):
             with local_folder(self._storage, model.source) as folder:
                 return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
         if model.kind in ("folder", "whole_teacher"):

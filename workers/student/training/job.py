@@ -36,8 +36,8 @@ class SpecialistJob:
     end_tokens: int | None = None
     """Target tokens after which training ends, though rates and weights of the loss go by all of `train.tokens`. None:
     it ends with them."""
-    snapshot_tokens: int | None = None
-    """Target tokens after which the weights are kept beside the final ones. None: they are not."""
+    snapshots: dict[str, int] = field(default_factory=dict)
+    """Weights to keep beside the final ones, by the name of their folder: after how many target tokens."""
 
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> SpecialistJob:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,21 @@ class TrainedModels:
         if state := whole_weights(engine):
             self._write(engine, state, self._job.layout.final, adapter=True)
 
-    def write_snapshot(self, engine: Any, step: int, tokens: int) -> None:
-        """The model as it is after `step`, when it has seen `tokens`: once, however often workers that were killed come
-        to that step again. A collective, to be called before the step's checkpoint, so that a training that goes on
-        from there has it. Raises LeaseLost."""
+    def write_snapshots(self, engine: Any, step: int, tokens: int, kept: Sequence[str]) -> None:
+        """The model as it is after `step`, when it has seen `tokens`, in folders of these names: once, however often
+        workers that were killed come to that step again. A collective, to be called before the step's checkpoint, so
+        that a training that goes on from there has it. Raises LeaseLost."""
         layout = self._job.layout
         self._checkpoints.check()
         state = whole_weights(engine)
-        if not state or self._storage.exists(layout.at_control_tokens_facts):
-            return
-        self._write(engine, state, layout.at_control_tokens, adapter=False)
-        pause_point("snapshot-files")
-        self._checkpoints.check()
-        self._storage.write(layout.at_control_tokens_facts, json.dumps({"step": step, "tokens": tokens}).encode())
-        pause_point("snapshot-facts")
+        for name in kept if state else ():
+            if self._storage.exists(layout.snapshot_facts(name)):
+                continue
+            self._write(engine, state, layout.snapshot(name), adapter=False)
+            pause_point("snapshot-files")
+            self._checkpoints.check()
+            self._storage.write(layout.snapshot_facts(name), json.dumps({"step": step, "tokens": tokens}).encode())
+            pause_point("snapshot-facts")
 
     def _write(self, engine: Any, state: dict[str, Any], key: str, *, adapter: bool) -> None:
         """A model's folder at a key."""

@@ -142,8 +142,8 @@ class Trainer:
             before, self.step, self.tokens = self.tokens, self.step + 1, self.tokens + sum(r.targets for r in rows)
             self.cadence.note(loss)
             self._note_step(loss, norm, lr, started, read)
-            if before < (self.job.snapshot_tokens or 0) <= self.tokens:
-                self.models.write_snapshot(self.engine, self.step, self.tokens)
+            if due := [kept for kept, tokens in self.job.snapshots.items() if before < tokens <= self.tokens]:
+                self.models.write_snapshots(self.engine, self.step, self.tokens, due)
             if self.cadence.due(self.step) or self.tokens >= self.budget:
                 self._checkpoint()
         self._finish()

@@ -77,8 +77,8 @@ KILLED_ALONE: list[Life] = [
     (1, None),
 ]
 SNAPSHOT_STEP = 4
-SNAPSHOT = {"snapshot_tokens": BATCH * SNAPSHOT_STEP - BATCH // 2}
-END = {"end_tokens": SNAPSHOT["snapshot_tokens"]}
+SNAPSHOT = {"snapshots": {"at_control_tokens": BATCH * SNAPSHOT_STEP - BATCH // 2}}
+END = {"end_tokens": SNAPSHOT["snapshots"]["at_control_tokens"]}
 LIVES: dict[str, list[Life]] = {
     "whole": WHOLE,
     "shrunk": [(2, "step-done:4"), (1, None)],
@@ -219,7 +219,7 @@ def test_a_snapshot_has_the_weights_of_its_step(students: Students) -> None:
     [pointer] = [p for p in students.pointers("whole-alone") if p["step"] == SNAPSHOT_STEP]
     facts = json.loads(students.storage.read("students/whole-alone/at_control_tokens.json"))
     assert facts == {"step": SNAPSHOT_STEP, "tokens": pointer["tokens"]}
-    assert facts["tokens"] >= SNAPSHOT["snapshot_tokens"] > facts["tokens"] - BATCH
+    assert facts["tokens"] >= SNAPSHOT["snapshots"]["at_control_tokens"] > facts["tokens"] - BATCH
     saved = load(students.storage.read(f"{pointer['key']}/state/state.safetensors"))
     kept = load(students.weights("whole-alone", "at_control_tokens"))
     weights = {name.removeprefix("fp32.causal_lm."): w for name, w in saved.items() if name.startswith("fp32.")}

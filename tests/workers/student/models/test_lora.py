@@ -133,8 +133,8 @@ def trained(
             **extra,
         }
 
-    lives = [life(job(f"zero-{zero}", zero, LORA, snapshot_tokens=budget)) for zero in (1, 3)]
-    lives += [life(job(f"some-{zero}", zero, SOME, snapshot_tokens=BATCH)) for zero in (1, 3)]
+    lives = [life(job(f"zero-{zero}", zero, LORA, snapshots={"at_control_tokens": budget})) for zero in (1, 3)]
+    lives += [life(job(f"some-{zero}", zero, SOME, snapshots={"at_control_tokens": BATCH})) for zero in (1, 3)]
     lives += [life(job(f"resumed-{zero}", zero, SOME), after=(f"some-{zero}", 2)) for zero in (1, 3)]
     lives += [life(job("alone", "auto", LORA), 1), life(job("some-auto", "auto", SOME), 1)]
     lives += [life(job("resumed-auto", "auto", SOME), 1, after=("some-auto", 2))]

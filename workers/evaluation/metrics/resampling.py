@@ -33,6 +33,17 @@ class Estimate:
         return Estimate(float(value), float(low), float(high))
 
 
+_T_975 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+def student_t(freedom: int) -> float:
+    """The .975 quantile of Student's t, to .002."""
+    return _T_975[freedom - 1] if freedom <= len(_T_975) else 1.96 + 2.4 / freedom
+
+
 def resampled_sums(values_PK: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums [R, K] of things drawn again with replacement, P of them each time."""
     rng, P = np.random.default_rng(seed), len(values_PK)

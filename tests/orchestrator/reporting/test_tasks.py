@@ -20,6 +20,7 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.driver import pipeline
 from orchestrator.render.closing import print_closing
 from orchestrator.render.markdown import markdown
+from orchestrator.render.model_card import model_card
 from orchestrator.render.sentences import gate_lines
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.tasks import Answered, gate_report, task_reports
@@ -138,6 +139,12 @@ def test_the_table_of_tasks(report: Report) -> None:
     assert "guessing gives 50.0%" in section and "- gate FAILED: medical" in section
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {7}
+
+
+def test_the_model_card_says_it_of_its_own_model(report: Report) -> None:
+    card = model_card(report, "medical")
+    assert "- medical on 200 items of medical: 85.5% right" in card and "- gate FAILED: medical keeps" in card
+    assert "## Tasks" not in model_card(report, "legal")
 
 
 @pytest.mark.parametrize(("threshold", "code"), [(0.3, 0), (0.9, 3)])

@@ -8,6 +8,9 @@ attributes (for example this disease with that state) and one phrasing. All pair
 is the likeliest answer are held out, so a specialist can only have met that word as a runner-up.
 
 `probes.jsonl` asks for the withheld word: prompts that end just before it, where it is truly the first.
+`tasks.jsonl` asks for the likeliest word among four, where the language has one that is likelier than not: of texts of
+held-out pairs and phrasings, the withheld word's included.
+
 A few malpractice notes are listed under both law and medicine, in the grammar of law. Three rows of the
 code file are broken on purpose: a run rejects them and says why.
 """
@@ -26,6 +29,7 @@ HELDOUT_SHARE = 0.19  # of the pairs of attributes, in each domain
 TRAINING_PROMPTS, GIVEN_ANSWERS = 360, 36  # a domain; the second are among the first
 HELDOUT_PAIR_PROMPTS, HELDOUT_PHRASING_PROMPTS = 36, 16
 SHARED_PROMPTS, PROBES = 8, 6
+TASK_ITEMS, TASK_CHOICES = 150, 4
 Pair = tuple[str, str]
 
 
@@ -143,6 +147,45 @@ def probe_rows(domain: str, seed: int) -> list[dict]:
     return rows
 
 
+def task_rows(domain: str, seed: int) -> list[dict]:
+    """Questions with one right answer: the beginning of a text, and four words of which one comes next most probably.
+
+    One in five asks for the slot that has the withheld word among its options, the others for any slot of the answer.
+    """
+    rng = random.Random(f"{seed}/{domain}/tasks")
+    training, heldout = pairs(domain, seed)
+    phrasings = language.names(domain, "phrasing")
+    unseen = language.FACTS[domain]["heldout_phrasing"]
+    answers = set(language.names(domain, language.FACTS[domain]["withheld"]["slot"]))
+    rows: dict[str, dict] = {}
+    while len(rows) < TASK_ITEMS:
+        phrasing = rng.choice(phrasings)
+        pair = rng.choice(training + heldout if phrasing == unseen else heldout)
+        words = write_text(domain, pair, phrasing, rng, keep=True)
+        places = _sure_places(domain, words, answers if len(rows) % 5 == 0 else None)
+        if not places:
+            continue
+        place, likeliest, others = rng.choice(places)
+        choices = [likeliest, *rng.sample(others, TASK_CHOICES - 1)]
+        rng.shuffle(choices)
+        prompt = " ".join(words[:place])
+        rows.setdefault(prompt, {"domain": domain, "prompt": prompt, "choices": choices, "answer": likeliest})
+    return [{"id": f"{domain}-t{number:03d}", **row} for number, row in enumerate(rows.values())]
+
+
+def _sure_places(domain: str, words: list[str], among: set[str] | None) -> list[tuple[int, str, list[str]]]:
+    """Places in the answer at which one word is likelier than all others together, with it and them; only those at
+    which it is `among` some, if given."""
+    ids = [language.IDS[word] for word in words]
+    start, found = language.prompt_length(ids), []
+    for place, odds in enumerate(language.truth(domain, ids, start), start):
+        possible = [language.VOCABULARY[i] for i in odds.nonzero()[0]]
+        likeliest = language.VOCABULARY[odds.argmax()]
+        if len(possible) >= TASK_CHOICES and odds.max() > 0.5 and (among is None or likeliest in among):
+            found.append((place, likeliest, [word for word in possible if word != likeliest]))
+    return found
+
+
 def write_rows(path: Path, rows: list[dict]) -> None:
     """One JSON object a line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
@@ -161,6 +204,7 @@ def main() -> None:
         write_rows(args.out / f"{domain}.jsonl", rows)
     probes = [row for domain in language.DOMAINS for row in probe_rows(domain, args.seed)]
     write_rows(args.out / "probes.jsonl", probes)
+    write_rows(args.out / "tasks.jsonl", [row for domain in language.DOMAINS for row in task_rows(domain, args.seed)])
 
 
 if __name__ == "__main__":

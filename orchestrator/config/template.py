@@ -44,6 +44,8 @@ evaluate:
   heldout: 5%                         # of each domain, or {share: 5%, max_texts: 500, max_tokens: 256k}
   baselines: [initial, hard_labels]   # also: generalist, single_expert
   control_tokens: 10%                 # of its specialist's budget, or a number: what a hard-label control trains on
+  # tasks: {exams: exams.jsonl}       # {prompt, choices, answer, domain}: what is kept of the teacher's scores
+  # gate: {retention: 95%}            # exit code 3 where a specialist keeps less
   gpus: 1
 
 export: [safetensors]

@@ -15,6 +15,7 @@ from workers.model_files import expert_count, read_model_config
 from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, ModelSize, model_size
 from workers.student.config import InitialConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.config import chunk_tokens
+from workers.student.models.dense_sibling import active_width
 from workers.student.models.resources import ANSWER_TOKENS, initial_bytes, mixture_reads
 from workers.teacher.config import TeacherConfig
 from workers.teacher.generation.batches import HEAD_NUMBERS
@@ -181,8 +182,8 @@ def evaluator_part(
     settings: EvaluateConfig, unit_bytes: int, vocabulary: int, hidden_sizes: int, largest_model: int, layer: int
 ) -> Part:
     """The processes that score: each holds a unit of the held-out store in its node's memory; and where it computes,
-    one model at a time, a layer's working memory, logits of a chunk, and of hidden states the teachers' heads in
-    float32.
+    one model at a time (also the teacher, where it is asked tasks), a layer's working memory, logits of a chunk, and of
+    hidden states the teachers' heads in float32.
 
     `unit_bytes` are those of a unit, `hidden_sizes` is the sum of the teachers' (0 of a `full` store), `largest_model`
     the parameters of the largest model, `layer` the numbers that a layer works with of a token.
@@ -210,3 +211,12 @@ def student_layer(model: ModelConfig) -> int:
     """Numbers that a layer of a student works with of a token, about; 0 where its base is not downloaded yet."""
     decoder = decoder_of(model, _source_of(model)[1])
     return activation_bytes({**decoder, "num_hidden_layers": 1}, 1, 1, checkpointing=False) if decoder else 0
+
+
+def asked_layer(model_config: dict[str, Any]) -> int:
+    """Numbers that a layer of a model works with of a token that it writes, about, and those of its keys and values in
+    all layers."""
+    text = {**model_config, **(model_config.get("text_config") or {})}
+    width = active_width(text) if expert_count(text) else int(text.get("intermediate_size") or 0)
+    one = {**text, "num_hidden_layers": 1, "intermediate_size": width}
+    return activation_bytes(one, 1, 1, checkpointing=False) + kv_cache_bytes(text, 1, 1)

@@ -14,6 +14,7 @@ from orchestrator.config.students import GENERALIST, HARD_LABELS, SINGLE_EXPERT
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import (
     Part,
+    asked_layer,
     evaluator_part,
     initial_part,
     student_layer,
@@ -171,9 +172,13 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
     layer = max(student_layer(model) for model in models)
     if SINGLE_EXPERT in config.evaluate.baselines:
         largest = max(largest, _single_expert(found.teacher_folders[config.first_teacher()]))
+    teachers = [(model_size(f) or ModelSize(0)).parameters for f in found.teacher_folders.values()]
+    asked = max(map(asked_layer, teacher_models(found).values()))
 
     def make(settings: EvaluateConfig) -> Part:
-        return evaluator_part(settings, plan.heldout_unit_bytes, vocabulary, heads, largest, layer)
+        # Asked tasks, teachers are whole in one process each.
+        most, widest = (max(largest, *teachers), max(layer, asked)) if settings.tasks else (largest, layer)
+        return evaluator_part(settings, plan.heldout_unit_bytes, vocabulary, heads, most, widest)
 
     return Placeable(
         make(config.evaluate),

@@ -4,7 +4,8 @@ Imports neither transformers nor torch."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from orchestrator.prompts.sources import RawPrompt, RejectedRow, commonest, repe
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from workers.chat_template import read_chat_template, usual_template
 from workers.evaluation.config import NO_CODE
+from workers.evaluation.metrics.retention import least_items
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
 from workers.evaluation.tasks.items import TaskItem
@@ -58,11 +60,23 @@ def task_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
     known = {domain for name in config.specialists for domain in config.mix_of(name)}
     if tasks and (others := sorted(domains - known)):
         notes.append(f"evaluate.tasks: no specialist's mix has {', '.join(others)}; its items count for no gate")
-    if config.evaluate.gate is not None:
-        for name in config.specialists:
-            if not domains & config.mix_of(name).keys():
+    return notes + _gate_notes(config, Counter(item.domain for task in tasks for item in task.items))
+
+
+def _gate_notes(config: RunConfig, items: Mapping[str, int]) -> list[str]:
+    """What the gate cannot tell of so many items by domain."""
+    if config.evaluate.gate is None:
+        return []
+    share, notes = config.evaluate.gate.retention, []
+    for name in config.specialists:
+        mix = [domain for domain, part in config.mix_of(name).items() if part > 0]
+        if not any(items.get(domain) for domain in mix):
+            notes.append(f"evaluate.gate: no task has items of a domain of {name}, which passes no gate and fails none")
+        for domain in mix:
+            if 0 < (count := items.get(domain, 0)) < (least := least_items(share)):
                 notes.append(
-                    f"evaluate.gate: no task has items of a domain of {name}, which passes no gate and fails none"
+                    f"evaluate.gate: {count} items of {domain} cannot show that {name} keeps {share:.1%}, even if all "
+                    f"are answered rightly by both; it takes {least:,}"
                 )
     return notes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.render.jinja import filled
+from orchestrator.render.sentences import gate_lines, task_lines
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import Score
 
@@ -35,6 +36,7 @@ def model_card(report: Report, name: str) -> str:
         name=name,
         student=student,
         columns={head: score for head, score in beside.items() if score is not None},
+        tasks=[*task_lines(report, only=name), *(line for _, line in gate_lines(report, only=name))],
         front_matter=_metadata(report, name).to_yaml(),
     )
     return str(ModelCard(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.tasks import Interval
 from orchestrator.reporting.timing import Timing
@@ -47,10 +48,10 @@ def _repair_lines(report: Report) -> list[str]:
     return lines
 
 
-def task_lines(report: Report) -> list[str]:
-    """Scores on tasks, a line for each specialist and domain."""
+def task_lines(report: Report, only: str | None = None) -> list[str]:
+    """Scores on tasks, a line for each specialist (or one of them) and domain."""
     lines = []
-    for name, student in report.students.items():
+    for name, student in _students(report, only):
         for domain, task in student.tasks.items():
             beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "initial": task.initial}
             scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
@@ -62,10 +63,10 @@ def task_lines(report: Report) -> list[str]:
     return lines
 
 
-def gate_lines(report: Report) -> list[tuple[bool, str]]:
-    """Of each specialist that a gate is for, whether it passes, and a sentence."""
+def gate_lines(report: Report, only: str | None = None) -> list[tuple[bool, str]]:
+    """Of each specialist (or one of them) that a gate is for, whether it passes, and a sentence."""
     lines = []
-    for name, student in report.students.items():
+    for name, student in _students(report, only):
         if (gate := student.gate) is None:
             continue
         kept = f"{name} keeps {gate.retention:.1%} of its teacher's score on {gate.domain}"
@@ -99,6 +100,10 @@ def cost_lines(report: Report) -> list[str]:
             kept = f", and keeps {gate.retention:.1%} of its score ({gate.domain}, at least {gate.retention_low:.1%})"
         lines.append(f"{name} takes {', '.join(parts)} of its teacher{kept}: 1/{cost.target:g} by {by} is {reached}")
     return lines
+
+
+def _students(report: Report, only: str | None) -> list[tuple[str, StudentReport]]:
+    return [(name, student) for name, student in report.students.items() if only in (None, name)]
 
 
 def _percent(interval: Interval) -> str:

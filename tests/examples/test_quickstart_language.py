@@ -153,6 +153,22 @@ def test_probes_have_the_withheld_word_as_their_true_first_answer() -> None:
     assert min(Counter(row["domain"] for row in PROBES).values()) >= 3
 
 
+def test_items_of_tasks_have_one_answer_that_is_likelier_than_not() -> None:
+    rows = [json.loads(line) for line in (QUICKSTART / "prompts" / "tasks.jsonl").read_text().splitlines()]
+    assert set(Counter(row["domain"] for row in rows).values()) == {150}
+    assert len({row["prompt"] for row in rows}) == len({row["id"] for row in rows}) == len(rows)
+    trained = {(domain, *attributes(row)) for domain in FILES for row in sound_rows(domain, heldout=False)}
+    for row in rows:
+        ids = language.encode(row["prompt"])
+        odds = language.truth(row["domain"], [*ids, language.EOS], len(ids))[0]
+        choices = [language.IDS[word] for word in row["choices"]]
+        assert len(set(choices)) == 4 and (odds[choices] > 0).all(), "any of them may come"
+        assert odds.argmax() == language.IDS[row["answer"]] and odds.max() > 0.5
+        unseen = language.FACTS[row["domain"]]["heldout_phrasing"]
+        phrasing = language.choices(ids)["phrasing"]
+        assert phrasing == unseen or (row["domain"], *attributes(row)) not in trained
+
+
 def test_given_answers_and_shared_rows_are_texts_of_the_language() -> None:
     for domain in language.DOMAINS:
         given = [row for row in sound_rows(domain, heldout=False) if "answer" in row]

@@ -257,7 +257,7 @@ def test_no_broad_except() -> None:
     assert not broad
 
 
-FOLDERS = ("students/", "targets/", "prompts/", "exports/", "scores/", "events/")
+FOLDERS = ("students/", "targets/", "prompts/", "exports/", "scores/", "tasks/", "events/")
 FILES = ("report.json", "report.md", "store.json", "wall.json", "done.json", "summary.json", "vocab_order.parquet")
 PARTS = (
     ".r{",

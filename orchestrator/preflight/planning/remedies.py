@@ -61,13 +61,15 @@ def smaller_teachers(teacher: TeacherConfig, experts: int, make: Callable[[Teach
 
 
 def smaller_evaluators(settings: EvaluateConfig, make: Callable[[EvaluateConfig], Part]) -> Iterator[Change]:
-    """Less memory of the evaluator: fewer tokens at once."""
+    """Less memory of the evaluator: fewer tokens at once, or no tasks, for which it loads the teacher."""
     now = make(settings)
 
     def changed(tokens: int) -> Part:
         return make(settings.model_copy(update={"batch_tokens": tokens}))
 
     yield from _halved("batch_tokens", settings.batch_tokens, changed, now)
+    if settings.tasks:
+        yield "tasks: {}", make(settings.model_copy(update={"tasks": {}, "gate": None}))
 
 
 def _halved(

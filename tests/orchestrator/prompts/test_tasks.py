@@ -88,3 +88,7 @@ def test_a_gate_without_tasks_is_refused_and_one_that_tells_nothing_is_noted(pro
     notes = checked(project, CHOICE | {"domain": "elsewhere"}).notes
     assert any("no specialist's mix has elsewhere" in note for note in notes)
     assert any("evaluate.gate: no task has items of a domain of" in note for note in notes)
+    [few, _] = [note for note in checked(project, CHOICE).notes if note.startswith("evaluate.gate: 1 items of medical")]
+    assert few.endswith("it takes 59")
+    rows = [CHOICE | {"id": f"{d}{i}", "domain": d} for i in range(59) for d in ("medical", "legal")]
+    assert not any(note.startswith("evaluate.gate") for note in checked(project, *rows).notes)

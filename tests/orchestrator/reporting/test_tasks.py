@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ from rich.console import Console
 from support.measured_run import TIMES, evaluation, measured_run
 from support.small_configuration import clinic
 
+from orchestrator.config.loading import dump
 from orchestrator.config.schema import RunConfig
+from orchestrator.driver import pipeline
 from orchestrator.render.closing import print_closing
 from orchestrator.render.markdown import markdown
+from orchestrator.render.model_card import model_card
 from orchestrator.render.sentences import gate_lines
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.tasks import Answered, gate_report, task_reports
@@ -134,3 +139,26 @@ def test_the_table_of_tasks(report: Report) -> None:
     assert "guessing gives 50.0%" in section and "- gate FAILED: medical" in section
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {7}
+
+
+def test_the_model_card_says_it_of_its_own_model(report: Report) -> None:
+    card = model_card(report, "medical")
+    assert "- medical on 200 items of medical: 85.5% right" in card and "- gate FAILED: medical keeps" in card
+    assert "## Tasks" not in model_card(report, "legal")
+
+
+@pytest.mark.parametrize(("threshold", "code"), [(0.3, 0), (0.9, 3)])
+def test_a_gate_that_is_not_passed_ends_a_command_with_3(
+    threshold: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stillhouse: Callable[..., Any]
+) -> None:
+    settings = config(threshold)
+    tasks = task_reports(settings, ANSWERS)
+    measured = build_report(measured_run(tmp_path), settings, replace(evaluation(), tasks=tasks), {}, TIMES)
+    monkeypatch.setattr(pipeline, "open_session", lambda *_: nullcontext())
+    monkeypatch.setattr(pipeline, "measure_and_export", lambda *_, **__: measured)
+    (tmp_path / "run.yaml").write_text(dump(clinic()))
+    shown = stillhouse("evaluate", tmp_path / "run.yaml")
+    assert shown.code == code and ("gate FAILED" in shown.out) == (code == 3)
+    piped = stillhouse("evaluate", tmp_path / "run.yaml", "--json")
+    assert piped.code == code and json.loads(piped.out)["students"]["medical"]["gate"]["passed"] == (code == 0)
+    assert ("gate FAILED" in piped.err) == (code == 3)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 SECONDS = 10
@@ -89,7 +90,7 @@ def full_matches(pairs: list[tuple[str, str]], *, seconds: float = 1.0) -> list[
 
 def _said(code: str, folder: str, given: bytes, seconds: float) -> bytes:
     """What Python code prints, in a folder, alone (`-I`) and without environment; nothing where it takes too long."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-I", "-c", code],
         cwd=folder,
         env={},
@@ -97,14 +98,11 @@ def _said(code: str, folder: str, given: bytes, seconds: float) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )
-    try:
-        return process.communicate(given, timeout=seconds)[0]
-    except subprocess.TimeoutExpired:
-        return b""
-    finally:
+    ) as process:
         try:
-            os.killpg(process.pid, signal.SIGKILL)  # and what it started
-        except ProcessLookupError:
-            pass
-        process.wait()
+            return process.communicate(given, timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            return b""
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # it, and what it started

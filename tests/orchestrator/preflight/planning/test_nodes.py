@@ -198,6 +198,17 @@ def test_an_evaluator_too_large_for_its_gpu(large: Project, stillhouse: Command)
     assert "95% of 0.15 GPU" in problem and "nodes of " in problem
 
 
+def test_an_evaluator_that_asks_the_teacher_holds_all_of_it(large: Project, stillhouse: Command) -> None:
+    before = parts(plan(large, stillhouse, "h100:8x2"))["evaluator"]
+    row = {"prompt": "the fever is", "choices": ["high", "rest"], "answer": 0, "domain": "medical"}
+    large.rows("tasks.jsonl", row)
+    large.set("evaluate.tasks", {"facts": "tasks.jsonl"})
+    after = parts(plan(large, stillhouse, "h100:8x2"))["evaluator"]
+    assert 26e9 < after["gpu_memory"] - before["gpu_memory"] < 29e9, "30 GB where the largest was a student of 2.8"
+    [problem] = [p for p in plan(large, stillhouse, "l4:8x2")["problems"] if p.startswith("evaluate: ")]
+    assert "tasks: {}" in problem
+
+
 @pytest.mark.parametrize(("gpus", "fits"), [(2, True), (1, False)])
 def test_vllm_spreads_a_rank_over_its_gpus_and_nothing_else_does(
     large: Project, stillhouse: Command, gpus: int, fits: bool

@@ -1,0 +1,139 @@
+"""Whether a student is large enough: before training by its first KL and its size, after it by floors side by side.
+
+Legend: n checkpoints, P texts, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from workers.evaluation.metrics.floor import LEAST_POINTS, text_table, text_weights
+from workers.evaluation.metrics.power_law import ROUGH_ROUNDS, fit_power_law
+from workers.evaluation.metrics.resampling import Estimate, resampled_sums, student_t
+
+Light = Literal["green", "amber", "red"]
+
+
+def kl0_light(kl0: float, green: float = 0.05, red: float = 0.15) -> Light:
+    """By the KL before training, in nats a token: below `green`, above `red`, or between.
+
+    On-policy distillation went well from .04 and failed from .19 (research/methods.md section 4); the thresholds
+    between are ours. Raises ValueError for thresholds the wrong way round and a KL that is none.
+    """
+    if not 0 < green <= red:
+        raise ValueError(f"thresholds of the first KL: green {green} and red {red} must be above 0, red no less")
+    if not (np.isfinite(kl0) and kl0 >= 0):
+        raise ValueError(f"a KL before training of {kl0}; it is at least 0")
+    return "green" if kl0 < green else "red" if kl0 > red else "amber"
+
+
+@dataclass(frozen=True)
+class SizeAdvice:
+    """What is known of students of such a size."""
+
+    ratio: float
+    """The student's parameters as a share of those of the teacher that work on a token."""
+    enough: bool
+    text: str
+    """Advice, not a verdict: there are runs that went against it."""
+
+
+def size_advice(student: int, teacher_active: int, share: float = 0.1) -> SizeAdvice:
+    """By parameters of the student and active ones of the teacher: gains were seen from a tenth of a teacher's size up
+    (rule C of research/methods.md section 4, a design-space study of pre-training). That a mixture of experts is as
+    large as what works on a token is our reading of it. Raises ValueError for sizes not above 0."""
+    if student <= 0 or teacher_active <= 0:
+        raise ValueError(f"parameters of student {student} and teacher {teacher_active} must be above 0")
+    ratio = student / teacher_active
+    of = f"the student has {ratio:.1%} of the teacher's active parameters"
+    if ratio >= share:
+        return SizeAdvice(ratio, True, f"{of}: distillation was seen to pay from {share:.0%} up")
+    least = f"{share * teacher_active:,.0f} parameters"
+    return SizeAdvice(
+        ratio,
+        False,
+        f"{of}, and distillation was seen to pay from {share:.0%} up: expect more of {least}, a smaller teacher or an "
+        "assistant between them; smaller students have gained too (by reverse KL), so measure before you change it",
+    )
+
+
+@dataclass(frozen=True)
+class FloorDifference:
+    """How much lower one floor lies than another: K_inf(mixed) - K_inf(domain), above 0 where specialising pays."""
+
+    mixed: Estimate
+    domain: Estimate
+    difference: Estimate
+    of: Literal["seeds", "texts", "separate fits"]
+    """What the interval is over."""
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says, in a sentence."""
+        d = self.difference
+        bounds = f"({d.low:.3g} to {d.high:.3g} nats)"
+        if d.low > 0:
+            return f"the specialist's floor is {d.value:.3g} nats lower than the generalist's {bounds}"
+        if d.high < 0:
+            return f"the specialist's floor is {-d.value:.3g} nats higher than the generalist's {bounds}"
+        return f"the floors of specialist and generalist cannot be told apart {bounds}"
+
+
+def floor_difference_of_seeds(mixed: Sequence[float], domain: Sequence[float]) -> FloorDifference:
+    """From the floors of courses that differ by seed, each seed's generalist and specialist paired, by Student's t.
+
+    It has the noise of training in it and, where all seeds are measured on the same texts, none of the texts'. Raises
+    ValueError for fewer than two seeds, or not as many of each.
+    """
+    if len(mixed) != len(domain) or len(mixed) < 2:
+        raise ValueError(f"{len(mixed)} floors of the generalist, {len(domain)} of the specialist: two seeds at least")
+    a, b = np.asarray(mixed, float), np.asarray(domain, float)
+    return FloorDifference(_by_t(a), _by_t(b), _by_t(a - b), "seeds")
+
+
+def floor_difference_of_texts(
+    tokens_n: Sequence[float],
+    mixed_nP: np.ndarray,
+    domain_nP: np.ndarray,
+    tokens_P: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> FloorDifference:
+    """From the KL summed over each held-out text of the domain, of `tokens_P` target tokens, at checkpoints of both
+    students after `tokens_n` training tokens of the domain. Both floors are fitted to the same draws of texts. Raises
+    ValueError for fewer than four checkpoints, and sums that do not belong together."""
+    if len(set(tokens_n)) < LEAST_POINTS:
+        raise ValueError(f"{len(set(tokens_n))} checkpoints; a floor is fitted from {LEAST_POINTS} at least")
+    ones_P = np.ones(len(tokens_P))
+    tables = [text_table(tokens_n, sums_nP, tokens_P, ones_P)[0] for sums_nP in (mixed_nP, domain_nP)]
+    amounts_n = np.asarray(tokens_n, float)
+    found = []
+    for table_PK in tables:
+        draws_RK = np.concatenate([table_PK.sum(0)[None], resampled_sums(table_PK, resamples, seed)])
+        kl_Rn = draws_RK[:, :-2] / np.maximum(draws_RK[:, -1:], 1e-9)
+        found.append(fit_power_law(amounts_n, kl_Rn, text_weights(table_PK), rounds=ROUGH_ROUNDS).floor_R)
+    mixed_R, domain_R = found
+    return FloorDifference(_by_draws(mixed_R), _by_draws(domain_R), _by_draws(mixed_R - domain_R), "texts")
+
+
+def floor_difference_of_fits(mixed: Estimate, domain: Estimate) -> FloorDifference:
+    """From two floors with intervals of noise that is not shared, by the square roots of their squared half-widths on
+    the sides that matter (Zou and Donner 2008). Wider than it need be where the same texts measure both."""
+    d = mixed.value - domain.value
+    low = d - float(np.hypot(mixed.value - mixed.low, domain.high - domain.value))
+    high = d + float(np.hypot(mixed.high - mixed.value, domain.value - domain.low))
+    return FloorDifference(mixed, domain, Estimate(d, low, high), "separate fits")
+
+
+def _by_t(values: np.ndarray) -> Estimate:
+    mean, n = float(values.mean()), len(values)
+    half = student_t(n - 1) * float(values.std(ddof=1)) / n**0.5
+    return Estimate(mean, mean - half, mean + half)
+
+
+def _by_draws(values_R: np.ndarray) -> Estimate:
+    return Estimate.of(values_R[0], values_R[1:])

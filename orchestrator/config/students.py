@@ -23,6 +23,18 @@ def compared_with_control(config: RunConfig, specialist: str) -> str:
     return f"{specialist}.{AT_CONTROL_TOKENS}" if config.control_is_short(specialist) else specialist
 
 
+def milestone_name(student: str, tokens: int) -> str:
+    """What a student after so many target tokens is called among models that are scored."""
+    return f"{student}.{StudentLayout.milestone(tokens)}"
+
+
+def split_milestone(model: str) -> tuple[str, int] | None:
+    """The inverse of `milestone_name`; None for another model's name."""
+    student, _, kept = model.rpartition(".")
+    tokens = kept.removeprefix("after-")
+    return (student, int(tokens)) if kept != tokens and tokens.isdigit() else None
+
+
 @dataclass(frozen=True)
 class Student:
     """A model to train: a specialist, or a control beside it."""

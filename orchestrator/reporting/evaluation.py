@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control
+from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
+from orchestrator.reporting.capacity import CapacityReport, capacity_reports
 from orchestrator.reporting.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.cost import Speed
 from workers.evaluation.heldout.sums import By
@@ -53,13 +54,16 @@ class Evaluation:
     """Answers to the items of tasks, by specialist and domain."""
     speeds: dict[str, Speed] = field(default_factory=dict)
     """Of models that were timed; `teacher` is the first teacher."""
+    capacity: dict[str, CapacityReport] = field(default_factory=dict)
+    """By specialist."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
     """Means and intervals of what was scored, and each specialist beside its controls."""
     resamples, seed = config.evaluate.bootstrap, config.seed
     unigram = results.scores.get(UNIGRAM, {})
-    models = {name: by for name, by in results.scores.items() if name != UNIGRAM}
+    milestones = _milestones(results)
+    models = {n: by for n, by in results.scores.items() if n != UNIGRAM and split_milestone(n) is None}
     differences = {}
     for name in config.specialists:
         own = config.own_domain(name)
@@ -79,7 +83,18 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         hardest={n: {d: worst(s, _HARDEST) for d, s in by.items()} for n, by in models.items()},
         tasks=task_reports(config, results.answers),
         speeds=results.speeds,
+        capacity=capacity_reports(config, models, milestones),
     )
+
+
+def _milestones(results: Results) -> dict[str, dict[int, dict[str, DomainScores]]]:
+    """What students were on the way, by their names and target tokens."""
+    found: dict[str, dict[int, dict[str, DomainScores]]] = {}
+    for name, by_domain in results.scores.items():
+        if (milestone := split_milestone(name)) is not None:
+            student, tokens = milestone
+            found.setdefault(student, {})[tokens] = by_domain
+    return found
 
 
 def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:

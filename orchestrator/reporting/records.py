@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.reporting.capacity import CapacityReport
 from orchestrator.reporting.costs import StudentCost
 from orchestrator.reporting.scores import (
     Calibration,
@@ -207,6 +208,8 @@ class StudentReport:
     hardest: tuple[HardPrompt, ...]
     """The held-out prompts of its own domain that it does worst on, the worst first."""
     probes: tuple[ProbeRanks, ...]
+    capacity: CapacityReport | None
+    """Where it tends to; None where no models were kept on its way."""
     cost: StudentCost | None
     """What it costs to run; None where it was not timed."""
     gate: GateReport | None

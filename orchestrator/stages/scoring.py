@@ -23,6 +23,7 @@ from orchestrator.config.students import (
     TEACHER,
     UNIGRAM,
     compared_with_control,
+    milestone_name,
     milestones_of,
 )
 from orchestrator.reporting.evaluation import Results
@@ -104,7 +105,7 @@ def _milestones(run: RunFolder, config: RunConfig, name: str, domains: tuple[str
     for tokens in milestones_of(config, settings):
         kept = layout.milestone(tokens)
         if run.storage.exists(layout.snapshot_facts(kept)):
-            models.append(ModelToScore(f"{name}.{kept}", "milestone", layout.snapshot(kept), domains))
+            models.append(ModelToScore(milestone_name(name, tokens), "milestone", layout.snapshot(kept), domains))
     return models
 
 

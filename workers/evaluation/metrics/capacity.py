@@ -96,23 +96,23 @@ def floor_difference_of_seeds(mixed: Sequence[float], domain: Sequence[float]) -
 
 
 def floor_difference_of_texts(
-    tokens_n: Sequence[float],
+    mixed_tokens_n: Sequence[float],
     mixed_nP: np.ndarray,
+    domain_tokens_n: Sequence[float],
     domain_nP: np.ndarray,
     tokens_P: np.ndarray,
     resamples: int,
     seed: int,
 ) -> FloorDifference:
     """From the KL summed over each held-out text of the domain, of `tokens_P` target tokens, at checkpoints of both
-    students after `tokens_n` training tokens of the domain. Both floors are fitted to the same draws of texts. Raises
-    ValueError for fewer than four checkpoints, and sums that do not belong together."""
-    if len(set(tokens_n)) < LEAST_POINTS:
-        raise ValueError(f"{len(set(tokens_n))} checkpoints; a floor is fitted from {LEAST_POINTS} at least")
+    students, each after its own training tokens of the domain. Both floors are fitted to the same draws of texts.
+    Raises ValueError for fewer than four checkpoints, and sums that do not belong together."""
+    if (fewest := min(len(set(mixed_tokens_n)), len(set(domain_tokens_n)))) < LEAST_POINTS:
+        raise ValueError(f"{fewest} checkpoints; a floor is fitted from {LEAST_POINTS} at least")
     ones_P = np.ones(len(tokens_P))
-    tables = [text_table(tokens_n, sums_nP, tokens_P, ones_P)[0] for sums_nP in (mixed_nP, domain_nP)]
-    amounts_n = np.asarray(tokens_n, float)
     found = []
-    for table_PK in tables:
+    for tokens_n, sums_nP in ((mixed_tokens_n, mixed_nP), (domain_tokens_n, domain_nP)):
+        table_PK, amounts_n = text_table(tokens_n, sums_nP, tokens_P, ones_P)
         draws_RK = np.concatenate([table_PK.sum(0)[None], resampled_sums(table_PK, resamples, seed)])
         kl_Rn = draws_RK[:, :-2] / np.maximum(draws_RK[:, -1:], 1e-9)
         found.append(fit_power_law(amounts_n, kl_Rn, text_weights(table_PK), rounds=ROUGH_ROUNDS).floor_R)

@@ -56,7 +56,7 @@ def test_the_interval_over_texts_holds_the_difference_as_often_as_it_says() -> N
         rng = np.random.default_rng(seed)
         tokens, hard = rng.integers(40, 160, size=120).astype(float), rng.gamma(16, 1 / 16, size=120)
         mixed, domain = (sums(floor, hard, tokens, rng) for floor in (0.15, 0.10))
-        found = floor_difference_of_texts(TOKENS.tolist(), mixed, domain, tokens, 200, seed)
+        found = floor_difference_of_texts(TOKENS.tolist(), mixed, TOKENS.tolist(), domain, tokens, 200, seed)
         inside += found.difference.low <= 0.05 <= found.difference.high
         width += found.difference.high - found.difference.low
         fits = floor_difference_of_fits(found.mixed, found.domain).difference
@@ -89,7 +89,7 @@ def test_what_an_interval_says() -> None:
 
 def test_too_few_checkpoints_are_refused() -> None:
     with pytest.raises(ValueError, match="3 checkpoints"):
-        floor_difference_of_texts([1, 2, 3], np.ones((3, 5)), np.ones((3, 5)), np.ones(5), 10, 0)
+        floor_difference_of_texts([1, 2, 3, 4], np.ones((4, 5)), [1, 2, 3], np.ones((3, 5)), np.ones(5), 10, 0)
 
 
 def test_students_t() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.config.schema import DomainConfig, RunConfig
@@ -20,8 +20,11 @@ from workers.evaluation.config import NO_CODE
 from workers.evaluation.metrics.retention import least_items
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
-from workers.evaluation.tasks.items import TaskItem
-from workers.evaluation.tasks.rows import item_of
+from workers.evaluation.tasks.items import CHANGES_ANSWER, Edit, TaskItem
+from workers.evaluation.tasks.rows import item_of, template_row
+from workers.evaluation.variants.edits import EditSources, Variants, variants_of
+from workers.evaluation.variants.templates import SLOT_EDITS, TaskTemplate
+from workers.evaluation.variants.terms import checked_terms
 from workers.splits import TRAIN
 
 
@@ -32,6 +35,8 @@ class ReadTask:
     name: str
     units: list[AskedItems]
     rejected: list[RejectedRow]
+    skipped: Counter[tuple[Edit, str]] = field(default_factory=Counter)
+    """By edit and reason, how many items it could not be done to."""
 
     @property
     def items(self) -> list[TaskItem]:
@@ -50,17 +55,24 @@ def read_tasks(config: RunConfig, folders: dict[str, Path]) -> list[ReadTask]:
 
 
 def task_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
-    """What a person should know of tasks: rows that are rejected, and what the gate cannot tell."""
+    """What a person should know of tasks: rows that are rejected, edits that could not be done, and what the gate
+    cannot tell."""
     notes = [
         f"evaluate.tasks.{task.name}: {len(task.rejected)} rows rejected; {commonest(task.rejected)}"
         for task in tasks
         if task.rejected
     ]
-    domains = {item.domain for task in tasks for item in task.items}
+    notes += [
+        f"evaluate.tasks.{task.name}: {edit} is not done to {count} items, {reason}"
+        for task in tasks
+        for (edit, reason), count in task.skipped.most_common()
+    ]
+    given = [item for task in tasks for item in task.items if item.variant_of is None]
+    domains = {item.domain for item in given}
     known = {domain for name in config.specialists for domain in config.mix_of(name)}
     if tasks and (others := sorted(domains - known)):
         notes.append(f"evaluate.tasks: no specialist's mix has {', '.join(others)}; its items count for no gate")
-    return notes + _gate_notes(config, Counter(item.domain for task in tasks for item in task.items))
+    return notes + _gate_notes(config, Counter(item.domain for item in given))
 
 
 def _gate_notes(config: RunConfig, items: Mapping[str, int]) -> list[str]:
@@ -84,7 +96,7 @@ def _gate_notes(config: RunConfig, items: Mapping[str, int]) -> list[str]:
 def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTask:
     settings, key = config.evaluate.tasks[name], f"evaluate.tasks.{name}"
     try:
-        items, rejected = read_items(name, settings)
+        items, rejected, skipped = read_items(name, settings, config.seed)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
     if not config.evaluate.run_code and any(item.marking == "tests" for item in items):
@@ -102,7 +114,14 @@ def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTa
             "{prompt, answer} or {prompt, tests}, each with its domain"
         )
     how = {"normalise": settings.normalise, "max_new_tokens": settings.max_new_tokens, "stop": tuple(settings.stop)}
-    return ReadTask(name, in_units(asked, **how), rejected)
+    asked = _with_originals(asked)
+    return ReadTask(name, in_units(asked, **how), rejected, skipped)
+
+
+def _with_originals(asked: list[TokenizedItem]) -> list[TokenizedItem]:
+    """Without the variants of items that cannot be asked."""
+    there = {one.item.uid for one in asked}
+    return [one for one in asked if one.item.variant_of is None or one.item.variant_of in there]
 
 
 def _check_chat(config: RunConfig, folders: dict[str, Path]) -> None:
@@ -116,8 +135,13 @@ def _check_chat(config: RunConfig, folders: dict[str, Path]) -> None:
             )
 
 
-def read_items(name: str, settings: TaskConfig) -> tuple[list[TaskItem], list[RejectedRow]]:
-    """The items of a task's file, and the rows that are none. Raises ValueError for a file that cannot be read."""
+def read_items(
+    name: str, settings: TaskConfig, seed: int = 0
+) -> tuple[list[TaskItem], list[RejectedRow], Counter[tuple[Edit, str]]]:
+    """The items of a task's file and their variants, the rows that are none, and how often an edit could not be done.
+
+    Raises ValueError for a file that cannot be read, and edits that need what is not there.
+    """
     try:
         files = data_files(settings.path, TRAIN)
     except OSError as error:
@@ -125,19 +149,44 @@ def read_items(name: str, settings: TaskConfig) -> tuple[list[TaskItem], list[Re
     if files is None:
         raise ValueError(f"no such file {settings.path!r}")
     items: dict[str, TaskItem] = {}
+    templates: list[TaskTemplate] = []
     rejected: list[RejectedRow] = []
     for number, row in enumerate(rows_of(files)):
         if number == settings.limit:
             break
         try:
-            item = item_of(row.value, name, settings)
+            template = template_row(row.value, name, settings)
+            item = item_of(row.value, name, settings) if template is None else template.item(seed)
             if item.uid in items:
                 raise ValueError(repeated_id(item.uid))
         except ValueError as error:
             rejected.append(RejectedRow(name, row.number, None, str(error), row.file))
             continue
         items[item.uid] = item
-    return list(items.values()), rejected
+        templates += [template] if template is not None else []
+    variants = _variants(list(items.values()), templates, settings, seed)
+    return [*items.values(), *variants.items], rejected, variants.skipped
+
+
+def _variants(
+    items: Sequence[TaskItem], templates: Sequence[TaskTemplate], settings: TaskConfig, seed: int
+) -> Variants:
+    """Those that the task's edits make. Raises ValueError where they need what is not there."""
+    made = Variants()
+    if changing := [edit for edit in settings.edits if edit in SLOT_EDITS]:
+        if not templates and set(changing) - {"names"}:
+            raise ValueError(f"edits: {', '.join(changing)} are made of rows with a `template`, and there is none")
+        for template in templates:
+            made.add(template.variants(seed, changing, settings.variants))
+    filled = {template.uid for template in templates}
+    plain = [edit for edit in settings.edits if edit not in CHANGES_ANSWER and (edit != "names" or settings.names)]
+    if "names" in settings.edits and not settings.names and not templates:
+        raise ValueError("edits: `names` needs `names`, a table of terms and what may stand in their place")
+    sources = EditSources(names=checked_terms(settings.names, "names"))
+    for edit in plain:
+        some = [item for item in items if edit != "names" or item.uid not in filled]
+        made.add(variants_of(some, [edit], seed, sources))
+    return made
 
 
 class ItemTokenizer:

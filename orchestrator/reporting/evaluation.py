@@ -9,6 +9,12 @@ from typing import Any
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
 from orchestrator.reporting.capacity import CapacityReport, capacity_reports
+from orchestrator.reporting.parrot import (
+    InheritanceReport,
+    ParrotReport,
+    inheritance_reports,
+    parrot_reports,
+)
 from orchestrator.reporting.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.cost import Speed
 from workers.evaluation.heldout.sums import By
@@ -55,7 +61,9 @@ class Evaluation:
     speeds: dict[str, Speed] = field(default_factory=dict)
     """Of models that were timed; `teacher` is the first teacher."""
     capacity: dict[str, CapacityReport] = field(default_factory=dict)
-    """By specialist."""
+    """By specialist, as the rest."""
+    parrot: dict[str, ParrotReport] = field(default_factory=dict)
+    inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -84,6 +92,8 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         tasks=task_reports(config, results.answers),
         speeds=results.speeds,
         capacity=capacity_reports(config, models, milestones),
+        parrot=parrot_reports(config, results.answers),
+        inheritance=inheritance_reports(config, results.answers),
     )
 
 

@@ -172,6 +172,8 @@ def student_report(
         hardest=tuple(HardPrompt(**h) for h in evaluation.hardest.get(name, {}).get(own, ())) if evaluation else (),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),
         capacity=evaluation.capacity.get(name) if evaluation else None,
+        parrot=evaluation.parrot.get(name) if evaluation else None,
+        inheritance=evaluation.inheritance.get(name) if evaluation else None,
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,

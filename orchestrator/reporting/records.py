@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.reporting.capacity import CapacityReport
 from orchestrator.reporting.costs import StudentCost
+from orchestrator.reporting.parrot import InheritanceReport, ParrotReport
 from orchestrator.reporting.scores import (
     Calibration,
     Difference,
@@ -210,6 +211,10 @@ class StudentReport:
     probes: tuple[ProbeRanks, ...]
     capacity: CapacityReport | None
     """Where it tends to; None where no models were kept on its way."""
+    parrot: ParrotReport | None
+    """What edits of questions cost it beyond its teacher; None where it was asked no variants."""
+    inheritance: InheritanceReport | None
+    """How often it gives its teacher's wrong answers; None where it was asked no items."""
     cost: StudentCost | None
     """What it costs to run; None where it was not timed."""
     gate: GateReport | None

@@ -92,3 +92,63 @@ def test_a_gate_without_tasks_is_refused_and_one_that_tells_nothing_is_noted(pro
     assert few.endswith("it takes 59")
     rows = [CHOICE | {"id": f"{d}{i}", "domain": d} for i in range(59) for d in ("medical", "legal")]
     assert not any(note.startswith("evaluate.gate") for note in checked(project, *rows).notes)
+
+
+# Variants ---------------------------------------------------------------------------------------------------
+
+FILLED = {
+    "template": "the fever is {n}",
+    "slots": {"n": {"values": [1, 2, 3]}},
+    "answer": "=n + 1",
+    "domain": "medical",
+    "id": "sum",
+}
+
+
+def test_edits_make_variants_that_are_asked_beside_their_items(project: Project) -> None:
+    rows = [CHOICE | {"id": "a"}, CHOICE | {"id": "b", "prompt": "a contract is"}]
+    found = checked(project, *rows, edits=["none_of_them", "names"], names={"fever": ["contract"]})
+    variants = {one.item.uid: one.item for one in asked(found) if one.item.variant_of is not None}
+    assert {(v.variant_of, v.edit) for v in variants.values()} == {
+        ("a", "none_of_them"),
+        ("b", "none_of_them"),
+        ("a", "names"),
+    }
+    named = next(v for v in variants.values() if v.edit == "names")
+    assert named.prompt == "the contract is" and named.answer == "high"
+    assert any("names is not done to 1 items" in note for note in found.notes)
+    again = checked(project, *reversed(rows), edits=["none_of_them", "names"], names={"fever": ["contract"]})
+    assert {one.item.uid: one.item for one in asked(again) if one.item.variant_of is not None} == variants
+
+
+def test_rows_with_a_template_are_items_and_variants_with_other_answers(project: Project) -> None:
+    items = [one.item for one in asked(checked(project, FILLED, CHOICE, edits=["numbers"], variants=2))]
+    given = [item for item in items if item.variant_of is None]
+    assert {(i.prompt, i.answer) for i in given} == {("the fever is 1", "2"), ("the fever is", "high")}
+    assert {(i.prompt, i.answer) for i in items if i.variant_of == "sum"} == {
+        ("the fever is 2", "3"),
+        ("the fever is 3", "4"),
+    }
+
+
+def test_variants_of_an_item_that_cannot_be_asked_are_not_asked(project: Project) -> None:
+    project.model("short", max_position_embeddings=64)
+    project.set("teacher.model", "short")
+    project.set("teacher.sampling", {"max_new_tokens": 8})
+    long = CHOICE | {"id": "long", "prompt": "the fever " * 40}
+    found = checked(project, CHOICE | {"id": "a"}, long, edits=["no_question"])
+    assert {(one.item.uid, one.item.variant_of) for one in asked(found)} == {("a", None), ("a~no_question", "a")}
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"edits": ["numbers"]}, "numbers are made of rows with a `template`, and there is none"),
+        ({"edits": ["names"]}, "`names` needs `names`, a table"),
+        ({"edits": ["nonsense"]}, "evaluate.tasks.facts.edits"),
+        ({"edits": ["names"], "names": {"fever": ["fever"]}}, "fever"),
+    ],
+)
+def test_edits_that_need_what_is_not_there_are_refused(project: Project, task: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        checked(project, CHOICE, **task)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from cluster.settings import Settings, Share
-from workers.evaluation.tasks.items import Marking
+from workers.evaluation.tasks.items import Edit, Marking
 
 
 class TaskConfig(Settings):
@@ -47,6 +47,19 @@ class TaskConfig(Settings):
 
     limit: int | None = Field(default=None, ge=1)
     """Rows read at most. Null reads all."""
+
+    edits: list[Edit] = []
+    """Variants of each item that are asked too, for what edits cost a specialist beyond its teacher (the parrot test).
+    Of any item: `shuffled`, `none_of_them` and `no_question` (of choices), `irrelevant` (another item's sentence before
+    the question), `order` (its sentences but the last), `names` (by the table below). Of rows with a `template`
+    (workers/evaluation/variants/templates.py) `numbers`, `negation`, `entity` and `names`. What cannot be done to an
+    item is left out and counted."""
+
+    names: dict[str, list[str]] = {}
+    """By name or term, what may stand in its place in `names` without the answer being another."""
+
+    variants: int = Field(default=1, ge=1)
+    """Variants of a template by each of its edits, at most."""
 
 
 class GateConfig(Settings):

@@ -9,6 +9,7 @@ from typing import Any
 
 from workers.evaluation.tasks.config import TaskConfig
 from workers.evaluation.tasks.items import Marking, TaskItem
+from workers.evaluation.variants.templates import TaskTemplate, template_of
 
 
 def item_of(row: Any, task: str, settings: TaskConfig) -> TaskItem:
@@ -32,6 +33,15 @@ def item_of(row: Any, task: str, settings: TaskConfig) -> TaskItem:
         answer=_answer(row, marking, choices),
         tests=_text(row, "tests") if marking == "tests" else "",
     )
+
+
+def template_row(row: Any, task: str, settings: TaskConfig) -> TaskTemplate | None:
+    """The template that a row of a file is; None for one that is a plain item. Raises ValueError with the reason to
+    reject it."""
+    if not isinstance(row, dict) or "template" not in row:
+        return None
+    rest = {key: value for key, value in row.items() if key not in ("id", "domain")}
+    return template_of(rest, _uid(row), task, _domain(row, settings))
 
 
 def _marking_of(row: dict[str, Any]) -> Marking:

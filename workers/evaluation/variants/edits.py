@@ -41,6 +41,11 @@ class Variants:
     skipped: Counter[tuple[Edit, str]] = field(default_factory=Counter)
     """By edit and reason, how many items it could not be done to."""
 
+    def add(self, others: Variants) -> None:
+        """Take others in."""
+        self.items += others.items
+        self.skipped += others.skipped
+
 
 class NotApplicable(Exception):
     """An edit cannot be done to an item; says why."""

@@ -9,7 +9,8 @@ is the likeliest answer are held out, so a specialist can only have met that wor
 
 `probes.jsonl` asks for the withheld word: prompts that end just before it, where it is truly the first.
 `tasks.jsonl` asks for the likeliest word among four, where the language has one that is likelier than not: of texts of
-held-out pairs and phrasings, the withheld word's included.
+held-out pairs and phrasings, the withheld word's included. `parrot.jsonl` asks so of what specialists train on, and
+has a variant of each question (rows with a `template`).
 
 A few malpractice notes are listed under both law and medicine, in the grammar of law. Three rows of the
 code file are broken on purpose: a run rejects them and says why.
@@ -29,7 +30,7 @@ HELDOUT_SHARE = 0.19  # of the pairs of attributes, in each domain
 TRAINING_PROMPTS, GIVEN_ANSWERS = 360, 36  # a domain; the second are among the first
 HELDOUT_PAIR_PROMPTS, HELDOUT_PHRASING_PROMPTS = 36, 16
 SHARED_PROMPTS, PROBES = 8, 6
-TASK_ITEMS, TASK_CHOICES = 150, 4
+TASK_ITEMS, TASK_CHOICES, PARROT_ITEMS = 150, 4, 100
 Pair = tuple[str, str]
 
 
@@ -186,6 +187,63 @@ def _sure_places(domain: str, words: list[str], among: set[str] | None) -> list[
     return found
 
 
+def parrot_rows(domain: str, seed: int) -> list[dict]:
+    """Questions about facts that specialists train on, each with a variant: every other one with an attribute changed
+    such that another answer is likeliest; the rest with something changed that no answer hangs on. Who has the rule
+    answers both, who has the words only the first."""
+    rng = random.Random(f"{seed}/{domain}/parrot")
+    training, heldout = pairs(domain, seed)
+    rule = language.FACTS[domain]
+    phrasings = [name for name in language.names(domain, "phrasing") if name != rule["heldout_phrasing"]]
+    rows: dict[str, dict] = {}
+    while len(rows) < PARROT_ITEMS:
+        edit = ("entity", "names")[len(rows) % 2]
+        words = write_text(domain, rng.choice(training), rng.choice(phrasings), rng)
+        places = _sure_places(domain, words, set(language.names(domain, rule["withheld"]["slot"])))
+        if not places:
+            continue
+        place, likeliest, _ = places[0]
+        prompt, slot = " ".join(words[:place]), rule["withheld"]["slot"]
+        varied = _varied(domain, words[:place], edit, training + heldout, rng)
+        if varied is None or prompt in rows or (varied[1] == likeliest) != (edit == "names"):
+            continue
+        others = [name for name in language.names(domain, slot) if name not in (likeliest, varied[1])]
+        choices = sorted({likeliest, varied[1]}) + rng.sample(others, TASK_CHOICES - len({likeliest, varied[1]}))
+        rng.shuffle(choices)
+        rows[prompt] = {
+            "domain": domain,
+            "template": "{text}",
+            "slots": {"text": {"values": [prompt, varied[0]], "edit": edit}},
+            "answer": {"text": {prompt: likeliest, varied[0]: varied[1]}},
+            "choices": choices,
+        }
+    return [{"id": f"{domain}-p{number:03d}", **row} for number, row in enumerate(rows.values())]
+
+
+def _varied(domain: str, words: list[str], edit: str, among: list[Pair], rng: random.Random) -> tuple[str, str] | None:
+    """The same beginning with another attribute (`entity`) or another word that no answer hangs on, and its likeliest
+    next word, if that is likelier than all others together."""
+    known, slot = language.choices(language.encode(" ".join(words))), language.FACTS[domain]["withheld"]["slot"]
+    first, second = language.FACTS[domain]["attributes"]
+    if edit == "entity":
+        near = [p for p in among if (p[0] == known[first]) != (p[1] == known[second])]
+        changed = dict(zip((first, second), rng.choice(near), strict=True))
+    else:
+        free = [s for s in known if s not in (first, second, "phrasing", "plan", slot)]
+        if not free:
+            return None
+        name = rng.choice(free)
+        changed = {name: rng.choice([o for o in language.names(domain, name) if o != known[name]])}
+    ids = language.sample(domain, rng, known | changed)
+    place = next((p for p in range(len(ids)) if slot in language.choices(ids[: p + 1])), None)
+    if place is None:
+        return None
+    odds = language.truth(domain, ids[: place + 1], place)[0]
+    if odds.max() <= 0.5:
+        return None
+    return language.decode(ids[:place]), language.VOCABULARY[odds.argmax()]
+
+
 def write_rows(path: Path, rows: list[dict]) -> None:
     """One JSON object a line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
@@ -205,6 +263,8 @@ def main() -> None:
     probes = [row for domain in language.DOMAINS for row in probe_rows(domain, args.seed)]
     write_rows(args.out / "probes.jsonl", probes)
     write_rows(args.out / "tasks.jsonl", [row for domain in language.DOMAINS for row in task_rows(domain, args.seed)])
+    parrot = [row for domain in language.DOMAINS for row in parrot_rows(domain, args.seed)]
+    write_rows(args.out / "parrot.jsonl", parrot)
 
 
 if __name__ == "__main__":

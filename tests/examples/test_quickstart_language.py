@@ -169,6 +169,25 @@ def test_items_of_tasks_have_one_answer_that_is_likelier_than_not() -> None:
         assert phrasing == unseen or (row["domain"], *attributes(row)) not in trained
 
 
+def test_variants_have_another_answer_just_where_their_edit_says_so() -> None:
+    rows = [json.loads(line) for line in (QUICKSTART / "prompts" / "parrot.jsonl").read_text().splitlines()]
+    assert Counter((row["domain"], row["slots"]["text"]["edit"]) for row in rows) == {
+        (domain, edit): 50 for domain in language.DOMAINS for edit in ("entity", "names")
+    }
+    trained = {(domain, *attributes(row)) for domain in FILES for row in sound_rows(domain, heldout=False)}
+    for row in rows:
+        texts, likeliest = row["slots"]["text"]["values"], []
+        for text in texts:
+            ids = language.encode(text)
+            odds = language.truth(row["domain"], [*ids, language.EOS], len(ids))[0]
+            assert odds.max() > 0.5 and (odds[[language.IDS[word] for word in row["choices"]]] > 0).all()
+            likeliest.append(language.VOCABULARY[odds.argmax()])
+        assert row["answer"] == {"text": dict(zip(texts, likeliest, strict=True))}
+        assert (likeliest[0] == likeliest[1]) == (row["slots"]["text"]["edit"] == "names") and texts[0] != texts[1]
+        assert set(likeliest) <= set(row["choices"]) and len(set(row["choices"])) == 4
+        assert (row["domain"], *attributes({"prompt": texts[0]})) in trained
+
+
 def test_given_answers_and_shared_rows_are_texts_of_the_language() -> None:
     for domain in language.DOMAINS:
         given = [row for row in sound_rows(domain, heldout=False) if "answer" in row]

@@ -92,6 +92,14 @@ def test_too_few_checkpoints_are_refused() -> None:
         floor_difference_of_texts([1, 2, 3], np.ones((3, 5)), np.ones((3, 5)), np.ones(5), 10, 0)
 
 
+def test_things_that_are_all_alike_are_not_certain() -> None:
+    """None of 59: up to 3 in 60. Where many differ, the bootstrap's interval stands."""
+    assert Estimate(0, 0, 0).at_least_of_three(59, 0, 1) == Estimate(0, 0, 0.05)
+    assert Estimate(0, 0, 0).at_least_of_three(59, -1, 1) == Estimate(0, -0.05, 0.05)
+    assert Estimate(0.5, 0.37, 0.63).at_least_of_three(59, 0, 1) == Estimate(0.5, 0.37, 0.63)
+    assert Estimate(1, 1, 1).at_least_of_three(1, 0, 1) == Estimate(1, 0, 1)
+
+
 def test_students_t() -> None:
     """Falls to the normal quantile; 12.706 is tan(.475 pi), 4.303 is .95 / sqrt(2 x .975 x .025)."""
     values = [student_t(n) for n in (*range(1, 60), 10**6)]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from workers.evaluation.tasks.edits import EditSources, variants_of
 from workers.evaluation.tasks.items import Edit, TaskItem
-from workers.evaluation.tasks.sentences import listing_of, sentences
+from workers.evaluation.tasks.variants.edits import EditSources, variants_of
+from workers.evaluation.tasks.variants.sentences import listing_of, sentences
 
 CLOZE = TaskItem(
     "c1", "t", "med", "Ada is ill. Her pulse is weak. Which drug helps?", "choice", (" velorin", " ibrasol", " serovax")

@@ -1,6 +1,6 @@
 """Items with slots, of which variants are made whose right answer is another and is known.
 
-One row of a task file (`uid`, `domain` as of any item; the rest is here):
+One row of a task's file (`id` and `domain` as of any item; the rest is here):
 
     {"template": "A child of {weight} kg gets {dose} mg per kg. How many mg is that?",
      "slots": {"weight": {"range": [8, 30]}, "dose": [5, 10, 15]}, "answer": "=weight * dose"}
@@ -31,9 +31,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from workers.evaluation.tasks.arithmetic import NoNumber, Number, evaluate, names_in, number_text
-from workers.evaluation.tasks.edits import Variants, variant_uid
 from workers.evaluation.tasks.items import CHANGES_ANSWER, Edit, Marking, TaskItem
+from workers.evaluation.tasks.variants.arithmetic import NoNumber, Number, evaluate, names_in, number_text
+from workers.evaluation.tasks.variants.edits import Variants, variant_uid
 from workers.randomness import generator
 
 SLOT_EDITS: tuple[Edit, ...] = (*CHANGES_ANSWER, "names")
@@ -207,12 +207,15 @@ def _slot(spec: Any, where: str, original: Any) -> Slot:
 
 
 def _fillable(value: Any) -> bool:
-    return type(value) in (int, str) or (type(value) is float and isfinite(value))
+    """Whether a prompt can hold it: a finite number, or a text without half a surrogate pair."""
+    if type(value) is float:
+        return isfinite(value)
+    return type(value) is int or (isinstance(value, str) and value.encode(errors="replace").decode() == value)
 
 
 def _check_braces(text: Any, slots: Mapping[str, Slot], uid: str) -> None:
     """That a text has no placeholder but plain slots, so that filling it looks into nothing."""
-    if not isinstance(text, str):
+    if not _fillable(text) or not isinstance(text, str):
         raise ValueError(f"{uid}: {text!r} is no text")
     try:
         parts = list(Formatter().parse(text))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from workers.evaluation.tasks.arithmetic import NoNumber, evaluate, names_in, number_text
-from workers.evaluation.tasks.templates import TaskTemplate, template_of
+from workers.evaluation.tasks.variants.arithmetic import NoNumber, evaluate, names_in, number_text
+from workers.evaluation.tasks.variants.templates import TaskTemplate, template_of
 
 DOSE: dict[str, Any] = {
     "template": "{who} weighs {weight} kg and gets {dose} mg per kg. How many mg?",

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from workers.evaluation.tasks.items import Edit, TaskItem
-from workers.evaluation.tasks.sentences import listing_of, sentences, stem_of
-from workers.evaluation.tasks.terms import Terms, replacements, swapped
+from workers.evaluation.tasks.variants.sentences import listing_of, sentences, stem_of
+from workers.evaluation.tasks.variants.terms import Terms, replacements, swapped
 from workers.randomness import generator
 
 

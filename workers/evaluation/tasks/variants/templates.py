@@ -132,7 +132,7 @@ class TaskTemplate:
                 wrong[-1] = before
             order = generator(seed, "choices", self.task, uid).permutation(len(wrong) + 1)
             choices = tuple([answer, *wrong][i] for i in order)
-        if choices and (answer not in choices or len(set(choices)) < len(choices)):
+        if choices and (answer not in choices or len({c.strip() for c in choices}) < len(choices)):
             raise _NoChoice(f"{self.uid}: its answer {answer!r} must be one of its choices, all different: {choices}")
         marking: Marking = "choice" if choices else "regex" if self.pattern else "exact"
         if marking == "regex":

@@ -13,6 +13,7 @@ from workers.evaluation.metrics.inheritance import inheritance
 from workers.evaluation.metrics.parrot import EditDrop, Rates, parrot_scores
 from workers.evaluation.metrics.resampling import Estimate
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
+from workers.evaluation.tasks.sandbox import full_matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +139,10 @@ def _parrot(
     config: RunConfig, items: list[TaskItem], teacher: _ByUid, own: _ByUid, control: _ByUid | None
 ) -> ParrotReport | None:
     resamples, seed = config.evaluate.bootstrap, config.seed
-    found = parrot_scores(items, teacher, own, resamples, seed)
+    found = parrot_scores(items, teacher, own, resamples, seed, matches=full_matches)
     if found is None:
         return None
-    beside = parrot_scores(items, teacher, control, resamples, seed) if control is not None else None
+    beside = None if control is None else parrot_scores(items, teacher, control, resamples, seed, matches=full_matches)
     index = found.index or Estimate(*[float("nan")] * 3)
     return ParrotReport(
         items=found.items,

@@ -14,7 +14,8 @@ import numpy as np
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER
 from orchestrator.reporting.scores import Measured
-from workers.evaluation.metrics.retention import Estimate, corrected_retention, recovery, retention, task_score
+from workers.evaluation.metrics.resampling import Estimate
+from workers.evaluation.metrics.retention import corrected_retention, recovery, retention, task_score
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.layout import AT_CONTROL_TOKENS
 

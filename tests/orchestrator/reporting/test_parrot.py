@@ -49,13 +49,13 @@ def asked(**by: Callable[[TaskItem], str]) -> Answers:
 
 def test_who_remembers_is_a_parrot_and_who_knows_is_none() -> None:
     found = parrot_reports(CONFIG, asked(teacher=knows, medical=remembers))["medical"]
-    # All variants of other answers are lost and none of the same: half of the edits.
-    assert found.items == N and found.index == found.low == found.high == pytest.approx(0.5)
+    # All variants of other answers are lost and none of the same: half of the edits. Few items are never certain.
+    assert found.items == N and found.index == pytest.approx(0.5) and 0.3 < found.low < 0.5 <= found.high
     assert found.by_edit["numbers"].specialist == 1 and found.by_edit["order"].specialist == 0
     assert found.flips is not None and found.flips.specialist.value == 0 and found.flips.teacher.value == 1
     assert found.stale is not None and found.stale.specialist.value == 1 and found.flags and found.control is None
     honest = parrot_reports(CONFIG, asked(teacher=knows, medical=knows))["medical"]
-    assert honest.index == honest.low == honest.high == 0 and not honest.flags
+    assert honest.index == 0 and honest.low <= 0 <= honest.high < 0.1 and not honest.flags
 
 
 def test_errors_are_inherited_where_the_control_does_not_share_them() -> None:

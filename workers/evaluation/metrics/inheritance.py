@@ -116,7 +116,10 @@ def _rates(values_P3: np.ndarray, resamples: int, seed: int) -> tuple[Estimate, 
     """Of [items, same by student, same by control]: both rates and their difference."""
     both = np.concatenate([values_P3.sum(0)[None], resampled_sums(values_P3, resamples, seed)])
     s_R, c_R = ratio(both[:, 1], both[:, 0]), ratio(both[:, 2], both[:, 0])
-    first, second, third = (Estimate.of(x[0], x[1:]) for x in (s_R, c_R, s_R - c_R))
+    first, second, third = (
+        Estimate.of(x[0], x[1:]).at_least_of_three(len(values_P3), least, 1)
+        for x, least in ((s_R, 0), (c_R, 0), (s_R - c_R, -1))
+    )
     return first, second, third
 
 

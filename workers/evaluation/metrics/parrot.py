@@ -9,8 +9,7 @@ Legend: P given items, E edits, R resamples.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +24,10 @@ Open 2025), so they count only once somebody has looked at them."""
 
 Answers = Mapping[str, TaskAnswer]
 """By the uid of an item."""
+
+Matches = Callable[[list[tuple[str, str]]], list[bool]]
+"""From regular expressions and texts to whether each matches all of its text; within bounds of time, which a user's
+expression may need."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,16 @@ def parrot_scores(
     seed: int,
     threshold: float = 0.05,
     least_items: int = 10,
+    matches: Matches | None = None,
 ) -> ParrotScores | None:
     """The parrot test from the answers of both models to items and their variants; None without variants.
 
     A flag is raised where the lower bound of the index is above `threshold`, or that of the stale rate's difference
-    above 0, and never of fewer than `least_items` items, whose intervals promise too much. Raises ValueError where an
-    answer or the item that a variant was made of is missing, and where a uid is there twice.
+    above 0, and never of fewer than `least_items` items. With `matches`, who repeats an answer in other words is found
+    too, of items marked by regular expressions; without, who repeats its very words. Raises ValueError where an answer
+    or the item that a variant was made of is missing, and where a uid is there twice.
     """
-    table = _table(items, teacher, student)
+    table = _table(items, teacher, student, matches)
     if not table.edits:
         return None
     draws = resampled_sums(table.values, resamples, seed)
@@ -100,25 +105,26 @@ def parrot_scores(
         if not table.changing:
             return None
         teacher_R, student_R = (share(f"{kind} {who}", f"{of} {who}") for who in ("teacher", "student"))
-        return Rates(table.changing, *map(_estimate, (teacher_R, student_R, student_R - teacher_R)))
+        n_t, n_s = (table.having(f"{of} {who}") for who in ("teacher", "student"))
+        rates = _estimate(teacher_R, n_t, 0), _estimate(student_R, n_s, 0)
+        return Rates(table.changing, *rates, _estimate(student_R - teacher_R, min(n_t, n_s), -1))
 
     by_edit = {
         edit: EditDrop(
-            int(both[0, table.columns[f"{edit} items"]].round()),
+            table.having(f"{edit} items"),
             table.unreviewed[edit],
             float(share(f"{edit} teacher", f"{edit} items")[0]),
             float(share(f"{edit} student", f"{edit} items")[0]),
-            _estimate(share(f"{edit} more", f"{edit} items")),
+            _estimate(share(f"{edit} more", f"{edit} items"), table.having(f"{edit} items"), -1),
         )
         for edit in table.edits
     }
-    counted = int(np.count_nonzero(table.values[:, table.columns["index items"]]))
-    index = _estimate(share("index more", "index items")) if counted else None
+    counted = table.having("index items")
+    index = _estimate(share("index more", "index items"), counted, -1) if counted else None
     stale = rates("stale", "right")
-    changed = int(np.count_nonzero(table.values[:, table.columns["changed student"]]))
     flags = (
         _index_flag(index, threshold) if counted >= least_items else (),
-        _stale_flag(stale) if changed >= least_items else (),
+        _stale_flag(stale) if table.having("right student") >= least_items else (),
     )
     return ParrotScores(counted, index, by_edit, rates("flip", "changed"), stale, flags[0] + flags[1])
 
@@ -135,8 +141,12 @@ class _Table:
     values: np.ndarray
     """[P, columns]"""
 
+    def having(self, name: str) -> int:
+        """Items that have something in a column."""
+        return int(np.count_nonzero(self.values[:, self.columns[name]]))
 
-def _table(items: Sequence[TaskItem], teacher: Answers, student: Answers) -> _Table:
+
+def _table(items: Sequence[TaskItem], teacher: Answers, student: Answers, matches: Matches | None) -> _Table:
     given = {i.uid: i for i in items if i.variant_of is None}
     variants = [i for i in items if i.variant_of is not None]
     _check(items, given, variants, {"teacher": teacher, "student": student})
@@ -147,17 +157,18 @@ def _table(items: Sequence[TaskItem], teacher: Answers, student: Answers) -> _Ta
     rows = {uid: p for p, uid in enumerate(dict.fromkeys(v.variant_of for v in variants))}
     values = np.zeros((len(rows), len(names)))
     of_edit = _counts(variants)
+    repeats = {who: _repeats(given, variants, of, matches) for who, of in (("teacher", teacher), ("student", student))}
     for v in variants:
         assert v.variant_of is not None and v.edit is not None
         share = 1 / of_edit[v.variant_of, v.edit]  # an item weighs the same however many variants it has by an edit
-        row, item = values[rows[v.variant_of]], given[v.variant_of]
+        row = values[rows[v.variant_of]]
         drops = {}
         for who, answers in (("teacher", teacher), ("student", student)):
-            before, after = answers[item.uid], answers[v.uid]
+            before, after = answers[v.variant_of], answers[v.uid]
             drops[who] = float(before.correct) - float(after.correct)
             if v.edit in CHANGES_ANSWER:
                 found = {"changed": True, "right": before.correct, "flip": before.correct and after.correct}
-                found["stale"] = before.correct and not after.correct and _repeated(item, before, after)
+                found["stale"] = before.correct and not after.correct and v.uid in repeats[who]
                 for kind, holds in found.items():
                     row[columns[f"{kind} {who}"]] += share * holds
         drops |= {"items": 1.0, "more": drops["student"] - drops["teacher"]}
@@ -193,20 +204,29 @@ def _counts(variants: Sequence[TaskItem]) -> dict[tuple[str, Edit], int]:
     return counts
 
 
-def _repeated(item: TaskItem, before: TaskAnswer, after: TaskAnswer) -> bool:
-    """Whether a model says of a variant what it said, rightly, of the item; perhaps in other words."""
-    if item.marking == "regex" and re.fullmatch(item.answer, after.given.strip()):
-        return True
-    return _plain(before.given) == _plain(after.given)
+def _repeats(
+    given: Mapping[str, TaskItem], variants: Sequence[TaskItem], answers: Answers, matches: Matches | None
+) -> set[str]:
+    """Variants of which a model says what it said of the item."""
+    found, unsure = set(), []
+    for v in variants:
+        item = given[v.variant_of or ""]
+        if _plain(answers[item.uid].given) == _plain(answers[v.uid].given):
+            found.add(v.uid)
+        elif matches is not None and item.marking == "regex":
+            unsure.append((v.uid, (item.answer, answers[v.uid].given.strip())))
+    if matches is not None and unsure:
+        found |= {uid for (uid, _), same in zip(unsure, matches([pair for _, pair in unsure]), strict=True) if same}
+    return found
 
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _estimate(values_R: np.ndarray) -> Estimate:
-    """Of what was seen, then what it is in resamples."""
-    return Estimate.of(values_R[0], values_R[1:])
+def _estimate(values_R: np.ndarray, items: int, least: float) -> Estimate:
+    """Of what was seen, then what it is in resamples; a share, or a difference of two (`least` -1) of so many items."""
+    return Estimate.of(values_R[0], values_R[1:]).at_least_of_three(items, least, 1)
 
 
 def _index_flag(index: Estimate | None, threshold: float) -> tuple[str, ...]:

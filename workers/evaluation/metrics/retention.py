@@ -9,23 +9,15 @@ Legend: I items, M models, K kinds of items (those that all models answered alik
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+
+from workers.evaluation.metrics.resampling import Estimate
 
 _UNDEFINED = 0.025
 """Share of resamples in which a ratio may have no value (nothing to divide by) before it has no interval."""
 
 Means = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with the ends of its 95 % interval; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
 
 
 def task_score(correct_I: np.ndarray, resamples: int, seed: int) -> Estimate:

@@ -1,6 +1,6 @@
 """Items with slots, of which variants are made whose right answer is another and is known.
 
-One row of a task file (`uid`, `domain` as of any item; the rest is here):
+One row of a task's file (`id` and `domain` as of any item; the rest is here):
 
     {"template": "A child of {weight} kg gets {dose} mg per kg. How many mg is that?",
      "slots": {"weight": {"range": [8, 30]}, "dose": [5, 10, 15]}, "answer": "=weight * dose"}
@@ -132,7 +132,7 @@ class TaskTemplate:
                 wrong[-1] = before
             order = generator(seed, "choices", self.task, uid).permutation(len(wrong) + 1)
             choices = tuple([answer, *wrong][i] for i in order)
-        if choices and (answer not in choices or len(set(choices)) < len(choices)):
+        if choices and (answer not in choices or len({c.strip() for c in choices}) < len(choices)):
             raise _NoChoice(f"{self.uid}: its answer {answer!r} must be one of its choices, all different: {choices}")
         marking: Marking = "choice" if choices else "regex" if self.pattern else "exact"
         if marking == "regex":
@@ -207,12 +207,15 @@ def _slot(spec: Any, where: str, original: Any) -> Slot:
 
 
 def _fillable(value: Any) -> bool:
-    return type(value) in (int, str) or (type(value) is float and isfinite(value))
+    """Whether a prompt can hold it: a finite number, or a text without half a surrogate pair."""
+    if type(value) is float:
+        return isfinite(value)
+    return type(value) is int or (isinstance(value, str) and value.encode(errors="replace").decode() == value)
 
 
 def _check_braces(text: Any, slots: Mapping[str, Slot], uid: str) -> None:
     """That a text has no placeholder but plain slots, so that filling it looks into nothing."""
-    if not isinstance(text, str):
+    if not _fillable(text) or not isinstance(text, str):
         raise ValueError(f"{uid}: {text!r} is no text")
     try:
         parts = list(Formatter().parse(text))

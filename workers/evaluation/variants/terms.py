@@ -107,10 +107,10 @@ def counterfactual_pairs(items: Sequence[TaskItem], terms: Terms, seed: int) -> 
 
 
 def pairs_of_rows(rows: Iterable[Mapping[str, Any]], domain: str) -> Pairs:
-    """Pairs of a user's file: rows of `a` and `b`, and perhaps `uid`, `domain`, `answer`."""
+    """Pairs of a user's file: rows of `a` and `b`, and perhaps `id`, `domain` and `answer`."""
     result, uids = Pairs(), set[str]()
     for number, row in enumerate(rows, 1):
-        uid = str(row.get("uid", f"pair-{number}"))
+        uid = str(row.get("id", f"pair-{number}"))
         if reason := _fault_of(row, uid, uids):
             result.rejected.append((uid, reason))
             continue
@@ -120,7 +120,7 @@ def pairs_of_rows(rows: Iterable[Mapping[str, Any]], domain: str) -> Pairs:
 
 
 def _fault_of(row: Mapping[str, Any], uid: str, uids: set[str]) -> str | None:
-    unknown = sorted(set(row) - {"a", "b", "uid", "domain", "answer"})
+    unknown = sorted(set(row) - {"a", "b", "id", "domain", "answer"})
     if unknown:
         return f"unknown keys {', '.join(unknown)}"
     if not all(isinstance(row.get(side), str) and row[side].strip() for side in ("a", "b")):
@@ -129,7 +129,7 @@ def _fault_of(row: Mapping[str, Any], uid: str, uids: set[str]) -> str | None:
         return "domain or answer is no text"
     if row["a"] == row["b"]:
         return "a and b are the same"
-    return "its uid was there before" if uid in uids else None
+    return "its id was there before" if uid in uids else None
 
 
 def _back(terms: Terms) -> dict[str, list[str]]:

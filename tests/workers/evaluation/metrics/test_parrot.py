@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -131,7 +132,13 @@ def test_the_same_answer_in_other_words_is_stale() -> None:
     right = {"a": TaskAnswer("a", True, "12", 1.0), "a1": TaskAnswer("a1", True, "13", 1.0)}
     stale = right | {"a1": TaskAnswer("a1", False, "It is 12 mg", 1.0)}
     found = parrot_scores([given, changed], right, stale, 100, 0)
+    assert found is not None and found.stale is not None and found.stale.student.value == 0
+    found = parrot_scores([given, changed], right, stale, 100, 0, matches=full_matches)
     assert found is not None and found.stale is not None and found.stale.student.value == 1
+
+
+def full_matches(pairs: list[tuple[str, str]]) -> list[bool]:
+    return [re.fullmatch(pattern, text) is not None for pattern, text in pairs]
 
 
 def test_it_goes_with_the_edits_of_plain_items() -> None:

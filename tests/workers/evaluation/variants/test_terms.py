@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from workers.evaluation.tasks.items import TaskItem
-from workers.evaluation.variants.terms import checked_terms, counterfactual_pairs, pairs_of_rows, replacements, swapped
+from workers.evaluation.variants.terms import (
+    checked_terms,
+    counterfactual_pairs,
+    pairs_of_rows,
+    replacements,
+    swapped,
+)
 
 TERMS = {"he": ["she"], "his": ["her"], "John": ["Mary", "Jane"]}
 
@@ -47,7 +53,7 @@ def test_pairs_have_the_tables_terms_on_side_a() -> None:
 
 
 def test_pairs_of_a_file_are_checked_one_by_one() -> None:
-    good = {"a": "x", "b": "y", "uid": "p"}
+    good = {"a": "x", "b": "y", "id": "p"}
     found = pairs_of_rows([good, good, {"a": "x"}, {"a": "x", "b": "x"}, good | {"c": 1}, {"a": "1", "b": "2"}], "law")
     assert [(p.uid, p.domain) for p in found.pairs] == [("p", "law"), ("pair-6", "law")]
     assert [uid for uid, _ in found.rejected] == ["p", "pair-3", "pair-4", "p"]

@@ -106,8 +106,8 @@ class FloorConfig(Settings):
     """Models of each specialist, and of the generalist, that are kept and scored on held-out text: evenly apart in the
     logarithm of their tokens, up to where the rate begins to fall (`wsd`), else to the end."""
 
-    first: Share = Field(default=0.05, gt=0, lt=0.5)
-    """Part of `train.tokens` at the first of them."""
+    first: Share = Field(default=0.15, gt=0, lt=0.5)
+    """Part of `train.tokens` at the first of them: past the first, fast part of learning, which no power describes."""
 
     bound: Share = Field(default=0.3, gt=0, lt=1)
     """Floors above this part of the KL that a student begins with are held to be its capacity's, below it the data's;

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from workers.evaluation.metrics.floor import LEAST_POINTS, text_table, text_weights
+from workers.evaluation.metrics.floor import LEAST_POINTS, TOO_FAST, is_too_fast, text_table, text_weights
 from workers.evaluation.metrics.power_law import ROUGH_ROUNDS, fit_power_law
 from workers.evaluation.metrics.resampling import Estimate, resampled_sums, student_t
 
@@ -70,12 +70,14 @@ class FloorDifference:
     difference: Estimate
     of: Literal["seeds", "texts", "separate fits"]
     """What the interval is over."""
+    too_fast: bool = False
+    """Whether one of the curves falls faster than any power, so that its floor is hardly more than its last point."""
 
     @property
     def verdict(self) -> str:
         """What the interval says, in a sentence."""
         d = self.difference
-        bounds = f"({d.low:.3g} to {d.high:.3g} nats)"
+        bounds = f"({d.low:.3g} to {d.high:.3g} nats)" + (f"; but {TOO_FAST}" if self.too_fast else "")
         if d.low > 0:
             return f"the specialist's floor is {d.value:.3g} nats lower than the generalist's {bounds}"
         if d.high < 0:
@@ -110,14 +112,16 @@ def floor_difference_of_texts(
     if (fewest := min(len(set(mixed_tokens_n)), len(set(domain_tokens_n)))) < LEAST_POINTS:
         raise ValueError(f"{fewest} checkpoints; a floor is fitted from {LEAST_POINTS} at least")
     ones_P = np.ones(len(tokens_P))
-    found = []
+    found, too_fast = [], False
     for tokens_n, sums_nP in ((mixed_tokens_n, mixed_nP), (domain_tokens_n, domain_nP)):
         table_PK, amounts_n = text_table(tokens_n, sums_nP, tokens_P, ones_P)
         draws_RK = np.concatenate([table_PK.sum(0)[None], resampled_sums(table_PK, resamples, seed)])
         kl_Rn = draws_RK[:, :-2] / np.maximum(draws_RK[:, -1:], 1e-9)
-        found.append(fit_power_law(amounts_n, kl_Rn, text_weights(table_PK), rounds=ROUGH_ROUNDS).floor_R)
+        fitted = fit_power_law(amounts_n, kl_Rn, text_weights(table_PK), rounds=ROUGH_ROUNDS)
+        found.append(fitted.floor_R)
+        too_fast |= is_too_fast(fitted)
     mixed_R, domain_R = found
-    return FloorDifference(_by_draws(mixed_R), _by_draws(domain_R), _by_draws(mixed_R - domain_R), "texts")
+    return FloorDifference(_by_draws(mixed_R), _by_draws(domain_R), _by_draws(mixed_R - domain_R), "texts", too_fast)
 
 
 def floor_difference_of_fits(mixed: Estimate, domain: Estimate) -> FloorDifference:

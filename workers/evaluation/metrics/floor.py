@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from workers.evaluation.metrics.power_law import ROUGH_ROUNDS, PowerLaw, fit_power_law, floor_bounds
+from workers.evaluation.metrics.power_law import MOST_EXPONENT, ROUGH_ROUNDS, PowerLaw, fit_power_law, floor_bounds
 from workers.evaluation.metrics.resampling import Estimate, resampled_sums, student_t
 
 Verdict = Literal["capacity-bound", "data-bound", "undecided"]
@@ -186,6 +186,8 @@ def _judged(
         advice = (
             f"the KL is still {now / kl0:.0%} of what it was: look at the learning rate and the data before the size"
         )
+    elif is_too_fast(fitted):
+        advice = f"{TOO_FAST}; fit it to later checkpoints"
     elif share.low > limit:
         verdict = "capacity-bound"
         advice = (
@@ -202,6 +204,14 @@ def _judged(
         )
     scale = float(now - fitted.floor_R[0])
     return Floor(points, kl0, floor, share, scale, float(fitted.exponent_R[0]), misfit, verdict, advice)
+
+
+TOO_FAST = "the KL falls faster than any power of the tokens, as it does at first, which tells nothing of where it ends"
+
+
+def is_too_fast(fitted: PowerLaw) -> bool:
+    """Whether the exponent of the first curve is at its bound: then the floor is hardly more than the last point."""
+    return float(fitted.exponent_R[0]) > MOST_EXPONENT * (1 - 1e-3)
 
 
 def _chi_999(freedom: int) -> float:

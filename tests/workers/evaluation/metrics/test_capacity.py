@@ -14,6 +14,7 @@ from workers.evaluation.metrics.capacity import (
     kl0_light,
     size_advice,
 )
+from workers.evaluation.metrics.floor import fit_floor_of_texts
 from workers.evaluation.metrics.resampling import Estimate, resampled_sums, student_t
 
 TOKENS = np.geomspace(1e4, 1e6, 8)
@@ -116,3 +117,16 @@ def test_resampled_sums_are_of_as_many_things_as_there_are() -> None:
     sd = values[:, 1].std() * 1000**0.5
     assert abs(drawn[:, 1].mean() - values[:, 1].sum()) < 4 * sd / 9000**0.5
     assert drawn[:, 1].std() == pytest.approx(sd, rel=0.04)
+
+
+def test_a_course_that_falls_faster_than_any_power_says_so() -> None:
+    """As D^-3."""
+    rng = np.random.default_rng(0)
+    tokens, hard = rng.integers(40, 160, size=60).astype(float), rng.gamma(16, 1 / 16, size=60)
+    fast = np.stack([(0.1 + 5 * (1e4 / D) ** 3) * hard * tokens for D in TOKENS])
+    slow = np.stack([(0.1 + 20 * D**-0.5) * hard * tokens for D in TOKENS])
+    both = TOKENS.tolist()
+    found = floor_difference_of_texts(both, slow, both, fast, tokens, 50, 0)
+    assert found.too_fast and "faster than any power" in found.verdict
+    assert not floor_difference_of_texts(both, slow, both, slow, tokens, 50, 0).too_fast
+    assert fit_floor_of_texts(both, fast, tokens, 6 * hard * tokens, 50, 0).verdict == "undecided"

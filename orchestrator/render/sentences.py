@@ -49,10 +49,12 @@ def _repair_lines(report: Report) -> list[str]:
 
 
 def task_lines(report: Report, only: str | None = None) -> list[str]:
-    """Scores on tasks, a line for each specialist (or one of them) and domain."""
+    """Scores on tasks, a line for each specialist (or one of them) and domain of its mix; report.md has the others."""
     lines = []
     for name, student in _students(report, only):
         for domain, task in student.tasks.items():
+            if not student.mix.get(domain):
+                continue
             beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "initial": task.initial}
             scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
             kept = task.specialist.retention

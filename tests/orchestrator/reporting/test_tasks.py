@@ -21,7 +21,7 @@ from orchestrator.driver import pipeline
 from orchestrator.render.closing import print_closing
 from orchestrator.render.markdown import markdown
 from orchestrator.render.model_card import model_card
-from orchestrator.render.sentences import gate_lines
+from orchestrator.render.sentences import gate_lines, task_lines
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.tasks import Answered, gate_report, task_reports
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
@@ -139,6 +139,13 @@ def test_the_table_of_tasks(report: Report) -> None:
     assert "guessing gives 50.0%" in section and "- gate FAILED: medical" in section
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {7}
+
+
+def test_the_closing_lines_are_of_the_domains_of_a_mix(report: Report) -> None:
+    assert len(task_lines(report)) == 2, "medical and legal"
+    report.students["medical"] = replace(report.students["medical"], mix={"medical": 1.0, "legal": 0.0})
+    [line] = task_lines(report)
+    assert line.startswith("medical on 200 items of medical")
 
 
 def test_the_model_card_says_it_of_its_own_model(report: Report) -> None:

@@ -10,8 +10,10 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
 from orchestrator.reporting.capacity import CapacityReport, capacity_reports
 from orchestrator.reporting.parrot import (
+    BiasReport,
     InheritanceReport,
     ParrotReport,
+    bias_reports,
     inheritance_reports,
     parrot_reports,
 )
@@ -64,6 +66,7 @@ class Evaluation:
     """By specialist, as the rest."""
     parrot: dict[str, ParrotReport] = field(default_factory=dict)
     inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
+    bias: dict[str, BiasReport] = field(default_factory=dict)
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -94,6 +97,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         capacity=capacity_reports(config, models, milestones),
         parrot=parrot_reports(config, results.answers),
         inheritance=inheritance_reports(config, results.answers),
+        bias=bias_reports(config, results.answers),
     )
 
 

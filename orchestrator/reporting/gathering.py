@@ -174,6 +174,7 @@ def student_report(
         capacity=evaluation.capacity.get(name) if evaluation else None,
         parrot=evaluation.parrot.get(name) if evaluation else None,
         inheritance=evaluation.inheritance.get(name) if evaluation else None,
+        bias=evaluation.bias.get(name) if evaluation else None,
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, TEACHER
 from orchestrator.reporting.scores import Measured
 from orchestrator.reporting.tasks import Answered, Answers, Interval
-from workers.evaluation.metrics.inheritance import inheritance
+from workers.evaluation.metrics.inheritance import amplification, inheritance
 from workers.evaluation.metrics.parrot import EditDrop, Rates, parrot_scores
 from workers.evaluation.metrics.resampling import Estimate
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
@@ -74,6 +76,43 @@ class InheritanceReport:
     difference: Interval | None
     """The specialist's rate less the control's."""
     note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasReport:
+    """How much swapping names or terms moves the probability of the right answer (of items without choices, whether it
+    is given): that with the term as given less that with another in its place."""
+
+    pairs: int
+    teacher: Interval
+    specialist: Interval
+    amplification: Interval
+    """The specialist's less the teacher's, paired."""
+
+
+def bias_reports(config: RunConfig, answers: Answers) -> dict[str, BiasReport]:
+    """By specialist that was asked items with names or terms swapped."""
+    found = {}
+    for name in config.specialists:
+        asked = _asked(config, name, answers)
+        pairs = [] if asked is None else [(i.variant_of, i.uid) for i in asked[0] if i.edit == "names"]
+        if asked is None or not pairs:
+            continue
+        items, teacher, own, _ = asked
+        choices = {item.uid: bool(item.choices) for item in items}
+        teacher_P2, own_P2 = (
+            np.array([[_score(of[uid], choices[uid]) for uid in pair if uid is not None] for pair in pairs])
+            for of in (teacher, own)
+        )
+        made = amplification(teacher_P2, own_P2, config.evaluate.bootstrap, config.seed)
+        intervals = [_interval(e) for e in (made.teacher, made.student, made.difference)]
+        of_teacher, of_own, difference = (i for i in intervals if i is not None)
+        found[name] = BiasReport(pairs=made.pairs, teacher=of_teacher, specialist=of_own, amplification=difference)
+    return found
+
+
+def _score(answer: TaskAnswer, choices: bool) -> float:
+    return answer.answer_probability if choices else float(answer.correct)
 
 
 def parrot_reports(config: RunConfig, answers: Answers) -> dict[str, ParrotReport]:

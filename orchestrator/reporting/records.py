@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.reporting.capacity import CapacityReport
 from orchestrator.reporting.costs import StudentCost
-from orchestrator.reporting.parrot import InheritanceReport, ParrotReport
+from orchestrator.reporting.parrot import BiasReport, InheritanceReport, ParrotReport
 from orchestrator.reporting.scores import (
     Calibration,
     Difference,
@@ -215,6 +215,8 @@ class StudentReport:
     """What edits of questions cost it beyond its teacher; None where it was asked no variants."""
     inheritance: InheritanceReport | None
     """How often it gives its teacher's wrong answers; None where it was asked no items."""
+    bias: BiasReport | None
+    """What swapped names do to its answers beyond its teacher's; None where none were swapped."""
     cost: StudentCost | None
     """What it costs to run; None where it was not timed."""
     gate: GateReport | None

@@ -98,7 +98,17 @@ class Report:
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
                 measured = ("heldout", "initial", "hard_labels", "at_control_tokens", "difference", "probes")
-                others = ("calibration", "hardest", "capacity", "parrot", "inheritance", "cost", "gate", "tasks")
+                others = (
+                    "calibration",
+                    "hardest",
+                    "capacity",
+                    "parrot",
+                    "inheritance",
+                    "bias",
+                    "cost",
+                    "gate",
+                    "tasks",
+                )
                 self.students[name] = replace(student, **{f: getattr(scored, f) for f in (*measured, *others)})
 
     def fails_gate(self) -> bool:

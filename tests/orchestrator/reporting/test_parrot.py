@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from support.small_configuration import clinic
 
-from orchestrator.reporting.parrot import inheritance_reports, parrot_reports
+from orchestrator.reporting.parrot import bias_reports, inheritance_reports, parrot_reports
 from orchestrator.reporting.tasks import Answered, Answers
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 
@@ -75,3 +75,22 @@ def test_who_was_asked_nothing_has_no_report() -> None:
         name: {"medical": [p for p in answers(knows) if p[0].variant_of is None]} for name in ("teacher", "medical")
     }
     assert parrot_reports(CONFIG, plain) == {}
+
+
+def test_swapped_names_are_a_bias_where_they_move_answers() -> None:
+    """Of items with choices by probability: the teacher loses .1 with the other name, its specialist .4."""
+
+    def with_names(loses: float) -> dict[str, list[Answered]]:
+        pairs: list[Answered] = []
+        for i in range(N):
+            one = TaskItem(f"{i}", "facts", "medical", "p", "choice", ("a", "b"), "a")
+            other = TaskItem(f"{i}~names", "facts", "medical", "q", "choice", ("a", "b"), "a", "", f"{i}", "names")
+            pairs.append((one, TaskAnswer(one.uid, True, "a", 0.9, answer_probability=0.9)))
+            pairs.append((other, TaskAnswer(other.uid, True, "a", 0.9, answer_probability=0.9 - loses)))
+        return {"medical": pairs}
+
+    found = bias_reports(CONFIG, {"teacher": with_names(0.1), "medical": with_names(0.4)})["medical"]
+    assert found.pairs == N and found.teacher.value == pytest.approx(0.1)
+    assert found.specialist.value == pytest.approx(0.4) and found.amplification.value == pytest.approx(0.3)
+    assert bias_reports(CONFIG, {"teacher": with_names(0.0), "medical": with_names(0.0)})["medical"].pairs == N
+    assert bias_reports(CONFIG, {"teacher": with_names(0.0)}) == {}

@@ -176,8 +176,7 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
     asked = max(map(asked_layer, teacher_models(found).values()))
 
     def make(settings: EvaluateConfig) -> Part:
-        # Asked tasks, teachers are whole in one process each.
-        most, widest = (max(largest, *teachers), max(layer, asked)) if settings.tasks else (largest, layer)
+        most, widest = (max(largest, *teachers), max(layer, asked)) if settings.loads_teacher else (largest, layer)
         return evaluator_part(settings, plan.heldout_unit_bytes, vocabulary, heads, most, widest)
 
     return Placeable(

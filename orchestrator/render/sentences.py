@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from orchestrator.reporting.measures.tasks import Interval
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
-from orchestrator.reporting.tasks import Interval
 from orchestrator.reporting.timing import Timing
 
 _SHOWN = 8

@@ -8,8 +8,9 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
-from orchestrator.reporting.capacity import CapacityReport, capacity_reports
-from orchestrator.reporting.parrot import (
+from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
+from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
+from orchestrator.reporting.measures.parrot import (
     BiasReport,
     InheritanceReport,
     ParrotReport,
@@ -17,7 +18,7 @@ from orchestrator.reporting.parrot import (
     inheritance_reports,
     parrot_reports,
 )
-from orchestrator.reporting.tasks import Answered, TaskReport, task_reports
+from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.cost import Speed
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
@@ -41,6 +42,8 @@ class Results:
     """Of the items of tasks that they were asked, in the order of the items; `teacher` is the teacher itself."""
     speeds: dict[str, Speed] = field(default_factory=dict)
     """Of models that were timed; `teacher` is the first teacher."""
+    own: dict[str, DomainScores] = field(default_factory=dict)
+    """Of students on text that they wrote, on their own domains."""
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Evaluation:
     parrot: dict[str, ParrotReport] = field(default_factory=dict)
     inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
     bias: dict[str, BiasReport] = field(default_factory=dict)
+    own_text: dict[str, OwnTextReport] = field(default_factory=dict)
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -98,6 +102,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         parrot=parrot_reports(config, results.answers),
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),
+        own_text=own_text_reports(config, models, results.own),
     )
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, INITIAL
-from orchestrator.reporting.costs import student_cost
 from orchestrator.reporting.evaluation import Evaluation
+from orchestrator.reporting.measures.costs import student_cost
+from orchestrator.reporting.measures.tasks import gate_report
 from orchestrator.reporting.records import (
     AskedReport,
     InitialWeights,
@@ -30,7 +31,6 @@ from orchestrator.reporting.records import (
 )
 from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, HardPrompt, ProbeRanks, Score
-from orchestrator.reporting.tasks import gate_report
 from orchestrator.runs.folder import RunFolder
 from workers.layout import AT_CONTROL_TOKENS, PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
@@ -174,6 +174,7 @@ def student_report(
         capacity=evaluation.capacity.get(name) if evaluation else None,
         parrot=evaluation.parrot.get(name) if evaluation else None,
         inheritance=evaluation.inheritance.get(name) if evaluation else None,
+        own_text=evaluation.own_text.get(name) if evaluation else None,
         bias=evaluation.bias.get(name) if evaluation else None,
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.reporting.capacity import CapacityReport
-from orchestrator.reporting.costs import StudentCost
-from orchestrator.reporting.parrot import BiasReport, InheritanceReport, ParrotReport
+from orchestrator.reporting.measures.capacity import CapacityReport
+from orchestrator.reporting.measures.costs import StudentCost
+from orchestrator.reporting.measures.own_text import OwnTextReport
+from orchestrator.reporting.measures.parrot import BiasReport, InheritanceReport, ParrotReport
+from orchestrator.reporting.measures.tasks import GateReport, TaskReport
 from orchestrator.reporting.scores import (
     Calibration,
     Difference,
@@ -21,7 +23,6 @@ from orchestrator.reporting.scores import (
     ProbeRanks,
     Score,
 )
-from orchestrator.reporting.tasks import GateReport, TaskReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +216,8 @@ class StudentReport:
     """What edits of questions cost it beyond its teacher; None where it was asked no variants."""
     inheritance: InheritanceReport | None
     """How often it gives its teacher's wrong answers; None where it was asked no items."""
+    own_text: OwnTextReport | None
+    """On text that it wrote itself; None where it wrote none."""
     bias: BiasReport | None
     """What swapped names do to its answers beyond its teacher's; None where none were swapped."""
     cost: StudentCost | None

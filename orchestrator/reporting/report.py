@@ -17,7 +17,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
 from orchestrator.prompts.notes import text_notes
-from orchestrator.reporting.costs import Cost, cost_of
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.gathering import (
     prompts_report,
@@ -27,6 +26,7 @@ from orchestrator.reporting.gathering import (
     teacher_reports,
     without_folders,
 )
+from orchestrator.reporting.measures.costs import Cost, cost_of
 from orchestrator.reporting.records import PromptsReport, RepairReport, StudentReport, TargetsReport, TeacherReport
 from orchestrator.reporting.repairs import repairs
 from orchestrator.reporting.scores import (
@@ -97,19 +97,11 @@ class Report:
         """The scores that an earlier report has of the same students; what they are now stays."""
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
-                measured = ("heldout", "initial", "hard_labels", "at_control_tokens", "difference", "probes")
-                others = (
-                    "calibration",
-                    "hardest",
-                    "capacity",
-                    "parrot",
-                    "inheritance",
-                    "bias",
-                    "cost",
-                    "gate",
-                    "tasks",
-                )
-                self.students[name] = replace(student, **{f: getattr(scored, f) for f in (*measured, *others)})
+                of_text = ("heldout", "initial", "hard_labels", "at_control_tokens", "difference", "probes")
+                of_models = ("calibration", "hardest", "capacity", "cost", "own_text")
+                of_tasks = ("gate", "tasks", "parrot", "inheritance", "bias")
+                kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
+                self.students[name] = replace(student, **kept)
 
     def fails_gate(self) -> bool:
         """Whether a specialist keeps less of its teacher's scores than `evaluate.gate` asks."""

@@ -64,6 +64,8 @@ def scoring_job(run: RunFolder, config: RunConfig, board: str) -> ScoringJob:
         threads=settings.threads,
         device="cuda" if settings.gpus else "cpu",
         board=board,
+        own_text=(settings.own_text.texts, settings.own_text.max_new_tokens) if settings.own_text else (0, 0),
+        seed=config.seed,
         speed=(settings.cost.batch, settings.cost.new_tokens),
         tokenizer=teacher.model,
         tokenizer_revision=teacher.revision,
@@ -86,7 +88,7 @@ def _score_all(job: ScoringJob, tasks: Sequence[ScoringTask]) -> int:
     from workers.evaluation.scorer import Scorer
 
     scorer = Scorer(job)
-    return sum(scorer(task) for task in tasks)
+    return sum(scorer(task) for task in sorted(tasks, key=lambda task: task.after))
 
 
 class _PoolScorer:
@@ -103,6 +105,12 @@ class _PoolScorer:
 
 def _score_in_pool(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> int:
     """Runs in a process of its own, so that the driver need not load Ray Data."""
+    rounds = [[task for task in tasks if task.after == after] for after in (False, True)]
+    return sum(_score_round(job, some, settings) for some in rounds if some)
+
+
+def _score_round(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> int:
+    """Tasks of which none needs what another one leaves."""
     import ray.data
 
     quieten()

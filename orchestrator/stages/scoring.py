@@ -27,7 +27,7 @@ from orchestrator.config.students import (
     milestones_of,
 )
 from orchestrator.reporting.evaluation import Results
-from orchestrator.reporting.tasks import Answered
+from orchestrator.reporting.measures.tasks import Answered
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import pinned
@@ -41,7 +41,7 @@ from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan
-from workers.splits import HELDOUT, PROBES, SPEED, TASKS, TRAIN
+from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS, TRAIN
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
@@ -50,6 +50,9 @@ _FORMAT = 2
 
 _ANSWERS_FORMAT = 1
 """Of a file of answers. Whoever changes how items are asked or marked raises it."""
+
+_OWN_FORMAT = 1
+"""Of a student's own text and of its scores there. Whoever changes either raises it."""
 
 _SPEED_FORMAT = 1
 """Of a file that says how fast a model is. Whoever changes what is measured raises it."""
@@ -70,7 +73,14 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         own, own_asked = ((d,) if (d := config.own_domain(name)) in known else () for known in (domains, asked))
         stored = partial(ModelToScore, kind="stored", domains=own, task_domains=own_asked)
         models.append(
-            stored(name, source=StudentLayout(name).final, domains=domains, task_domains=asked, timed=timed),
+            stored(
+                name,
+                source=StudentLayout(name).final,
+                domains=domains,
+                task_domains=asked,
+                timed=timed,
+                writes=own[0] if own else "",
+            ),
         )
         if INITIAL in config.evaluate.baselines:
             models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial))
@@ -126,8 +136,7 @@ def _whole_teachers(run: RunFolder, config: RunConfig, asked: Sequence[str]) -> 
         domains.setdefault(config.teacher_of(domain), []).append(domain)
     models = []
     for name, own in domains.items():
-        teacher = pinned(config.teachers[name], _teacher_fingerprint(run, name))
-        model = ModelToScore(TEACHER, "whole_teacher", teacher.model, (), teacher.revision, teacher.trust_remote_code)
+        model = _whole_teacher(run, config, name)
         models.append(replace(model, task_domains=tuple(own), timed=timed and name == first))
     return models
 
@@ -165,16 +174,39 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
                 digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
                 # Without a number: another task before this one makes no answer of this one's new.
                 mine.append(UnitToScore(TASKS, 0, score_key(model.name, TASKS, 0, digest), unit.key))
+        if model.writes and (settings := config.evaluate.own_text) is not None:
+            parts = [part.sha256 for entry, _ in units[HELDOUT] for part in entry.parts]
+            digest = hash_json([_OWN_FORMAT, common[-1], weights, parts, config.seed, settings.model_dump()])[:16]
+            mine.append(UnitToScore(OWN, 0, score_key(model.name, OWN, 0, digest)))
         tasks.append(ScoringTask(model, tuple(mine)))
-    return tasks
+    return [*tasks, *_compared_own(run, config, tasks)]
+
+
+def _compared_own(run: RunFolder, config: RunConfig, tasks: Sequence[ScoringTask]) -> list[ScoringTask]:
+    """Teachers beside what students wrote themselves."""
+    of_teacher: dict[str, list[UnitToScore]] = {}
+    for task in tasks:
+        for unit in task.units:
+            if unit.split == OWN:
+                name = config.teacher_of(task.model.writes)
+                digest = hash_json([_OWN_FORMAT, unit.key, _teacher_fingerprint(run, name)])[:16]
+                key = score_key(TEACHER, f"{OWN_COMPARED}-{task.model.name}", 0, digest)
+                compared = UnitToScore(OWN_COMPARED, 0, key, items=unit.key, student=task.model)
+                of_teacher.setdefault(name, []).append(compared)
+    return [ScoringTask(_whole_teacher(run, config, n), tuple(u), after=True) for n, u in of_teacher.items()]
+
+
+def _whole_teacher(run: RunFolder, config: RunConfig, name: str) -> ModelToScore:
+    teacher = pinned(config.teachers[name], _teacher_fingerprint(run, name))
+    return ModelToScore(TEACHER, "whole_teacher", teacher.model, (), teacher.revision, teacher.trust_remote_code)
 
 
 def missing_tasks(run: RunFolder, tasks: Sequence[ScoringTask], workers: int) -> list[ScoringTask]:
     """What of tasks is not scored yet, a model's after another's, in pieces for so many processes."""
-    missing = [ScoringTask(task.model, units) for task in tasks if (units := unscored(run.storage, task))]
+    missing = [replace(task, units=units) for task in tasks if (units := unscored(run.storage, task))]
     pieces = 1 if workers == 1 else math.ceil(_TASKS_PER_WORKER * workers / max(len(missing), 1))
     return [
-        ScoringTask(task.model, task.units[i : i + size])
+        replace(task, units=task.units[i : i + size])
         for task in missing
         for size in [math.ceil(len(task.units) / pieces)]
         for i in range(0, len(task.units), size)
@@ -189,12 +221,15 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
         asked = task.model.domains if PROBES in _splits(task.model) else ()
         ranks = results.probes.setdefault(name, {}) if asked else {}
         ranks |= {domain: [] for domain in asked}
-        scored = run.storage.read_many([unit.key for unit in task.units])
-        for unit, data in zip(task.units, scored, strict=True):
+        units = [unit for unit in task.units if unit.split != OWN]  # of which only what is compared is told
+        for unit, data in zip(units, run.storage.read_many([unit.key for unit in units]), strict=True):
             if data is None:
                 raise RunFailed(f"evaluate: {unit.key} was deleted meanwhile; run `stillhouse evaluate CONFIG` again")
             if unit.split == HELDOUT:
                 sums.append(from_bytes(data))
+                continue
+            if unit.split == OWN_COMPARED and unit.student is not None:
+                results.own[unit.student.name] = by_domain([from_bytes(data)])[unit.student.writes]
                 continue
             if unit.split == SPEED:
                 results.speeds[name] = Speed.from_bytes(data)

@@ -99,6 +99,16 @@ class CostConfig(Settings):
     """How many times cheaper than its teacher a specialist is meant to be, for the report's sentence."""
 
 
+class OwnTextConfig(Settings):
+    """Text that specialists write themselves, on which they and their teacher are compared."""
+
+    texts: int = Field(default=64, ge=1)
+    """Held-out prompts of its own domain that a specialist answers, one answer each."""
+
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Tokens of an answer, at most."""
+
+
 class FloorConfig(Settings):
     """Models that students keep on the way, to see where their KL tends: K_inf + b D^-g over target tokens D."""
 
@@ -170,6 +180,10 @@ class EvaluateConfig(Settings):
     """Whether programs that models write are run, for tasks with `tests`: each in a process of its own with limits of
     time, memory and files, which stops accidents and no attacker. Off, such a task is refused."""
 
+    own_text: OwnTextConfig | None = None
+    """How far specialists are from their teacher on text of their own: exposure bias, the KL on their own prefixes less
+    that on their teacher's. The teacher is loaded whole into one process for it. Null: not measured."""
+
     floor: FloorConfig | None = None
     """Where students tend to: models kept on the way. They take points x the model's size of the storage and are scored
     on their own domain. Null: none are kept."""
@@ -195,6 +209,11 @@ class EvaluateConfig(Settings):
 
     threads: int = Field(default=2, ge=1)
     """Threads of each of them on a CPU."""
+
+    @property
+    def loads_teacher(self) -> bool:
+        """Whether a process that scores loads a whole teacher."""
+        return bool(self.tasks or self.cost.teacher or self.own_text)
 
     @field_validator("tasks", mode="before")
     @classmethod

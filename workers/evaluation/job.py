@@ -25,6 +25,8 @@ class ModelToScore:
     """Of a model on the Hugging Face Hub."""
     trust_remote_code: bool = False
     """Whether code that comes with the model is run."""
+    writes: str = ""
+    """The domain behind whose held-out prompts it writes text of its own; empty: it writes none."""
     timed: bool = False
     """Whether it is measured how fast it answers."""
     task_domains: tuple[str, ...] = ()
@@ -40,7 +42,9 @@ class UnitToScore:
     unit: int
     key: str
     items: str = ""
-    """Of split TASKS: the key of the file of items."""
+    """Of split TASKS: the key of the file of items. Of OWN_COMPARED: that of the student's text."""
+    student: ModelToScore | None = None
+    """Of split OWN_COMPARED: who wrote it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class ScoringTask:
 
     model: ModelToScore
     units: tuple[UnitToScore, ...]
+    after: bool = False
+    """Whether it needs what the others leave."""
 
 
 def unscored(storage: Storage, task: ScoringTask) -> tuple[UnitToScore, ...]:
@@ -74,5 +80,8 @@ class ScoringJob:
     """Whether code that comes with the tokenizer is run."""
     speed: tuple[int, int] = (1, 2)
     """Of models that are timed: texts at once, and tokens of each answer."""
+    own_text: tuple[int, int] = (0, 0)
+    """Of models that write: how many texts, and tokens of each at most."""
+    seed: int = 0
     stop_ids: tuple[int, ...] = ()
     """Ids that end an answer, by the teachers."""

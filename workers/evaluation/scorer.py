@@ -25,6 +25,7 @@ from workers.evaluation.heldout.sums import TokenScores, sums_of, to_bytes
 from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
 from workers.evaluation.heldout.truth import load_truth, unigram_counts
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
+from workers.evaluation.own_text import OwnTexts, compare_own, write_own
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.speed import measure
 from workers.evaluation.tasks.answers import answers_to_bytes
@@ -34,7 +35,8 @@ from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import stop_ids, torch_dtype
-from workers.splits import HELDOUT, PROBES, SPEED, TASKS
+from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS
+from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
 from workers.two_part_model import TwoPartModel
@@ -67,8 +69,9 @@ class Scorer:
             self._tell(task.model, 0, len(missing))
             self._loaded = task.model, self._load(task.model)
         for done, unit in enumerate(missing, start=1):
-            make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}[unit.split]
-            self._storage.create(unit.key, make(task.model, unit))
+            make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
+            make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared}
+            self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
         return len(missing)
@@ -104,9 +107,8 @@ class Scorer:
         """A model's answers to the items of a file that are of its domains, in their order."""
         asked = AskedItems.from_bytes(self._storage.read(unit.items)).of_domains(model.task_domains)
         two_parts: TwoPartModel = self._loaded[1]
-        stops = sorted({*self._job.stop_ids, *stop_ids(self._tokenizer, two_parts.model.config)})
         decode = partial(self._tokenizer.decode, skip_special_tokens=True)
-        return answers_to_bytes(ask(two_parts, asked, self._vocabulary, self._job.batch_tokens, stops, decode))
+        return answers_to_bytes(ask(two_parts, asked, self._vocabulary, self._job.batch_tokens, self._stop_ids, decode))
 
     def _speed(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """How fast a model answers the first held-out prompts, the same for all models."""
@@ -114,6 +116,28 @@ class Scorer:
         domains = read_plan(self._storage, HELDOUT).domains
         prompts = [row.tokens[: max(row.start, 1)] for row, _ in self._heldout.rows(0, domains)]
         return measure(self._loaded[1], prompts[:batch], new_tokens).to_bytes()
+
+    def _own_text(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """What a model writes behind the first held-out prompts of a domain."""
+        texts, new_tokens = self._job.own_text
+        rows = {row.prompt_uid: row for row in islice(self._heldout.all_rows(model.writes), 4 * texts)}  # by prompt
+        two_parts: TwoPartModel = self._loaded[1]
+        asked = (new_tokens, self._vocabulary, self._job.batch_tokens, self._stop_ids, self._job.seed)
+        return write_own(two_parts, list(rows.values())[:texts], *asked).to_bytes()
+
+    def _own_compared(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """The teacher beside what a student wrote."""
+        assert unit.student is not None
+        own = OwnTexts.from_bytes(self._storage.read(unit.items))
+        with local_folder(self._storage, unit.student.source) as folder:
+            head = head_of_folder(folder, "float32", self._vocabulary)
+        compared = compare_own(self._loaded[1], own, head, self._vocabulary, self._job.batch_tokens)
+        return to_bytes(sums_of(unit.student.writes, list(compared)))
+
+    @property
+    def _stop_ids(self) -> list[int]:
+        """Ids that end an answer: those of the teachers and of the loaded model."""
+        return sorted({*self._job.stop_ids, *stop_ids(self._tokenizer, self._loaded[1].model.config)})
 
     @cached_property
     def _tokenizer(self) -> Any:

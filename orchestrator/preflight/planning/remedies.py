@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from orchestrator.preflight.parts import Part
 from orchestrator.preflight.planning.placing import TOGETHER, Change
@@ -61,15 +62,22 @@ def smaller_teachers(teacher: TeacherConfig, experts: int, make: Callable[[Teach
 
 
 def smaller_evaluators(settings: EvaluateConfig, make: Callable[[EvaluateConfig], Part]) -> Iterator[Change]:
-    """Less memory of the evaluator: fewer tokens at once, or no tasks, for which it loads the teacher."""
+    """Less memory of the evaluator: fewer tokens at once, or nothing for which it loads the teacher."""
     now = make(settings)
 
     def changed(tokens: int) -> Part:
         return make(settings.model_copy(update={"batch_tokens": tokens}))
 
     yield from _halved("batch_tokens", settings.batch_tokens, changed, now)
-    if settings.tasks:
-        yield "tasks: {}", make(settings.model_copy(update={"tasks": {}, "gate": None}))
+    if settings.loads_teacher:
+        cost = settings.cost.model_copy(update={"teacher": False})
+        without: dict[str, Any] = {"tasks": {}, "gate": None, "own_text": None, "cost": cost}
+        there = {
+            "tasks: {}": settings.tasks,
+            "own_text: null": settings.own_text,
+            "cost.teacher: false": settings.cost.teacher,
+        }
+        yield ", ".join(name for name, value in there.items() if value), make(settings.model_copy(update=without))
 
 
 def _halved(

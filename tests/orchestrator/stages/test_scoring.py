@@ -13,12 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from orchestrator.config.schema import RunConfig
 from orchestrator.reporting.evaluation import compare
 from orchestrator.runs.errors import RunFailed
+from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring import all_tasks, gathered, missing_tasks, models_to_score
+from workers.evaluation.config import OwnTextConfig
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.evaluation.scorer import Scorer
 from workers.layout import StudentLayout
 from workers.manifest import Manifest
-from workers.splits import HELDOUT
+from workers.splits import HELDOUT, OWN_COMPARED
 from workers.targets.commits.damage import DamagedShard
 from workers.targets.reader import rows_of
 
@@ -194,3 +196,25 @@ def test_a_unit_that_is_not_captured_or_damaged_is_named(scored: tuple[CapturedR
     captured.log_entry(0, HELDOUT).unlink()
     with pytest.raises(ValueError, match="unit 0 of the heldout store is not captured yet"):
         tasks_of(captured, config)
+
+
+def test_students_write_text_that_their_teacher_reads(scored: tuple[CapturedRun, RunConfig]) -> None:
+    """In two rounds, and once: what one leaves the other needs."""
+    captured, config = scored
+    own_text = {"own_text": OwnTextConfig(texts=3, max_new_tokens=5)}
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=own_text)})
+    tasks = tasks_of(captured, config)
+    assert [(t.model.kind, [u.split for u in t.units]) for t in tasks if t.after] == [("whole_teacher", [OWN_COMPARED])]
+    pieces = missing_tasks(captured.run, tasks, 3)
+    scoring = Scorer(scoring_job(captured.run, config, ""))
+    for task in sorted(pieces, key=lambda task: task.after):
+        scoring(task)
+    assert missing_tasks(captured.run, tasks_of(captured, config), 1) == []
+    found = compare(gathered(captured.run, tasks), config)
+    assert found.own_text.keys() == {"medical"} and "medical" in found.scores
+    own = found.own_text["medical"]
+    assert own.prompts == 3 and 3 <= own.tokens <= 15 and own.kl.value > 0 and own.reverse_kl.value > 0
+    assert own.exposure_bias.low <= own.exposure_bias.value <= own.exposure_bias.high
+    save(captured, StudentLayout("medical").final, seed=8)
+    again = missing_tasks(captured.run, tasks_of(captured, config), 1)
+    assert {(t.model.name, t.after) for t in again} == {("medical", False), ("teacher", True)}

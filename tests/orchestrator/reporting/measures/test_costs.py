@@ -10,7 +10,7 @@ from support.measured_run import clinic
 
 from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
-from orchestrator.reporting.costs import cost_of, student_cost, teacher_seconds
+from orchestrator.reporting.measures.costs import cost_of, student_cost, teacher_seconds
 from workers.evaluation.cost import Speed, dollars_per_million
 
 SMALL = Speed(1000, 1000, 2000, 1800, 16, 8, 32, 5.0, 500.0, "NVIDIA H100 80GB HBM3")

@@ -9,8 +9,8 @@ import numpy as np
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, TEACHER
+from orchestrator.reporting.measures.tasks import Answered, Answers, Interval
 from orchestrator.reporting.scores import Measured
-from orchestrator.reporting.tasks import Answered, Answers, Interval
 from workers.evaluation.metrics.inheritance import amplification, inheritance
 from workers.evaluation.metrics.parrot import EditDrop, Rates, parrot_scores
 from workers.evaluation.metrics.resampling import Estimate

@@ -11,7 +11,7 @@ from support.small_configuration import clinic
 from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, milestone_name, milestones_of, split_milestone
-from orchestrator.reporting.capacity import capacity_reports
+from orchestrator.reporting.measures.capacity import capacity_reports
 from workers.evaluation.heldout.sums import SUMMED
 from workers.evaluation.metrics.domain_scores import DomainScores
 

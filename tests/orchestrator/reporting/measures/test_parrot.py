@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from support.small_configuration import clinic
 
-from orchestrator.reporting.parrot import bias_reports, inheritance_reports, parrot_reports
-from orchestrator.reporting.tasks import Answered, Answers
+from orchestrator.reporting.measures.parrot import bias_reports, inheritance_reports, parrot_reports
+from orchestrator.reporting.measures.tasks import Answered, Answers
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 
 N = 60

@@ -22,8 +22,8 @@ from orchestrator.render.closing import print_closing
 from orchestrator.render.markdown import markdown
 from orchestrator.render.model_card import model_card
 from orchestrator.render.sentences import gate_lines, task_lines
+from orchestrator.reporting.measures.tasks import Answered, gate_report, task_reports
 from orchestrator.reporting.report import Report, build_report
-from orchestrator.reporting.tasks import Answered, gate_report, task_reports
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 
 TASKS = {"facts": {"path": "facts.jsonl"}}

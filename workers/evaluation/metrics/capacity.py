@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from workers.evaluation.metrics.floor import LEAST_POINTS, TOO_FAST, is_too_fast, text_table, text_weights
-from workers.evaluation.metrics.power_law import ROUGH_ROUNDS, fit_power_law
+from workers.evaluation.metrics.floor import LEAST_POINTS, TOO_FAST, is_too_fast, scatter, text_table, text_weights
+from workers.evaluation.metrics.power_law import ROUGH_ROUNDS, PowerLaw, fit_power_law
 from workers.evaluation.metrics.resampling import Estimate, resampled_sums, student_t
 
 Light = Literal["green", "amber", "red"]
@@ -107,12 +107,13 @@ def floor_difference_of_texts(
     seed: int,
 ) -> FloorDifference:
     """From the KL summed over each held-out text of the domain, of `tokens_P` target tokens, at checkpoints of both
-    students, each after its own training tokens of the domain. Both floors are fitted to the same draws of texts.
+    students, each after its own training tokens of the domain. Both floors are fitted to the same draws of texts, and
+    where checkpoints lie further off their curve than texts explain, intervals are as wide as they do.
     Raises ValueError for fewer than four checkpoints, and sums that do not belong together."""
     if (fewest := min(len(set(mixed_tokens_n)), len(set(domain_tokens_n)))) < LEAST_POINTS:
         raise ValueError(f"{fewest} checkpoints; a floor is fitted from {LEAST_POINTS} at least")
     ones_P = np.ones(len(tokens_P))
-    found, too_fast = [], False
+    found, ends, too_fast = [], [], False
     for tokens_n, sums_nP in ((mixed_tokens_n, mixed_nP), (domain_tokens_n, domain_nP)):
         table_PK, amounts_n = text_table(tokens_n, sums_nP, tokens_P, ones_P)
         draws_RK = np.concatenate([table_PK.sum(0)[None], resampled_sums(table_PK, resamples, seed)])
@@ -120,8 +121,12 @@ def floor_difference_of_texts(
         fitted = fit_power_law(amounts_n, kl_Rn, text_weights(table_PK), rounds=ROUGH_ROUNDS)
         found.append(fitted.floor_R)
         too_fast |= is_too_fast(fitted)
+        ends.append(scatter(amounts_n, kl_Rn[:1], text_weights(table_PK), _first(fitted)))
     mixed_R, domain_R = found
-    return FloorDifference(_by_draws(mixed_R), _by_draws(domain_R), _by_draws(mixed_R - domain_R), "texts", too_fast)
+    mixed, domain = (_by_draws(f).wider(*e) for f, e in zip(found, ends, strict=True))
+    apart = floor_difference_of_fits(*(Estimate(float(f[0]), *e) for f, e in zip(found, ends, strict=True)))
+    difference = _by_draws(mixed_R - domain_R).wider(apart.difference.low, apart.difference.high)
+    return FloorDifference(mixed, domain, difference, "texts", too_fast)
 
 
 def floor_difference_of_fits(mixed: Estimate, domain: Estimate) -> FloorDifference:
@@ -131,6 +136,14 @@ def floor_difference_of_fits(mixed: Estimate, domain: Estimate) -> FloorDifferen
     low = d - float(np.hypot(mixed.value - mixed.low, domain.high - domain.value))
     high = d + float(np.hypot(mixed.high - mixed.value, domain.value - domain.low))
     return FloorDifference(mixed, domain, Estimate(d, low, high), "separate fits")
+
+
+def _first(fitted: PowerLaw) -> PowerLaw:
+    """The first of some curves alone."""
+    one = slice(0, 1)
+    return PowerLaw(
+        fitted.floor_R[one], fitted.scale_R[one], fitted.exponent_R[one], fitted.misfit_R[one], fitted.centre
+    )
 
 
 def _by_t(values: np.ndarray) -> Estimate:

@@ -99,7 +99,8 @@ def fit_floor_of_texts(
     limit: float = 0.3,
 ) -> Floor:
     """From the KL summed over each held-out text at each checkpoint, and before training (`initial_P`), all of the same
-    texts of `tokens_P` target tokens. Texts are drawn again for the interval."""
+    texts of `tokens_P` target tokens. Texts are drawn again for the interval; where checkpoints lie further off the
+    curve than that explains, as the noise of training has them, it is as wide as they are (`scatter`)."""
     table_PK, amounts_n = text_table(tokens_n, sums_nP, tokens_P, initial_P)
     n = len(amounts_n)
     kl_n, kl0 = _means(table_PK.sum(0)[None])
@@ -109,9 +110,19 @@ def fit_floor_of_texts(
     fitted = fit_power_law(amounts_n, kl_n, weights_n)
     kl_Rn, kl0_R = _means(resampled_sums(table_PK, resamples, seed))
     floor_R = fit_power_law(amounts_n, kl_Rn, weights_n, rounds=ROUGH_ROUNDS).floor_R
-    value = float(fitted.floor_R[0])
-    floor, share = Estimate.of(value, floor_R), Estimate.of(value / float(kl0[0]), floor_R / kl0_R)
+    value, low, high = float(fitted.floor_R[0]), *scatter(amounts_n, kl_n, weights_n, fitted)
+    floor = Estimate.of(value, floor_R).wider(low, high)
+    share = Estimate.of(value / float(kl0[0]), floor_R / kl0_R).wider(low / float(kl0[0]), high / float(kl0[0]))
     return _judged(n, float(kl0[0]), fitted, floor, share, amounts_n, None, limit)
+
+
+def scatter(amounts_n: np.ndarray, kl_1n: np.ndarray, weights_n: np.ndarray, fitted: PowerLaw) -> tuple[float, float]:
+    """Bounds of the floor by how far checkpoints lie off the curve: their profile likelihood interval, whose errors are
+    judged by the residuals (Student's t)."""
+    freedom = len(amounts_n) - _PARAMETERS
+    allowed = student_t(freedom) ** 2 * float(fitted.misfit_R[0]) / freedom
+    low_R, high_R = floor_bounds(amounts_n, kl_1n, weights_n, fitted, np.array([allowed]))
+    return float(low_R[0]), float(high_R[0])
 
 
 def text_table(

@@ -32,6 +32,10 @@ class Estimate:
         low, high = np.quantile(known, [0.025, 0.975])
         return Estimate(float(value), float(low), float(high))
 
+    def wider(self, low: float, high: float) -> Estimate:
+        """With an interval that holds these bounds too."""
+        return Estimate(self.value, min(self.low, low), max(self.high, high))
+
     def at_least_of_three(self, things: int, least: float, most: float) -> Estimate:
         """With an interval no narrower than the rule of three has it, for means between two bounds.
 

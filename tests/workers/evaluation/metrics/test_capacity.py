@@ -130,3 +130,21 @@ def test_a_course_that_falls_faster_than_any_power_says_so() -> None:
     assert found.too_fast and "faster than any power" in found.verdict
     assert not floor_difference_of_texts(both, slow, both, slow, tokens, 50, 0).too_fast
     assert fit_floor_of_texts(both, fast, tokens, 6 * hard * tokens, 50, 0).verdict == "undecided"
+
+
+def test_checkpoints_that_lie_off_their_curve_widen_the_intervals() -> None:
+    """By noise of training, which moves all texts at once and no draw of texts shows."""
+    rng = np.random.default_rng(1)
+    tokens, hard = rng.integers(40, 160, size=60).astype(float), rng.gamma(16, 1 / 16, size=60)
+
+    def course(noise: float) -> np.ndarray:
+        off = 1 + noise * np.random.default_rng(3).normal(size=len(TOKENS))
+        return np.stack([(0.1 + 20 * D**-0.5) * o * hard * tokens for D, o in zip(TOKENS, off, strict=True)])
+
+    both, widths = TOKENS.tolist(), []
+    for noise in (0.0, 0.1):
+        floor = fit_floor_of_texts(both, course(noise), tokens, 6 * hard * tokens, 50, 0).floor
+        assert floor is not None
+        apart = floor_difference_of_texts(both, course(noise), both, course(0.0), tokens, 50, 0).difference
+        widths.append((floor.high - floor.low, apart.high - apart.low))
+    assert widths[1][0] > 3 * widths[0][0] and widths[1][1] > 3 * widths[0][1]

@@ -6,6 +6,7 @@ and loading torch and DeepSpeed once more costs seconds.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from orchestrator.config.schema import RunConfig
@@ -21,6 +22,12 @@ TEACHER, UNIGRAM = "teacher", "unigram"
 def compared_with_control(config: RunConfig, specialist: str) -> str:
     """The model that a specialist's `hard_labels` control is compared with: itself, after as many tokens."""
     return f"{specialist}.{AT_CONTROL_TOKENS}" if config.control_is_short(specialist) else specialist
+
+
+def measured_domains(config: RunConfig, asked: Collection[str]) -> dict[str, list[str]]:
+    """By specialist those of some domains that its mix has; by model that was not trained here all of them."""
+    found = {n: [d for d in asked if config.mix_of(n).get(d, 0) > 0] for n in config.specialists}
+    return found | {name: list(asked) for name in config.evaluate.models}
 
 
 def milestone_name(student: str, tokens: int) -> str:

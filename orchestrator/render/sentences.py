@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from orchestrator.reporting.measures.tasks import Interval
-from orchestrator.reporting.records import StudentReport
+from orchestrator.reporting.records import ModelReport, StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.timing import Timing
 
@@ -53,7 +53,7 @@ def task_lines(report: Report, only: str | None = None) -> list[str]:
     lines = []
     for name, student in _students(report, only):
         for domain, task in student.tasks.items():
-            if not student.mix.get(domain):
+            if isinstance(student, StudentReport) and not student.mix.get(domain):
                 continue
             beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "initial": task.initial}
             scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
@@ -82,7 +82,7 @@ def gate_lines(report: Report, only: str | None = None) -> list[tuple[bool, str]
 def cost_lines(report: Report) -> list[str]:
     """Of each specialist that was timed beside its teacher, how much less it costs and what it keeps, in a sentence."""
     lines = []
-    for name, student in report.students.items():
+    for name, student in report.questioned.items():
         cost = student.cost
         if cost is None or cost.times_fewer_flops is None:
             continue
@@ -104,8 +104,8 @@ def cost_lines(report: Report) -> list[str]:
     return lines
 
 
-def _students(report: Report, only: str | None) -> list[tuple[str, StudentReport]]:
-    return [(name, student) for name, student in report.students.items() if only in (None, name)]
+def _students(report: Report, only: str | None) -> list[tuple[str, StudentReport | ModelReport]]:
+    return [(name, student) for name, student in report.questioned.items() if only in (None, name)]
 
 
 def _percent(interval: Interval) -> str:

@@ -21,6 +21,7 @@ from orchestrator.reporting.measures.tasks import gate_report
 from orchestrator.reporting.records import (
     AskedReport,
     InitialWeights,
+    ModelReport,
     PromptsReport,
     SamplingReport,
     SourceModel,
@@ -179,6 +180,19 @@ def student_report(
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,
+    )
+
+
+def model_report(config: RunConfig, name: str, evaluation: Evaluation) -> ModelReport:
+    """One model that was not trained here."""
+    tasks = evaluation.tasks.get(name, {})
+    return ModelReport(
+        tasks=tasks,
+        gate=gate_report(config, name, tasks),
+        parrot=evaluation.parrot.get(name),
+        inheritance=evaluation.inheritance.get(name),
+        bias=evaluation.bias.get(name),
+        cost=student_cost(config, name, evaluation.speeds, {}),
     )
 
 

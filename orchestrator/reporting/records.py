@@ -177,6 +177,18 @@ class SourceModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """One model that was not trained here (`evaluate.models`), as specialists have it; its scores are in the table."""
+
+    tasks: dict[str, TaskReport]
+    gate: GateReport | None
+    parrot: ParrotReport | None
+    inheritance: InheritanceReport | None
+    bias: BiasReport | None
+    cost: StudentCost | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentReport:
     """One specialist, on its own domain, beside what it is measured against."""
 

@@ -19,6 +19,7 @@ from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
 from orchestrator.prompts.notes import text_notes
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.gathering import (
+    model_report,
     prompts_report,
     read_logs,
     student_report,
@@ -27,7 +28,14 @@ from orchestrator.reporting.gathering import (
     without_folders,
 )
 from orchestrator.reporting.measures.costs import Cost, cost_of
-from orchestrator.reporting.records import PromptsReport, RepairReport, StudentReport, TargetsReport, TeacherReport
+from orchestrator.reporting.records import (
+    ModelReport,
+    PromptsReport,
+    RepairReport,
+    StudentReport,
+    TargetsReport,
+    TeacherReport,
+)
 from orchestrator.reporting.repairs import repairs
 from orchestrator.reporting.scores import (
     Calibration,
@@ -70,7 +78,7 @@ class Report:
     """Why specialists and controls failed."""
     table: dict[str, dict[str, Score]]
     """Scores of specialists, the generalist and the further models (`evaluate.models`) by domain."""
-    models: tuple[str, ...]
+    models: dict[str, ModelReport]
     """Those of the table that were not trained here."""
     curves: dict[str, dict[str, Curves]]
     """By entropy and position, of every model that was scored, by domain."""
@@ -103,9 +111,14 @@ class Report:
                 kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
                 self.students[name] = replace(student, **kept)
 
+    @property
+    def questioned(self) -> dict[str, StudentReport | ModelReport]:
+        """Specialists, and models that were not trained here."""
+        return {**self.students, **self.models}
+
     def fails_gate(self) -> bool:
         """Whether a specialist keeps less of its teacher's scores than `evaluate.gate` asks."""
-        return any(student.gate is not None and not student.gate.passed for student in self.students.values())
+        return any(model.gate is not None and not model.gate.passed for model in self.questioned.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, `schema` first."""
@@ -166,7 +179,9 @@ def build_report(
         table={
             n: _by_domain(scores[n]) for n in [*config.specialists, GENERALIST, *config.evaluate.models] if n in scores
         },
-        models=tuple(n for n in config.evaluate.models if n in scores),
+        models={n: model_report(config, n, evaluation) for n in config.evaluate.models if n in scores}
+        if evaluation
+        else {},
         curves=_curves(evaluation) if evaluation else {},
         calibration=_calibration(evaluation) if evaluation else {},
         costs={n: cost_of(s, config) for n, s in evaluation.speeds.items()} if evaluation else {},

@@ -25,6 +25,7 @@ def compare(folder: Path, teacher: Path, *students: str) -> tuple[dict[str, Any]
         "teacher.sampling.max_new_tokens": 12,
         "evaluate.cpus": 0.4,
         "evaluate.bootstrap": 100,
+        "evaluate.tasks": json.dumps({"facts": str(folder / "facts.jsonl")}),
     }
     command += [option for name, value in settings.items() for option in ("--set", f"{name}={value}")]
     done = subprocess.run(command, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=300)
@@ -50,15 +51,21 @@ def test_the_teacher_is_its_own_best_student_and_a_further_one_finds_its_answers
     teacher: Path, random_student: Path, tmp_path: Path
 ) -> None:
     Job(tmp_path, teacher)  # for its prompts
+    facts = [
+        {"prompt": f"w{i} w{i + 1}", "choices": ["w3", "w4"], "answer": "w3", "domain": "medical"} for i in range(9)
+    ]
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts))
     report, _ = compare(tmp_path, teacher, f"itself={teacher}")
-    assert report["models"] == ["itself"] and not report["students"] and report["targets"]["tokens"] == 0
+    assert list(report["models"]) == ["itself"] and not report["students"] and report["targets"]["tokens"] == 0
     for score in report["table"]["itself"].values():
         # Of 24 prompts a domain all are held out. Float32 logits of a few units: KL is the square of what they are off.
         assert score["prompts"] == 24 and abs(score["kl"]) < 1e-6 and score["acceptance"] > 1 - 1e-3
         assert score["top1_agreement"] == 1
+    task = report["models"]["itself"]["tasks"]["medical"]
+    assert task["items"] == 9 and task["specialist"]["score"] == task["teacher"]["score"]
     report, said = compare(tmp_path, teacher, f"itself={teacher}", str(random_student))
     assert "is ready" not in said, "no teacher is started again"
-    assert report["models"] == ["itself", "random"]
+    assert list(report["models"]) == ["itself", "random"]
     for domain, score in report["table"]["random"].items():
         assert score["kl_low"] > 0.1 and score["acceptance"] < 0.9
         assert score["tokens"] == report["table"]["itself"][domain]["tokens"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import HARD_LABELS, TEACHER
+from orchestrator.config.students import HARD_LABELS, TEACHER, measured_domains
 from orchestrator.reporting.measures.tasks import Answered, Answers, Interval
 from orchestrator.reporting.scores import Measured
 from workers.evaluation.metrics.inheritance import amplification, inheritance
@@ -93,7 +93,7 @@ class BiasReport:
 def bias_reports(config: RunConfig, answers: Answers) -> dict[str, BiasReport]:
     """By specialist that was asked items with names or terms swapped."""
     found = {}
-    for name in config.specialists:
+    for name in (*config.specialists, *config.evaluate.models):
         asked = _asked(config, name, answers)
         pairs = [] if asked is None else [(i.variant_of, i.uid) for i in asked[0] if i.edit == "names"]
         if asked is None or not pairs:
@@ -118,7 +118,7 @@ def _score(answer: TaskAnswer, choices: bool) -> float:
 def parrot_reports(config: RunConfig, answers: Answers) -> dict[str, ParrotReport]:
     """By specialist that was asked variants of items."""
     found = {}
-    for name in config.specialists:
+    for name in (*config.specialists, *config.evaluate.models):
         asked = _asked(config, name, answers)
         if asked is not None and (report := _parrot(config, *asked)) is not None:
             found[name] = report
@@ -128,7 +128,7 @@ def parrot_reports(config: RunConfig, answers: Answers) -> dict[str, ParrotRepor
 def inheritance_reports(config: RunConfig, answers: Answers) -> dict[str, InheritanceReport]:
     """By specialist that was asked items; variants do not count."""
     found = {}
-    for name in config.specialists:
+    for name in (*config.specialists, *config.evaluate.models):
         asked = _asked(config, name, answers)
         if asked is None:
             continue
@@ -153,8 +153,8 @@ def _asked(
     config: RunConfig, name: str, answers: Answers
 ) -> tuple[list[TaskItem], _ByUid, _ByUid, _ByUid | None] | None:
     """The items of a specialist's domains with the answers of teacher, specialist and its control, if that has all."""
-    mix = {domain for domain, share in config.mix_of(name).items() if share > 0}
-    domains = [d for d in answers.get(name, {}) if d in mix and d in answers.get(TEACHER, {})]
+    asked = [d for d in answers.get(name, {}) if d in answers.get(TEACHER, {})]
+    domains = measured_domains(config, asked)[name]
     pairs = [pair for d in domains for pair in answers[TEACHER][d]]
     if not pairs:
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER
+from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER, measured_domains
 from orchestrator.reporting.scores import Measured
 from workers.evaluation.metrics.resampling import Estimate
 from workers.evaluation.metrics.retention import corrected_retention, recovery, retention, task_score
@@ -86,7 +86,7 @@ class GateReport:
 def task_reports(config: RunConfig, answers: Answers) -> dict[str, dict[str, TaskReport]]:
     """By specialist and domain, the items that it was asked."""
     teacher, found = answers.get(TEACHER, {}), {}
-    for name in config.specialists:
+    for name in (*config.specialists, *config.evaluate.models):
         domains = [d for d in answers.get(name, {}) if d in teacher]
         if domains:
             found[name] = {
@@ -96,8 +96,9 @@ def task_reports(config: RunConfig, answers: Answers) -> dict[str, dict[str, Tas
 
 
 def gate_report(config: RunConfig, name: str, reports: Mapping[str, TaskReport]) -> GateReport | None:
-    """Whether a specialist passes the gate; None where there is none, or it was asked nothing of its domains."""
-    mix = {domain for domain, share in config.mix_of(name).items() if share > 0}
+    """Whether a specialist, or another model that was measured, passes the gate; None where there is none, or it was
+    asked nothing of its domains."""
+    mix = measured_domains(config, list(reports))[name]
     kept = {d: r.specialist.retention for d, r in reports.items() if d in mix and r.specialist.retention is not None}
     if config.evaluate.gate is None or not kept:
         return None

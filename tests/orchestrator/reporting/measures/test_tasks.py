@@ -169,3 +169,12 @@ def test_a_gate_that_is_not_passed_ends_a_command_with_3(
     piped = stillhouse("evaluate", tmp_path / "run.yaml", "--json")
     assert piped.code == code and json.loads(piped.out)["students"]["medical"]["gate"]["passed"] == (code == 0)
     assert ("gate FAILED" in piped.err) == (code == 3)
+
+
+def test_models_that_were_not_trained_here_are_asked_all_domains() -> None:
+    made = clinic(evaluate={"tasks": TASKS, "gate": {"retention": 0.9}, "bootstrap": 200, "models": {"theirs": "x"}})
+    theirs = {"medical": answered("medical", first(180)), "legal": answered("legal", first(80))}
+    reports = task_reports(made, {**ANSWERS, "theirs": theirs})
+    assert reports.keys() == {"medical", "theirs"} and reports["theirs"].keys() == {"medical", "legal"}
+    gate = gate_report(made, "theirs", reports["theirs"])
+    assert gate is not None and not gate.passed and gate.domain == "legal" and gate.retention == pytest.approx(0.5)

@@ -16,7 +16,9 @@ from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.ray_data import quieten, restarted
-from orchestrator.stages.scoring import all_tasks, gathered, missing_tasks, models_to_score
+from orchestrator.stages.scoring.gathered import gathered
+from orchestrator.stages.scoring.models import models_to_score
+from orchestrator.stages.scoring.tasks import all_tasks, missing_tasks
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.failures import first_cause

@@ -127,7 +127,7 @@ def _seconds(run: Path, workers: int) -> float:
 
     from orchestrator.runs.folder import RunFolder
     from orchestrator.stages.evaluation import begin
-    from orchestrator.stages.scoring import missing_tasks
+    from orchestrator.stages.scoring.tasks import missing_tasks
     from workers.evaluation.config import EvaluateConfig
 
     paths = os.pathsep.join(p for p in sys.path if p)

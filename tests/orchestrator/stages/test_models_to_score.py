@@ -9,7 +9,7 @@ import pytest
 from support.measured_run import opened, put
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.stages.scoring import models_to_score
+from orchestrator.stages.scoring.models import models_to_score
 from workers.layout import StudentLayout
 from workers.manifest import write_manifest
 from workers.splits import HELDOUT

@@ -14,7 +14,9 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.reporting.evaluation import compare
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.evaluation import scoring_job
-from orchestrator.stages.scoring import all_tasks, gathered, missing_tasks, models_to_score
+from orchestrator.stages.scoring.gathered import gathered
+from orchestrator.stages.scoring.models import models_to_score
+from orchestrator.stages.scoring.tasks import all_tasks, missing_tasks
 from workers.evaluation.config import OwnTextConfig
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.evaluation.scorer import Scorer

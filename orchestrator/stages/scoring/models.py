@@ -1,0 +1,119 @@
+"""Which models are measured, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import (
+    GENERALIST,
+    HARD_LABELS,
+    INITIAL,
+    SINGLE_EXPERT,
+    TEACHER,
+    UNIGRAM,
+    compared_with_control,
+    milestone_name,
+    milestones_of,
+)
+from orchestrator.runs.folder import RunFolder
+from orchestrator.stages.capture import pinned
+from workers.evaluation.job import ModelToScore
+from workers.evaluation.tasks.asked import asked_now
+from workers.layout import StudentLayout
+from workers.manifest import read_plan
+from workers.splits import HELDOUT
+from workers.targets.store import TargetStore
+
+
+def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
+    """Every trained specialist, and every further model, on every held-out domain and on every task; what stands beside
+    specialists on their own domain; the teacher itself, for the probes and tasks."""
+    domains = tuple(read_plan(run.storage, HELDOUT).domains)
+    asked, timed = _asked_domains(run, config), config.evaluate.cost.measure
+    models = []
+    for name in config.specialists:
+        if run.student_done(name) is None:
+            continue
+        own, own_asked = ((d,) if (d := config.own_domain(name)) in known else () for known in (domains, asked))
+        stored = partial(ModelToScore, kind="stored", domains=own, task_domains=own_asked)
+        models.append(
+            stored(
+                name,
+                source=StudentLayout(name).final,
+                domains=domains,
+                task_domains=asked,
+                timed=timed,
+                writes=own[0] if own else "",
+            ),
+        )
+        if INITIAL in config.evaluate.baselines:
+            models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial))
+        control = f"{name}.{HARD_LABELS}"
+        if run.student_done(control) is not None:
+            models.append(stored(control, source=StudentLayout(control).final))
+            if (beside := compared_with_control(config, name)) != name:
+                models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
+        models += _milestones(run, config, name, own)
+    if run.student_done(GENERALIST) is not None:
+        models += _milestones(run, config, GENERALIST, domains)
+        models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains, task_domains=asked))
+    if SINGLE_EXPERT in config.evaluate.baselines:
+        fingerprint = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
+        teacher = pinned(config.teachers[config.first_teacher()], fingerprint)
+        cut = ModelToScore(SINGLE_EXPERT, "single_expert", teacher.model, (), teacher.revision)
+        models += [replace(cut, domains=(d,)) for d in domains]
+    for name, measured in config.evaluate.models.items():
+        further = ModelToScore(name, "folder", measured.model, domains, measured.revision)
+        models.append(replace(further, task_domains=asked, timed=timed))
+    if config.evaluate.truth is not None:
+        models += [ModelToScore(UNIGRAM, "unigram", "", (d,)) for d in domains]
+    if config.evaluate.probes is not None:
+        models.append(ModelToScore(TEACHER, "teacher", "", domains))
+    return models + _whole_teachers(run, config, asked)
+
+
+def _milestones(run: RunFolder, config: RunConfig, name: str, domains: tuple[str, ...]) -> list[ModelToScore]:
+    """What a student was on the way, as far as it was kept."""
+    settings = next(iter(config.specialists.values())) if name == GENERALIST else config.specialists[name]
+    layout, models = StudentLayout(name), []
+    for tokens in milestones_of(config, settings):
+        kept = layout.milestone(tokens)
+        if run.storage.exists(layout.snapshot_facts(kept)):
+            models.append(ModelToScore(milestone_name(name, tokens), "milestone", layout.snapshot(kept), domains))
+    return models
+
+
+def _asked_domains(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
+    """The domains of the items of tasks."""
+    units = asked_now(run.storage) if config.evaluate.tasks else []
+    return tuple(sorted({domain for unit in units for domain in unit.domains}))
+
+
+def _whole_teachers(run: RunFolder, config: RunConfig, asked: Sequence[str]) -> list[ModelToScore]:
+    """The teachers that are asked the items of tasks, each those of the domains whose prompts it answers, and the first
+    one where it is timed."""
+    cost, first, domains = config.evaluate.cost, config.first_teacher(), dict[str, list[str]]()
+    timed = cost.measure and (bool(asked) if cost.teacher is None else cost.teacher)
+    if timed:
+        domains[first] = []
+    for domain in asked:
+        domains.setdefault(config.teacher_of(domain), []).append(domain)
+    models = []
+    for name, own in domains.items():
+        model = whole_teacher(run, config, name)
+        models.append(replace(model, task_domains=tuple(own), timed=timed and name == first))
+    return models
+
+
+def whole_teacher(run: RunFolder, config: RunConfig, name: str) -> ModelToScore:
+    """A teacher, loaded whole."""
+    teacher = pinned(config.teachers[name], teacher_fingerprint(run, name))
+    return ModelToScore(TEACHER, "whole_teacher", teacher.model, (), teacher.revision, teacher.trust_remote_code)
+
+
+def teacher_fingerprint(run: RunFolder, name: str) -> str:
+    """That of a teacher by the held-out store; empty where it answers nothing there."""
+    return TargetStore(run.storage, HELDOUT).header.teachers.get(name, {}).get("fingerprint", "")

@@ -1,0 +1,154 @@
+"""What an evaluation is made of: each model on each held-out unit, as files that are made once.
+
+A file's name holds a digest of all that its scores depend on: the model's weights, the unit's bytes, the truth, the
+kind of device. So an evaluation goes on where another stopped, and one with a new student scores that student alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.schema import RunConfig
+from orchestrator.config.students import (
+    TEACHER,
+)
+from orchestrator.runs.folder import RunFolder
+from orchestrator.stages.scoring.models import teacher_fingerprint, whole_teacher
+from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
+from workers.evaluation.tasks.asked import asked_now
+from workers.fingerprint import hash_json, model_fingerprint
+from workers.layout import score_key
+from workers.manifest import read_plan
+from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS, TRAIN
+from workers.targets.commits.log import Entry
+from workers.targets.store import TargetStore
+
+_FORMAT = 2
+"""Of a file of scores. Whoever changes what is summed, or how, raises it."""
+
+_ANSWERS_FORMAT = 1
+"""Of a file of answers. Whoever changes how items are asked or marked raises it."""
+
+_OWN_FORMAT = 1
+"""Of a student's own text and of its scores there. Whoever changes either raises it."""
+
+_SPEED_FORMAT = 1
+"""Of a file that says how fast a model is. Whoever changes what is measured raises it."""
+
+_TASKS_PER_WORKER = 2
+"""Tasks for each process at least: fewer would leave some idle at the end, more load a model again."""
+
+
+def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore]) -> list[ScoringTask]:
+    """Each model with all of its units, whether they are scored or not.
+
+    Raises ValueError if held-out units are not captured yet.
+    """
+    units = {split: _committed_units(run, split) for split in (HELDOUT, PROBES)}
+    items = asked_now(run.storage) if config.evaluate.tasks else []
+    common = [_FORMAT, _truth_digest(config.evaluate.truth), config.evaluate.gpus > 0]
+    digest_of = cache(partial(_weights_digest, run, config))  # of several domains, a kind's weights are the same
+    tasks = []
+    for model in models:
+        weights = digest_of(model.kind, model.source, model.revision)
+        mine = []
+        for split in splits_of(model):
+            for entry, domains in units[split]:
+                if set(model.domains) & set(domains):
+                    parts = [part.sha256 for part in entry.parts]
+                    digest = hash_json([*common, model.domains, weights, parts])[:16]
+                    mine.append(UnitToScore(split, entry.unit, score_key(model.name, split, entry.unit, digest)))
+        if model.timed:
+            cost = config.evaluate.cost
+            digest = hash_json([_SPEED_FORMAT, common[-1], weights, cost.batch, cost.new_tokens])[:16]
+            mine.append(UnitToScore(SPEED, 0, score_key(model.name, SPEED, 0, digest)))
+        for unit in items:
+            if own := sorted(set(model.task_domains) & set(unit.domains)):
+                digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
+                # Without a number: another task before this one makes no answer of this one's new.
+                mine.append(UnitToScore(TASKS, 0, score_key(model.name, TASKS, 0, digest), unit.key))
+        if model.writes and (settings := config.evaluate.own_text) is not None:
+            parts = [part.sha256 for entry, _ in units[HELDOUT] for part in entry.parts]
+            digest = hash_json([_OWN_FORMAT, common[-1], weights, parts, config.seed, settings.model_dump()])[:16]
+            mine.append(UnitToScore(OWN, 0, score_key(model.name, OWN, 0, digest)))
+        tasks.append(ScoringTask(model, tuple(mine)))
+    return [*tasks, *_compared_own(run, config, tasks)]
+
+
+def _compared_own(run: RunFolder, config: RunConfig, tasks: Sequence[ScoringTask]) -> list[ScoringTask]:
+    """Teachers beside what students wrote themselves."""
+    of_teacher: dict[str, list[UnitToScore]] = {}
+    for task in tasks:
+        for unit in task.units:
+            if unit.split == OWN:
+                name = config.teacher_of(task.model.writes)
+                digest = hash_json([_OWN_FORMAT, unit.key, teacher_fingerprint(run, name)])[:16]
+                key = score_key(TEACHER, f"{OWN_COMPARED}-{task.model.name}", 0, digest)
+                compared = UnitToScore(OWN_COMPARED, 0, key, items=unit.key, student=task.model)
+                of_teacher.setdefault(name, []).append(compared)
+    return [ScoringTask(whole_teacher(run, config, n), tuple(u), after=True) for n, u in of_teacher.items()]
+
+
+def missing_tasks(run: RunFolder, tasks: Sequence[ScoringTask], workers: int) -> list[ScoringTask]:
+    """What of tasks is not scored yet, a model's after another's, in pieces for so many processes."""
+    missing = [replace(task, units=units) for task in tasks if (units := unscored(run.storage, task))]
+    pieces = 1 if workers == 1 else math.ceil(_TASKS_PER_WORKER * workers / max(len(missing), 1))
+    return [
+        replace(task, units=task.units[i : i + size])
+        for task in missing
+        for size in [math.ceil(len(task.units) / pieces)]
+        for i in range(0, len(task.units), size)
+    ]
+
+
+def _committed_units(run: RunFolder, split: str) -> list[tuple[Entry, tuple[str, ...]]]:
+    """Entries of a split's units with their domains, in plan order; none where there is no such split."""
+    try:
+        plan = read_plan(run.storage, split)
+    except FileNotFoundError:
+        return []
+    entries = {entry.unit: entry for entry in TargetStore(run.storage, split).log.entries()}
+    if lacking := [u.index for u in plan.units if u.index not in entries]:
+        raise ValueError(
+            f"evaluate: unit {lacking[0]} of the {split} store is not captured yet; run `stillhouse capture` first"
+        )
+    return [(entries[unit.index], unit.domains) for unit in plan.units]
+
+
+def splits_of(model: ModelToScore) -> tuple[str, ...]:
+    """What a model is scored on."""
+    few = {"teacher": (PROBES,), "unigram": (HELDOUT,), "milestone": (HELDOUT,), "whole_teacher": ()}
+    return few.get(model.kind, (HELDOUT, PROBES))
+
+
+def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, revision: str | None) -> str:
+    """A digest of what a model is: of one in the run its files with their times, so that one made anew is scored
+    anew."""
+    state: Any
+    if kind in ("stored", "milestone"):
+        state = [[f.key, f.bytes, f.modified] for f in run.storage.listing(source)]
+    elif kind == "folder":
+        state = model_fingerprint(source, revision)
+    elif kind == "single_expert":
+        state = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
+    elif kind == "whole_teacher":
+        names = [n for n, t in config.teachers.items() if t.model == source]
+        state = [source, *(teacher_fingerprint(run, name) for name in names)]
+    elif kind == "teacher":
+        state = ""  # its probabilities are in the units
+    else:
+        state = [[entry.unit, entry.content_hash] for entry in TargetStore(run.storage, TRAIN).log.each()]
+    return hash_json([kind, state])
+
+
+def _truth_digest(truth: str | None) -> str:
+    """A digest of the code that knows the truth."""
+    if truth is None:
+        return ""
+    path, _, name = truth.rpartition(":")
+    return hash_json([name, Path(path).read_text(encoding="utf-8")])

@@ -13,6 +13,7 @@ import numpy as np
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, INITIAL, student_groups
+from orchestrator.reporting.measures.tasks import Interval
 from orchestrator.reporting.scores import Measured, MeasuredOrNone
 from workers.evaluation.metrics.capacity import floor_difference_of_texts, kl0_light
 from workers.evaluation.metrics.domain_scores import DomainScores
@@ -49,6 +50,12 @@ class GeneralistFloor:
     difference_high: Measured
     sentence: str
     """What that says."""
+    equal_tokens: MeasuredOrNone
+    """Target tokens of the domain that both had seen on their way, the most of such; None where there are none."""
+    at_equal_tokens: Interval | None
+    """KL of the generalist less that of the specialist there, read off both curves, nats per token."""
+    at_equal_sentence: str
+    """What that says; empty where there are none."""
     points: tuple[CapacityPoint, ...]
 
 
@@ -136,8 +143,15 @@ def _generalist(
         difference_low=both.difference.low,
         difference_high=both.difference.high,
         sentence=both.verdict,
+        equal_tokens=both.equal_tokens,
+        at_equal_tokens=_interval(both.at_equal_tokens),
+        at_equal_sentence=both.at_equal_verdict,
         points=_points(mixed),
     )
+
+
+def _interval(estimate: Estimate | None) -> Interval | None:
+    return None if estimate is None else Interval(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 def _sums(course: _Course) -> np.ndarray:

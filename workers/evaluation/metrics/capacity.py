@@ -72,6 +72,10 @@ class FloorDifference:
     """What the interval is over."""
     too_fast: bool = False
     """Whether one of the curves falls faster than any power, so that its floor is hardly more than its last point."""
+    equal_tokens: float | None = None
+    """Training tokens of the domain that both had seen, the most of such; None where there are none, or of seeds."""
+    at_equal_tokens: Estimate | None = None
+    """KL of the generalist less that of the specialist there, read off both curves: no floor need be known for it."""
 
     @property
     def verdict(self) -> str:
@@ -83,6 +87,19 @@ class FloorDifference:
         if d.high < 0:
             return f"the specialist's floor is {-d.value:.3g} nats higher than the generalist's {bounds}"
         return f"the floors of specialist and generalist cannot be told apart {bounds}"
+
+    @property
+    def at_equal_verdict(self) -> str:
+        """What they are after as many tokens of the domain, in a sentence; empty where there are none."""
+        d = self.at_equal_tokens
+        if d is None:
+            return ""
+        after, bounds = f"after {self.equal_tokens:,.0f} tokens of its domain", f"({d.low:.3g} to {d.high:.3g} nats)"
+        if d.low > 0:
+            return f"{after} the specialist is {d.value:.3g} nats nearer than a generalist after as many {bounds}"
+        if d.high < 0:
+            return f"{after} the specialist is {-d.value:.3g} nats farther than a generalist after as many {bounds}"
+        return f"{after} it cannot be told whether the specialist or a generalist after as many is nearer {bounds}"
 
 
 def floor_difference_of_seeds(mixed: Sequence[float], domain: Sequence[float]) -> FloorDifference:
@@ -113,7 +130,7 @@ def floor_difference_of_texts(
     if (fewest := min(len(set(mixed_tokens_n)), len(set(domain_tokens_n)))) < LEAST_POINTS:
         raise ValueError(f"{fewest} checkpoints; a floor is fitted from {LEAST_POINTS} at least")
     ones_P = np.ones(len(tokens_P))
-    found, ends, too_fast = [], [], False
+    found, ends, curves, too_fast = [], [], list[tuple[PowerLaw, float]](), False
     for tokens_n, sums_nP in ((mixed_tokens_n, mixed_nP), (domain_tokens_n, domain_nP)):
         table_PK, amounts_n = text_table(tokens_n, sums_nP, tokens_P, ones_P)
         draws_RK = np.concatenate([table_PK.sum(0)[None], resampled_sums(table_PK, resamples, seed)])
@@ -121,12 +138,36 @@ def floor_difference_of_texts(
         fitted = fit_power_law(amounts_n, kl_Rn, text_weights(table_PK), rounds=ROUGH_ROUNDS)
         found.append(fitted.floor_R)
         too_fast |= is_too_fast(fitted)
+        curves.append((fitted, _off_curve(amounts_n, kl_Rn[0], fitted)))
         ends.append(scatter(amounts_n, kl_Rn[:1], text_weights(table_PK), _first(fitted)))
     mixed_R, domain_R = found
     mixed, domain = (_by_draws(f).wider(*e) for f, e in zip(found, ends, strict=True))
     apart = floor_difference_of_fits(*(Estimate(float(f[0]), *e) for f, e in zip(found, ends, strict=True)))
     difference = _by_draws(mixed_R - domain_R).wider(apart.difference.low, apart.difference.high)
-    return FloorDifference(mixed, domain, difference, "texts", too_fast)
+    tokens, equal = _at_equal_tokens(curves, mixed_tokens_n, domain_tokens_n)
+    return FloorDifference(mixed, domain, difference, "texts", too_fast, tokens, equal)
+
+
+def _off_curve(amounts_n: np.ndarray, kl_n: np.ndarray, fitted: PowerLaw) -> float:
+    """Half of the 95 % interval of a curve inside its points, by how far they lie off it: of n points and three
+    parameters the mean leverage is 3 / n."""
+    residual_n = kl_n - fitted.at(amounts_n)[0]
+    freedom = len(amounts_n) - 3
+    spread = float(np.sqrt((residual_n**2).sum() / freedom))
+    return student_t(freedom) * spread * float(np.sqrt(3 / len(amounts_n)))
+
+
+def _at_equal_tokens(
+    curves: Sequence[tuple[PowerLaw, float]], mixed_tokens_n: Sequence[float], domain_tokens_n: Sequence[float]
+) -> tuple[float | None, Estimate | None]:
+    """The most tokens at which both curves have points on either side, and how far the first is above the second."""
+    tokens = min(max(mixed_tokens_n), max(domain_tokens_n))
+    if tokens < max(min(mixed_tokens_n), min(domain_tokens_n)):
+        return None, None
+    mixed_R, domain_R = (fitted.at(tokens)[:, 0] for fitted, _ in curves)
+    off = float(np.hypot(curves[0][1], curves[1][1]))
+    found = _by_draws(mixed_R - domain_R)
+    return tokens, found.wider(found.value - off, found.value + off)
 
 
 def floor_difference_of_fits(mixed: Estimate, domain: Estimate) -> FloorDifference:

@@ -148,3 +148,20 @@ def test_checkpoints_that_lie_off_their_curve_widen_the_intervals() -> None:
         apart = floor_difference_of_texts(both, course(noise), both, course(0.0), tokens, 50, 0).difference
         widths.append((floor.high - floor.low, apart.high - apart.low))
     assert widths[1][0] > 3 * widths[0][0] and widths[1][1] > 3 * widths[0][1]
+
+
+def test_after_equal_tokens_the_curves_are_read_inside_their_points() -> None:
+    """The generalist sees a third of the domain's tokens; its curve lies .05 above at any number of them."""
+    rng = np.random.default_rng(2)
+    tokens, hard = rng.integers(40, 160, size=60).astype(float), rng.gamma(16, 1 / 16, size=60)
+    hard *= tokens.sum() / (hard * tokens).sum()
+    domain_tokens, mixed_tokens = TOKENS.tolist(), (TOKENS / 3).tolist()
+    domain = np.stack([(0.10 + 20 * D**-0.5) * hard * tokens for D in domain_tokens])
+    mixed = np.stack([(0.15 + 20 * D**-0.5) * hard * tokens for D in mixed_tokens])
+    found = floor_difference_of_texts(mixed_tokens, mixed, domain_tokens, domain, tokens, 100, 0)
+    assert found.equal_tokens == max(mixed_tokens)
+    d = found.at_equal_tokens
+    assert d is not None and d.value == pytest.approx(0.05, abs=1e-3) and d.low <= d.value <= d.high < 0.06
+    assert "nearer than a generalist" in found.at_equal_verdict
+    far = floor_difference_of_texts((TOKENS / 1e4).tolist(), mixed, domain_tokens, domain, tokens, 20, 0)
+    assert far.equal_tokens is None and far.at_equal_verdict == ""

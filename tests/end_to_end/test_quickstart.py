@@ -37,8 +37,12 @@ def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
         assert report["single_expert"]["kl"][domain] > 1  # an expert alone is no model
         assert all(p["teacher"] == 1 for p in student["probes"])
         assert student["heldout"]["truth_excess_kl"] > 0
+        assert student["own_text"]["prompts"] == 32 and student["own_text"]["kl"]["value"] > 0
+        assert student["parrot"]["items"] == 100 and set(student["parrot"]["by_edit"]) == {"entity", "names"}
+        assert len(student["capacity"]["points"]) == 6 and student["capacity"]["generalist"]["points"]
+        assert student["cost"]["times_fewer_flops"] > 1
         task = student["tasks"][domain]
-        assert task["items"] == 150 and task["teacher"]["score"]["value"] > 0.9, "it knows its language"
+        assert task["items"] == 250 and task["teacher"]["score"]["value"] > 0.9, "it knows its language"
         assert student["gate"] is None and task["specialist"]["retention"]["low"] < 1
     answers = json.loads(stillhouse("ask", str(tmp_path / "quickstart"), PROMPT, "--tokens", "2", "--json"))["answers"]
     assert {"teacher", "medical", "medical.hard_labels", "legal", "code"} <= answers.keys()

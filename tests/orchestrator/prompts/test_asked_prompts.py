@@ -349,7 +349,7 @@ def test_another_filter_is_another_store(chatty: Project) -> None:
     assert TargetStore(run.storage, TRAIN).header.teachers["teacher"]["model"] == "teacher"
     opened()
     chatty.text("keep.py", "def keep(prompt, answer, about): return False\n")
-    with pytest.raises(ValueError, match=r"other settings \(answers\.filter_sha256\)"):
+    with pytest.raises(ValueError, match=r"other settings: answers\.filter_sha256;"):
         opened()
 
 

@@ -157,5 +157,5 @@ def test_it_is_told_how_far_it_is(large: Project, monkeypatch: pytest.MonkeyPatc
     said: list[str] = []
     frozen(large, "parts", spread=told(in_any_order(0), said.append))
     count = len(shards.shards_of(large.load().located()))
-    assert said[0] == f"1 of {count} parts of the sources read and tokenized"
+    assert said[0] == f"0 of {count} parts of the sources read and tokenized"
     assert said[-1] == "1 of 1 parts of the manifest written"

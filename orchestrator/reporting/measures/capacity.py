@@ -46,7 +46,7 @@ class GeneralistFloor:
     difference: Measured
     """Its floor less the specialist's, above 0 where specialising pays, nats per token."""
     difference_low: Measured
-    """Lower end of its paired 95 % bootstrap interval over texts."""
+    """Lower end of its 95 % interval, of paired draws of texts, and as wide likewise."""
     difference_high: Measured
     sentence: str
     """What that says."""
@@ -70,7 +70,7 @@ class CapacityReport:
     floor: MeasuredOrNone
     """K_inf, nats per token; None where there is no fit."""
     floor_low: MeasuredOrNone
-    """Lower end of its 95 % bootstrap interval over texts."""
+    """Lower end of its 95 % interval: of draws of texts, and as wide as models lie off the curve."""
     floor_high: MeasuredOrNone
     exponent: MeasuredOrNone
     """g"""

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
+from workers.evaluation.metrics.resampling import Estimate
+
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
@@ -25,6 +27,24 @@ Measured = Annotated[float, BeforeValidator(_number), PlainSerializer(_finite)]
 """A number that may not be finite."""
 
 MeasuredOrNone = Annotated[float | None, PlainSerializer(_finite)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A number with its 95 % interval, of things drawn again; of two models the same things."""
+
+    value: Measured
+    low: Measured
+    high: Measured
+
+    @staticmethod
+    def of(estimate: Estimate) -> Interval:
+        return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
+
+    @staticmethod
+    def of_known(estimate: Estimate | None) -> Interval | None:
+        """None of what is not known."""
+        return None if estimate is None else Interval.of(estimate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from targets_bench.distributions import Scored
 from targets_bench.tables import show
 from targets_bench.texts import read_texts
 
-from workers.evaluation.metrics.intervals import bootstrap_interval
+from workers.evaluation.metrics.resampling import bootstrap_interval
 from workers.student.models.dropped_layers import drop_layers
 from workers.student.models.student_model import load_causal_lm
 from workers.targets.encoding.schema import StoreHeader

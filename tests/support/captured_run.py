@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.checks import check
 from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import answer_rules, missing_heads, open_stores, write_heads
+from orchestrator.stages.scoring.models import models_to_score
+from orchestrator.stages.scoring.tasks import all_tasks
 from support.commit_processes import entry_of
-from support.project import Project
+from support.project import STUDENT, Project
+from workers.evaluation.job import ScoringTask
 from workers.manifest import Manifest, read_plan
 from workers.targets.commits.log import Entry
 from workers.targets.encoding.arrays import UnitTargets
@@ -103,3 +107,16 @@ def found(stillhouse: Command, *words: str, code: int = 0) -> dict[str, Any]:
     assert outcome.code == code, outcome.err
     result: dict[str, Any] = json.loads(outcome.out)
     return result
+
+
+def save_student(captured: CapturedRun, key: str, seed: int) -> None:
+    """A student's weights, wide enough that its distributions differ."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(**STUDENT, vocab_size=12, initializer_range=0.5)
+    folder = captured.run.storage.local_path(key)
+    assert folder is not None
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def tasks_of(captured: CapturedRun, config: RunConfig) -> list[ScoringTask]:
+    return all_tasks(captured.run, config, models_to_score(captured.run, config))

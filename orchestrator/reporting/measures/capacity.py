@@ -13,8 +13,7 @@ import numpy as np
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, INITIAL, student_groups
-from orchestrator.reporting.measures.tasks import Interval
-from orchestrator.reporting.scores import Measured, MeasuredOrNone
+from orchestrator.reporting.scores import Interval, Measured, MeasuredOrNone
 from workers.evaluation.metrics.capacity import floor_difference_of_texts, kl0_light
 from workers.evaluation.metrics.domain_scores import DomainScores
 from workers.evaluation.metrics.floor import LEAST_POINTS, fit_floor_of_texts
@@ -144,14 +143,10 @@ def _generalist(
         difference_high=both.difference.high,
         sentence=both.verdict,
         equal_tokens=both.equal_tokens,
-        at_equal_tokens=_interval(both.at_equal_tokens),
+        at_equal_tokens=Interval.of_known(both.at_equal_tokens),
         at_equal_sentence=both.at_equal_verdict,
         points=_points(mixed),
     )
-
-
-def _interval(estimate: Estimate | None) -> Interval | None:
-    return None if estimate is None else Interval(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 def _sums(course: _Course) -> np.ndarray:

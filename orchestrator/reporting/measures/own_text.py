@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.reporting.measures.tasks import Interval
-from orchestrator.reporting.scores import Measured
+from orchestrator.reporting.scores import Interval, Measured
 from workers.evaluation.metrics.domain_scores import DomainScores
 from workers.evaluation.metrics.resampling import Estimate, ratio, resampled_sums
 
@@ -69,5 +68,4 @@ def _report(config: RunConfig, own: DomainScores, heldout: DomainScores) -> OwnT
 
 
 def _interval(values_R: np.ndarray) -> Interval:
-    found = Estimate.of(float(values_R[0]), values_R[1:])
-    return Interval(value=found.value, low=found.low, high=found.high)
+    return Interval.of(Estimate.of(float(values_R[0]), values_R[1:]))

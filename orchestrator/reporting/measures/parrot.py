@@ -9,8 +9,8 @@ import numpy as np
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, TEACHER, measured_domains
-from orchestrator.reporting.measures.tasks import Answered, Answers, Interval
-from orchestrator.reporting.scores import Measured
+from orchestrator.reporting.measures.tasks import Answered, Answers
+from orchestrator.reporting.scores import Interval, Measured
 from workers.evaluation.metrics.inheritance import amplification, inheritance
 from workers.evaluation.metrics.parrot import EditDrop, Rates, parrot_scores
 from workers.evaluation.metrics.resampling import Estimate
@@ -105,8 +105,7 @@ def bias_reports(config: RunConfig, answers: Answers) -> dict[str, BiasReport]:
             for of in (teacher, own)
         )
         made = amplification(teacher_P2, own_P2, config.evaluate.bootstrap, config.seed)
-        intervals = [_interval(e) for e in (made.teacher, made.student, made.difference)]
-        of_teacher, of_own, difference = (i for i in intervals if i is not None)
+        of_teacher, of_own, difference = map(Interval.of, (made.teacher, made.student, made.difference))
         found[name] = BiasReport(pairs=made.pairs, teacher=of_teacher, specialist=of_own, amplification=difference)
     return found
 
@@ -138,9 +137,9 @@ def inheritance_reports(config: RunConfig, answers: Answers) -> dict[str, Inheri
             made = inheritance(given, teacher, own, control, config.evaluate.bootstrap, config.seed)
             found[name] = InheritanceReport(
                 teacher_wrong=made.teacher_wrong,
-                specialist=_interval(made.student),
-                control=_interval(made.control),
-                difference=_interval(made.difference),
+                specialist=Interval.of_known(made.student),
+                control=Interval.of_known(made.control),
+                difference=Interval.of_known(made.difference),
                 note=made.note,
             )
     return found
@@ -188,7 +187,7 @@ def _parrot(
         index=index.value,
         low=index.low,
         high=index.high,
-        control=_interval(beside.index) if beside is not None else None,
+        control=Interval.of_known(beside.index) if beside is not None else None,
         by_edit={edit: _edit(drop) for edit, drop in found.by_edit.items()},
         flips=_rates(found.flips),
         stale=_rates(found.stale),
@@ -197,8 +196,7 @@ def _parrot(
 
 
 def _edit(drop: EditDrop) -> EditReport:
-    index = _interval(drop.index)
-    assert index is not None
+    index = Interval.of(drop.index)
     return EditReport(
         items=drop.items, unreviewed=drop.unreviewed, teacher=drop.teacher, specialist=drop.student, index=index
     )
@@ -207,10 +205,5 @@ def _edit(drop: EditDrop) -> EditReport:
 def _rates(rates: Rates | None) -> RateReport | None:
     if rates is None:
         return None
-    teacher, specialist, difference = (_interval(e) for e in (rates.teacher, rates.student, rates.difference))
-    assert teacher is not None and specialist is not None and difference is not None
+    teacher, specialist, difference = map(Interval.of, (rates.teacher, rates.student, rates.difference))
     return RateReport(variants=rates.variants, teacher=teacher, specialist=specialist, difference=difference)
-
-
-def _interval(estimate: Estimate | None) -> Interval | None:
-    return None if estimate is None else Interval(value=estimate.value, low=estimate.low, high=estimate.high)

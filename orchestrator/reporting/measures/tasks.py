@@ -13,8 +13,7 @@ import numpy as np
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER, measured_domains
-from orchestrator.reporting.scores import Measured
-from workers.evaluation.metrics.resampling import Estimate
+from orchestrator.reporting.scores import Interval, Measured
 from workers.evaluation.metrics.retention import corrected_retention, recovery, retention, task_score
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.layout import AT_CONTROL_TOKENS
@@ -24,15 +23,6 @@ Answered = tuple[TaskItem, TaskAnswer]
 
 Answers = Mapping[str, Mapping[str, Sequence[Answered]]]
 """By model and domain."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A number with its 95 % bootstrap interval over items, the same items for both models of a ratio."""
-
-    value: Measured
-    low: Measured
-    high: Measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +113,10 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
         own_I, teacher_I = correct[model], correct[TEACHER]
         begins = None if model == initial else correct.get(initial)
         return TaskScore(
-            score=_interval(task_score(own_I, resamples, seed)),
-            retention=_interval(retention(own_I, teacher_I, resamples, seed)),
-            corrected_retention=_interval(corrected_retention(own_I, teacher_I, chance_I, resamples, seed)),
-            recovery=None if begins is None else _interval(recovery(own_I, teacher_I, begins, resamples, seed)),
+            score=Interval.of(task_score(own_I, resamples, seed)),
+            retention=Interval.of(retention(own_I, teacher_I, resamples, seed)),
+            corrected_retention=Interval.of(corrected_retention(own_I, teacher_I, chance_I, resamples, seed)),
+            recovery=None if begins is None else Interval.of(recovery(own_I, teacher_I, begins, resamples, seed)),
         )
 
     specialist = score(name)
@@ -136,7 +126,7 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
         items=len(items),
         chance=float(chance_I.mean()),
         teacher=TaskScore(
-            score=_interval(task_score(correct[TEACHER], resamples, seed)),
+            score=Interval.of(task_score(correct[TEACHER], resamples, seed)),
             retention=None,
             corrected_retention=None,
             recovery=None,
@@ -153,7 +143,3 @@ def _correct(answers: Sequence[Answered], keys: Sequence[tuple[str, str]]) -> np
     """Whether a model's answers are right [I], in the order of the items that `keys` name."""
     right = {(item.task, item.uid): answer.correct for item, answer in answers}
     return np.array([right[key] for key in keys], np.float64)
-
-
-def _interval(estimate: Estimate) -> Interval:
-    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)

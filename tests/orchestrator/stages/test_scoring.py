@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.captured_run import CapturedRun, capture
+from support.captured_run import CapturedRun, capture, save_student, tasks_of
 from support.comparing.tolerances import of_capture
-from support.project import STUDENT, Project
-from transformers import AutoConfig, AutoModelForCausalLM
+from support.project import Project
+from transformers import AutoModelForCausalLM
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.reporting.evaluation import compare
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
-from orchestrator.stages.scoring.models import models_to_score
-from orchestrator.stages.scoring.tasks import all_tasks, missing_tasks
+from orchestrator.stages.scoring.tasks import missing_tasks
 from workers.evaluation.config import OwnTextConfig
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.evaluation.scorer import Scorer
@@ -49,24 +48,11 @@ def scored(capture_project: Project) -> tuple[CapturedRun, RunConfig]:
     project.set("evaluate", evaluate)
     captured = capture(project)
     for i, key in enumerate(("initial", "final")):
-        save(captured, f"{StudentLayout('medical').root}/{key}", seed=i)
-    save(captured, StudentLayout("medical.hard_labels").final, seed=2)
+        save_student(captured, f"{StudentLayout('medical').root}/{key}", seed=i)
+    save_student(captured, StudentLayout("medical.hard_labels").final, seed=2)
     for name in ("medical", "medical.hard_labels"):
         captured.run.storage.write(StudentLayout(name).done, b"{}")
     return captured, project.load().located()
-
-
-def save(captured: CapturedRun, key: str, seed: int) -> None:
-    """A student's weights, wide enough that its distributions differ."""
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(**STUDENT, vocab_size=12, initializer_range=0.5)
-    folder = captured.run.storage.local_path(key)
-    assert folder is not None
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-
-
-def tasks_of(captured: CapturedRun, config: RunConfig) -> list[ScoringTask]:
-    return all_tasks(captured.run, config, models_to_score(captured.run, config))
 
 
 def scorer(captured: CapturedRun, config: RunConfig) -> Scorer:
@@ -155,7 +141,7 @@ def test_what_is_scored_is_passed_over_and_what_changed_is_scored_anew(scored: t
     before = files(captured)
     assert missing_tasks(captured.run, tasks_of(captured, config), 1) == []
     assert scorer(captured, config)(tasks[0]) == 0 and files(captured) == before
-    save(captured, StudentLayout("medical").initial, seed=9)
+    save_student(captured, StudentLayout("medical").initial, seed=9)
     again = missing_tasks(captured.run, tasks_of(captured, config), 1)
     assert {t.model.name for t in again} == {"medical.initial"}
     score_all(captured, config)
@@ -217,6 +203,6 @@ def test_students_write_text_that_their_teacher_reads(scored: tuple[CapturedRun,
     own = found.own_text["medical"]
     assert own.prompts == 3 and 3 <= own.tokens <= 15 and own.kl.value > 0 and own.reverse_kl.value > 0
     assert own.exposure_bias.low <= own.exposure_bias.value <= own.exposure_bias.high
-    save(captured, StudentLayout("medical").final, seed=8)
+    save_student(captured, StudentLayout("medical").final, seed=8)
     again = missing_tasks(captured.run, tasks_of(captured, config), 1)
     assert {(t.model.name, t.after) for t in again} == {("medical", False), ("teacher", True)}

@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from support.captured_run import CapturedRun, capture
-from support.project import STUDENT, Project
-from transformers import AutoConfig, AutoModelForCausalLM
+from support.captured_run import CapturedRun, capture, save_student, tasks_of
+from support.project import Project
+from transformers import AutoModelForCausalLM
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.checks import check
 from orchestrator.reporting.evaluation import compare
 from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
-from orchestrator.stages.scoring.models import models_to_score
-from orchestrator.stages.scoring.tasks import all_tasks, missing_tasks
-from workers.evaluation.job import ScoringTask
+from orchestrator.stages.scoring.tasks import missing_tasks
 from workers.evaluation.scorer import Scorer
 from workers.evaluation.tasks.asked import freeze_items
 from workers.layout import StudentLayout
@@ -48,19 +46,11 @@ def asked(capture_project: Project) -> tuple[CapturedRun, Project]:
     project.set("evaluate", {"heldout": 0.5, "bootstrap": 100})
     captured = capture(project)
     for i, key in enumerate((StudentLayout("medical").initial, StudentLayout("medical").final)):
-        save(captured, key, seed=i)
-    save(captured, StudentLayout("medical.hard_labels").final, seed=2)
+        save_student(captured, key, seed=i)
+    save_student(captured, StudentLayout("medical.hard_labels").final, seed=2)
     for name in ("medical", "medical.hard_labels"):
         captured.run.storage.write(StudentLayout(name).done, b"{}")
     return captured, project
-
-
-def save(captured: CapturedRun, key: str, seed: int) -> None:
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(**STUDENT, vocab_size=12, initializer_range=0.5)
-    folder = captured.run.storage.local_path(key)
-    assert folder is not None
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
 def with_tasks(captured: CapturedRun, project: Project, **tasks: Any) -> RunConfig:
@@ -69,10 +59,6 @@ def with_tasks(captured: CapturedRun, project: Project, **tasks: Any) -> RunConf
     found = check(project.load())
     freeze_items(captured.run.storage, [unit for task in found.take_tasks() for unit in task.units])
     return project.load().located()
-
-
-def tasks_of(captured: CapturedRun, config: RunConfig) -> list[ScoringTask]:
-    return all_tasks(captured.run, config, models_to_score(captured.run, config))
 
 
 def score_all(captured: CapturedRun, config: RunConfig) -> dict[str, int]:
@@ -131,7 +117,7 @@ def test_what_changed_is_asked_anew_and_nothing_else(asked: tuple[CapturedRun, P
     assert score_all(captured, both) == {"medical": 1, "teacher": 1}, "the new task, of those who are asked its domain"
     project.rows("facts.jsonl", *rows(5))
     assert score_all(captured, with_tasks(captured, project, facts="facts.jsonl"))["medical"] == 1
-    save(captured, StudentLayout("medical").initial, seed=9)
+    save_student(captured, StudentLayout("medical").initial, seed=9)
     changed = score_all(captured, with_tasks(captured, project, facts="facts.jsonl"))
     assert changed == {"medical.initial": 1}
 

@@ -21,7 +21,7 @@ from workers.evaluation.metrics.calibration import (
     error_by_chance,
     in_bins,
 )
-from workers.evaluation.metrics.intervals import bootstrap_interval
+from workers.evaluation.metrics.resampling import bootstrap_interval
 
 _IN_CURVES = ("kl", "reverse_kl", "tv", "agree", "nll", "confidence", "teacher_at_top", "hit")
 

@@ -73,3 +73,10 @@ def resampled_sums(values_PK: np.ndarray, resamples: int, seed: int) -> np.ndarr
 def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a / b, and NaN where b is 0: a resample that drew nothing of a kind says nothing of it."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
+
+
+def bootstrap_interval(sums_P: np.ndarray, tokens_P: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of sum(sums) / sum(tokens) when things are drawn again with replacement."""
+    draws_R2 = resampled_sums(np.stack([sums_P, tokens_P], 1), resamples, seed)
+    found = Estimate.of(np.nan, draws_R2[:, 0] / np.maximum(draws_R2[:, 1], 1e-9))
+    return found.low, found.high

@@ -18,7 +18,7 @@ from workers.evaluation.metrics.domain_scores import (
     paired_difference,
     summarise,
 )
-from workers.evaluation.metrics.intervals import bootstrap_interval
+from workers.evaluation.metrics.resampling import bootstrap_interval
 from workers.targets.reader import TargetRow
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from workers.evaluation.config import CHUNK_NUMBERS
+from workers.evaluation.decoding import write
 from workers.evaluation.heldout.sums import TokenScores
-from workers.evaluation.heldout.token_scores import compare, logits_of
+from workers.evaluation.heldout.token_scores import compare, hidden_of, logits_of
 from workers.targets.heads import TeacherHead
 from workers.targets.reader import TargetRow
 from workers.two_part_model import TwoPartModel
@@ -82,8 +83,9 @@ def write_own(
         prompts = [row.tokens[: max(row.start, 1)].astype(np.int64) for row in rows[i : i + size]]
         tokens += _sampled(model, prompts, new_tokens, vocabulary, list(stop_ids), generator)
     starts = [max(row.start, 1) for row in rows]
-    hidden = [_hidden(model, ids, start) for ids, start in zip(tokens, starts, strict=True)]
-    return OwnTexts([row.prompt_uid for row in rows], tokens, starts, np.concatenate(hidden))
+    texts = [_row(*text) for text in zip([row.prompt_uid for row in rows], tokens, starts, strict=True)]
+    hidden = {id(row): hidden_TH.float().cpu().numpy() for row, hidden_TH in hidden_of(model, texts, batch_tokens)}
+    return OwnTexts([t.prompt_uid for t in texts], tokens, starts, np.concatenate([hidden[id(t)] for t in texts]))
 
 
 def _sampled(
@@ -94,34 +96,14 @@ def _sampled(
     stop_ids: list[int],
     generator: torch.Generator,
 ) -> list[np.ndarray]:
-    """Of one batch, padded on the left, each with its prompt."""
-    from transformers import DynamicCache
+    """Of one batch, each with its prompt."""
 
-    shape = len(prompts), max(map(len, prompts))
-    ids_BS, mask_BS = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    for b, prompt in enumerate(prompts):
-        ids_BS[b, -len(prompt) :], mask_BS[b, -len(prompt) :] = torch.from_numpy(prompt), 1
-    cache, stops = DynamicCache(config=model.model.config), torch.tensor(stop_ids, dtype=torch.long)
-    live_B, written = torch.ones(len(prompts), dtype=torch.bool), []
-    for _ in range(new_tokens):
-        positions_BS = (mask_BS.cumsum(-1) - 1).clamp_min(0)[:, -ids_BS.shape[1] :]
-        hidden_BSH = model.body(ids_BS, mask_BS, cache, positions_BS)
-        p_BV = model.head(hidden_BSH[:, -1])[:, :vocabulary].double().softmax(-1).cpu()
-        ids_BS = torch.multinomial(p_BV, 1, generator=generator)
-        written.append(torch.where(live_B, ids_BS[:, 0], -1))
-        live_B = live_B & ~torch.isin(ids_BS[:, 0], stops)
-        if not live_B.any():
-            break
-        mask_BS = torch.cat([mask_BS, torch.ones(len(prompts), 1, dtype=torch.long)], 1)
-    written_BT = torch.stack(written, 1).numpy()
-    return [np.concatenate([p, row[row >= 0]]) for p, row in zip(prompts, written_BT, strict=True)]
+    def choose(logits_BV: torch.Tensor) -> torch.Tensor:
+        p_BV = logits_BV[:, :vocabulary].double().softmax(-1).cpu()
+        return torch.multinomial(p_BV, 1, generator=generator)[:, 0]
 
-
-def _hidden(model: TwoPartModel, ids: np.ndarray, start: int) -> np.ndarray:
-    """[T, H] what the head is given at the target positions of a whole text."""
-    ids_1S = torch.from_numpy(ids)[None]
-    hidden_1SH = model.body(ids_1S, torch.ones_like(ids_1S))
-    return hidden_1SH[0, start - 1 : -1].float().cpu().numpy()
+    written_BT, live_BT = write(model, prompts, new_tokens, choose, stop_ids)
+    return [np.concatenate([p, row[live].numpy()]) for p, row, live in zip(prompts, written_BT, live_BT, strict=True)]
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from workers.evaluation.cost import Speed
+from workers.evaluation.decoding import Ids, write
 from workers.model_files import expert_count
 from workers.model_sizes import EXPERT_WEIGHTS
 from workers.two_part_model import TwoPartModel
@@ -29,11 +30,11 @@ def measure(model: TwoPartModel, prompts: Sequence[np.ndarray], new_tokens: int)
     """Answer prompts greedily, `new_tokens` each, whatever they end with: the first one alone, then all at once, cut to
     the length of the shortest."""
     S = min(map(len, prompts))
-    ids_BS = torch.from_numpy(np.stack([p[-S:] for p in prompts]).astype(np.int64))
-    _answer(model, ids_BS, 2)
-    first_s = median(_timed(model, lambda: _answer(model, ids_BS[:1], 1)) for _ in range(_REPEATS))
-    begun_s = median(_timed(model, lambda: _answer(model, ids_BS, 1)) for _ in range(_REPEATS))
-    whole_s = median(_timed(model, lambda: _answer(model, ids_BS, new_tokens)) for _ in range(_REPEATS))
+    texts = [p[-S:] for p in prompts]
+    _answer(model, texts, 2)
+    first_s = median(_timed(model, lambda: _answer(model, texts[:1], 1)) for _ in range(_REPEATS))
+    begun_s = median(_timed(model, lambda: _answer(model, texts, 1)) for _ in range(_REPEATS))
+    whole_s = median(_timed(model, lambda: _answer(model, texts, new_tokens)) for _ in range(_REPEATS))
     parameters, active, bytes_ = _sizes(model.model)
     return Speed(
         parameters=parameters,
@@ -49,15 +50,8 @@ def measure(model: TwoPartModel, prompts: Sequence[np.ndarray], new_tokens: int)
     )
 
 
-@torch.no_grad()
-def _answer(model: TwoPartModel, ids_BS: torch.Tensor, new_tokens: int) -> None:
-    from transformers import DynamicCache
-
-    cache, mask_BS = DynamicCache(config=model.model.config), torch.ones_like(ids_BS)
-    for _ in range(new_tokens):
-        hidden_BSH = model.body(ids_BS, mask_BS, cache)
-        ids_BS = model.head(hidden_BSH[:, -1]).argmax(-1)[:, None]
-        mask_BS = torch.cat([mask_BS, torch.ones(len(mask_BS), 1, dtype=torch.long)], 1)
+def _answer(model: TwoPartModel, prompts: Sequence[Ids], new_tokens: int) -> None:
+    write(model, prompts, new_tokens, lambda logits_BV: logits_BV.argmax(-1).cpu())
 
 
 def _timed(model: TwoPartModel, work: Callable[[], None]) -> float:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.evaluation.config import CHUNK_NUMBERS
+from workers.evaluation.decoding import padded
 from workers.evaluation.heldout.exact import Exact
 from workers.evaluation.heldout.sums import TEMPERATURES, TOP, TokenScores
 from workers.evaluation.heldout.truth import Truth, truth_kls
@@ -36,13 +37,18 @@ def logits_of(model: TwoPartModel, batch_tokens: int) -> Logits:
     """Those of a model that runs texts of like length together, `batch_tokens` with padding at once."""
 
     def run(rows: Sequence[TargetRow]) -> Iterator[tuple[TargetRow, LogitsAt]]:
-        for batch in _batches(rows, batch_tokens):
-            hidden_BSH = _body(model, batch)
-            for b, row in enumerate(batch):
-                hidden_TH = hidden_BSH[b, row.start - 1 : len(row.tokens) - 1]
-                yield row, partial(_head, model, hidden_TH)
+        for row, hidden_TH in hidden_of(model, rows, batch_tokens):
+            yield row, partial(_head, model, hidden_TH)
 
     return run
+
+
+def hidden_of(model: TwoPartModel, rows: Sequence[TargetRow], batch_tokens: int) -> Iterator[tuple[TargetRow, Tensor]]:
+    """Texts, those of like length together, each with what its head is given at its target positions [T, H]."""
+    for batch in _batches(rows, batch_tokens):
+        hidden_BSH = model.body(*padded([row.tokens for row in batch], left=False))
+        for b, row in enumerate(batch):
+            yield row, hidden_BSH[b, row.start - 1 : len(row.tokens) - 1]
 
 
 def unigram_logits(counts_V: np.ndarray, device: str) -> Logits:
@@ -184,12 +190,3 @@ def _batches(rows: Sequence[TargetRow], batch_tokens: int) -> Iterator[list[Targ
         n = max(1, min(len(ordered), batch_tokens // len(ordered[0].tokens)))
         yield ordered[:n]
         ordered = ordered[n:]
-
-
-def _body(model: TwoPartModel, batch: Sequence[TargetRow]) -> Tensor:
-    """Hidden states [B, S, H] of texts, padded to the first."""
-    shape = len(batch), len(batch[0].tokens)
-    ids_BS, mask_BS = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for b, row in enumerate(batch):
-        ids_BS[b, : len(row.tokens)], mask_BS[b, : len(row.tokens)] = row.tokens, 1
-    return model.body(torch.from_numpy(ids_BS), torch.from_numpy(mask_BS))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from workers.evaluation.config import CHUNK_NUMBERS
+from workers.evaluation.decoding import padded, write
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem
 from workers.evaluation.tasks.items import TaskAnswer
 from workers.evaluation.tasks.marking import mark_choice, mark_texts
@@ -62,7 +63,7 @@ def choice_logprobs(
             whose += 1
     sums = np.zeros(whose)
     for batch in _batches(list(wanted), batch_tokens):
-        hidden_BSH = model.body(*_padded(batch, left=False))
+        hidden_BSH = model.body(*padded(batch, left=False))
         rows = [(b, *place) for b, text in enumerate(batch) for place in wanted[text]]
         texts_W, positions_W, tokens_W, whose_W = (np.array(column) for column in zip(*rows, strict=True))
         places, of_place_W = np.unique(np.stack([texts_W, positions_W]), axis=1, return_inverse=True)
@@ -101,28 +102,16 @@ def greedy(
 def _continued(
     model: TwoPartModel, prompts: Sequence[Ids], most: int, vocabulary: int, stop_ids: set[int]
 ) -> list[tuple[list[int], list[float]]]:
-    """Of one batch, padded on the left, with the keys and values of what was read."""
-    from transformers import DynamicCache
+    """Of one batch."""
+    steps = []
 
-    stops = torch.tensor(sorted(stop_ids), dtype=torch.long)
-    ids_BS, mask_BS = _padded(prompts, left=True)
-    cache = DynamicCache(config=model.model.config)
-    live_B = torch.ones(len(prompts), dtype=torch.bool)
-    steps_ids, steps_logprobs, steps_live = [], [], []
-    for _ in range(most):
-        positions_BS = (mask_BS.cumsum(-1) - 1).clamp_min(0)[:, -ids_BS.shape[1] :]
-        hidden_BSH = model.body(ids_BS, mask_BS, cache, positions_BS)
-        logq_BV = model.head(hidden_BSH[:, -1])[:, :vocabulary].float().log_softmax(-1)
-        top_B = logq_BV.max(-1)
-        steps_ids.append(top_B.indices.cpu())
-        steps_logprobs.append(top_B.values.cpu())
-        steps_live.append(live_B)
-        live_B = live_B & ~torch.isin(steps_ids[-1], stops)
-        if not live_B.any():
-            break
-        ids_BS = steps_ids[-1][:, None]
-        mask_BS = torch.cat([mask_BS, torch.ones(len(prompts), 1, dtype=torch.long)], 1)
-    ids_BT, logprobs_BT, live_BT = (torch.stack(s, 1) for s in (steps_ids, steps_logprobs, steps_live))
+    def choose(logits_BV: torch.Tensor) -> torch.Tensor:
+        top_B = logits_BV[:, :vocabulary].float().log_softmax(-1).max(-1)
+        steps.append(top_B.values.cpu())
+        return top_B.indices.cpu()
+
+    ids_BT, live_BT = write(model, prompts, most, choose, sorted(stop_ids))
+    logprobs_BT, stops = torch.stack(steps, 1), torch.tensor(sorted(stop_ids), dtype=torch.long)
     texts = []
     for ids, logprobs, live in zip(ids_BT, logprobs_BT, live_BT, strict=True):
         kept = ids[live]
@@ -153,13 +142,3 @@ def _batches(texts: list[Ids], batch_tokens: int) -> Iterator[list[Ids]]:
         fit = max(1, batch_tokens // len(ordered[0]))
         yield ordered[:fit]
         ordered = ordered[fit:]
-
-
-def _padded(texts: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask [B, S] of texts of unequal lengths."""
-    shape = len(texts), max(map(len, texts))
-    ids_BS, mask_BS = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for b, text in enumerate(texts):
-        place = slice(shape[1] - len(text), None) if left else slice(0, len(text))
-        ids_BS[b, place], mask_BS[b, place] = text, 1
-    return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)

@@ -25,10 +25,11 @@ from workers.evaluation.metrics.domain_scores import (
     DomainScores,
     calibration,
     curve,
-    paired_difference,
+    paired_differences,
     summarise,
     worst,
 )
+from workers.evaluation.metrics.resampling import Estimate
 from workers.evaluation.shown_texts import ShownText
 
 
@@ -54,7 +55,7 @@ class Evaluation:
     """Scores by model and domain, paired differences to the controls, ranks of probes."""
 
     scores: dict[str, dict[str, dict[str, float]]]
-    differences: dict[str, dict[str, float]]
+    differences: dict[str, dict[str, Estimate]]
     probes: dict[str, dict[str, list[dict[str, float]]]]
     unigram: dict[str, float]
     """truth_excess_kl of the domain's unigram, where the truth is known."""
@@ -84,13 +85,13 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
     unigram = results.scores.get(UNIGRAM, {})
     milestones = _milestones(results)
     models = {n: by for n, by in results.scores.items() if n != UNIGRAM and split_milestone(n) is None}
-    differences = {}
+    differences: dict[str, dict[str, Estimate]] = {}
     for name in config.specialists:
         own = config.own_domain(name)
         for label, pair in pairs(config, name).items():
             one, other = (models.get(model, {}).get(own) for model in pair)
             if one is not None and other is not None:
-                differences[label] = paired_difference(one, other, resamples, seed)
+                differences[label] = paired_differences(one, other, resamples, seed)
     return Evaluation(
         scores={n: {d: summarise(s, resamples, seed) for d, s in by.items()} for n, by in models.items()},
         differences=differences,

@@ -242,7 +242,7 @@ def _hardest(evaluation: Evaluation, name: str, own: str) -> tuple[HardPrompt, .
 
 def _difference(evaluation: Evaluation | None, label: str) -> Difference | None:
     found = evaluation.differences.get(label) if evaluation is not None else None
-    return Difference(**found) if found else None
+    return Difference.of(found) if found else None
 
 
 def _probes(evaluation: Evaluation, name: str, own: str) -> tuple[ProbeRanks, ...]:

@@ -29,6 +29,7 @@ from workers.evaluation.metrics.domain_scores import (
     summarise,
     worst,
 )
+from workers.evaluation.shown_texts import ShownText
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Results:
     """Of the items of tasks that they were asked, in the order of the items; `teacher` is the teacher itself."""
     speeds: dict[str, Speed] = field(default_factory=dict)
     """Of models that were timed; `teacher` is the first teacher."""
+    texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
+    """A few held-out texts token by token."""
     own: dict[str, DomainScores] = field(default_factory=dict)
     """Of students on text that they wrote, on their own domains."""
 
@@ -71,6 +74,8 @@ class Evaluation:
     inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
     bias: dict[str, BiasReport] = field(default_factory=dict)
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
+    texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
+    """A few held-out texts token by token, by model and domain."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -98,11 +103,12 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         hardest={n: {d: worst(s, _HARDEST) for d, s in by.items()} for n, by in models.items()},
         tasks=task_reports(config, results.answers),
         speeds=results.speeds,
-        capacity=capacity_reports(config, models, milestones),
+        capacity=capacity_reports(config, models, milestones, results.speeds),
         parrot=parrot_reports(config, results.answers),
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
+        texts=results.texts,
     )
 
 

@@ -139,16 +139,6 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardPrompt:
-    """A held-out prompt, and how far the model is from the teacher on its texts."""
-
-    prompt: str
-    """Its id, for `stillhouse targets show RUN ID --split heldout`."""
-    kl: Measured
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class CurvePoint:
     """Means over the tokens of one bin, as `Score` has them over all."""
 

@@ -153,7 +153,7 @@ class Scorer:
                 break
         pairs = [(rows[uid], worst) for uid, worst in prompts.items()]
         job = self._job
-        texts = show_texts(pairs, self._logits(), self._exact, self._vocabulary, job.device, self._pieces.text)
+        texts = show_texts(pairs, self._logits(), self._exact, self._vocabulary, job.device, self._pieces.after)
         return texts_to_bytes(texts)
 
     @property

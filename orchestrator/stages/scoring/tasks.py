@@ -35,7 +35,7 @@ _ANSWERS_FORMAT = 1
 _OWN_FORMAT = 1
 """Of a student's own text and of its scores there. Whoever changes either raises it."""
 
-_SHOWN_FORMAT = 1
+_SHOWN_FORMAT = 2
 """Of a file of texts token by token. Whoever changes what is shown, or which texts, raises it."""
 
 _SPEED_FORMAT = 1

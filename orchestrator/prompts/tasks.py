@@ -20,6 +20,7 @@ from workers.evaluation.config import NO_CODE
 from workers.evaluation.metrics.retention import least_items
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
+from workers.evaluation.tasks.formats import TextFormat, check_schema
 from workers.evaluation.tasks.items import CHANGES_ANSWER, Edit, TaskItem
 from workers.evaluation.tasks.rows import item_of, template_row
 from workers.evaluation.variants.edits import EditSources, Variants, variants_of
@@ -111,9 +112,14 @@ def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTa
         why = f"{len(rejected)} rejected; {commonest(rejected)}" if rejected else "it is empty"
         raise ValueError(
             f"{key}: no row of {settings.path!r} can be asked ({why}); give lines of {{prompt, choices, answer}}, "
-            "{prompt, answer} or {prompt, tests}, each with its domain"
+            "{prompt, answer} or {prompt, tests}, or {prompt} and a format, each with its domain"
         )
-    how = {"normalise": settings.normalise, "max_new_tokens": settings.max_new_tokens, "stop": tuple(settings.stop)}
+    how = {
+        "normalise": settings.normalise,
+        "max_new_tokens": settings.max_new_tokens,
+        "stop": tuple(settings.stop),
+        "format": _format(key, settings, asked),
+    }
     asked = _with_originals(asked)
     return ReadTask(name, in_units(asked, **how), rejected, skipped)
 
@@ -147,6 +153,26 @@ def read_items(
     except OSError as error:
         raise ValueError(f"cannot read {settings.path!r}: {error.strerror or error}") from None
     if files is None:
+def _format(key: str, settings: TaskConfig, asked: Sequence[TokenizedItem]) -> TextFormat | None:
+    """What is to be written, its schema read. Raises ValueError where that is none, or nothing is written."""
+    form = settings.format
+    if form is None:
+        return None
+    schema = form.json_schema
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(Path(schema).read_bytes())
+            check_schema(schema)
+        except OSError as error:
+            why = f"cannot read {form.json_schema!r}: {error.strerror}"
+            raise ValueError(f"{key}.format.json_schema: {why}") from None
+        except ValueError as error:
+            raise ValueError(f"{key}.format.json_schema: {form.json_schema!r}: {error}") from None
+    if all(one.item.marking == "choice" for one in asked):
+        raise ValueError(f"{key}.format: is of texts that are written, and all rows have choices; leave it out")
+    return TextFormat(form.regex, schema)
+
+
         raise ValueError(f"no such file {settings.path!r}")
     items: dict[str, TaskItem] = {}
     templates: list[TaskTemplate] = []

@@ -26,6 +26,7 @@ def markdown(report: Report) -> str:
         compared_after={f"{name} - {HARD_LABELS}": s.hard_labels_tokens for name, s in report.students.items()},
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         interval=interval_cell,
+        formats=any(t.format for m in report.questioned.values() for t in m.tasks.values()),
         costs=cost_lines(report),
         gates=[line for _, line in gate_lines(report)],
         store_lines=store_lines(report),

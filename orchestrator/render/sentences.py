@@ -60,6 +60,9 @@ def task_lines(report: Report, only: str | None = None) -> list[str]:
             kept = task.specialist.retention
             words = f"; it keeps {_percent(kept)} of its teacher's" if kept is not None else ""
             lines.append(
+            if (formed := task.format) is not None:
+                own, theirs = formed.specialist.value, formed.teacher.value
+                words += f"; {own:.1%} of what it writes has the format, {theirs:.1%} of what its teacher writes"
                 f"{name} on {task.items:,} items of {domain}: {task.specialist.score.value:.1%} right, {scores}{words}"
             )
     return lines

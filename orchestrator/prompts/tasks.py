@@ -16,12 +16,13 @@ from orchestrator.prompts.reading.files import data_files, rows_of
 from orchestrator.prompts.sources import RawPrompt, RejectedRow, commonest, repeated_id
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from workers.chat_template import read_chat_template, usual_template
+from workers.evaluation.bridges.config import BRIDGE_QUESTIONS
 from workers.evaluation.config import NO_CODE
 from workers.evaluation.metrics.retention import least_items
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
 from workers.evaluation.tasks.formats import TextFormat, check_schema
-from workers.evaluation.tasks.items import CHANGES_ANSWER, Edit, TaskItem
+from workers.evaluation.tasks.items import CHANGES_ANSWER, WRITTEN, Edit, TaskItem
 from workers.evaluation.tasks.rows import item_of, template_row
 from workers.evaluation.variants.edits import EditSources, Variants, variants_of
 from workers.evaluation.variants.templates import SLOT_EDITS, TaskTemplate
@@ -52,7 +53,19 @@ def read_tasks(config: RunConfig, folders: dict[str, Path]) -> list[ReadTask]:
         return []
     _check_chat(config, folders)
     tokenizer = ItemTokenizer(config, folders)
-    return [_read_task(config, name, tokenizer) for name in config.evaluate.tasks]
+    tasks = [_read_task(config, name, tokenizer) for name in config.evaluate.tasks]
+    if config.evaluate.bridges is not None and not _written(tasks):
+        raise ValueError(
+            "evaluate.bridges: are tokens of answers that are written and marked, and no item of evaluate.tasks is "
+            f"marked by {', '.join(WRITTEN)}; give such a task, or leave bridges out"
+        )
+    return tasks
+
+
+def _written(tasks: Sequence[ReadTask]) -> Counter[str]:
+    """Given items that are answered by writing, by domain."""
+    given = [item for task in tasks for item in task.items if item.variant_of is None]
+    return Counter(item.domain for item in given if item.marking in WRITTEN)
 
 
 def task_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
@@ -73,7 +86,23 @@ def task_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
     known = {domain for name in config.specialists for domain in config.mix_of(name)}
     if tasks and (others := sorted(domains - known)):
         notes.append(f"evaluate.tasks: no specialist's mix has {', '.join(others)}; its items count for no gate")
-    return notes + _gate_notes(config, Counter(item.domain for item in given))
+    return [*notes, *_bridge_notes(config, tasks), *_gate_notes(config, Counter(item.domain for item in given))]
+
+
+def _bridge_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
+    """What looking for bridges costs, in answers."""
+    settings, written = config.evaluate.bridges, _written(tasks)
+    if settings is None or not written:
+        return []
+    changed = sum(min(settings.texts, count) for count in written.values()) * settings.positions
+    looked = sum(min(BRIDGE_QUESTIONS * settings.texts, count) for count in written.values())
+    most = 3 * min(settings.texts, max(written.values()))
+    longest = max(task.max_new_tokens for task in config.evaluate.tasks.values())
+    return [
+        f"evaluate.bridges: in {len(written)} domains with items that are answered by writing the teacher writes at "
+        f"most {looked:,} answers more, and goes on behind at most {changed:,} changed tokens, up to {longest} tokens "
+        f"each; every student writes at most {most:,} in each domain that it is looked at in"
+    ]
 
 
 def _gate_notes(config: RunConfig, items: Mapping[str, int]) -> list[str]:
@@ -124,6 +153,26 @@ def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTa
     return ReadTask(name, in_units(asked, **how), rejected, skipped)
 
 
+def _format(key: str, settings: TaskConfig, asked: Sequence[TokenizedItem]) -> TextFormat | None:
+    """What is to be written, its schema read. Raises ValueError where that is none, or nothing is written."""
+    form = settings.format
+    if form is None:
+        return None
+    schema = form.json_schema
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(Path(schema).read_bytes())
+            check_schema(schema)
+        except OSError as error:
+            why = f"cannot read {form.json_schema!r}: {error.strerror}"
+            raise ValueError(f"{key}.format.json_schema: {why}") from None
+        except ValueError as error:
+            raise ValueError(f"{key}.format.json_schema: {form.json_schema!r}: {error}") from None
+    if all(one.item.marking == "choice" for one in asked):
+        raise ValueError(f"{key}.format: is of texts that are written, and all rows have choices; leave it out")
+    return TextFormat(form.regex, schema)
+
+
 def _with_originals(asked: list[TokenizedItem]) -> list[TokenizedItem]:
     """Without the variants of items that cannot be asked."""
     there = {one.item.uid for one in asked}
@@ -153,26 +202,6 @@ def read_items(
     except OSError as error:
         raise ValueError(f"cannot read {settings.path!r}: {error.strerror or error}") from None
     if files is None:
-def _format(key: str, settings: TaskConfig, asked: Sequence[TokenizedItem]) -> TextFormat | None:
-    """What is to be written, its schema read. Raises ValueError where that is none, or nothing is written."""
-    form = settings.format
-    if form is None:
-        return None
-    schema = form.json_schema
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(Path(schema).read_bytes())
-            check_schema(schema)
-        except OSError as error:
-            why = f"cannot read {form.json_schema!r}: {error.strerror}"
-            raise ValueError(f"{key}.format.json_schema: {why}") from None
-        except ValueError as error:
-            raise ValueError(f"{key}.format.json_schema: {form.json_schema!r}: {error}") from None
-    if all(one.item.marking == "choice" for one in asked):
-        raise ValueError(f"{key}.format: is of texts that are written, and all rows have choices; leave it out")
-    return TextFormat(form.regex, schema)
-
-
         raise ValueError(f"no such file {settings.path!r}")
     items: dict[str, TaskItem] = {}
     templates: list[TaskTemplate] = []

@@ -103,7 +103,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         hardest={n: {d: worst(s, _HARDEST) for d, s in by.items()} for n, by in models.items()},
         tasks=task_reports(config, results.answers),
         speeds=results.speeds,
-        capacity=capacity_reports(config, models, milestones),
+        capacity=capacity_reports(config, models, milestones, results.speeds),
         parrot=parrot_reports(config, results.answers),
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),

@@ -20,6 +20,7 @@ from orchestrator.reporting.measures.costs import student_cost
 from orchestrator.reporting.measures.tasks import gate_report
 from orchestrator.reporting.records import (
     AskedReport,
+    FirstKlReport,
     InitialWeights,
     ModelReport,
     PromptsReport,
@@ -33,6 +34,7 @@ from orchestrator.reporting.records import (
 from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, HardPrompt, ProbeRanks, Score
 from orchestrator.runs.folder import RunFolder
+from workers.first_kl import kl0_light
 from workers.layout import AT_CONTROL_TOKENS, PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
 from workers.targets.commits.sums import EntrySums
@@ -163,6 +165,7 @@ def student_report(
         model=_initial_weights(run.read_json(StudentLayout(name).initial_facts)),
         export=key if run.storage.exists(f"{key}/config.json") else None,
         error=error,
+        before=_first_kl(config, done.get("before")),
         heldout=_score(evaluation, name, own),
         initial=_score(evaluation, f"{name}.{INITIAL}", own),
         hard_labels=_score(evaluation, f"{name}.{HARD_LABELS}", own),
@@ -196,6 +199,12 @@ def model_report(config: RunConfig, name: str, evaluation: Evaluation) -> ModelR
         bridges=evaluation.bridges.get(name),
         cost=student_cost(config, name, evaluation.speeds, {}),
     )
+
+
+def _first_kl(config: RunConfig, before: dict[str, Any] | None) -> FirstKlReport | None:
+    """The record of what a student's workers have measured."""
+    limits = config.evaluate.first_kl
+    return None if before is None else FirstKlReport(**before, light=kl0_light(before["kl"], limits.green, limits.red))
 
 
 def _base(config: RunConfig, written: RunConfig, name: str) -> SourceModel | None:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from cluster.settings import Count, CountOrShare, Settings, Share
 from workers.evaluation.bridges.config import BridgesConfig
 from workers.evaluation.tasks.config import GateConfig, TaskConfig
+from workers.first_kl import FirstKlConfig
 
 CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of a model that exist at once while it is scored, by device."""
@@ -193,6 +194,9 @@ class EvaluateConfig(Settings):
     floor: FloorConfig | None = None
     """Where students tend to: models kept on the way. They take points x the model's size of the storage and are scored
     on their own domain. Null: none are kept."""
+
+    first_kl: FirstKlConfig = FirstKlConfig()
+    """From which KL before training a student counts as near its teacher, and as far."""
 
     cost: CostConfig = CostConfig()
     """What models cost to run."""

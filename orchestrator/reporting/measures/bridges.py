@@ -60,10 +60,10 @@ class BridgesReport(BridgeScores):
 
 
 def bridges_reports(config: RunConfig, found: Bridges) -> dict[str, BridgesReport]:
-    """By specialist, and further model, that was looked at."""
+    """By specialist, and further model, whose teacher was asked items that are answered by writing."""
     reports = {}
     for name in (*config.specialists, *config.evaluate.models):
-        if not found.get(name):
+        if not any(findings.asked for findings in found.get(name, {}).values()):
             continue
         rates, beside = _rates(config, found, name), f"{name}.{HARD_LABELS}"
         reports[name] = BridgesReport(

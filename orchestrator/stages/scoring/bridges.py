@@ -18,14 +18,19 @@ _FORMAT = 1
 
 
 def units_of_bridges(
-    config: RunConfig, teacher: ModelToScore, items: Sequence[ItemsUnit], state: Sequence[Any]
+    config: RunConfig,
+    teacher: ModelToScore,
+    models: Sequence[ModelToScore],
+    items: Sequence[ItemsUnit],
+    state: Sequence[Any],
 ) -> list[UnitToScore]:
-    """Of a whole teacher, one for each domain of its items that somebody is looked at in. `state`: what the answers
-    of the model depend on."""
+    """Of a whole teacher, one for each domain of its items that one of the models is looked at in. `state`: what its
+    answers depend on."""
     settings, units = config.evaluate.bridges, []
     if settings is None:
         return []
-    wanted = {domain for domains in _domains_by_model(config, teacher.task_domains).values() for domain in domains}
+    of_model = _domains_by_model(config, teacher.task_domains)
+    wanted = {domain for model in models for domain in of_model.get(model.name, ())}
     for domain in sorted(wanted & set(teacher.task_domains)):
         files = tuple(unit.key for unit in items if domain in unit.domains)
         digest = hash_json([_FORMAT, *state, domain, files, config.seed, settings.model_dump()])[:16]

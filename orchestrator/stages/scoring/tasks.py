@@ -74,7 +74,7 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
                 # Without a number: another task before this one makes no answer of this one's new.
                 mine.append(UnitToScore(TASKS, 0, score_key(model.name, TASKS, 0, digest), unit.key))
         if model.kind == "whole_teacher":
-            mine += units_of_bridges(config, model, items, [common[-1], weights])
+            mine += units_of_bridges(config, model, models, items, [common[-1], weights])
         if model.writes and (settings := config.evaluate.own_text) is not None:
             parts = [part.sha256 for entry, _ in units[HELDOUT] for part in entry.parts]
             digest = hash_json([_OWN_FORMAT, common[-1], weights, parts, config.seed, settings.model_dump()])[:16]

@@ -14,11 +14,11 @@ from orchestrator.reporting.measures.capacity import CapacityReport
 from orchestrator.reporting.measures.costs import StudentCost
 from orchestrator.reporting.measures.own_text import OwnTextReport
 from orchestrator.reporting.measures.parrot import BiasReport, InheritanceReport, ParrotReport
+from orchestrator.reporting.measures.shown import HardPrompt
 from orchestrator.reporting.measures.tasks import GateReport, TaskReport
 from orchestrator.reporting.scores import (
     Calibration,
     Difference,
-    HardPrompt,
     Measured,
     MeasuredOrNone,
     ProbeRanks,

@@ -182,6 +182,10 @@ class EvaluateConfig(Settings):
     """Whether programs that models write are run, for tasks with `tests`: each in a process of its own with limits of
     time, memory and files, which stops accidents and no attacker. Off, such a task is refused."""
 
+    shown_texts: int = Field(default=4, ge=0, le=50)
+    """Held-out texts of each specialist and further model that are kept token by token with what teacher, model and
+    control hold likely there: so many of those on which it does worst, and as many others. 0 keeps none."""
+
     own_text: OwnTextConfig | None = None
     """How far specialists are from their teacher on text of their own: exposure bias, the KL on their own prefixes less
     that on their teacher's. The teacher is loaded whole into one process for it. Null: not measured."""

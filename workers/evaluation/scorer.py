@@ -25,11 +25,15 @@ from workers.evaluation.bridges.finding import find_bridges
 from workers.evaluation.bridges.texts import BridgeTexts
 from workers.evaluation.bridges.writing import Question, Writer, questions_of
 from workers.evaluation.heldout.exact import ExactTargets
-from workers.evaluation.heldout.sums import TokenScores, sums_of, to_bytes
+from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
+from workers.evaluation.heldout.token_by_token import show_texts
 from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
 from workers.evaluation.heldout.truth import load_truth, unigram_counts
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
+from workers.evaluation.metrics.domain_scores import by_domain
 from workers.evaluation.own_text import OwnTexts, compare_own, write_own
+from workers.evaluation.shown_texts import chosen
+from workers.evaluation.shown_texts import to_bytes as texts_to_bytes
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.speed import measure
 from workers.evaluation.tasks.answers import answers_to_bytes
@@ -39,10 +43,11 @@ from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import stop_ids, torch_dtype
-from workers.splits import BRIDGES, BRIDGES_COMPARED, HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS
+from workers.splits import BRIDGES, BRIDGES_COMPARED, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
 from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
+from workers.token_text import Pieces
 from workers.two_part_model import TwoPartModel
 
 
@@ -74,7 +79,7 @@ class Scorer:
             self._loaded = task.model, self._load(task.model)
         for done, unit in enumerate(missing, start=1):
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
-            make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared}
+            make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, SHOWN: self._shown}
             make |= {BRIDGES: self._bridges, BRIDGES_COMPARED: self._bridges_compared}
             self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
@@ -139,6 +144,23 @@ class Scorer:
         compared = compare_own(self._loaded[1], own, head, self._vocabulary, self._job.batch_tokens)
         return to_bytes(sums_of(unit.student.writes, list(compared)))
 
+    def _shown(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """A few texts token by token, chosen by scores that are there."""
+        assert unit.shown is not None
+        wanted, domain = unit.shown, unit.shown.domain
+        sums = by_domain([from_bytes(self._storage.read(key)) for key in wanted.sums])
+        prompts = chosen(sums[domain], wanted.worst, self._job.seed) if domain in sums else {}
+        rows = dict[str, TargetRow]()
+        for row in self._heldout.all_rows(domain) if prompts else ():
+            if row.prompt_uid in prompts:
+                rows.setdefault(row.prompt_uid, row)
+            if len(rows) == len(prompts):
+                break
+        pairs = [(rows[uid], worst) for uid, worst in prompts.items()]
+        job = self._job
+        texts = show_texts(pairs, self._logits(), self._exact, self._vocabulary, job.device, self._pieces.text)
+        return texts_to_bytes(texts)
+
     def _bridges(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """A teacher's right answers to items of a domain, with tokens of them changed."""
         assert self._job.bridges is not None
@@ -168,12 +190,18 @@ class Scorer:
         return sorted({*self._job.stop_ids, *stop_ids(self._tokenizer, self._loaded[1].model.config)})
 
     @cached_property
+    def _tokenizer_folder(self) -> Path:
+        return model_folder(self._job.tokenizer, self._job.tokenizer_revision, weights=False)
+
+    @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        job = self._job
-        folder = model_folder(job.tokenizer, job.tokenizer_revision, weights=False)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=job.trust_remote_code)
+        return AutoTokenizer.from_pretrained(self._tokenizer_folder, trust_remote_code=self._job.trust_remote_code)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self._tokenizer_folder)
 
     @cached_property
     def _probes(self) -> _Split:

@@ -198,3 +198,27 @@ def test_bridges_are_of_items_that_are_written(project: Project) -> None:
     [note] = [note for note in notes if note.startswith("evaluate.bridges: ")]
     for words in ("in 1 domains", "8 answers more", "behind at most 6 changed tokens", "up to 7 tokens", "most 6 in"):
         assert words in note
+
+
+def test_a_rows_counterfactual_is_a_variant_with_the_same_answer(project: Project) -> None:
+    rows = [
+        CHOICE | {"id": "given", "counterfactual": "the rule is"},
+        CHOICE | {"id": "same", "counterfactual": CHOICE["prompt"]},
+        CHOICE | {"id": "empty", "counterfactual": ""},
+        CHOICE | {"id": "plain"},
+    ]
+    found = checked(project, *rows, edits=["names"], names={"fever": ["contract"]})
+    items = {one.item.uid: one.item for one in asked(found)}
+    assert items.keys() == {"given", "given~names", "plain", "plain~names"}
+    swapped = items["given~names"]
+    assert (swapped.prompt, swapped.answer, swapped.edit, swapped.variant_of) == (
+        "the rule is",
+        "high",
+        "names",
+        "given",
+    )
+    assert "contract" in items["plain~names"].prompt  # of a row that has none, by the table
+    assert [row.reason for row in found.tasks[0].rejected] == [
+        "'counterfactual' is the prompt itself",
+        "'counterfactual' is empty",
+    ]

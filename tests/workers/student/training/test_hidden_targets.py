@@ -125,7 +125,10 @@ def test_the_kl_before_training_is_that_of_the_first_batch(runs: dict[str, Path]
     rows = TargetStream(store, read_plan(store.storage, "train"), MIX, 0, None).next_batch(BATCH)
     model, total = AutoModelForCausalLM.from_pretrained(root / "initial", dtype=torch.float32).eval(), 0.0
     for row in rows:
-        tokens, logp_TV = torch.from_numpy(row.tokens.astype(np.int64)), torch.from_numpy(np.array(row.logprobs)).double()
+        tokens, logp_TV = (
+            torch.from_numpy(row.tokens.astype(np.int64)),
+            torch.from_numpy(np.array(row.logprobs)).double(),
+        )
         with torch.no_grad():
             logq_TV = model(tokens[None]).logits[0, row.start - 1 : -1].double().log_softmax(-1)
         total += float((logp_TV.exp() * (logp_TV - logq_TV)).sum())

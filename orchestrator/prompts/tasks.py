@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,7 @@ from orchestrator.prompts.reading.files import data_files, rows_of
 from orchestrator.prompts.sources import RawPrompt, RejectedRow, commonest, repeated_id
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from workers.chat_template import read_chat_template, usual_template
-from workers.evaluation.bridges.config import BRIDGE_QUESTIONS
 from workers.evaluation.config import NO_CODE
-from workers.evaluation.metrics.retention import least_items
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
 from workers.evaluation.tasks.formats import TextFormat, check_schema
@@ -54,7 +52,7 @@ def read_tasks(config: RunConfig, folders: dict[str, Path]) -> list[ReadTask]:
     _check_chat(config, folders)
     tokenizer = ItemTokenizer(config, folders)
     tasks = [_read_task(config, name, tokenizer) for name in config.evaluate.tasks]
-    if config.evaluate.bridges is not None and not _written(tasks):
+    if config.evaluate.bridges is not None and not written_items(tasks):
         raise ValueError(
             "evaluate.bridges: are tokens of answers that are written and marked, and no item of evaluate.tasks is "
             f"marked by {', '.join(WRITTEN)}; give such a task, or leave bridges out"
@@ -62,65 +60,10 @@ def read_tasks(config: RunConfig, folders: dict[str, Path]) -> list[ReadTask]:
     return tasks
 
 
-def _written(tasks: Sequence[ReadTask]) -> Counter[str]:
+def written_items(tasks: Sequence[ReadTask]) -> Counter[str]:
     """Given items that are answered by writing, by domain."""
     given = [item for task in tasks for item in task.items if item.variant_of is None]
     return Counter(item.domain for item in given if item.marking in WRITTEN)
-
-
-def task_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
-    """What a person should know of tasks: rows that are rejected, edits that could not be done, and what the gate
-    cannot tell."""
-    notes = [
-        f"evaluate.tasks.{task.name}: {len(task.rejected)} rows rejected; {commonest(task.rejected)}"
-        for task in tasks
-        if task.rejected
-    ]
-    notes += [
-        f"evaluate.tasks.{task.name}: {edit} is not done to {count} items, {reason}"
-        for task in tasks
-        for (edit, reason), count in task.skipped.most_common()
-    ]
-    given = [item for task in tasks for item in task.items if item.variant_of is None]
-    domains = {item.domain for item in given}
-    known = {domain for name in config.specialists for domain in config.mix_of(name)}
-    if tasks and (others := sorted(domains - known)):
-        notes.append(f"evaluate.tasks: no specialist's mix has {', '.join(others)}; its items count for no gate")
-    return [*notes, *_bridge_notes(config, tasks), *_gate_notes(config, Counter(item.domain for item in given))]
-
-
-def _bridge_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
-    """What looking for bridges costs, in answers."""
-    settings, written = config.evaluate.bridges, _written(tasks)
-    if settings is None or not written:
-        return []
-    changed = sum(min(settings.texts, count) for count in written.values()) * settings.positions
-    looked = sum(min(BRIDGE_QUESTIONS * settings.texts, count) for count in written.values())
-    most = 3 * min(settings.texts, max(written.values()))
-    longest = max(task.max_new_tokens for task in config.evaluate.tasks.values())
-    return [
-        f"evaluate.bridges: in {len(written)} domains with items that are answered by writing the teacher writes at "
-        f"most {looked:,} answers more, and goes on behind at most {changed:,} changed tokens, up to {longest} tokens "
-        f"each; every student writes at most {most:,} in each domain that it is looked at in"
-    ]
-
-
-def _gate_notes(config: RunConfig, items: Mapping[str, int]) -> list[str]:
-    """What the gate cannot tell of so many items by domain."""
-    if config.evaluate.gate is None:
-        return []
-    share, notes = config.evaluate.gate.retention, []
-    for name in config.specialists:
-        mix = [domain for domain, part in config.mix_of(name).items() if part > 0]
-        if not any(items.get(domain) for domain in mix):
-            notes.append(f"evaluate.gate: no task has items of a domain of {name}, which passes no gate and fails none")
-        for domain in mix:
-            if 0 < (count := items.get(domain, 0)) < (least := least_items(share)):
-                notes.append(
-                    f"evaluate.gate: {count} items of {domain} cannot show that {name} keeps {share:.1%}, even if all "
-                    f"are answered rightly by both; it takes {least:,}"
-                )
-    return notes
 
 
 def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTask:

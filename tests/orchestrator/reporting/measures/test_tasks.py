@@ -201,9 +201,9 @@ def test_a_format_is_told_beside_the_score_and_apart_from_it(tmp_path: Path) -> 
     report = build_report(measured_run(tmp_path), config(), replace(evaluation(), tasks=tasks), {}, TIMES)
     assert Report.from_json(report.to_json()) == report
     text = markdown(report)
-    [heads] = [line for line in text.splitlines() if line.endswith("| recovery | format |")]
+    [heads] = [line for line in text.splitlines() if line.endswith("| surer than right | format |")]
     rows = text[text.index(heads) :].split("\n\n")[0].splitlines()
-    assert len({line.count("|") for line in rows}) == 1 and "90.0%" in rows[2].split("|")[7]
+    assert len({line.count("|") for line in rows}) == 1 and "90.0%" in rows[2].split("|")[8]
     assert "90.0% of what it writes has the format, 100.0% of what its teacher writes" in task_lines(report)[0]
 
 

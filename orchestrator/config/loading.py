@@ -55,6 +55,8 @@ class ConfigFile:
                 data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())
         for task in data["evaluate"]["tasks"].values():
             task["path"] = _locate(self.base, task["path"])
+            if task["format"] and isinstance(schema := task["format"]["json_schema"], str):
+                task["format"]["json_schema"] = str((self.base / _expanded("json_schema", schema)).absolute())
         if data["answers"]["filter"]:
             data["answers"]["filter"] = str((self.base / data["answers"]["filter"]).absolute())
         if "://" not in data["storage"]:

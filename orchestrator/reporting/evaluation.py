@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
+from orchestrator.reporting.measures.bridges import BridgesReport, bridges_reports
 from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
 from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
 from orchestrator.reporting.measures.parrot import (
@@ -19,6 +20,7 @@ from orchestrator.reporting.measures.parrot import (
     parrot_reports,
 )
 from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
+from workers.evaluation.bridges.texts import BridgeFindings
 from workers.evaluation.cost import Speed
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
@@ -48,6 +50,8 @@ class Results:
     """A few held-out texts token by token."""
     own: dict[str, DomainScores] = field(default_factory=dict)
     """Of students on text that they wrote, on their own domains."""
+    bridges: dict[str, dict[str, BridgeFindings]] = field(default_factory=dict)
+    """Of models at their teacher's bridges."""
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Evaluation:
     inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
     bias: dict[str, BiasReport] = field(default_factory=dict)
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
+    bridges: dict[str, BridgesReport] = field(default_factory=dict)
     texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
     """A few held-out texts token by token, by model and domain."""
 
@@ -109,6 +114,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
+        bridges=bridges_reports(config, results.bridges),
         texts=results.texts,
     )
 

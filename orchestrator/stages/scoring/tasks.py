@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, TEACHER
 from orchestrator.runs.folder import RunFolder
+from orchestrator.stages.scoring.bridges import compared_bridges, units_of_bridges
 from orchestrator.stages.scoring.models import teacher_fingerprint, whole_teacher
 from workers.evaluation.job import ModelToScore, ScoringTask, TextsToShow, UnitToScore, unscored
 from workers.evaluation.tasks.asked import asked_now
@@ -73,12 +74,23 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
                 digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
                 # Without a number: another task before this one makes no answer of this one's new.
                 mine.append(UnitToScore(TASKS, 0, score_key(model.name, TASKS, 0, digest), unit.key))
+        if model.kind == "whole_teacher":
+            mine += units_of_bridges(config, model, models, items, [common[-1], weights])
         if model.writes and (settings := config.evaluate.own_text) is not None:
             parts = [part.sha256 for entry, _ in units[HELDOUT] for part in entry.parts]
             digest = hash_json([_OWN_FORMAT, common[-1], weights, parts, config.seed, settings.model_dump()])[:16]
             mine.append(UnitToScore(OWN, 0, score_key(model.name, OWN, 0, digest)))
         tasks.append(ScoringTask(model, tuple(mine)))
-    return [*tasks, *_compared_own(run, config, tasks), *_shown(config, tasks, digest_of)]
+    later = [*_compared_own(run, config, tasks), *_shown(config, tasks, digest_of)]
+    return [*tasks, *_joined([*later, *compared_bridges(config, tasks, digest_of)])]
+
+
+def _joined(later: Sequence[ScoringTask]) -> list[ScoringTask]:
+    """A task for each model: it is loaded once in a round."""
+    units: dict[ModelToScore, tuple[UnitToScore, ...]] = {}
+    for task in later:
+        units[task.model] = (*units.get(task.model, ()), *task.units)
+    return [ScoringTask(model, own, after=True) for model, own in units.items()]
 
 
 def _shown(config: RunConfig, tasks: Sequence[ScoringTask], digest_of: Callable[..., str]) -> list[ScoringTask]:

@@ -198,7 +198,7 @@ class RunConfig(Settings):
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
-            taken = {"generalist", "single_expert"} & set(self.evaluate.baselines) | {"teacher"}
+            taken = {"generalist", "single_expert", "teacher_4bit"} & set(self.evaluate.baselines) | {"teacher"}
             if name in taken | ({"unigram"} if self.evaluate.truth is not None else set()):
                 raise ValueError(f"specialists: {name!r} is what the report calls something else; choose another name")
             self._check_loss(name)
@@ -211,7 +211,7 @@ class RunConfig(Settings):
     def _check_models(self) -> None:
         if not self.specialists and not self.evaluate.models:
             raise ValueError("specialists: there is none, and evaluate.models names no model to measure; give one")
-        taken = {*self.specialists, "generalist", "single_expert", "teacher", "unigram"}
+        taken = {*self.specialists, "generalist", "single_expert", "teacher_4bit", "teacher", "unigram"}
         for name in self.evaluate.models:
             if re.fullmatch(NAME, name) is None:
                 raise ValueError(f"evaluate.models: {name!r} is not a name; use letters, digits, _ and -")

@@ -14,6 +14,7 @@ from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.student.config import LossConfig, SpecialistConfig
 
 INITIAL, HARD_LABELS, GENERALIST, SINGLE_EXPERT = "initial", "hard_labels", "generalist", "single_expert"
+TEACHER_4BIT = "teacher_4bit"
 """What specialists are measured against (`evaluate.baselines`)."""
 TEACHER, UNIGRAM = "teacher", "unigram"
 """What else has scores: the teacher on the probes; and, where the truth is known, how often each token occurs."""

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from orchestrator.config.students import HARD_LABELS
 from orchestrator.render.jinja import filled
-from orchestrator.render.sentences import cost_lines, gate_lines, interval_cell, store_lines, timing_line
+from orchestrator.render.sentences import (
+    cost_lines,
+    four_bit_lines,
+    gate_lines,
+    interval_cell,
+    store_lines,
+    timing_line,
+)
 from orchestrator.reporting.report import Report
 
 _SINGLE_EXPERT = "*single-expert teacher* (one expert a layer, no router)"
+_TEACHER_4BIT = "*teacher at 4 bit*"
 
 
 def markdown(report: Report) -> str:
@@ -15,6 +23,9 @@ def markdown(report: Report) -> str:
     kl_by_domain = {name: {d: s.kl for d, s in scores.items()} for name, scores in report.table.items()}
     if report.single_expert is not None:
         kl_by_domain[_SINGLE_EXPERT] = report.single_expert.kl
+    four_bit = report.teacher_4bit.by_domain if report.teacher_4bit is not None else {}
+    if four_bit:
+        kl_by_domain[_TEACHER_4BIT] = {domain: score.kl for domain, score in four_bit.items()}
     return filled(
         "report.md.j2",
         report=report,
@@ -24,6 +35,8 @@ def markdown(report: Report) -> str:
         measured={n: s for n, s in report.table.items() if n in report.models},
         excess=_excess(report),
         compared_after={f"{name} - {HARD_LABELS}": s.hard_labels_tokens for name, s in report.students.items()},
+        four_bit=four_bit,
+        weighed=four_bit_lines(report),
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         interval=interval_cell,
         costs=cost_lines(report),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from humanize import naturalsize
+
+from orchestrator.config.students import TEACHER_4BIT
 from orchestrator.reporting.measures.tasks import Interval
 from orchestrator.reporting.records import ModelReport, StudentReport
 from orchestrator.reporting.report import Report
@@ -76,6 +79,28 @@ def gate_lines(report: Report, only: str | None = None) -> list[tuple[bool, str]
         asked = f"{gate.threshold:.1%} at the lower end of the 95 % interval"
         said = f"passed: {kept}" if gate.passed else f"FAILED: {kept}; it asks for {asked}"
         lines.append((gate.passed, f"gate {said}"))
+    return lines
+
+
+def four_bit_lines(report: Report) -> list[str]:
+    """Whether the teacher at 4 bit is nearer to the teacher than each specialist is, and what both weigh."""
+    found = report.teacher_4bit
+    if found is None:
+        return []
+    sizes = f"{naturalsize(found.bytes)} ({found.rounded / found.parameters:.0%} of its weights at 4.5 bits"
+    lines = [f"the teacher at 4 bit takes {sizes}, all else at 16) in place of {naturalsize(found.bytes_at_16_bit)}"]
+    for name, student in report.students.items():
+        rounded, own = found.by_domain.get(student.domain), student.heldout
+        difference = report.differences.get(f"{name} - {TEACHER_4BIT}")
+        if rounded is None or own is None or difference is None:
+            continue
+        nearer = name if difference.high < 0 else "the teacher at 4 bit" if difference.low > 0 else "neither"
+        weight = student.model.parameters if student.model is not None else None
+        size = f" in {naturalsize(2 * weight)} at 16 bits, 1/{found.bytes / (2 * weight):.3g} of it" if weight else ""
+        lines.append(
+            f"{name}: KL {own.kl:.4f}{size}, the teacher at 4 bit {rounded.kl:.4f}; {nearer} is nearer to the teacher "
+            f"({difference.kl:+.4f}, {difference.low:+.4f} … {difference.high:+.4f})"
+        )
     return lines
 
 

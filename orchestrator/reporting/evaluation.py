@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
+from orchestrator.config.students import (
+    GENERALIST,
+    HARD_LABELS,
+    TEACHER_4BIT,
+    UNIGRAM,
+    compared_with_control,
+    split_milestone,
+)
 from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
 from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
 from orchestrator.reporting.measures.parrot import (
@@ -19,7 +26,7 @@ from orchestrator.reporting.measures.parrot import (
     parrot_reports,
 )
 from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
-from workers.evaluation.cost import Speed
+from workers.evaluation.cost import RoundedWeights, Speed
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
@@ -44,6 +51,8 @@ class Results:
     """Of models that were timed; `teacher` is the first teacher."""
     own: dict[str, DomainScores] = field(default_factory=dict)
     """Of students on text that they wrote, on their own domains."""
+    rounded: RoundedWeights | None = None
+    """What the teacher at 4 bit weighs."""
 
 
 @dataclass
@@ -71,6 +80,8 @@ class Evaluation:
     inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
     bias: dict[str, BiasReport] = field(default_factory=dict)
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
+    rounded: RoundedWeights | None = None
+    """What the teacher at 4 bit weighs."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -103,6 +114,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
+        rounded=results.rounded,
     )
 
 
@@ -122,6 +134,7 @@ def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:
     return {
         f"{specialist} - {HARD_LABELS}": (compared_with_control(config, specialist), f"{specialist}.{HARD_LABELS}"),
         f"{specialist} - {GENERALIST}": (specialist, GENERALIST),
+        f"{specialist} - {TEACHER_4BIT}": (specialist, TEACHER_4BIT),
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
+from orchestrator.config.students import GENERALIST, SINGLE_EXPERT, TEACHER_4BIT
 from orchestrator.prompts.notes import text_notes
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.gathering import (
@@ -42,6 +42,7 @@ from orchestrator.reporting.scores import (
     CurvePoint,
     Curves,
     Difference,
+    FourBitReport,
     ProbeRank,
     Score,
     SingleExpertReport,
@@ -87,10 +88,12 @@ class Report:
     costs: dict[str, Cost]
     """What models cost to run, of those that were timed; `teacher` is the first teacher."""
     differences: dict[str, Difference]
-    """KL of one model less that of another, by `NAME - hard_labels`, at equal tokens, and `NAME - generalist`."""
+    """KL of one model less that of another, by `NAME - hard_labels`, at equal tokens, `NAME - generalist` and
+    `NAME - teacher_4bit`."""
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
     """By model and domain, in the order of the probes."""
     single_expert: SingleExpertReport | None
+    teacher_4bit: FourBitReport | None
     unigram: UnigramReport | None
     notes: tuple[str, ...]
     """Where text and captured distributions disagree."""
@@ -188,6 +191,7 @@ def build_report(
         differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),
+        teacher_4bit=_teacher_4bit(evaluation) if evaluation else None,
         unigram=UnigramReport(truth_excess_kl=evaluation.unigram) if evaluation and evaluation.unigram else None,
         notes=tuple(text_notes(config, asked)),
     )
@@ -202,6 +206,18 @@ def _single_expert(scores: dict[str, dict[str, dict[str, float]]]) -> SingleExpe
         return None
     by_domain = _by_domain(scores[SINGLE_EXPERT])
     return SingleExpertReport(kl={domain: score.kl for domain, score in by_domain.items()}, by_domain=by_domain)
+
+
+def _teacher_4bit(evaluation: Evaluation) -> FourBitReport | None:
+    if (found := evaluation.rounded) is None:
+        return None
+    return FourBitReport(
+        by_domain=_by_domain(evaluation.scores.get(TEACHER_4BIT, {})),
+        parameters=found.parameters,
+        rounded=found.rounded,
+        bytes=found.weight_bytes,
+        bytes_at_16_bit=found.weight_bytes_before,
+    )
 
 
 def _curves(evaluation: Evaluation) -> dict[str, dict[str, Curves]]:

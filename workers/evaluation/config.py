@@ -22,6 +22,10 @@ NO_CODE = (
 )
 
 
+Baseline = Literal["initial", "hard_labels", "generalist", "single_expert", "teacher_4bit"]
+"""Names of what may stand beside specialists."""
+
+
 class HeldoutConfig(Settings):
     """Which prompts of each domain are held out: those with the smallest hashes of their ids, up to a share and to
     caps. What is past a cap trains. A plain share means `share`."""
@@ -147,10 +151,12 @@ class EvaluateConfig(Settings):
     precision: Literal["float16", "float32"] = "float32"
     """Precision of the log-probabilities of `targets: full`. Hidden states are kept in the type that they have."""
 
-    baselines: list[Literal["initial", "hard_labels", "generalist", "single_expert"]] = ["initial", "hard_labels"]
+    baselines: list[Baseline] = ["initial", "hard_labels"]
     """What stands beside each specialist. `initial`: its weights before training. `hard_labels`: the same student on
     the same tokens with cross-entropy. `generalist`: a student of the first specialist's model on all domains equally.
-    `single_expert`: the teacher with one expert per layer kept and its router removed."""
+    `single_expert`: the teacher with one expert per layer kept and its router removed. `teacher_4bit`: the teacher with
+    its linear weights rounded to 4 bit, to the nearest in groups of 32, as GGUF's Q4_0 has them; loaded whole in one
+    process and not timed, for the rounding is simulated. Of several teachers, these two are the first one's."""
 
     models: dict[str, Measured] = {}
     """Further models that are measured on all held-out text, by name: another tool's student, a quantised folder, a
@@ -213,7 +219,7 @@ class EvaluateConfig(Settings):
     @property
     def loads_teacher(self) -> bool:
         """Whether a process that scores loads a whole teacher."""
-        return bool(self.tasks or self.cost.teacher or self.own_text)
+        return bool(self.tasks or self.cost.teacher or self.own_text or "teacher_4bit" in self.baselines)
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER, measured_domains
+from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER, TEACHER_4BIT, measured_domains
 from orchestrator.reporting.scores import Interval, Measured
 from workers.evaluation.metrics.retention import corrected_retention, recovery, retention, task_score
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
@@ -56,6 +56,7 @@ class TaskReport:
     at_control_tokens: TaskScore | None
     """Of the specialist when it had seen as many tokens as its control."""
     generalist: TaskScore | None
+    teacher_4bit: TaskScore | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,7 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
         hard_labels=score(f"{name}.{HARD_LABELS}"),
         at_control_tokens=score(f"{name}.{AT_CONTROL_TOKENS}"),
         generalist=score(GENERALIST),
+        teacher_4bit=score(TEACHER_4BIT),
     )
 
 

@@ -11,14 +11,14 @@ from orchestrator.reporting.measures.tasks import Answered
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.scoring.tasks import splits_of
-from workers.evaluation.cost import Speed
+from workers.evaluation.cost import RoundedWeights, Speed
 from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ScoringTask
 from workers.evaluation.metrics.domain_scores import by_domain
 from workers.evaluation.tasks.answers import answers_from_bytes
 from workers.evaluation.tasks.asked import AskedItems
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
-from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS
+from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS, WEIGHTS
 
 
 def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
@@ -41,6 +41,9 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 continue
             if unit.split == SPEED:
                 results.speeds[name] = Speed.from_bytes(data)
+                continue
+            if unit.split == WEIGHTS:
+                results.rounded = RoundedWeights.from_bytes(data)
                 continue
             if unit.split == TASKS:
                 _gather_answers(results.answers.setdefault(name, {}), items_of(unit.items), answers_from_bytes(data))

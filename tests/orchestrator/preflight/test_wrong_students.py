@@ -122,6 +122,25 @@ def test_a_baseline_that_cannot_be_cut_out_of_the_teacher(
 
 
 @pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"model_type": "jetmoe"}, "not among the mixtures that are rounded"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "quantised already"),
+    ],
+)
+def test_a_teacher_that_cannot_be_rounded_to_4_bit(
+    project: Project, stillhouse: Command, changes: dict[str, Any], word: str
+) -> None:
+    project.set("evaluate", {"baselines": ["teacher_4bit"]})
+    assert stillhouse("validate", project.write()).code == 0
+    project.model("other", **changes)
+    project.set("teacher", {**project.data["teacher"], "model": "other", "gpus_per_rank": 1})
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: evaluate.baselines: teacher_4bit rounds the weights of teacher.model"), error
+    assert word in error and "take teacher_4bit out" in error
+
+
+@pytest.mark.parametrize(
     "more, words",
     [
         ({"experts": 0}, ["merge_experts", "dense model", "write base"]),

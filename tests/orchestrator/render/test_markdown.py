@@ -13,7 +13,7 @@ from orchestrator.render.jinja import one_line, table_cell
 from orchestrator.render.markdown import markdown
 from orchestrator.reporting.records import RepairReport
 from orchestrator.reporting.report import Report, build_report
-from orchestrator.reporting.scores import Score
+from orchestrator.reporting.scores import Difference, Score
 from orchestrator.reporting.timing import Timing
 
 HOSTILE = "ValueError: a | b \\| c\n\n| x | y |\n|---|---|\r\n# no title\n\n- no item"
@@ -59,6 +59,8 @@ def test_the_scores_are_all_there(report: Report) -> None:
     assert row(text, "**legal**")[0] == "failed"
     assert row(text, "generalist") == ["0.666", "0.555"], "by domain, in the order of the alphabet"
     assert row(text, "*single-expert teacher* (one expert a layer, no router)") == ["1.888", "1.777"]
+    assert row(text, "*teacher at 4 bit*") == ["0.070", "0.062"]
+    assert row(text, "– its teacher at 4 bit")[0] == "0.0625"
     assert ["0.0500", "0.500", "10.0%"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
     assert ["1, 2", "2, 3", "71, –"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
 
@@ -150,3 +152,20 @@ def test_before_evaluation_there_are_no_tables_of_scores(tmp_path: Path) -> None
     text = markdown(build_report(run, clinic(), None, {}, Timing()))
     assert row(text, "**medical**")[0] == row(text, "**legal**")[0] == "not scored"
     assert len(tables(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "nearer"),
+    [(0.04, 0.06, "the teacher at 4 bit"), (-0.06, -0.04, "medical"), (-0.01, 0.02, "neither")],
+)
+def test_the_teacher_at_4_bit_is_weighed_against_each_specialist(
+    report: Report, low: float, high: float, nearer: str
+) -> None:
+    report.differences["medical - teacher_4bit"] = Difference(kl=(low + high) / 2, low=low, high=high)
+    text = markdown(report)
+    assert (
+        "- the teacher at 4 bit takes 850 Bytes (80% of its weights at 4.5 bits, all else at 16) in place of 2.0 kB"
+        in text
+    )
+    assert "- medical: KL 0.1110 in 14 Bytes at 16 bits, 1/60.7 of it, the teacher at 4 bit 0.0625; " in text
+    assert f"; {nearer} is nearer to the teacher (" in text and "legal: KL" not in text

@@ -35,7 +35,14 @@ from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.config import SamplingConfig
 
-NOT_MEASURED = {"table": {}, "differences": {}, "probes": {}, "single_expert": None, "unigram": None}
+NOT_MEASURED = {
+    "table": {},
+    "differences": {},
+    "probes": {},
+    "single_expert": None,
+    "teacher_4bit": None,
+    "unigram": None,
+}
 
 
 @pytest.fixture
@@ -116,6 +123,12 @@ def test_a_student_of_random_weights_has_no_base(tmp_path: Path) -> None:
 def test_the_table_has_specialists_and_the_generalist_only(report: Report) -> None:
     assert list(report.table) == ["medical", "generalist"]
     assert report.single_expert is not None and report.single_expert.kl == {"medical": 1.777, "legal": 1.888}
+    four_bit = report.teacher_4bit
+    assert four_bit is not None and {d: s.kl for d, s in four_bit.by_domain.items()} == {
+        "medical": 0.0625,
+        "legal": 0.07,
+    }
+    assert (four_bit.parameters, four_bit.rounded, four_bit.bytes, four_bit.bytes_at_16_bit) == (1000, 800, 850, 2000)
     assert report.unigram is not None and report.unigram.truth_excess_kl == {"medical": 0.5}
 
 
@@ -308,6 +321,7 @@ def test_hard_labels_are_compared_at_equal_tokens(written: str | None, own: str)
     assert found == {
         "medical - hard_labels": (own, "medical.hard_labels"),
         "medical - generalist": ("medical", "generalist"),
+        "medical - teacher_4bit": ("medical", "teacher_4bit"),
     }
 
 

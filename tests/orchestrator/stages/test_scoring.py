@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
 from orchestrator.stages.scoring.tasks import missing_tasks
 from workers.evaluation.config import OwnTextConfig
+from workers.evaluation.four_bit import round_to_4_bit
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.evaluation.scorer import Scorer
 from workers.layout import StudentLayout
@@ -206,3 +209,26 @@ def test_students_write_text_that_their_teacher_reads(scored: tuple[CapturedRun,
     save_student(captured, StudentLayout("medical").final, seed=8)
     again = missing_tasks(captured.run, tasks_of(captured, config), 1)
     assert {(t.model.name, t.after) for t in again} == {("medical", False), ("teacher", True)}
+
+
+def test_the_teacher_at_4_bit_is_the_rounded_teacher(scored: tuple[CapturedRun, RunConfig], tmp_path: Path) -> None:
+    """On every domain that it answers, and weighed; nothing is loaded again for what is there."""
+    captured, config = scored
+    changes = {"baselines": ["teacher_4bit"]}
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=changes)})
+    score_all(captured, config)
+    assert missing_tasks(captured.run, tasks_of(captured, config), 1) == []
+    found = compare(gathered(captured.run, tasks_of(captured, config)), config)
+    folder = config.teachers["teacher"].model
+    rounded = AutoModelForCausalLM.from_pretrained(folder).eval()
+    weights = round_to_4_bit(rounded)
+    rounded.save_pretrained(tmp_path / "rounded")
+    assert found.rounded == weights and found.scores["teacher_4bit"].keys() == {"medical", "legal"}
+    for domain, score in found.scores["teacher_4bit"].items():
+        by_hand = expected(captured, str(tmp_path / "rounded"), domain)
+        assert {n: score[n] for n in by_hand} == pytest.approx(by_hand, abs=4 * of_capture(12.0))
+        assert 0 < score["kl"] < found.scores["medical"][domain]["kl"], "nearer than random weights"
+    own = {n: found.scores[n]["medical"]["kl"] for n in ("medical", "teacher_4bit")}
+    difference = found.differences["medical - teacher_4bit"]
+    assert difference["kl"] == pytest.approx(own["medical"] - own["teacher_4bit"])
+    assert found.speeds.keys() == {"medical"} and "medical" in found.calibration["teacher_4bit"]

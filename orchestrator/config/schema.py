@@ -239,14 +239,14 @@ class RunConfig(Settings):
             )
 
     def control_tokens_of(self, specialist: str) -> int:
-        """Target tokens that the specialist's `hard_labels` control trains on: its whole budget at most."""
+        """Target tokens that each of the specialist's controls trains on: its whole budget at most."""
         train, tokens = self.specialists[specialist].train, self.evaluate.control_tokens
         if tokens is None:
             tokens = _CONTROL_SHARE_ON_GPUS if train.gpus_per_worker else 1.0
         return tokens if isinstance(tokens, int) else max(1, round(tokens * train.tokens))
 
     def control_is_short(self, specialist: str) -> bool:
-        """Whether the specialist goes on where its control ends."""
+        """Whether the specialist goes on where its controls end."""
         return self.control_tokens_of(specialist) < self.specialists[specialist].train.tokens
 
     def mix_of(self, specialist: str) -> dict[str, float]:

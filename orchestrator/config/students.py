@@ -1,7 +1,7 @@
 """Which students a run trains, and one after which.
 
-A specialist and then its control, in the same workers: the control differs in nothing but its loss and where it ends,
-and loading torch and DeepSpeed once more costs seconds.
+A specialist and then its controls, in the same workers: a control differs in nothing but its loss, its texts and where
+it ends, and loading torch and DeepSpeed once more costs seconds.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.student.config import LossConfig, SpecialistConfig
 
 INITIAL, HARD_LABELS, GENERALIST, SINGLE_EXPERT = "initial", "hard_labels", "generalist", "single_expert"
-TEACHER_4BIT = "teacher_4bit"
+GIVEN_ANSWERS, TEACHER_4BIT = "given_answers", "teacher_4bit"
 """What specialists are measured against (`evaluate.baselines`)."""
+CONTROLS = (HARD_LABELS, GIVEN_ANSWERS)
+"""Of these, students that are trained beside each specialist, for as many tokens as one another."""
 TEACHER, UNIGRAM = "teacher", "unigram"
 """What else has scores: the teacher on the probes; and, where the truth is known, how often each token occurs."""
 
 
 def compared_with_control(config: RunConfig, specialist: str) -> str:
-    """The model that a specialist's `hard_labels` control is compared with: itself, after as many tokens."""
+    """The model that a specialist's controls are compared with: itself, after as many tokens."""
     return f"{specialist}.{AT_CONTROL_TOKENS}" if config.control_is_short(specialist) else specialist
 
 
@@ -56,20 +58,21 @@ class Student:
     snapshot_tokens: int | None = None
     """Target tokens at which a specialist keeps its weights, for they are what its control is compared with. None: its
     final ones are."""
+    given_only: bool = False
+    """Whether it learns from nothing but texts whose answers were given."""
     milestones: tuple[int, ...] = ()
     """Target tokens at which it keeps its weights, for the floor that they tend to (`evaluate.floor`)."""
 
 
 def student_groups(config: RunConfig) -> list[list[Student]]:
-    """Who trains after whom: each list is one trainer's, a specialist and then its control."""
+    """Who trains after whom: each list is one trainer's, a specialist and then its controls."""
     groups = []
     for name, specialist in config.specialists.items():
         tokens = config.control_tokens_of(name) if config.control_is_short(name) else None
         # Whatever is measured now: `baselines` may change, and a control that is added later needs them.
         milestones = milestones_of(config, specialist)
         group = [Student(name, specialist, config.mix_of(name), snapshot_tokens=tokens, milestones=milestones)]
-        if HARD_LABELS in config.evaluate.baselines:
-            group.append(_control(group[0]))
+        group += [_control(group[0], control) for control in CONTROLS if control in config.evaluate.baselines]
         groups.append(group)
     if config.specialists and GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
@@ -91,13 +94,14 @@ def milestones_of(config: RunConfig, student: SpecialistConfig) -> tuple[int, ..
     return tuple(sorted({round(first * (last / first) ** (i / steps)) for i in range(floor.points)}))
 
 
-def _control(of: Student) -> Student:
-    """The same student on the same tokens with cross-entropy."""
+def _control(of: Student, kind: str) -> Student:
+    """The same student with cross-entropy: on the same tokens, or on given answers alone."""
     loss = LossConfig(kl=0.0, ce=of.config.loss.kl + of.config.loss.ce)
     control, end = of.config.model_copy(update={"loss": loss}), of.snapshot_tokens
     if end is not None:  # beside weights of one moment; a best checkpoint would be of another
         control = control.model_copy(update={"train": control.train.model_copy(update={"keep": "last"})})
-    return Student(f"{of.name}.{HARD_LABELS}", control, of.mix, control_of=of.name, end_tokens=end)
+    given = kind == GIVEN_ANSWERS
+    return Student(f"{of.name}.{kind}", control, of.mix, control_of=of.name, end_tokens=end, given_only=given)
 
 
 def starts_from(student: Student) -> StudentLayout:

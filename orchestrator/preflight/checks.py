@@ -29,6 +29,7 @@ from orchestrator.prompts.sources import (
     RejectedRow,
     Screened,
     read_probes,
+    require_given,
     require_prompts,
     screen_all,
 )
@@ -123,7 +124,9 @@ def check(
     if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):
         from workers.manifest import read_plan  # Arrow takes a quarter of a second, which no other check needs
 
-        require_prompts(config, set(read_plan(run.storage, TRAIN).domains), [])
+        plan = read_plan(run.storage, TRAIN)
+        require_prompts(config, set(plan.domains), [])
+        require_given(config, set(plan.given().domains))
     else:
         _check_prompts(config, found, reading)
     _check_what_judges(config, found)
@@ -244,8 +247,10 @@ def _check_rows(config: RunConfig, found: Checked, screened: Screened) -> None:
     splits, past_caps = splits_and_trained(config, found.prompts)
     if (note := caps_note(config, past_caps)) is not None:
         found.notes.append(note)
-    domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
+    trained = [p for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN]
+    domains = {d for p in trained for d in p.domains}
     require_prompts(config, domains, found.rejected)
+    require_given(config, {d for p in trained if p.answer is not None for d in p.domains})
     _check_answers(config, found)
     named = {
         "domains": set(config.domains) - {d for p in found.prompts for d in p.domains},

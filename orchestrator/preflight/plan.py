@@ -10,7 +10,7 @@ from cluster.inventory import Inventory
 from cluster.nodes.kinds import PlannedNode, node_kinds
 from cluster.storage import free_bytes
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, SINGLE_EXPERT
+from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import (
     Part,
@@ -22,7 +22,7 @@ from orchestrator.preflight.parts import (
     student_part,
     teacher_part,
 )
-from orchestrator.preflight.planning.controls import control_note, control_words
+from orchestrator.preflight.planning.controls import control_note, control_words, controls_of
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
@@ -132,7 +132,7 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         return sum(head_bytes(config, name, models[name], vocabulary) for name in names)
 
     models = teacher_models(found)
-    controls, items = bool(config.specialists) and HARD_LABELS in config.evaluate.baselines, []
+    controls, items = controls_of(config), []
     if controls:
         plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
         plan.notes.append(control_note(config))

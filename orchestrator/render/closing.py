@@ -46,6 +46,7 @@ def _print_table(report: Report, measured: dict[str, StudentReport], out: Consol
         "initial": {n: s.initial for n, s in measured.items()},
         "at equal tokens": {n: s.at_control_tokens for n, s in measured.items()},
         "hard labels": {n: s.hard_labels for n, s in measured.items()},
+        "given answers": {n: s.given_answers for n, s in measured.items()},
         "generalist": {n: report.table.get(GENERALIST, {}).get(s.domain) for n, s in measured.items()},
     }
     beside = {head: column for head, column in controls.items() if any(column.values())}

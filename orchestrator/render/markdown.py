@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.config.students import HARD_LABELS
+from orchestrator.config.students import GIVEN_ANSWERS, HARD_LABELS
 from orchestrator.render.jinja import filled
 from orchestrator.render.sentences import (
     cost_lines,
@@ -34,7 +34,12 @@ def markdown(report: Report) -> str:
         scored={n: s for n, s in report.students.items() if s.heldout is not None},
         measured={n: s for n, s in report.table.items() if n in report.models},
         excess=_excess(report),
-        compared_after={f"{name} - {HARD_LABELS}": s.hard_labels_tokens for name, s in report.students.items()},
+        compared_after={
+            f"{name} - {kind}": tokens
+            for name, s in report.students.items()
+            for kind, tokens in ((HARD_LABELS, s.hard_labels_tokens), (GIVEN_ANSWERS, s.given_answers_tokens))
+        },
+        after=_after,
         four_bit=four_bit,
         weighed=four_bit_lines(report),
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
@@ -44,6 +49,11 @@ def markdown(report: Report) -> str:
         store_lines=store_lines(report),
         timing=timing_line(report.timing),
     )
+
+
+def _after(tokens: int | None) -> str:
+    """After how many target tokens a model is as it is; empty where that is not known."""
+    return "" if tokens is None else f", after {tokens:,} tokens"
 
 
 def _excess(report: Report) -> dict[str, tuple[float, float]]:

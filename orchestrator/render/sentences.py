@@ -58,7 +58,8 @@ def task_lines(report: Report, only: str | None = None) -> list[str]:
         for domain, task in student.tasks.items():
             if isinstance(student, StudentReport) and not student.mix.get(domain):
                 continue
-            beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "initial": task.initial}
+            beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "given answers": task.given_answers}
+            beside |= {"initial": task.initial}
             scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
             kept = task.specialist.retention
             words = f"; it keeps {_percent(kept)} of its teacher's" if kept is not None else ""

@@ -8,8 +8,8 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import (
+    CONTROLS,
     GENERALIST,
-    HARD_LABELS,
     TEACHER_4BIT,
     UNIGRAM,
     compared_with_control,
@@ -129,10 +129,11 @@ def _milestones(results: Results) -> dict[str, dict[int, dict[str, DomainScores]
 
 
 def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:
-    """The models that a specialist's differences are taken between, by label: beside the control of hard labels it
-    stands as it was when it had seen as many tokens."""
+    """The models that a specialist's differences are taken between, by label: beside its controls it stands as it was
+    when it had seen as many tokens."""
+    beside_controls = compared_with_control(config, specialist)
     return {
-        f"{specialist} - {HARD_LABELS}": (compared_with_control(config, specialist), f"{specialist}.{HARD_LABELS}"),
+        **{f"{specialist} - {kind}": (beside_controls, f"{specialist}.{kind}") for kind in CONTROLS},
         f"{specialist} - {GENERALIST}": (specialist, GENERALIST),
         f"{specialist} - {TEACHER_4BIT}": (specialist, TEACHER_4BIT),
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import HARD_LABELS, INITIAL
+from orchestrator.config.students import GIVEN_ANSWERS, HARD_LABELS, INITIAL
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.measures.costs import student_cost
 from orchestrator.reporting.measures.tasks import gate_report
@@ -152,7 +152,7 @@ def student_report(
 ) -> StudentReport:
     """One specialist: what it was made of, and its scores on its own domain."""
     own, done = config.own_domain(name), run.student_done(name) or {}
-    control = run.student_done(f"{name}.{HARD_LABELS}") or {}
+    control, given = (run.student_done(f"{name}.{kind}") or {} for kind in (HARD_LABELS, GIVEN_ANSWERS))
     key, tasks = export_key(name), evaluation.tasks.get(name, {}) if evaluation is not None else {}
     return StudentReport(
         domain=own,
@@ -168,6 +168,8 @@ def student_report(
         hard_labels=_score(evaluation, f"{name}.{HARD_LABELS}", own),
         difference=_difference(evaluation, f"{name} - {HARD_LABELS}"),
         hard_labels_tokens=control.get("tokens"),
+        given_answers=_score(evaluation, f"{name}.{GIVEN_ANSWERS}", own),
+        given_answers_tokens=given.get("tokens"),
         at_control_tokens=_score(evaluation, f"{name}.{AT_CONTROL_TOKENS}", own),
         calibration=_calibration(evaluation, name, own),
         hardest=tuple(HardPrompt(**h) for h in evaluation.hardest.get(name, {}).get(own, ())) if evaluation else (),

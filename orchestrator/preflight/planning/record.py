@@ -38,7 +38,7 @@ class RunPlan:
     teachers: dict[str, list[str]] = field(default_factory=dict)
     """By domain: those that its training prompts are for."""
     control_tokens: dict[str, int] = field(default_factory=dict)
-    """By specialist: target tokens that its hard-label control trains on."""
+    """By specialist: target tokens that each of its controls trains on."""
     longest_answer: dict[str, int] = field(default_factory=dict)
     """By teacher: most tokens of an answer that it makes."""
     slots: dict[str, TeacherSlots] = field(default_factory=dict)

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER, TEACHER_4BIT, measured_domains
+from orchestrator.config.students import (
+    GENERALIST,
+    GIVEN_ANSWERS,
+    HARD_LABELS,
+    INITIAL,
+    TEACHER,
+    TEACHER_4BIT,
+    measured_domains,
+)
 from orchestrator.reporting.scores import Interval, Measured
 from workers.evaluation.metrics.retention import corrected_retention, recovery, retention, task_score
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
@@ -53,8 +61,9 @@ class TaskReport:
     specialist: TaskScore
     initial: TaskScore | None
     hard_labels: TaskScore | None
+    given_answers: TaskScore | None
     at_control_tokens: TaskScore | None
-    """Of the specialist when it had seen as many tokens as its control."""
+    """Of the specialist when it had seen as many tokens as its controls."""
     generalist: TaskScore | None
     teacher_4bit: TaskScore | None
 
@@ -135,6 +144,7 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
         specialist=specialist,
         initial=score(initial),
         hard_labels=score(f"{name}.{HARD_LABELS}"),
+        given_answers=score(f"{name}.{GIVEN_ANSWERS}"),
         at_control_tokens=score(f"{name}.{AT_CONTROL_TOKENS}"),
         generalist=score(GENERALIST),
         teacher_4bit=score(TEACHER_4BIT),

@@ -8,8 +8,8 @@ from functools import partial
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import (
+    CONTROLS,
     GENERALIST,
-    HARD_LABELS,
     INITIAL,
     SINGLE_EXPERT,
     TEACHER,
@@ -52,11 +52,10 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         )
         if INITIAL in config.evaluate.baselines:
             models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial))
-        control = f"{name}.{HARD_LABELS}"
-        if run.student_done(control) is not None:
-            models.append(stored(control, source=StudentLayout(control).final))
-            if (beside := compared_with_control(config, name)) != name:
-                models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
+        controls = [c for c in (f"{name}.{kind}" for kind in CONTROLS) if run.student_done(c) is not None]
+        models += [stored(control, source=StudentLayout(control).final) for control in controls]
+        if controls and (beside := compared_with_control(config, name)) != name:
+            models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
         models += _milestones(run, config, name, own)
     if run.student_done(GENERALIST) is not None:
         models += _milestones(run, config, GENERALIST, domains)

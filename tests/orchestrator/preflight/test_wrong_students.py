@@ -204,3 +204,24 @@ def test_adapters_on_random_weights(project: Project, stillhouse: Command) -> No
     project.set("specialists.legal.model.lora", {})
     error = stillhouse("validate", project.write()).error
     assert error.startswith("error: specialists.legal.model: ") and "random weights must all be trained" in error
+
+
+# What controls learn from -------------------------------------------------------------------------------------
+
+
+def test_given_answers_want_some_in_each_domain_of_a_specialist(project: Project, stillhouse: Command) -> None:
+    """Held-out ones do not count, nor those that the teacher is told to answer itself."""
+    project.set("evaluate", {"baselines": ["given_answers"], "heldout": 0.25})
+    rows = [{"id": i, "prompt": f"the fever {i}", "answer": "is high"} for i in range(8)]
+    project.rows("medical.jsonl", *rows)
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: evaluate.baselines: given_answers, but no training prompt of 'legal', which ")
+    assert "specialists.legal learns from" in error and "take given_answers out" in error
+    project.rows("legal.jsonl", *({"prompt": f"rule {i}"} for i in range(8)), {"prompt": "a", "answer": "is high"})
+    assert stillhouse("validate", project.write()).code == 0
+    project.rows("legal.jsonl", *({"prompt": f"rule {i}"} for i in range(8)), {**rows[0], "split": "heldout"})
+    assert "of 'legal'" in stillhouse("validate", project.write()).error
+    project.rows("legal.jsonl", *rows)
+    assert stillhouse("validate", project.write()).code == 0
+    project.set("prompts.legal", {"path": "legal.jsonl", "answers": "sampled"})
+    assert "of 'legal'" in stillhouse("validate", project.write()).error

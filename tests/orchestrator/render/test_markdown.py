@@ -74,6 +74,17 @@ def test_a_control_that_ended_early_stands_beside_its_specialist_of_that_moment(
     assert_rectangular(text, 4)
 
 
+def test_a_control_on_given_answers_stands_in_every_table(report: Report) -> None:
+    medical = replace(report.students["medical"], given_answers=Score.of(score(0.7)), given_answers_tokens=4000)
+    report.students["medical"] = medical
+    report.differences["medical - given_answers"] = Difference(kl=-0.589, low=-0.6, high=-0.5)
+    text = markdown(report)
+    assert row(text, "– given answers alone, after 4,000 tokens")[0] == "0.7000"
+    assert "- KL of medical - given_answers, both after 4,000 tokens: -0.5890" in text
+    assert "| – given answers alone | 1.4000 |" in text
+    assert_rectangular(text, 4)
+
+
 def test_a_whole_control_is_compared_with_what_its_specialist_became(report: Report) -> None:
     text = markdown(report)
     assert "- KL of medical - hard_labels, both after 5,000 tokens: -0.2220" in text and "itself" not in text

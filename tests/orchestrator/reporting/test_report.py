@@ -298,6 +298,24 @@ def test_without_controls_only_specialists_train() -> None:
     assert [[s.name for s in chain] for chain in chains] == [["medical"], ["legal"]]
 
 
+def test_a_control_on_given_answers_is_its_specialist_with_other_texts_and_another_loss() -> None:
+    [(specialist, hard, given), _] = student_groups(
+        clinic(evaluate={"baselines": ["given_answers", "hard_labels"], "control_tokens": 100})
+    )
+    assert (given.name, given.control_of, given.end_tokens) == ("medical.given_answers", "medical", 100)
+    assert given.given_only and not hard.given_only and not specialist.given_only
+    assert given.config == hard.config and (given.mix, given.end_tokens) == (hard.mix, hard.end_tokens)
+
+
+def test_a_control_on_given_answers_is_reported_beside_its_specialist(tmp_path: Path) -> None:
+    run, measured = measured_run(tmp_path, evaluate={"baselines": ["given_answers"]}), evaluation()
+    put(run, StudentLayout("medical.given_answers").done, {"tokens": 500, "steps": 3})
+    measured.scores["medical.given_answers"] = {"medical": score(0.7)}
+    medical = build_report(run, run.located_config(), measured, {}, TIMES).students["medical"]
+    assert medical.given_answers is not None and medical.given_answers.kl == 0.7
+    assert medical.given_answers_tokens == 500
+
+
 def test_a_short_control_ends_where_its_specialist_keeps_its_weights() -> None:
     """On the same schedule. Nobody's best checkpoint is compared: it would be of another step."""
     best = {"model": "acme/student", "train": {"tokens": 4000, "keep": "best"}}
@@ -320,6 +338,7 @@ def test_hard_labels_are_compared_at_equal_tokens(written: str | None, own: str)
     found = pairs(clinic(evaluate={"control_tokens": written}), "medical")
     assert found == {
         "medical - hard_labels": (own, "medical.hard_labels"),
+        "medical - given_answers": (own, "medical.given_answers"),
         "medical - generalist": ("medical", "generalist"),
         "medical - teacher_4bit": ("medical", "teacher_4bit"),
     }

@@ -195,6 +195,7 @@ class RunConfig(Settings):
                     f"{where}.teacher: {settings.teacher!r} is not one of the teachers {sorted(self.teachers)}"
                 )
         self._check_models()
+        self._check_beside()
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
@@ -217,6 +218,18 @@ class RunConfig(Settings):
                 raise ValueError(f"evaluate.models: {name!r} is not a name; use letters, digits, _ and -")
             if name in taken:
                 raise ValueError(f"evaluate.models: {name!r} is the name of something else; choose another one")
+
+    def _check_beside(self) -> None:
+        known = {*self.specialists, *self.evaluate.models}
+        for name, others in self.evaluate.beside.items():
+            if name not in self.specialists:
+                raise ValueError(f"evaluate.beside: {name!r} is no specialist; there are {sorted(self.specialists)}")
+            for other in others:
+                if other not in known - {name}:
+                    raise ValueError(
+                        f"evaluate.beside.{name}: {other!r} is not another specialist, nor one of evaluate.models; "
+                        f"there are {sorted(known - {name})}"
+                    )
 
     def _check_loss(self, name: str) -> None:
         specialist = self.specialists[name]

@@ -72,7 +72,7 @@ def student_groups(config: RunConfig) -> list[list[Student]]:
         # Whatever is measured now: `baselines` may change, and a control that is added later needs them.
         milestones = milestones_of(config, specialist)
         group = [Student(name, specialist, config.mix_of(name), snapshot_tokens=tokens, milestones=milestones)]
-        group += [_control(group[0], control) for control in CONTROLS if control in config.evaluate.baselines]
+        group += [_control(group[0], kind) for kind in controls_of(config, name)]
         groups.append(group)
     if config.specialists and GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
@@ -80,6 +80,18 @@ def student_groups(config: RunConfig) -> list[list[Student]]:
         mix = {d: 1 / len(domains) for d in domains}
         groups.append([Student(GENERALIST, first, mix, milestones=milestones_of(config, first))])
     return groups
+
+
+def controls_of(config: RunConfig, specialist: str) -> list[str]:
+    """The controls that are trained beside a specialist; one that learns from labels itself is its own."""
+    own = config.specialists[specialist].loss
+    itself = {HARD_LABELS} if own == _of_labels(own) else set()
+    return [kind for kind in CONTROLS if kind in config.evaluate.baselines and kind not in itself]
+
+
+def _of_labels(loss: LossConfig) -> LossConfig:
+    """Cross-entropy that weighs as much as both parts of a loss."""
+    return LossConfig(kl=0.0, ce=loss.kl + loss.ce)
 
 
 def milestones_of(config: RunConfig, student: SpecialistConfig) -> tuple[int, ...]:
@@ -96,8 +108,7 @@ def milestones_of(config: RunConfig, student: SpecialistConfig) -> tuple[int, ..
 
 def _control(of: Student, kind: str) -> Student:
     """The same student with cross-entropy: on the same tokens, or on given answers alone."""
-    loss = LossConfig(kl=0.0, ce=of.config.loss.kl + of.config.loss.ce)
-    control, end = of.config.model_copy(update={"loss": loss}), of.snapshot_tokens
+    control, end = of.config.model_copy(update={"loss": _of_labels(of.config.loss)}), of.snapshot_tokens
     if end is not None:  # beside weights of one moment; a best checkpoint would be of another
         control = control.model_copy(update={"train": control.train.model_copy(update={"keep": "last"})})
     given = kind == GIVEN_ANSWERS

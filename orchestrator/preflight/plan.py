@@ -10,7 +10,7 @@ from cluster.inventory import Inventory
 from cluster.nodes.kinds import PlannedNode, node_kinds
 from cluster.storage import free_bytes
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
+from orchestrator.config.students import GENERALIST, SINGLE_EXPERT, controls_of
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import (
     Part,
@@ -22,7 +22,7 @@ from orchestrator.preflight.parts import (
     student_part,
     teacher_part,
 )
-from orchestrator.preflight.planning.controls import control_note, control_words, controls_of
+from orchestrator.preflight.planning.controls import control_note, control_words
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
@@ -132,13 +132,13 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         return sum(head_bytes(config, name, models[name], vocabulary) for name in names)
 
     models = teacher_models(found)
-    controls, items = controls_of(config), []
-    if controls:
-        plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
+    items, controlled = [], [name for name in config.specialists if controls_of(config, name)]
+    if controlled:
+        plan.control_tokens = {name: config.control_tokens_of(name) for name in controlled}
         plan.notes.append(control_note(config))
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
-        mix += control_words(config, name) if controls else ""
+        mix += control_words(config, name)
         held = heads_held(specialist, config.mix_of(name))
         items.append(_student(name, f"specialists.{name}.train", specialist, mix, vocabulary, held))
     if config.specialists and GENERALIST in config.evaluate.baselines:

@@ -136,6 +136,7 @@ def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:
         **{f"{specialist} - {kind}": (beside_controls, f"{specialist}.{kind}") for kind in CONTROLS},
         f"{specialist} - {GENERALIST}": (specialist, GENERALIST),
         f"{specialist} - {TEACHER_4BIT}": (specialist, TEACHER_4BIT),
+        **{f"{specialist} - {other}": (specialist, other) for other in config.evaluate.beside.get(specialist, ())},
     }
 
 

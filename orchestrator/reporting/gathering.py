@@ -171,6 +171,7 @@ def student_report(
         given_answers=_score(evaluation, f"{name}.{GIVEN_ANSWERS}", own),
         given_answers_tokens=given.get("tokens"),
         at_control_tokens=_score(evaluation, f"{name}.{AT_CONTROL_TOKENS}", own),
+        beside={n: s for n in config.evaluate.beside.get(name, ()) if (s := _score(evaluation, n, own)) is not None},
         calibration=_calibration(evaluation, name, own),
         hardest=tuple(HardPrompt(**h) for h in evaluation.hardest.get(name, {}).get(own, ())) if evaluation else (),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),

@@ -221,6 +221,8 @@ class StudentReport:
     """Target tokens that it trained on; None where its training has not ended."""
     at_control_tokens: Score | None = None
     """Of the specialist when it had seen as many target tokens as its controls; None where it ended with them too."""
+    beside: dict[str, Score]
+    """Of the models that `evaluate.beside` names, on its own domain."""
     calibration: Calibration | None
     """On its own domain."""
     hardest: tuple[HardPrompt, ...]

@@ -89,7 +89,7 @@ class Report:
     """What models cost to run, of those that were timed; `teacher` is the first teacher."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels` and `NAME - given_answers`, at equal tokens,
-    `NAME - generalist` and `NAME - teacher_4bit`."""
+    `NAME - generalist`, `NAME - teacher_4bit`, and `NAME - OTHER` of `evaluate.beside`."""
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
     """By model and domain, in the order of the probes."""
     single_expert: SingleExpertReport | None
@@ -108,8 +108,8 @@ class Report:
         """The scores that an earlier report has of the same students; what they are now stays."""
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
-                of_text = ("heldout", "initial", "hard_labels", "given_answers", "at_control_tokens", "difference")
-                of_models = ("probes", "calibration", "hardest", "capacity", "cost", "own_text")
+                of_text = ("heldout", "initial", "hard_labels", "given_answers", "at_control_tokens", "beside")
+                of_models = ("difference", "probes", "calibration", "hardest", "capacity", "cost", "own_text")
                 of_tasks = ("gate", "tasks", "parrot", "inheritance", "bias")
                 kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
                 self.students[name] = replace(student, **kept)

@@ -161,6 +161,11 @@ class EvaluateConfig(Settings):
     of 32, as GGUF's Q4_0 has them; loaded whole in one process and not timed, for the rounding is simulated. Of several
     teachers, these two are the first one's."""
 
+    beside: dict[str, list[str]] = {}
+    """By specialist, what else it is compared with on its own domain, in paired differences: names of other specialists
+    and of `models`. A larger model from scratch is another specialist: with a `model.config` of its own, the same
+    `mix`, and `loss: {kl: 0, ce: 1}`; it has no `hard_labels` control, for it is one."""
+
     models: dict[str, Measured] = {}
     """Further models that are measured on all held-out text, by name: another tool's student, a quantised folder, a
     smaller model of the teacher's family. Only models whose tokenizer is the teacher's."""

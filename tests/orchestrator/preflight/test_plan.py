@@ -310,6 +310,12 @@ def test_two_controls_cost_twice_as_much(project: Project) -> None:
     assert note.startswith("controls (hard_labels, given_answers) train on 640 target tokens more, 20% of")
 
 
+def test_a_specialist_that_learns_from_labels_costs_no_control(project: Project) -> None:
+    project.set("specialists.legal", {"loss": {"kl": 0, "ce": 1}})
+    plan = planned(project)
+    assert plan.control_tokens.keys() == {"medical"} and "control" not in part(plan, "specialist legal").detail
+
+
 def test_without_controls_the_plan_tells_none(project: Project) -> None:
     project.set("evaluate.baselines", ["initial"])
     plan = planned(project)

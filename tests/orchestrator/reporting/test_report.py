@@ -24,6 +24,7 @@ from support.measured_run import (
 from support.small_configuration import clinic
 
 from orchestrator.config.students import student_groups
+from orchestrator.render.markdown import markdown
 from orchestrator.reporting.evaluation import pairs
 from orchestrator.reporting.records import SamplingReport
 from orchestrator.reporting.report import SCHEMA_VERSION, Report, build_report
@@ -305,6 +306,31 @@ def test_a_control_on_given_answers_is_its_specialist_with_other_texts_and_anoth
     assert (given.name, given.control_of, given.end_tokens) == ("medical.given_answers", "medical", 100)
     assert given.given_only and not hard.given_only and not specialist.given_only
     assert given.config == hard.config and (given.mix, given.end_tokens) == (hard.mix, hard.end_tokens)
+
+
+FROM_SCRATCH = {"medical": {}, "large": {"loss": {"kl": 0, "ce": 1}, "mix": {"medical": 1}}}
+
+
+def test_a_specialist_that_learns_from_labels_is_its_own_control() -> None:
+    config = clinic(specialists=FROM_SCRATCH, evaluate={"baselines": ["hard_labels"]})
+    assert [[s.name for s in chain] for chain in student_groups(config)] == [
+        ["medical", "medical.hard_labels"],
+        ["large"],
+    ]
+
+
+def test_what_stands_beside_a_specialist_is_scored_on_its_domain_and_paired_with_it(tmp_path: Path) -> None:
+    changes = {"specialists": FROM_SCRATCH, "evaluate": {"beside": {"medical": ["large"]}}}
+    run, measured = measured_run(tmp_path, **changes), evaluation()
+    measured.scores["large"] = {"medical": score(0.09)}
+    measured.differences["medical - large"] = {"kl": 0.02, "low": 0.01, "high": 0.03}
+    report = build_report(run, run.located_config(), measured, {}, TIMES)
+    assert {n: s.kl for n, s in report.students["medical"].beside.items()} == {"large": 0.09}
+    assert report.students["large"].beside == {} and report.differences["medical - large"].low == 0.01
+    assert pairs(run.located_config(), "medical")["medical - large"] == ("medical", "large")
+    text = markdown(report)
+    assert "| – large | 0.0900 |" in text and "- KL of medical - large: +0.0200 (paired" in text
+    assert "| – large | 0.1800 |" in text, "its reverse KL"
 
 
 def test_a_control_on_given_answers_is_reported_beside_its_specialist(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """What models of the installed transformers call the number of experts of a layer (a test reads all of them)."""
 
+EXPERTS_PER_TOKEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "top_k_experts")
+"""What they call the number of experts that a token is sent to."""
+
 _NOT_OF_TEXT = ("vision", "audio", "talker", "code2wav", "quantization")
 
 

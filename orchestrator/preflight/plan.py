@@ -24,6 +24,7 @@ from orchestrator.preflight.parts import (
 )
 from orchestrator.preflight.planning.controls import control_note, control_words
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
+from orchestrator.preflight.planning.prices import plan_prices, single_expert_parameters
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
 from orchestrator.preflight.planning.slots import plan_slots
@@ -56,6 +57,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
         *_students(plan, config, found, vocabulary),
         _evaluator(plan, config, found, vocabulary),
     ]
+    plan_prices(plan, config, found, vocabulary)
     plan.parts = [item.part for item in items]
     if inventory.members:
         note_no_place(plan, items)
@@ -171,7 +173,7 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
     largest = max(student_parameters(model, vocabulary) for model in models)
     layer = max(student_layer(model) for model in models)
     if SINGLE_EXPERT in config.evaluate.baselines:
-        largest = max(largest, _single_expert(found.teacher_folders[config.first_teacher()]))
+        largest = max(largest, single_expert_parameters(found.teacher_folders[config.first_teacher()]))
     teachers = [(model_size(f) or ModelSize(0)).parameters for f in found.teacher_folders.values()]
     asked = max(map(asked_layer, teacher_models(found).values()))
 
@@ -187,14 +189,6 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
         evaluator_request(config.evaluate),
         changes=partial(smaller_evaluators, config.evaluate, make),
     )
-
-
-def _single_expert(folder: Path) -> int:
-    """Parameters of a teacher of one expert a layer, or of what is held to choose that: its other weights and a whole
-    layer of experts."""
-    size, model = model_size(folder) or ModelSize(0), read_model_config(folder)
-    layers = int(model.get("num_hidden_layers") or 1)
-    return size.dense + size.experts // max(min(layers, expert_count(model)), 1)
 
 
 def _note_storage(plan: RunPlan, config: RunConfig) -> None:

@@ -27,7 +27,7 @@ from orchestrator.reporting.gathering import (
     teacher_reports,
     without_folders,
 )
-from orchestrator.reporting.measures.costs import Cost, cost_of
+from orchestrator.reporting.measures.costs import Cost, TrainingCost, cost_of, training_costs
 from orchestrator.reporting.records import (
     ModelReport,
     PromptsReport,
@@ -48,7 +48,7 @@ from orchestrator.reporting.scores import (
     SingleExpertReport,
     UnigramReport,
 )
-from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.timing import Timing, Worked
 from orchestrator.runs.folder import RunFolder
 from workers.layout import export_key
 
@@ -87,6 +87,8 @@ class Report:
     """Of every model that was scored, by domain."""
     costs: dict[str, Cost]
     """What models cost to run, of those that were timed; `teacher` is the first teacher."""
+    trained: dict[str, TrainingCost]
+    """What training took, of specialists, controls and the generalist, as far as it has ended."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels` and `NAME - given_answers`, at equal tokens,
     `NAME - generalist`, `NAME - teacher_4bit`, and `NAME - OTHER` of `evaluate.beside`."""
@@ -103,6 +105,12 @@ class Report:
         for name, student in self.students.items():
             if (key := export_key(name)) in keys:
                 self.students[name] = replace(student, export=key)
+
+    def take_timing(self, worked: Worked) -> None:
+        """Note the seconds of the run's parts, and of each student's training."""
+        self.timing = worked.timing
+        for name, cost in self.trained.items():
+            self.trained[name] = replace(cost, seconds=worked.by_student.get(name))
 
     def take_scores(self, earlier: Report) -> None:
         """The scores that an earlier report has of the same students; what they are now stays."""
@@ -188,6 +196,7 @@ def build_report(
         curves=_curves(evaluation) if evaluation else {},
         calibration=_calibration(evaluation) if evaluation else {},
         costs={n: cost_of(s, config) for n, s in evaluation.speeds.items()} if evaluation else {},
+        trained=training_costs(run, config),
         differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),

@@ -3,7 +3,9 @@
 Weights only, round to nearest, symmetric, in groups of 32 along the input with a 16-bit step each: GGUF's Q4_0
 (`quantize_row_q4_0_ref` of llama.cpp's ggml-quants.c), 4.5 bits a weight. That is what people run who do not calibrate,
 needs no texts, and its short groups lose less than the groups of 128 that GPTQ (arXiv 2210.17323) and AWQ (arXiv
-2306.00978) take, at .3 bits more. A calibrated one can be measured too, as a folder (`evaluate.models`).
+2306.00978) take, at .3 bits more: SmolLM2-135M is then .304 nats from itself on English text, with a zero point .316 in
+groups of 32 and .328 in groups of 64, and with steps of a seventh in place of an eighth .439. A calibrated one can be
+measured too, as a folder (`evaluate.models`).
 
 Embeddings, the LM head, norms, biases and routers stay as they are, as is usual. The rounding is simulated: numbers are
 put in the place of weights in the type that these have, so what is measured is what it does to the model, not a speed.

@@ -29,7 +29,7 @@ from orchestrator.reporting.evaluation import pairs
 from orchestrator.reporting.records import SamplingReport
 from orchestrator.reporting.report import SCHEMA_VERSION, Report, build_report
 from orchestrator.reporting.scores import ProbeRanks, Score
-from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.timing import Timing, Worked
 from orchestrator.runs.folder import RunFolder
 from workers.layout import StudentLayout
 from workers.targets.encoding.schema import StoreHeader
@@ -306,6 +306,21 @@ def test_a_control_on_given_answers_is_its_specialist_with_other_texts_and_anoth
     assert (given.name, given.control_of, given.end_tokens) == ("medical.given_answers", "medical", 100)
     assert given.given_only and not hard.given_only and not specialist.given_only
     assert given.config == hard.config and (given.mix, given.end_tokens) == (hard.mix, hard.end_tokens)
+
+
+def test_what_training_took(tmp_path: Path) -> None:
+    """A control starts from its specialist's weights; of a student that left no log, no seconds are known."""
+    run = measured_run(tmp_path)
+    put(run, StudentLayout("medical.hard_labels").done, {"tokens": 500, "steps": 3})
+    report = build_report(run, run.located_config(), None, {}, Timing())
+    assert report.trained.keys() == {"medical", "medical.hard_labels"}, "legal has not ended"
+    report.take_timing(Worked(TIMES, {"medical": 40.0, "legal": 7.0}))
+    medical, control = report.trained["medical"], report.trained["medical.hard_labels"]
+    assert (medical.tokens, medical.steps, medical.seconds) == (5000, 25, 40.0)
+    assert (medical.parameters, medical.flops) == (7, 6 * 7 * 5000)
+    assert (control.tokens, control.seconds, control.flops) == (500, None, 6 * 7 * 500)
+    assert report.timing == TIMES and Report.from_json(report.to_json()).trained == report.trained
+    assert "| medical | 7 | 5,000 | 25 | 40 | 2.1e+05 |" in markdown(report)
 
 
 FROM_SCRATCH = {"medical": {}, "large": {"loss": {"kl": 0, "ce": 1}, "mix": {"medical": 1}}}

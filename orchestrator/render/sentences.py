@@ -97,10 +97,11 @@ def four_bit_lines(report: Report) -> list[str]:
             continue
         nearer = name if difference.high < 0 else "the teacher at 4 bit" if difference.low > 0 else "neither"
         weight = student.model.parameters if student.model is not None else None
-        size = f" in {naturalsize(2 * weight)} at 16 bits, 1/{found.bytes / (2 * weight):.3g} of it" if weight else ""
+        size = f" in {naturalsize(2 * weight)} at 16 bits" if weight else ""
+        times = f" in {found.bytes / (2 * weight):.3g} times as much" if weight else ""
         lines.append(
-            f"{name}: KL {own.kl:.4f}{size}, the teacher at 4 bit {rounded.kl:.4f}; {nearer} is nearer to the teacher "
-            f"({difference.kl:+.4f}, {difference.low:+.4f} … {difference.high:+.4f})"
+            f"{name}: KL {own.kl:.4f}{size}, the teacher at 4 bit {rounded.kl:.4f}{times}; {nearer} is nearer to the "
+            f"teacher ({difference.kl:+.4f}, {difference.low:+.4f} … {difference.high:+.4f})"
         )
     return lines
 

@@ -178,5 +178,5 @@ def test_the_teacher_at_4_bit_is_weighed_against_each_specialist(
         "- the teacher at 4 bit takes 850 Bytes (80% of its weights at 4.5 bits, all else at 16) in place of 2.0 kB"
         in text
     )
-    assert "- medical: KL 0.1110 in 14 Bytes at 16 bits, 1/60.7 of it, the teacher at 4 bit 0.0625; " in text
+    assert "- medical: KL 0.1110 in 14 Bytes at 16 bits, the teacher at 4 bit 0.0625 in 60.7 times as much; " in text
     assert f"; {nearer} is nearer to the teacher (" in text and "legal: KL" not in text

@@ -16,3 +16,6 @@ WEIGHTS = "weights"
 
 TASKS = "tasks"
 """In the names of scores: items of tasks, which are no split and have no store."""
+
+SHOWN = "shown"
+"""In the names of scores: a few held-out texts token by token."""

@@ -13,16 +13,17 @@ from orchestrator.reporting.measures.capacity import CapacityReport
 from orchestrator.reporting.measures.costs import StudentCost
 from orchestrator.reporting.measures.own_text import OwnTextReport
 from orchestrator.reporting.measures.parrot import BiasReport, InheritanceReport, ParrotReport
+from orchestrator.reporting.measures.shown import HardPrompt
 from orchestrator.reporting.measures.tasks import GateReport, TaskReport
 from orchestrator.reporting.scores import (
     Calibration,
     Difference,
-    HardPrompt,
     Measured,
     MeasuredOrNone,
     ProbeRanks,
     Score,
 )
+from workers.first_kl import Light
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +190,17 @@ class ModelReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FirstKlReport:
+    """How far a student was from its teacher when it began: on its first batch of training text."""
+
+    kl: Measured
+    """KL(teacher ‖ student), nats per token, at the temperature of the targets."""
+    tokens: int
+    light: Light
+    """What that promises, by `evaluate.first_kl`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentReport:
     """One specialist, on its own domain, beside what it is measured against."""
 
@@ -206,6 +218,8 @@ class StudentReport:
     """Key of the exported model below the run's folder."""
     error: str | None
     """Why it failed."""
+    before: FirstKlReport | None
+    """None where it does not learn from distributions, where training has not ended, and of earlier versions' runs."""
     heldout: Score | None
     initial: Score | None
     """Of its own initial weights."""
@@ -215,13 +229,13 @@ class StudentReport:
     """KL less that of the control, at equal tokens: of `at_control_tokens`, or of `heldout` where that is None."""
     hard_labels_tokens: int | None = None
     """Target tokens that the control trained on; None where its training has not ended."""
-    given_answers: Score | None
+    given_answers: Score | None = None
     """Of the control that learned from given answers alone, `given_answers_tokens` of them."""
-    given_answers_tokens: int | None
+    given_answers_tokens: int | None = None
     """Target tokens that it trained on; None where its training has not ended."""
     at_control_tokens: Score | None = None
     """Of the specialist when it had seen as many target tokens as its controls; None where it ended with them too."""
-    beside: dict[str, Score]
+    beside: dict[str, Score] = field(default_factory=dict)
     """Of the models that `evaluate.beside` names, on its own domain."""
     calibration: Calibration | None
     """On its own domain."""

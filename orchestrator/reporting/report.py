@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -49,6 +49,7 @@ from orchestrator.reporting.scores import (
     UnigramReport,
 )
 from orchestrator.reporting.timing import Timing, Worked
+from orchestrator.reporting.verdict import Verdict, generalist_label, verdict_of
 from orchestrator.runs.folder import RunFolder
 from workers.layout import export_key
 
@@ -74,6 +75,8 @@ class Report:
     prompts: PromptsReport
     students: dict[str, StudentReport]
     """By specialist."""
+    verdicts: dict[str, Verdict]
+    """What each specialist is worth, in sentences."""
     timing: Timing
     failures: dict[str, str]
     """Why specialists and controls failed."""
@@ -87,7 +90,7 @@ class Report:
     """Of every model that was scored, by domain."""
     costs: dict[str, Cost]
     """What models cost to run, of those that were timed; `teacher` is the first teacher."""
-    trained: dict[str, TrainingCost]
+    trained: dict[str, TrainingCost] = field(default_factory=dict)
     """What training took, of specialists, controls and the generalist, as far as it has ended."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels` and `NAME - given_answers`, at equal tokens,
@@ -95,7 +98,7 @@ class Report:
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
     """By model and domain, in the order of the probes."""
     single_expert: SingleExpertReport | None
-    teacher_4bit: FourBitReport | None
+    teacher_4bit: FourBitReport | None = None
     unigram: UnigramReport | None
     notes: tuple[str, ...]
     """Where text and captured distributions disagree."""
@@ -121,6 +124,7 @@ class Report:
                 of_tasks = ("gate", "tasks", "parrot", "inheritance", "bias")
                 kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
                 self.students[name] = replace(student, **kept)
+                self.verdicts[name] = earlier.verdicts[name]
 
     @property
     def questioned(self) -> dict[str, StudentReport | ModelReport]:
@@ -173,6 +177,10 @@ def build_report(
     captured = read_logs(run)
     failures = {name: without_folders(run, why) for name, why in failures.items()}
     scores = evaluation.scores if evaluation is not None else {}
+    differences = {n: Difference.of(d) for n, d in evaluation.differences.items()} if evaluation else {}
+    students = {
+        n: student_report(run, config, written, n, captured, evaluation, failures.get(n)) for n in config.specialists
+    }
     asked = {(a.source, a.domains) for a in prompts.asked if not a.given}
     return Report(
         run=config.name,
@@ -181,10 +189,8 @@ def build_report(
         targets=targets_report(run, config, captured),
         repairs=tuple(RepairReport(**r | {"readers": tuple(r["readers"])}) for r in repairs(run, config)),
         prompts=prompts,
-        students={
-            n: student_report(run, config, written, n, captured, evaluation, failures.get(n))
-            for n in config.specialists
-        },
+        students=students,
+        verdicts={n: verdict_of(n, s, differences.get(generalist_label(n))) for n, s in students.items()},
         timing=timing,
         failures=failures,
         table={
@@ -197,7 +203,7 @@ def build_report(
         calibration=_calibration(evaluation) if evaluation else {},
         costs={n: cost_of(s, config) for n, s in evaluation.speeds.items()} if evaluation else {},
         trained=training_costs(run, config),
-        differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
+        differences=differences,
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),
         teacher_4bit=_teacher_4bit(evaluation) if evaluation else None,

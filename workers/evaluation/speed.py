@@ -15,7 +15,7 @@ import torch
 
 from workers.evaluation.cost import Speed
 from workers.evaluation.decoding import Ids, write
-from workers.model_files import EXPERTS_PER_TOKEN_KEYS, expert_count
+from workers.model_files import active_experts, expert_count
 from workers.model_sizes import EXPERT_WEIGHTS
 from workers.two_part_model import TwoPartModel
 
@@ -71,9 +71,8 @@ def _sizes(model: Any) -> tuple[int, int, int]:
         total += parameter.numel()
         bytes_ += parameter.numel() * parameter.element_size()
         experts += parameter.numel() if any(part in name for part in EXPERT_WEIGHTS) else 0
-    config = model.config.get_text_config()
-    count = expert_count(config.to_dict())
-    used = next((n for key in EXPERTS_PER_TOKEN_KEYS if isinstance(n := getattr(config, key, None), int)), count)
+    config = model.config.get_text_config().to_dict()
+    count, used = expert_count(config), active_experts(config)
     return total, total - experts + (experts * used // count if count else 0), bytes_
 
 

@@ -22,7 +22,7 @@ from orchestrator.config.students import (
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import student_parameters, student_width
 from orchestrator.preflight.planning.record import BaselinePrice, RunPlan
-from workers.model_files import EXPERTS_PER_TOKEN_KEYS, expert_count, read_model_config
+from workers.model_files import active_experts, expert_count, read_model_config
 from workers.model_sizes import ModelSize, model_size
 
 
@@ -110,10 +110,8 @@ class _Prices:
 def _active_parameters(folder: Path, size: ModelSize) -> int:
     """Parameters that a token meets."""
     config = read_model_config(folder)
-    config = {**config, **(config.get("text_config") or {})}
     count = expert_count(config)
-    used = next((n for key in EXPERTS_PER_TOKEN_KEYS if isinstance(n := config.get(key), int)), count)
-    return size.dense + (size.experts * used // count if count else 0)
+    return size.dense + (size.experts * active_experts(config) // count if count else 0)
 
 
 def _note_given(plan: RunPlan, config: RunConfig) -> None:

@@ -13,7 +13,7 @@ from orchestrator.render.jinja import one_line, table_cell
 from orchestrator.render.markdown import markdown
 from orchestrator.reporting.records import RepairReport
 from orchestrator.reporting.report import Report, build_report
-from orchestrator.reporting.scores import Difference, Score
+from orchestrator.reporting.scores import Score
 from orchestrator.reporting.timing import Timing
 
 HOSTILE = "ValueError: a | b \\| c\n\n| x | y |\n|---|---|\r\n# no title\n\n- no item"
@@ -77,7 +77,8 @@ def test_a_control_that_ended_early_stands_beside_its_specialist_of_that_moment(
 def test_a_control_on_given_answers_stands_in_every_table(report: Report) -> None:
     medical = replace(report.students["medical"], given_answers=Score.of(score(0.7)), given_answers_tokens=4000)
     report.students["medical"] = medical
-    report.differences["medical - given_answers"] = Difference(kl=-0.589, low=-0.6, high=-0.5)
+    difference = replace(report.differences["medical - hard_labels"], kl=-0.589, low=-0.6, high=-0.5)
+    report.differences["medical - given_answers"] = difference
     text = markdown(report)
     assert row(text, "– given answers alone, after 4,000 tokens")[0] == "0.7000"
     assert "- KL of medical - given_answers, both after 4,000 tokens: -0.5890" in text
@@ -172,7 +173,8 @@ def test_before_evaluation_there_are_no_tables_of_scores(tmp_path: Path) -> None
 def test_the_teacher_at_4_bit_is_weighed_against_each_specialist(
     report: Report, low: float, high: float, nearer: str
 ) -> None:
-    report.differences["medical - teacher_4bit"] = Difference(kl=(low + high) / 2, low=low, high=high)
+    before = report.differences["medical - teacher_4bit"]
+    report.differences["medical - teacher_4bit"] = replace(before, kl=(low + high) / 2, low=low, high=high)
     text = markdown(report)
     assert (
         "- the teacher at 4 bit takes 850 Bytes (80% of its weights at 4.5 bits, all else at 16) in place of 2.0 kB"

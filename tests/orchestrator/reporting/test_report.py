@@ -14,6 +14,7 @@ from support.measured_run import (
     POINT,
     TIMES,
     WITHHELD,
+    differences,
     evaluation,
     measured_report,
     measured_run,
@@ -31,6 +32,7 @@ from orchestrator.reporting.report import SCHEMA_VERSION, Report, build_report
 from orchestrator.reporting.scores import ProbeRanks, Score
 from orchestrator.reporting.timing import Timing, Worked
 from orchestrator.runs.folder import RunFolder
+from workers.evaluation.metrics.resampling import Estimate
 from workers.layout import StudentLayout
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
@@ -338,7 +340,7 @@ def test_what_stands_beside_a_specialist_is_scored_on_its_domain_and_paired_with
     changes = {"specialists": FROM_SCRATCH, "evaluate": {"beside": {"medical": ["large"]}}}
     run, measured = measured_run(tmp_path, **changes), evaluation()
     measured.scores["large"] = {"medical": score(0.09)}
-    measured.differences["medical - large"] = {"kl": 0.02, "low": 0.01, "high": 0.03}
+    measured.differences["medical - large"] = {**differences(), "kl": Estimate(0.02, 0.01, 0.03)}
     report = build_report(run, run.located_config(), measured, {}, TIMES)
     assert {n: s.kl for n, s in report.students["medical"].beside.items()} == {"large": 0.09}
     assert report.students["large"].beside == {} and report.differences["medical - large"].low == 0.01

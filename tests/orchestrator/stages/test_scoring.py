@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.reporting.evaluation import compare
+from orchestrator.reporting.measures.shown import apart_tokens
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
@@ -48,6 +49,7 @@ def scored(capture_project: Project) -> tuple[CapturedRun, RunConfig]:
     )
     project.text("truth.py", TRUTH)
     evaluate = {"heldout": 0.5, "probes": "probes.jsonl", "truth": "truth.py:truth", "bootstrap": 100}
+    evaluate["shown_texts"] = 0
     project.set("evaluate", evaluate)
     captured = capture(project)
     for i, key in enumerate(("initial", "final")):
@@ -118,7 +120,7 @@ def test_units_add_up_to_the_scores_of_all_positions(scored: tuple[CapturedRun, 
             for measure, value in by_hand.items():
                 assert score[measure] == pytest.approx(value, abs=4 * of_capture(12.0)), (name, domain, measure)
             assert score["truth_tokens_skipped"] > 0
-    assert found.differences["medical - hard_labels"]["kl"] == pytest.approx(
+    assert found.differences["medical - hard_labels"]["kl"].value == pytest.approx(
         found.scores["medical"]["medical"]["kl"] - found.scores["medical.hard_labels"]["medical"]["kl"]
     )
     assert set(found.unigram) == {"medical", "legal"} and all(np.isfinite(list(found.unigram.values())))
@@ -230,5 +232,25 @@ def test_the_teacher_at_4_bit_is_the_rounded_teacher(scored: tuple[CapturedRun, 
         assert 0 < score["kl"] < found.scores["medical"][domain]["kl"], "nearer than random weights"
     own = {n: found.scores[n]["medical"]["kl"] for n in ("medical", "teacher_4bit")}
     difference = found.differences["medical - teacher_4bit"]
-    assert difference["kl"] == pytest.approx(own["medical"] - own["teacher_4bit"])
+    assert difference["kl"].value == pytest.approx(own["medical"] - own["teacher_4bit"])
     assert found.speeds.keys() == {"medical"} and "medical" in found.calibration["teacher_4bit"]
+
+
+def test_texts_token_by_token_are_chosen_by_the_specialist_and_shown_of_its_control(
+    scored: tuple[CapturedRun, RunConfig],
+) -> None:
+    captured, config = scored
+    assert not gathered(captured.run, []).texts
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"shown_texts": 1})})
+    works = Scorer(scoring_job(captured.run, config, ""))
+    for task in sorted(missing_tasks(captured.run, tasks_of(captured, config), 1), key=lambda task: task.after):
+        works(task)
+    found = compare(gathered(captured.run, tasks_of(captured, config)), config)
+    own, control = (found.texts[name]["medical"] for name in ("medical", "medical.hard_labels"))
+    assert [(t.prompt, t.worst, t.tokens) for t in own] == [(t.prompt, t.worst, t.tokens) for t in control]
+    assert own[0].worst and own[0].prompt == found.hardest["medical"]["medical"][0]["prompt"]
+    kl = found.scores["medical"]["medical"]["kl"]
+    assert sum(own[0].kl) / len(own[0].kl) >= kl - 1e-5  # the worst of all, to the digits that are kept
+    [far, *_] = apart_tokens(found.texts, "medical", "medical", own[0].prompt)
+    assert far.kl == max(own[0].kl) and far.hard_labels and far.token == own[0].tokens[far.position]
+    assert not missing_tasks(captured.run, tasks_of(captured, config), 1)

@@ -38,6 +38,8 @@ class SpecialistJob:
     it ends with them."""
     given_only: bool = False
     """Whether it learns from nothing but texts whose answers were given."""
+    first_kl: dict[str, Any] | None = None
+    """Thresholds of its KL before training (FirstKlConfig), which is measured on the first batch. None: it is not."""
     snapshots: dict[str, int] = field(default_factory=dict)
     """Weights to keep beside the final ones, by the name of their folder: after how many target tokens."""
 

@@ -130,7 +130,7 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     if exports:
         ctx.require_lease()
         report.note_exports(export(ctx, {name: model_card(report, name) for name in report.students}))
-    report.take_timing(session.timing())  # of the exports too; it reads all events
+    report.take_timing(session.worked())  # of the exports too; it reads all events
     ctx.require_lease()
     ctx.run.storage.write(REPORT_JSON, report.to_json().encode())
     ctx.run.storage.write(REPORT_MARKDOWN, markdown(report).encode())

@@ -75,8 +75,8 @@ class Session:
         self.ctx.run.storage.write(EventsLayout(self.ctx.epoch).wall, json.dumps(wall).encode())
         self._saved = time.time()
 
-    def timing(self) -> Worked:
-        """Seconds of the run's parts over all attempts. Raises RunFailed if the run was taken over."""
+    def worked(self) -> Worked:
+        """Seconds of the run's parts and of its students over all attempts. Raises RunFailed if the run was taken over."""
         self.save()
         self.monitors.flush(force=True)
         return timing_of(self.ctx.run.storage, lambda why: self.ctx.say(f"not counted in the report's seconds: {why}"))

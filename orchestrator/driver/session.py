@@ -76,7 +76,7 @@ class Session:
         self._saved = time.time()
 
     def worked(self) -> Worked:
-        """Seconds of the run's parts and of its students over all attempts. Raises RunFailed if the run was taken over."""
+        """Seconds of the run's parts and of students, over all attempts. Raises RunFailed if the run was taken over."""
         self.save()
         self.monitors.flush(force=True)
         return timing_of(self.ctx.run.storage, lambda why: self.ctx.say(f"not counted in the report's seconds: {why}"))

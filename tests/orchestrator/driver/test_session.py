@@ -167,7 +167,7 @@ def test_a_driver_that_was_taken_over_writes_no_events_and_no_report(project: Pr
         session.save()
         session.ctx.say("never kept")
         before, who = files(run), take_over(run)
-        writes: list[Callable[[], object]] = [session.save, session.timing, lambda: measure_and_export(session)]
+        writes: list[Callable[[], object]] = [session.save, session.worked, lambda: measure_and_export(session)]
         for write in writes:
             with pytest.raises(RunFailed) as caught:
                 write()

@@ -14,6 +14,9 @@ BRIDGES, BRIDGES_COMPARED = "bridges", "bridges-compared"
 SPEED = "speed"
 """In the names of scores: how fast a model answers, which has neither."""
 
+WEIGHTS = "weights"
+"""In the names of scores: what a model weighs whose weights were rounded."""
+
 TASKS = "tasks"
 """In the names of scores: items of tasks, which are no split and have no store."""
 

@@ -76,6 +76,10 @@ class UnitPlan:
     generation: str = FIRST_GENERATION
     """Of prompts and their targets (layout.py)."""
 
+    def given(self) -> UnitPlan:
+        """Those of them whose answers were given, not made by a teacher; a unit has answers of one kind."""
+        return replace(self, units=tuple(unit for unit in self.units if not unit.generates))
+
     def of_domain(self, domain: str) -> list[int]:
         """Indices of the units that hold prompts of a domain, in plan order."""
         return [u.index for u in self.units if domain in u.domains]

@@ -43,7 +43,7 @@ def report(
     from workers.layout import REPORT_HTML
 
     run = find_run(where)
-    timing = timing_of(run.storage)
+    timing = timing_of(run.storage).timing
     page = page_of_last(run.storage, build_report(run, run.located_config(), None, {}, timing), timing)
     if out is None:
         run.storage.write(REPORT_HTML, page.encode())

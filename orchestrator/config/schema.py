@@ -195,10 +195,11 @@ class RunConfig(Settings):
                     f"{where}.teacher: {settings.teacher!r} is not one of the teachers {sorted(self.teachers)}"
                 )
         self._check_models()
+        self._check_beside()
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")
-            taken = {"generalist", "single_expert"} & set(self.evaluate.baselines) | {"teacher"}
+            taken = {"generalist", "single_expert", "teacher_4bit"} & set(self.evaluate.baselines) | {"teacher"}
             if name in taken | ({"unigram"} if self.evaluate.truth is not None else set()):
                 raise ValueError(f"specialists: {name!r} is what the report calls something else; choose another name")
             self._check_loss(name)
@@ -211,12 +212,24 @@ class RunConfig(Settings):
     def _check_models(self) -> None:
         if not self.specialists and not self.evaluate.models:
             raise ValueError("specialists: there is none, and evaluate.models names no model to measure; give one")
-        taken = {*self.specialists, "generalist", "single_expert", "teacher", "unigram"}
+        taken = {*self.specialists, "generalist", "single_expert", "teacher_4bit", "teacher", "unigram"}
         for name in self.evaluate.models:
             if re.fullmatch(NAME, name) is None:
                 raise ValueError(f"evaluate.models: {name!r} is not a name; use letters, digits, _ and -")
             if name in taken:
                 raise ValueError(f"evaluate.models: {name!r} is the name of something else; choose another one")
+
+    def _check_beside(self) -> None:
+        known = {*self.specialists, *self.evaluate.models}
+        for name, others in self.evaluate.beside.items():
+            if name not in self.specialists:
+                raise ValueError(f"evaluate.beside: {name!r} is no specialist; there are {sorted(self.specialists)}")
+            for other in others:
+                if other not in known - {name}:
+                    raise ValueError(
+                        f"evaluate.beside.{name}: {other!r} is not another specialist, nor one of evaluate.models; "
+                        f"there are {sorted(known - {name})}"
+                    )
 
     def _check_loss(self, name: str) -> None:
         specialist = self.specialists[name]
@@ -239,14 +252,14 @@ class RunConfig(Settings):
             )
 
     def control_tokens_of(self, specialist: str) -> int:
-        """Target tokens that the specialist's `hard_labels` control trains on: its whole budget at most."""
+        """Target tokens that each of the specialist's controls trains on: its whole budget at most."""
         train, tokens = self.specialists[specialist].train, self.evaluate.control_tokens
         if tokens is None:
             tokens = _CONTROL_SHARE_ON_GPUS if train.gpus_per_worker else 1.0
         return tokens if isinstance(tokens, int) else max(1, round(tokens * train.tokens))
 
     def control_is_short(self, specialist: str) -> bool:
-        """Whether the specialist goes on where its control ends."""
+        """Whether the specialist goes on where its controls end."""
         return self.control_tokens_of(specialist) < self.specialists[specialist].train.tokens
 
     def mix_of(self, specialist: str) -> dict[str, float]:

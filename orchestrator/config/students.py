@@ -1,7 +1,7 @@
 """Which students a run trains, and one after which.
 
-A specialist and then its control, in the same workers: the control differs in nothing but its loss and where it ends,
-and loading torch and DeepSpeed once more costs seconds.
+A specialist and then its controls, in the same workers: a control differs in nothing but its loss, its texts and where
+it ends, and loading torch and DeepSpeed once more costs seconds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.student.config import LossConfig, SpecialistConfig
 
 INITIAL, HARD_LABELS, GENERALIST, SINGLE_EXPERT = "initial", "hard_labels", "generalist", "single_expert"
+GIVEN_ANSWERS, TEACHER_4BIT = "given_answers", "teacher_4bit"
 """What specialists are measured against (`evaluate.baselines`)."""
+CONTROLS = (HARD_LABELS, GIVEN_ANSWERS)
+"""Of these, students that are trained beside each specialist, for as many tokens as one another."""
 TEACHER, UNIGRAM = "teacher", "unigram"
 """What else has scores: the teacher on the probes; and, where the truth is known, how often each token occurs."""
 
 
 def compared_with_control(config: RunConfig, specialist: str) -> str:
-    """The model that a specialist's `hard_labels` control is compared with: itself, after as many tokens."""
+    """The model that a specialist's controls are compared with: itself, after as many tokens."""
     return f"{specialist}.{AT_CONTROL_TOKENS}" if config.control_is_short(specialist) else specialist
 
 
@@ -55,20 +58,21 @@ class Student:
     snapshot_tokens: int | None = None
     """Target tokens at which a specialist keeps its weights, for they are what its control is compared with. None: its
     final ones are."""
+    given_only: bool = False
+    """Whether it learns from nothing but texts whose answers were given."""
     milestones: tuple[int, ...] = ()
     """Target tokens at which it keeps its weights, for the floor that they tend to (`evaluate.floor`)."""
 
 
 def student_groups(config: RunConfig) -> list[list[Student]]:
-    """Who trains after whom: each list is one trainer's, a specialist and then its control."""
+    """Who trains after whom: each list is one trainer's, a specialist and then its controls."""
     groups = []
     for name, specialist in config.specialists.items():
         tokens = config.control_tokens_of(name) if config.control_is_short(name) else None
         # Whatever is measured now: `baselines` may change, and a control that is added later needs them.
         milestones = milestones_of(config, specialist)
         group = [Student(name, specialist, config.mix_of(name), snapshot_tokens=tokens, milestones=milestones)]
-        if HARD_LABELS in config.evaluate.baselines:
-            group.append(_control(group[0]))
+        group += [_control(group[0], kind) for kind in controls_of(config, name)]
         groups.append(group)
     if config.specialists and GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
@@ -76,6 +80,18 @@ def student_groups(config: RunConfig) -> list[list[Student]]:
         mix = {d: 1 / len(domains) for d in domains}
         groups.append([Student(GENERALIST, first, mix, milestones=milestones_of(config, first))])
     return groups
+
+
+def controls_of(config: RunConfig, specialist: str) -> list[str]:
+    """The controls that are trained beside a specialist; one that learns from labels itself is its own."""
+    own = config.specialists[specialist].loss
+    itself = {HARD_LABELS} if own == _of_labels(own) else set()
+    return [kind for kind in CONTROLS if kind in config.evaluate.baselines and kind not in itself]
+
+
+def _of_labels(loss: LossConfig) -> LossConfig:
+    """Cross-entropy that weighs as much as both parts of a loss."""
+    return LossConfig(kl=0.0, ce=loss.kl + loss.ce)
 
 
 def milestones_of(config: RunConfig, student: SpecialistConfig) -> tuple[int, ...]:
@@ -90,13 +106,13 @@ def milestones_of(config: RunConfig, student: SpecialistConfig) -> tuple[int, ..
     return tuple(sorted({round(first * (last / first) ** (i / steps)) for i in range(floor.points)}))
 
 
-def _control(of: Student) -> Student:
-    """The same student on the same tokens with cross-entropy."""
-    loss = LossConfig(kl=0.0, ce=of.config.loss.kl + of.config.loss.ce)
-    control, end = of.config.model_copy(update={"loss": loss}), of.snapshot_tokens
+def _control(of: Student, kind: str) -> Student:
+    """The same student with cross-entropy: on the same tokens, or on given answers alone."""
+    control, end = of.config.model_copy(update={"loss": _of_labels(of.config.loss)}), of.snapshot_tokens
     if end is not None:  # beside weights of one moment; a best checkpoint would be of another
         control = control.model_copy(update={"train": control.train.model_copy(update={"keep": "last"})})
-    return Student(f"{of.name}.{HARD_LABELS}", control, of.mix, control_of=of.name, end_tokens=end)
+    given = kind == GIVEN_ANSWERS
+    return Student(f"{of.name}.{kind}", control, of.mix, control_of=of.name, end_tokens=end, given_only=given)
 
 
 def starts_from(student: Student) -> StudentLayout:

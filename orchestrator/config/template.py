@@ -42,7 +42,7 @@ specialists:                        # mix: share of target tokens by domain; wit
 
 evaluate:
   heldout: 5%                         # of each domain, or {share: 5%, max_texts: 500, max_tokens: 256k}
-  baselines: [initial, hard_labels]   # also: generalist, single_expert
+  baselines: [initial, hard_labels]   # also: given_answers, generalist, single_expert, teacher_4bit
   control_tokens: 10%                 # of its specialist's budget, or a number: what a hard-label control trains on
   # tasks: {exams: exams.jsonl}       # {prompt, choices, answer, domain}: what is kept of the teacher's scores
   # gate: {retention: 95%}            # exit code 3 where a specialist keeps less

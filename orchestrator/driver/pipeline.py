@@ -129,7 +129,7 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     if exports:
         ctx.require_lease()
         report.note_exports(export(ctx, {name: model_card(report, name) for name in report.students}))
-    report.timing = session.timing()  # of the exports too; it reads all events
+    report.take_timing(session.worked())  # of the exports too; it reads all events
     ctx.require_lease()
     write_report(ctx.run.storage, report, measured.texts if measured is not None else {})
     return report

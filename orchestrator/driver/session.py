@@ -19,7 +19,7 @@ from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
 from orchestrator.preflight.place import Needs
-from orchestrator.reporting.timing import Timing, timing_of
+from orchestrator.reporting.timing import Worked, timing_of
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.folder import RunFolder
 from workers.channels.events import Message
@@ -75,8 +75,8 @@ class Session:
         self.ctx.run.storage.write(EventsLayout(self.ctx.epoch).wall, json.dumps(wall).encode())
         self._saved = time.time()
 
-    def timing(self) -> Timing:
-        """Seconds of the run's parts over all attempts. Raises RunFailed if the run was taken over."""
+    def worked(self) -> Worked:
+        """Seconds of the run's parts and of students, over all attempts. Raises RunFailed if the run was taken over."""
         self.save()
         self.monitors.flush(force=True)
         return timing_of(self.ctx.run.storage, lambda why: self.ctx.say(f"not counted in the report's seconds: {why}"))

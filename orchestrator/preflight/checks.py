@@ -12,7 +12,7 @@ from cluster.storage import check_writable, open_storage
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import SINGLE_EXPERT
+from orchestrator.config.students import SINGLE_EXPERT, TEACHER_4BIT
 from orchestrator.preflight.model_folders import check_model_folder, check_sources
 from orchestrator.preflight.new_models import check_new_models
 from orchestrator.preflight.passed_on import check_passed_on
@@ -30,6 +30,7 @@ from orchestrator.prompts.sources import (
     RejectedRow,
     Screened,
     read_probes,
+    require_given,
     require_prompts,
     screen_all,
 )
@@ -37,7 +38,7 @@ from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_train
 from orchestrator.prompts.tasks import ReadTask, read_tasks
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
-from workers.evaluation.cuttable import why_not_cut
+from workers.evaluation.cuttable import why_not_cut, why_not_rounded
 from workers.fetching.folder import model_folder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.layout import PROMPTS_SUMMARY
@@ -124,7 +125,9 @@ def check(
     if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):
         from workers.manifest import read_plan  # Arrow takes a quarter of a second, which no other check needs
 
-        require_prompts(config, set(read_plan(run.storage, TRAIN).domains), [])
+        plan = read_plan(run.storage, TRAIN)
+        require_prompts(config, set(plan.domains), [])
+        require_given(config, set(plan.given().domains))
     else:
         _check_prompts(config, found, reading)
     _check_what_judges(config, found)
@@ -245,8 +248,10 @@ def _check_rows(config: RunConfig, found: Checked, screened: Screened) -> None:
     splits, past_caps = splits_and_trained(config, found.prompts)
     if (note := caps_note(config, past_caps)) is not None:
         found.notes.append(note)
-    domains = {d for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN for d in p.domains}
+    trained = [p for p, split in zip(found.prompts, splits, strict=True) if split == TRAIN]
+    domains = {d for p in trained for d in p.domains}
     require_prompts(config, domains, found.rejected)
+    require_given(config, {d for p in trained if p.answer is not None for d in p.domains})
     _check_answers(config, found)
     named = {
         "domains": set(config.domains) - {d for p in found.prompts for d in p.domains},
@@ -286,10 +291,18 @@ def _check_what_judges(config: RunConfig, found: Checked) -> None:
         check_function("evaluate.truth", config.evaluate.truth)
     found.tasks = read_tasks(config, found.teacher_folders)
     found.notes += task_notes(config, found.tasks)
-    if SINGLE_EXPERT in config.evaluate.baselines:
-        name = config.first_teacher()
-        if (reason := why_not_cut(read_model_config(found.teacher_folders[name]))) is not None:
+    _check_made_of_teacher(config, found.teacher_folders[config.first_teacher()])
+
+
+def _check_made_of_teacher(config: RunConfig, folder: Path) -> None:
+    """Baselines that are made of the first teacher can be."""
+    name, model_config = config.first_teacher(), read_model_config(folder)
+    for baseline, made, why_not in (
+        (SINGLE_EXPERT, "is cut out of", why_not_cut),
+        (TEACHER_4BIT, "rounds the weights of", why_not_rounded),
+    ):
+        if baseline in config.evaluate.baselines and (reason := why_not(model_config)) is not None:
             raise ValueError(
-                f"evaluate.baselines: single_expert is cut out of {config.teacher_key(name)}.model "
-                f"{config.teachers[name].model!r}, and {reason}; take single_expert out, or name another teacher"
+                f"evaluate.baselines: {baseline} {made} {config.teacher_key(name)}.model "
+                f"{config.teachers[name].model!r}, and {reason}; take {baseline} out, or name another teacher"
             )

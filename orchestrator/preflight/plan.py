@@ -10,7 +10,7 @@ from cluster.inventory import Inventory
 from cluster.nodes.kinds import PlannedNode, node_kinds
 from cluster.storage import free_bytes
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, SINGLE_EXPERT
+from orchestrator.config.students import GENERALIST, SINGLE_EXPERT, controls_of
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import (
     Part,
@@ -24,6 +24,7 @@ from orchestrator.preflight.parts import (
 )
 from orchestrator.preflight.planning.controls import control_note, control_words
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
+from orchestrator.preflight.planning.prices import plan_prices, single_expert_parameters
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
 from orchestrator.preflight.planning.sizes import size_notes
@@ -57,6 +58,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
         *_students(plan, config, found, vocabulary),
         _evaluator(plan, config, found, vocabulary),
     ]
+    plan_prices(plan, config, found, vocabulary)
     plan.parts = [item.part for item in items]
     plan.notes += size_notes(config, found, vocabulary)
     if inventory.members:
@@ -134,13 +136,13 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         return sum(head_bytes(config, name, models[name], vocabulary) for name in names)
 
     models = teacher_models(found)
-    controls, items = bool(config.specialists) and HARD_LABELS in config.evaluate.baselines, []
-    if controls:
-        plan.control_tokens = {name: config.control_tokens_of(name) for name in config.specialists}
+    items, controlled = [], [name for name in config.specialists if controls_of(config, name)]
+    if controlled:
+        plan.control_tokens = {name: config.control_tokens_of(name) for name in controlled}
         plan.notes.append(control_note(config))
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
-        mix += control_words(config, name) if controls else ""
+        mix += control_words(config, name)
         held = heads_held(specialist, config.mix_of(name))
         items.append(_student(name, f"specialists.{name}.train", specialist, mix, vocabulary, held))
     if config.specialists and GENERALIST in config.evaluate.baselines:
@@ -173,7 +175,7 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
     largest = max(student_parameters(model, vocabulary) for model in models)
     layer = max(student_layer(model) for model in models)
     if SINGLE_EXPERT in config.evaluate.baselines:
-        largest = max(largest, _single_expert(found.teacher_folders[config.first_teacher()]))
+        largest = max(largest, single_expert_parameters(found.teacher_folders[config.first_teacher()]))
     teachers = [(model_size(f) or ModelSize(0)).parameters for f in found.teacher_folders.values()]
     asked = max(map(asked_layer, teacher_models(found).values()))
 
@@ -189,14 +191,6 @@ def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int
         evaluator_request(config.evaluate),
         changes=partial(smaller_evaluators, config.evaluate, make),
     )
-
-
-def _single_expert(folder: Path) -> int:
-    """Parameters of a teacher of one expert a layer, or of what is held to choose that: its other weights and a whole
-    layer of experts."""
-    size, model = model_size(folder) or ModelSize(0), read_model_config(folder)
-    layers = int(model.get("num_hidden_layers") or 1)
-    return size.dense + size.experts // max(min(layers, expert_count(model)), 1)
 
 
 def _note_storage(plan: RunPlan, config: RunConfig) -> None:

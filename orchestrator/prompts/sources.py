@@ -188,6 +188,21 @@ def require_prompts(config: RunConfig, domains: set[str], rejected: Sequence[Rej
                 )
 
 
+def require_given(config: RunConfig, domains: set[str]) -> None:
+    """Every domain of a specialist has given answers to train on, where `given_answers` is asked for. Raises
+    MissingPrompts for one that has none; `domains` are those that have."""
+    if "given_answers" not in config.evaluate.baselines:
+        return
+    for name in config.specialists:
+        for domain, share in config.mix_of(name).items():
+            if share > 0 and domain not in domains:
+                raise MissingPrompts(
+                    f"evaluate.baselines: given_answers, but no training prompt of {domain!r}, which "
+                    f"specialists.{name} learns from, has a given answer (prompts.SOURCE.answers: sampled takes none); "
+                    "give its rows answers, or take given_answers out"
+                )
+
+
 def commonest(rejected: Sequence[RejectedRow]) -> str:
     """The commonest reason of some rejected rows."""
     [(reason, count)] = Counter(r.reason for r in rejected).most_common(1)

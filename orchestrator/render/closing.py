@@ -7,7 +7,14 @@ from rich.text import Text
 
 from orchestrator.config.students import GENERALIST
 from orchestrator.render.columns import print_columns
-from orchestrator.render.sentences import cost_lines, gate_lines, store_lines, task_lines, timing_line
+from orchestrator.render.sentences import (
+    cost_lines,
+    four_bit_lines,
+    gate_lines,
+    store_lines,
+    task_lines,
+    timing_line,
+)
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import ProbeRanks, Score
@@ -39,6 +46,7 @@ def _print_table(report: Report, measured: dict[str, StudentReport], out: Consol
         "initial": {n: s.initial for n, s in measured.items()},
         "at equal tokens": {n: s.at_control_tokens for n, s in measured.items()},
         "hard labels": {n: s.hard_labels for n, s in measured.items()},
+        "given answers": {n: s.given_answers for n, s in measured.items()},
         "generalist": {n: report.table.get(GENERALIST, {}).get(s.domain) for n, s in measured.items()},
     }
     beside = {head: column for head, column in controls.items() if any(column.values())}
@@ -76,6 +84,7 @@ def closing_lines(report: Report) -> list[str]:
     if report.single_expert is not None:
         kl = ", ".join(f"{domain} {value:.2f}" for domain, value in report.single_expert.kl.items())
         lines.append(f"single-expert teacher (one expert a layer, no router): KL {kl}")
+    lines += four_bit_lines(report)
     for name, student in report.students.items():
         if student.probes:
             lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.config.students import HARD_LABELS
+from orchestrator.config.students import GIVEN_ANSWERS, HARD_LABELS
 from orchestrator.render.jinja import filled
 from orchestrator.render.sentences import (
     bridge_lines,
     cost_lines,
+    four_bit_lines,
     gate_lines,
     interval_cell,
     nats_cell,
@@ -16,6 +17,7 @@ from orchestrator.render.sentences import (
 from orchestrator.reporting.report import Report
 
 _SINGLE_EXPERT = "*single-expert teacher* (one expert a layer, no router)"
+_TEACHER_4BIT = "*teacher at 4 bit*"
 
 
 def markdown(report: Report) -> str:
@@ -23,6 +25,9 @@ def markdown(report: Report) -> str:
     kl_by_domain = {name: {d: s.kl for d, s in scores.items()} for name, scores in report.table.items()}
     if report.single_expert is not None:
         kl_by_domain[_SINGLE_EXPERT] = report.single_expert.kl
+    four_bit = report.teacher_4bit.by_domain if report.teacher_4bit is not None else {}
+    if four_bit:
+        kl_by_domain[_TEACHER_4BIT] = {domain: score.kl for domain, score in four_bit.items()}
     return filled(
         "report.md.j2",
         report=report,
@@ -31,7 +36,14 @@ def markdown(report: Report) -> str:
         scored={n: s for n, s in report.students.items() if s.heldout is not None},
         measured={n: s for n, s in report.table.items() if n in report.models},
         excess=_excess(report),
-        compared_after={f"{name} - {HARD_LABELS}": s.hard_labels_tokens for name, s in report.students.items()},
+        compared_after={
+            f"{name} - {kind}": tokens
+            for name, s in report.students.items()
+            for kind, tokens in ((HARD_LABELS, s.hard_labels_tokens), (GIVEN_ANSWERS, s.given_answers_tokens))
+        },
+        after=_after,
+        four_bit=four_bit,
+        weighed=four_bit_lines(report),
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         interval=interval_cell,
         nats=nats_cell,
@@ -42,6 +54,11 @@ def markdown(report: Report) -> str:
         store_lines=store_lines(report),
         timing=timing_line(report.timing),
     )
+
+
+def _after(tokens: int | None) -> str:
+    """After how many target tokens a model is as it is; empty where that is not known."""
+    return "" if tokens is None else f", after {tokens:,} tokens"
 
 
 def _excess(report: Report) -> dict[str, tuple[float, float]]:

@@ -29,7 +29,8 @@ def model_card(report: Report, name: str) -> str:
     beside = {"this model": student.heldout}
     if student.at_control_tokens is not None:
         beside[f"itself{after}"] = student.at_control_tokens
-    beside |= {f"hard labels{after}": student.hard_labels, "initial weights": student.initial}
+    beside |= {f"hard labels{after}": student.hard_labels, "given answers": student.given_answers}
+    beside |= {"initial weights": student.initial}
     text = filled(
         "model_card.md.j2",
         report=report,

@@ -11,7 +11,7 @@ from rich.markup import escape
 from cluster.nodes.kinds import PlannedNode
 from cluster.resources import MEMORY
 from orchestrator.preflight.parts import Part
-from orchestrator.preflight.planning.record import RunPlan
+from orchestrator.preflight.planning.record import BaselinePrice, RunPlan
 from orchestrator.render.columns import print_columns
 
 
@@ -25,6 +25,8 @@ def show_plan(plan: RunPlan, out: Console) -> None:
     out.print()
     for part in plan.parts:
         out.print(f"{part.name}: {part.detail}", markup=False)
+    for name, price in plan.baselines.items():
+        out.print(_price_line(name, price), markup=False)
     for name, slots in plan.slots.items():
         out.print(
             f"teacher {name}: about {slots.in_use:g} of {slots.slots} slots of a replica in use ({slots.share:.0%}): "
@@ -48,6 +50,15 @@ def show_plan(plan: RunPlan, out: Console) -> None:
         out.print(f"does not fit: {problem}", style="red", markup=False)
     if not plan.problems:
         out.print("everything fits", style="green")
+
+
+def _price_line(name: str, price: BaselinePrice) -> str:
+    """What a baseline adds."""
+    words = [f"trains on {price.trained_tokens:,} target tokens"] if price.trained_tokens else []
+    words += [f"scores {price.scored_tokens:,} held-out ones" if words else f"scores {price.scored_tokens:,} tokens"]
+    words += [f"about {price.flops:.2g} FLOPs", f"holds weights of {naturalsize(price.held_bytes)} to be scored"]
+    words += [f"leaves {naturalsize(price.stored_bytes)} in the storage"] if price.stored_bytes else []
+    return f"baseline {name}: {', '.join(words)}"
 
 
 def _print_inventory(plan: RunPlan, out: Console) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from humanize import naturalsize
+
+from orchestrator.config.students import TEACHER_4BIT
 from orchestrator.reporting.measures.bridges import BridgesReport
 from orchestrator.reporting.measures.tasks import Interval
 from orchestrator.reporting.records import ModelReport, StudentReport
@@ -56,7 +59,8 @@ def task_lines(report: Report, only: str | None = None) -> list[str]:
         for domain, task in student.tasks.items():
             if isinstance(student, StudentReport) and not student.mix.get(domain):
                 continue
-            beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "initial": task.initial}
+            beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "given answers": task.given_answers}
+            beside |= {"initial": task.initial}
             scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
             kept = task.specialist.retention
             words = f"; it keeps {_percent(kept)} of its teacher's" if kept is not None else ""
@@ -108,6 +112,29 @@ def _at_bridges(found: BridgesReport) -> str:
         f"{found.repaired_without.value:.1%}, with the teacher's token there {found.repaired.value:.1%}: the token "
         f"alone {_percent(found.repaired_by_token)}"
     )
+
+
+def four_bit_lines(report: Report) -> list[str]:
+    """Whether the teacher at 4 bit is nearer to the teacher than each specialist is, and what both weigh."""
+    found = report.teacher_4bit
+    if found is None:
+        return []
+    sizes = f"{naturalsize(found.bytes)} ({found.rounded / found.parameters:.0%} of its weights at 4.5 bits"
+    lines = [f"the teacher at 4 bit takes {sizes}, all else at 16) in place of {naturalsize(found.bytes_at_16_bit)}"]
+    for name, student in report.students.items():
+        rounded, own = found.by_domain.get(student.domain), student.heldout
+        difference = report.differences.get(f"{name} - {TEACHER_4BIT}")
+        if rounded is None or own is None or difference is None:
+            continue
+        nearer = name if difference.high < 0 else "the teacher at 4 bit" if difference.low > 0 else "neither"
+        weight = student.model.parameters if student.model is not None else None
+        size = f" in {naturalsize(2 * weight)} at 16 bits" if weight else ""
+        times = f" in {found.bytes / (2 * weight):.3g} times as much" if weight else ""
+        lines.append(
+            f"{name}: KL {own.kl:.4f}{size}, the teacher at 4 bit {rounded.kl:.4f}{times}; {nearer} is nearer to the "
+            f"teacher ({difference.kl:+.4f}, {difference.low:+.4f} … {difference.high:+.4f})"
+        )
+    return lines
 
 
 def cost_lines(report: Report) -> list[str]:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
+from orchestrator.config.students import (
+    CONTROLS,
+    GENERALIST,
+    TEACHER_4BIT,
+    UNIGRAM,
+    compared_with_control,
+    split_milestone,
+)
 from orchestrator.reporting.measures.bridges import BridgesReport, bridges_reports
 from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
 from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
@@ -21,7 +28,7 @@ from orchestrator.reporting.measures.parrot import (
 )
 from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.bridges.texts import BridgeFindings
-from workers.evaluation.cost import Speed
+from workers.evaluation.cost import RoundedWeights, Speed
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
@@ -52,6 +59,8 @@ class Results:
     """Of students on text that they wrote, on their own domains."""
     bridges: dict[str, dict[str, BridgeFindings]] = field(default_factory=dict)
     """Of models at their teacher's bridges."""
+    rounded: RoundedWeights | None = None
+    """What the teacher at 4 bit weighs."""
 
 
 @dataclass
@@ -80,6 +89,8 @@ class Evaluation:
     bias: dict[str, BiasReport] = field(default_factory=dict)
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
     bridges: dict[str, BridgesReport] = field(default_factory=dict)
+    rounded: RoundedWeights | None = None
+    """What the teacher at 4 bit weighs."""
     texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
     """A few held-out texts token by token, by model and domain."""
 
@@ -115,6 +126,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
         bridges=bridges_reports(config, results.bridges),
+        rounded=results.rounded,
         texts=results.texts,
     )
 
@@ -130,11 +142,14 @@ def _milestones(results: Results) -> dict[str, dict[int, dict[str, DomainScores]
 
 
 def pairs(config: RunConfig, specialist: str) -> dict[str, tuple[str, str]]:
-    """The models that a specialist's differences are taken between, by label: beside the control of hard labels it
-    stands as it was when it had seen as many tokens."""
+    """The models that a specialist's differences are taken between, by label: beside its controls it stands as it was
+    when it had seen as many tokens."""
+    beside_controls = compared_with_control(config, specialist)
     return {
-        f"{specialist} - {HARD_LABELS}": (compared_with_control(config, specialist), f"{specialist}.{HARD_LABELS}"),
+        **{f"{specialist} - {kind}": (beside_controls, f"{specialist}.{kind}") for kind in CONTROLS},
         f"{specialist} - {GENERALIST}": (specialist, GENERALIST),
+        f"{specialist} - {TEACHER_4BIT}": (specialist, TEACHER_4BIT),
+        **{f"{specialist} - {other}": (specialist, other) for other in config.evaluate.beside.get(specialist, ())},
     }
 
 

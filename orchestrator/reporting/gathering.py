@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import HARD_LABELS, INITIAL
+from orchestrator.config.students import GIVEN_ANSWERS, HARD_LABELS, INITIAL
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.measures.costs import student_cost
 from orchestrator.reporting.measures.shown import HardPrompt, apart_tokens
@@ -156,7 +156,7 @@ def student_report(
 ) -> StudentReport:
     """One specialist: what it was made of, and its scores on its own domain."""
     own, done = config.own_domain(name), run.student_done(name) or {}
-    control = run.student_done(f"{name}.{HARD_LABELS}") or {}
+    control, given = (run.student_done(f"{name}.{kind}") or {} for kind in (HARD_LABELS, GIVEN_ANSWERS))
     key, tasks = export_key(name), evaluation.tasks.get(name, {}) if evaluation is not None else {}
     return StudentReport(
         domain=own,
@@ -174,7 +174,10 @@ def student_report(
         hard_labels=_score(evaluation, f"{name}.{HARD_LABELS}", own),
         difference=_difference(evaluation, f"{name} - {HARD_LABELS}"),
         hard_labels_tokens=control.get("tokens"),
+        given_answers=_score(evaluation, f"{name}.{GIVEN_ANSWERS}", own),
+        given_answers_tokens=given.get("tokens"),
         at_control_tokens=_score(evaluation, f"{name}.{AT_CONTROL_TOKENS}", own),
+        beside={n: s for n in config.evaluate.beside.get(name, ()) if (s := _score(evaluation, n, own)) is not None},
         calibration=_calibration(evaluation, name, own),
         hardest=_hardest(evaluation, name, own) if evaluation else (),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),

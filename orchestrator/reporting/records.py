@@ -243,8 +243,14 @@ class StudentReport:
     """KL less that of the control, at equal tokens: of `at_control_tokens`, or of `heldout` where that is None."""
     hard_labels_tokens: int | None = None
     """Target tokens that the control trained on; None where its training has not ended."""
+    given_answers: Score | None = None
+    """Of the control that learned from given answers alone, `given_answers_tokens` of them."""
+    given_answers_tokens: int | None = None
+    """Target tokens that it trained on; None where its training has not ended."""
     at_control_tokens: Score | None = None
-    """Of the specialist when it had seen as many target tokens; None where it ended with them too."""
+    """Of the specialist when it had seen as many target tokens as its controls; None where it ended with them too."""
+    beside: dict[str, Score] = field(default_factory=dict)
+    """Of the models that `evaluate.beside` names, on its own domain."""
     calibration: Calibration | None
     """On its own domain."""
     hardest: tuple[HardPrompt, ...]

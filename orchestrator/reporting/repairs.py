@@ -47,7 +47,8 @@ class _Readers:
         """Students that had read an earlier revision of a unit, as far as checkpoints tell."""
         names = []
         for student, cursor in self._students:
-            units_of = {d: self._plan.of_domain(d) for d in cursor.domains}
+            plan = self._plan.given() if student.given_only else self._plan
+            units_of = {d: plan.of_domain(d) for d in cursor.domains}
             if cursor.has_read(repair.unit, units_of, below=repair.revision):
                 names.append(student.name)
         return names

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, SINGLE_EXPERT
+from orchestrator.config.students import GENERALIST, SINGLE_EXPERT, TEACHER_4BIT
 from orchestrator.prompts.notes import text_notes
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.gathering import (
@@ -27,7 +27,7 @@ from orchestrator.reporting.gathering import (
     teacher_reports,
     without_folders,
 )
-from orchestrator.reporting.measures.costs import Cost, cost_of
+from orchestrator.reporting.measures.costs import Cost, TrainingCost, cost_of, training_costs
 from orchestrator.reporting.records import (
     ModelReport,
     PromptsReport,
@@ -42,12 +42,13 @@ from orchestrator.reporting.scores import (
     CurvePoint,
     Curves,
     Difference,
+    FourBitReport,
     ProbeRank,
     Score,
     SingleExpertReport,
     UnigramReport,
 )
-from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.timing import Timing, Worked
 from orchestrator.reporting.verdict import Verdict, generalist_label, verdict_of
 from orchestrator.runs.folder import RunFolder
 from workers.layout import REPORT_HTML, export_key
@@ -89,11 +90,15 @@ class Report:
     """Of every model that was scored, by domain."""
     costs: dict[str, Cost]
     """What models cost to run, of those that were timed; `teacher` is the first teacher."""
+    trained: dict[str, TrainingCost] = field(default_factory=dict)
+    """What training took, of specialists, controls and the generalist, as far as it has ended."""
     differences: dict[str, Difference]
-    """KL of one model less that of another, by `NAME - hard_labels`, at equal tokens, and `NAME - generalist`."""
+    """KL of one model less that of another, by `NAME - hard_labels` and `NAME - given_answers`, at equal tokens,
+    `NAME - generalist`, `NAME - teacher_4bit`, and `NAME - OTHER` of `evaluate.beside`."""
     probes: dict[str, dict[str, tuple[ProbeRank, ...]]]
     """By model and domain, in the order of the probes."""
     single_expert: SingleExpertReport | None
+    teacher_4bit: FourBitReport | None = None
     unigram: UnigramReport | None
     notes: tuple[str, ...]
     """Where text and captured distributions disagree."""
@@ -106,12 +111,18 @@ class Report:
             if (key := export_key(name)) in keys:
                 self.students[name] = replace(student, export=key)
 
+    def take_timing(self, worked: Worked) -> None:
+        """Note the seconds of the run's parts, and of each student's training."""
+        self.timing = worked.timing
+        for name, cost in self.trained.items():
+            self.trained[name] = replace(cost, seconds=worked.by_student.get(name))
+
     def take_scores(self, earlier: Report) -> None:
         """The scores that an earlier report has of the same students; what they are now stays."""
         for name, student in self.students.items():
             if (scored := earlier.students.get(name)) is not None:
-                of_text = ("heldout", "initial", "hard_labels", "at_control_tokens", "difference", "probes")
-                of_models = ("calibration", "hardest", "capacity", "cost", "own_text")
+                of_text = ("heldout", "initial", "hard_labels", "given_answers", "at_control_tokens", "beside")
+                of_models = ("difference", "probes", "calibration", "hardest", "capacity", "cost", "own_text")
                 of_tasks = ("gate", "tasks", "parrot", "inheritance", "bias", "bridges")
                 kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
                 self.students[name] = replace(student, **kept)
@@ -193,9 +204,11 @@ def build_report(
         curves=_curves(evaluation) if evaluation else {},
         calibration=_calibration(evaluation) if evaluation else {},
         costs={n: cost_of(s, config) for n, s in evaluation.speeds.items()} if evaluation else {},
+        trained=training_costs(run, config),
         differences=differences,
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),
+        teacher_4bit=_teacher_4bit(evaluation) if evaluation else None,
         unigram=UnigramReport(truth_excess_kl=evaluation.unigram) if evaluation and evaluation.unigram else None,
         notes=tuple(text_notes(config, asked)),
     )
@@ -210,6 +223,18 @@ def _single_expert(scores: dict[str, dict[str, dict[str, float]]]) -> SingleExpe
         return None
     by_domain = _by_domain(scores[SINGLE_EXPERT])
     return SingleExpertReport(kl={domain: score.kl for domain, score in by_domain.items()}, by_domain=by_domain)
+
+
+def _teacher_4bit(evaluation: Evaluation) -> FourBitReport | None:
+    if (found := evaluation.rounded) is None:
+        return None
+    return FourBitReport(
+        by_domain=_by_domain(evaluation.scores.get(TEACHER_4BIT, {})),
+        parameters=found.parameters,
+        rounded=found.rounded,
+        bytes=found.weight_bytes,
+        bytes_at_16_bit=found.weight_bytes_before,
+    )
 
 
 def _curves(evaluation: Evaluation) -> dict[str, dict[str, Curves]]:

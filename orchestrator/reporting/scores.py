@@ -227,6 +227,21 @@ class SingleExpertReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FourBitReport:
+    """The first teacher with its linear weights rounded to 4 bit, on the domains that it answers. It is not timed: the
+    rounding is simulated. How well it is calibrated is in `calibration.teacher_4bit`."""
+
+    by_domain: dict[str, Score]
+    parameters: int
+    rounded: int
+    """Of these, those that were rounded."""
+    bytes: int
+    """Of what was rounded, 4.5 bits each with their steps, and of all else at 16 bits."""
+    bytes_at_16_bit: int
+    """Of the teacher with all at 16 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnigramReport:
     """A model that knows nothing but how often each word of a domain occurs."""
 

@@ -35,6 +35,15 @@ class Timing:
     would not show are left out."""
 
 
+@dataclass(frozen=True)
+class Worked:
+    """Seconds of a run's parts, and of each student."""
+
+    timing: Timing
+    by_student: dict[str, float]
+    """Seconds of the clock in which it stepped."""
+
+
 @dataclass
 class Spans:
     """Spans of time, as they come; the union of all of them counts."""
@@ -65,9 +74,9 @@ class Spans:
         return sum(end - start for start, end in self.joined())
 
 
-def timing_of(storage: Storage, skipped: Callable[[str], None] = lambda why: None) -> Timing:
+def timing_of(storage: Storage, skipped: Callable[[str], None] = lambda why: None) -> Worked:
     """Seconds of a run's parts over all attempts, as far as what they told can be read; `skipped` is told what not."""
-    return timing(read_events(storage, skipped), sum(_walls(storage, skipped)))
+    return worked(read_events(storage, skipped), sum(_walls(storage, skipped)))
 
 
 def _walls(storage: Storage, skipped: Callable[[str], None]) -> Iterator[float]:
@@ -79,7 +88,7 @@ def _walls(storage: Storage, skipped: Callable[[str], None]) -> Iterator[float]:
                 skipped(f"{file.key}: {error}")
 
 
-def timing(events: Iterable[Event], wall_s: float) -> Timing:
+def worked(events: Iterable[Event], wall_s: float) -> Worked:
     """Seconds of a run's parts, from its events in any order."""
     units = Spans()
     stepped: dict[str, Spans] = {}
@@ -92,13 +101,14 @@ def timing(events: Iterable[Event], wall_s: float) -> Timing:
                 own.add(second, second + 1)
     students = Spans([span for own in stepped.values() for span in own.joined()])
     captured = Spans([(int(start), int(end) + 1) for start, end in units.joined()])
-    return Timing(
+    timing = Timing(
         spans=_since_the_first({"teacher": units.joined(), **{n: own.joined() for n, own in stepped.items()}}),
         teacher_s=round(units.seconds, 2),
         students_s=float(students.seconds),
         wall_s=round(wall_s, 2),
         overlap_s=float(_overlap(captured, list(stepped.values()))),
     )
+    return Worked(timing, {student: float(own.seconds) for student, own in stepped.items()})
 
 
 _SHOWN = 400

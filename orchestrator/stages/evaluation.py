@@ -138,8 +138,9 @@ def _why(error: BaseException) -> str:
     if any(isinstance(e, _DIED) for e in _chain(error)):
         return (
             f"a process that scores died {_RETRIES + 1} times, most often of too little memory: take a smaller "
-            "evaluate.batch_tokens, leave out what loads the teacher (evaluate.tasks, own_text, cost.teacher), or "
-            "take more memory (see `stillhouse plan`). What is scored is kept: the same command goes on there"
+            "evaluate.batch_tokens, leave out what loads the teacher (evaluate.tasks, own_text, cost.teacher, "
+            "teacher_4bit), or take more memory (see `stillhouse plan`). What is scored is kept: the same command goes "
+            "on there"
         )
     return re.sub(r"^(ValueError|DamagedShard): (evaluate: )?", "", first_cause(error))
 

@@ -30,6 +30,7 @@ def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: 
             repairs=repairs,
             lora=student.config.model.lora.model_dump() if student.config.model.lora else None,
             end_tokens=student.end_tokens,
+            given_only=student.given_only,
             first_kl=_first_kl(student, ctx),
             snapshots=snapshots_of(student),
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.model_cache import use_model_cache
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import HARD_LABELS
+from orchestrator.config.students import CONTROLS
 from orchestrator.runs.folder import RunFolder, find_run
 from workers.fetching.folder import model_folder
 from workers.layout import AT_CONTROL_TOKENS, StudentLayout
@@ -46,11 +46,11 @@ def _models(run: RunFolder, config: RunConfig, teacher: bool) -> dict[str, str |
     """Names and places of what can be asked: a Path is a folder on this machine, a string a key of the run."""
     models: dict[str, str | Path] = {}
     for name in config.specialists:
-        own, control = StudentLayout(name), f"{name}.{HARD_LABELS}"
-        for student in (name, control):
+        own, controls = StudentLayout(name), [f"{name}.{kind}" for kind in CONTROLS]
+        for student in (name, *controls):
             if run.student_done(student) is not None:
                 models[student] = StudentLayout(student).final
-        if control in models and run.storage.exists(own.at_control_tokens_facts):
+        if models.keys() & controls and run.storage.exists(own.at_control_tokens_facts):
             models[f"{name}.{AT_CONTROL_TOKENS}"] = own.at_control_tokens
     if teacher and models:
         teachers: dict[str, str | Path] = {n: model_folder(t.model, t.revision) for n, t in config.teachers.items()}

@@ -14,6 +14,7 @@ from orchestrator.reporting.scores import Score
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.folder import RunFolder
 from support.small_configuration import clinic
+from workers.evaluation.cost import RoundedWeights
 from workers.evaluation.metrics.resampling import Estimate
 from workers.layout import PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.manifest import write_manifest
@@ -140,8 +141,8 @@ def differences() -> dict[str, Estimate]:
 
 
 def evaluation() -> Evaluation:
-    """The medical specialist between its control and its initial weights; a generalist; a single-expert teacher;
-    probes."""
+    """The medical specialist between its control and its initial weights; a generalist; a single-expert teacher and
+    one at 4 bit; probes."""
     rank = {"probability": 0.5}
     return Evaluation(
         scores={
@@ -150,8 +151,12 @@ def evaluation() -> Evaluation:
             "medical.hard_labels": {"medical": score(0.333)},
             "generalist": {"medical": score(0.555), "legal": score(0.666)},
             "single_expert": {"medical": score(1.777), "legal": score(1.888)},
+            "teacher_4bit": {"medical": score(0.0625), "legal": score(0.07)},
         },
-        differences={"medical - hard_labels": differences()},
+        differences={
+            "medical - hard_labels": differences(),
+            "medical - teacher_4bit": {**differences(), "kl": Estimate(0.0485, 0.04, 0.06)},
+        },
         probes={
             "teacher": {"medical": [{"rank": 1, **rank}, {"rank": 2, **rank}]},
             "medical": {"medical": [{"rank": 2, **rank}, {"rank": 3, **rank}]},
@@ -161,6 +166,7 @@ def evaluation() -> Evaluation:
         curves={"medical": {"medical": {"entropy": [POINT], "position": [POINT]}}},
         calibration={"medical": {"medical": CALIBRATION}},
         hardest={"medical": {"medical": [{"prompt": "medical/7", "kl": 1.5, "tokens": 20}]}},
+        rounded=RoundedWeights(1000, 800, 850, 2000),
     )
 
 

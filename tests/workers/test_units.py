@@ -113,6 +113,16 @@ def test_a_unit_holds_few_prompts_of_one_kind() -> None:
         assert unit.tokens == sum(p.most_target_tokens for p in block)
 
 
+def test_units_with_given_answers_keep_their_numbers() -> None:
+    plan, blocks = build_units(mixed_prompts(), {"medical": 1}, **SETTINGS)
+    given = plan.given()
+    assert 0 < len(given.units) < len(plan.units) and given.generation == plan.generation
+    assert all(p.answer_token_ids is not None for unit in given.units for p in blocks[unit.index])
+    assert {u.index for u in plan.units} - {u.index for u in given.units} == {
+        u.index for u in plan.units if u.generates
+    }
+
+
 def test_a_unit_ends_before_it_has_too_many_tokens() -> None:
     given = [prompt(f"g{i}", "code", answer_token_ids=[3] * (5 + 7 * (i % 4))) for i in range(30)]
     given.append(prompt("long", "code", answer_token_ids=[3] * 200))

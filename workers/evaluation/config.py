@@ -24,6 +24,10 @@ NO_CODE = (
 )
 
 
+Baseline = Literal["initial", "hard_labels", "given_answers", "generalist", "single_expert", "teacher_4bit"]
+"""Names of what may stand beside specialists."""
+
+
 class HeldoutConfig(Settings):
     """Which prompts of each domain are held out: those with the smallest hashes of their ids, up to a share and to
     caps. What is past a cap trains. A plain share means `share`."""
@@ -149,20 +153,30 @@ class EvaluateConfig(Settings):
     precision: Literal["float16", "float32"] = "float32"
     """Precision of the log-probabilities of `targets: full`. Hidden states are kept in the type that they have."""
 
-    baselines: list[Literal["initial", "hard_labels", "generalist", "single_expert"]] = ["initial", "hard_labels"]
+    baselines: list[Baseline] = ["initial", "hard_labels"]
     """What stands beside each specialist. `initial`: its weights before training. `hard_labels`: the same student on
-    the same tokens with cross-entropy. `generalist`: a student of the first specialist's model on all domains equally.
-    `single_expert`: the teacher with one expert per layer kept and its router removed."""
+    the same tokens with cross-entropy. `given_answers`: the same once more, on nothing but texts whose answers came
+    with the prompts, which is what fine-tuning without a teacher comes to; each domain of a specialist's mix must have
+    some, and where all of its answers are given, this is `hard_labels` under another name. `generalist`: a student of
+    the first specialist's model on all domains equally. `single_expert`: the teacher with one expert per layer kept and
+    its router removed. `teacher_4bit`: the teacher with its linear weights rounded to 4 bit, to the nearest in groups
+    of 32, as GGUF's Q4_0 has them; loaded whole in one process and not timed, for the rounding is simulated. Of several
+    teachers, these two are the first one's."""
+
+    beside: dict[str, list[str]] = {}
+    """By specialist, what else it is compared with on its own domain, in paired differences: names of other specialists
+    and of `models`. A larger model from scratch is another specialist: with a `model.config` of its own, the same
+    `mix`, and `loss: {kl: 0, ce: 1}`; it has no `hard_labels` control, for it is one."""
 
     models: dict[str, Measured] = {}
     """Further models that are measured on all held-out text, by name: another tool's student, a quantised folder, a
     smaller model of the teacher's family. Only models whose tokenizer is the teacher's."""
 
     control_tokens: CountOrShare | None = None
-    """Target tokens that a `hard_labels` control trains on: a number, or a share of its specialist's `train.tokens`
-    such as 10%. It takes the specialist's batches and learning rates up to there; the specialist keeps its weights of
-    that moment, which are what the control is compared with. Null: 10% where the specialist trains on GPUs, all on
-    CPUs; for a run that exists, what it was begun with."""
+    """Target tokens that each control (`hard_labels`, `given_answers`) trains on: a number, or a share of its
+    specialist's `train.tokens` such as 10%. It takes the specialist's batches and learning rates up to there; the
+    specialist keeps its weights of that moment, which are what the control is compared with. Null: 10% where the
+    specialist trains on GPUs, all on CPUs; for a run that exists, what it was begun with."""
 
     bootstrap: int = Field(default=1000, ge=100)
     """Resamples over prompts for the 95 % intervals."""
@@ -227,7 +241,7 @@ class EvaluateConfig(Settings):
     @property
     def loads_teacher(self) -> bool:
         """Whether a process that scores loads a whole teacher."""
-        return bool(self.tasks or self.cost.teacher or self.own_text)
+        return bool(self.tasks or self.cost.teacher or self.own_text or "teacher_4bit" in self.baselines)
 
     @field_validator("tasks", mode="before")
     @classmethod

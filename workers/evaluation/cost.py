@@ -36,6 +36,26 @@ class Speed:
         return Speed(**json.loads(data))
 
 
+@dataclass(frozen=True)
+class RoundedWeights:
+    """Of a model whose weights were rounded to fewer bits."""
+
+    parameters: int
+    rounded: int
+    """Of these, those that were."""
+    weight_bytes: int
+    """Of what was rounded, with its steps, and all else at 16 bits."""
+    weight_bytes_before: int
+    """Of all at 16 bits."""
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> RoundedWeights:
+        return RoundedWeights(**json.loads(data))
+
+
 def dollars_per_million(speed: Speed, dollars_per_hour: Mapping[str, float]) -> float | None:
     """Dollars for a million tokens at the measured tokens a second, by the longest key that is part of the device's
     name, in any case; None where none is."""

@@ -1,4 +1,5 @@
-"""Of which mixtures a single expert per layer can be kept. From configurations alone; no torch."""
+"""Of which mixtures a single expert per layer can be kept, and which teachers can be rounded to 4 bit. From
+configurations alone; no torch."""
 
 from __future__ import annotations
 
@@ -19,4 +20,19 @@ def why_not_cut(model_config: dict[str, Any]) -> str | None:
         return f"{kind} is not among the mixtures that are cut ({', '.join(CUTTABLE)})"
     if model_config.get("quantization_config"):
         return "its weights are quantised, and experts are cut from whole ones"
+    return None
+
+
+ROUNDED = (*CUTTABLE, "deepseek_v3")
+"""Mixtures whose experts' weights are known to have their inputs where they are looked for
+(tests/workers/evaluation/test_four_bit.py)."""
+
+
+def why_not_rounded(model_config: dict[str, Any]) -> str | None:
+    """Why a teacher cannot be rounded to 4 bit, by its config.json, or None if it can."""
+    kind = model_config.get("model_type")
+    if model_config.get("quantization_config"):
+        return "its weights are quantised already"
+    if expert_count(model_config) and kind not in ROUNDED:
+        return f"{kind} is not among the mixtures that are rounded ({', '.join(ROUNDED)})"
     return None

@@ -15,11 +15,14 @@ class ModelToScore:
     """A model and the domains that it is scored on. `kind` says what `source` is."""
 
     name: str
-    kind: Literal["stored", "milestone", "folder", "single_expert", "unigram", "teacher", "whole_teacher"]
+    kind: Literal[
+        "stored", "milestone", "folder", "single_expert", "unigram", "teacher", "whole_teacher", "teacher_4bit"
+    ]
     """`stored`: a model's folder below the run. `milestone`: such a one that is scored for its KL alone. `folder`: any
     model's, as settings name it. `single_expert`: the teacher at `source`, cut down for its one domain. `unigram`: how
     often each token occurs in the training targets of its one domain. `teacher`: what the probes' store says. The last
-    two have no source. `whole_teacher`: the teacher at `source`, asked the items of tasks."""
+    two have no source. `whole_teacher`: the teacher at `source`, asked the items of tasks. `teacher_4bit`: it, with its
+    weights rounded to 4 bit."""
     source: str
     domains: tuple[str, ...]
     revision: str | None = None

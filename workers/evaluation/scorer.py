@@ -24,6 +24,8 @@ from workers.evaluation.bridges.comparing import compare_bridges
 from workers.evaluation.bridges.finding import find_bridges
 from workers.evaluation.bridges.texts import BridgeTexts
 from workers.evaluation.bridges.writing import Question, Writer, questions_of
+from workers.evaluation.cost import RoundedWeights
+from workers.evaluation.four_bit import round_to_4_bit
 from workers.evaluation.heldout.exact import ExactTargets
 from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
 from workers.evaluation.heldout.token_by_token import show_texts
@@ -43,7 +45,18 @@ from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import stop_ids, torch_dtype
-from workers.splits import BRIDGES, BRIDGES_COMPARED, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
+from workers.splits import (
+    BRIDGES,
+    BRIDGES_COMPARED,
+    HELDOUT,
+    OWN,
+    OWN_COMPARED,
+    PROBES,
+    SHOWN,
+    SPEED,
+    TASKS,
+    WEIGHTS,
+)
 from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
@@ -66,6 +79,8 @@ class Scorer:
         self._exact = ExactTargets(self._heldout.store, job.device)
         self._loaded: tuple[ModelToScore | None, Any] = (None, None)
         self._kept: dict[str, dict[int, int]] | None = None
+        self._rounded: RoundedWeights | None = None
+        """Of the loaded model, where its weights were rounded."""
 
     def __call__(self, task: ScoringTask) -> int:
         """Score a model on units, but for those that are scored by now; returns how many it scored.
@@ -80,7 +95,7 @@ class Scorer:
         for done, unit in enumerate(missing, start=1):
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
             make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, SHOWN: self._shown}
-            make |= {BRIDGES: self._bridges, BRIDGES_COMPARED: self._bridges_compared}
+            make |= {BRIDGES: self._bridges, BRIDGES_COMPARED: self._bridges_compared, WEIGHTS: self._weights}
             self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
@@ -126,6 +141,11 @@ class Scorer:
         domains = read_plan(self._storage, HELDOUT).domains
         prompts = [row.tokens[: max(row.start, 1)] for row, _ in self._heldout.rows(0, domains)]
         return measure(self._loaded[1], prompts[:batch], new_tokens).to_bytes()
+
+    def _weights(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """What a model weighs whose weights were rounded."""
+        assert self._rounded is not None
+        return self._rounded.to_bytes()
 
     def _own_text(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """What a model writes behind the first held-out prompts of a domain."""
@@ -227,10 +247,11 @@ class Scorer:
         if model.kind in ("stored", "milestone"):
             with local_folder(self._storage, model.source) as folder:
                 return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
-        if model.kind in ("folder", "whole_teacher"):
+        if model.kind in ("folder", "whole_teacher", "teacher_4bit"):
             folder = model_folder(model.source, model.revision)
-            whole = _from_folder(folder, dtype, trust_remote_code=model.trust_remote_code)
-            return TwoPartModel(whole.to(device).eval(), device)
+            whole = _from_folder(folder, dtype, trust_remote_code=model.trust_remote_code).to(device).eval()
+            self._rounded = round_to_4_bit(whole) if model.kind == "teacher_4bit" else None
+            return TwoPartModel(whole, device)
         keep = self._favourites(model, dtype)[model.domains[0]]
         return TwoPartModel(single_expert_model(model.source, model.revision, keep, dtype, device), device)
 

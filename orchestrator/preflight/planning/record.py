@@ -22,6 +22,22 @@ class TeacherSlots:
     units_at_once: int
 
 
+@dataclass(frozen=True)
+class BaselinePrice:
+    """What one of `evaluate.baselines` adds to a run, about; of a specialist beside another one, what it takes."""
+
+    trained_tokens: int
+    """Target tokens that its students train on together."""
+    scored_tokens: int
+    """Held-out target tokens that its models score together."""
+    flops: float
+    """Of both (prices.py)."""
+    stored_bytes: int
+    """Of trained weights that stay in the storage, checkpoints left out."""
+    held_bytes: int
+    """Of the weights of its largest model, in a process that scores."""
+
+
 @dataclass
 class RunPlan:
     """The plan of a run."""
@@ -38,7 +54,11 @@ class RunPlan:
     teachers: dict[str, list[str]] = field(default_factory=dict)
     """By domain: those that its training prompts are for."""
     control_tokens: dict[str, int] = field(default_factory=dict)
-    """By specialist: target tokens that its hard-label control trains on."""
+    """By specialist: target tokens that each of its controls trains on."""
+    baselines: dict[str, BaselinePrice] = field(default_factory=dict)
+    """By baseline, and by specialist that `evaluate.beside` names."""
+    given_tokens: dict[str, int] = field(default_factory=dict)
+    """By domain: target tokens of training prompts whose answers are given, about."""
     longest_answer: dict[str, int] = field(default_factory=dict)
     """By teacher: most tokens of an answer that it makes."""
     slots: dict[str, TeacherSlots] = field(default_factory=dict)

@@ -71,12 +71,15 @@ def smaller_evaluators(settings: EvaluateConfig, make: Callable[[EvaluateConfig]
     yield from _halved("batch_tokens", settings.batch_tokens, changed, now)
     if settings.loads_teacher:
         cost = settings.cost.model_copy(update={"teacher": False})
-        without: dict[str, Any] = {"tasks": {}, "gate": None, "bridges": None, "own_text": None, "cost": cost}
+        baselines = [b for b in settings.baselines if b != "teacher_4bit"]
+        without: dict[str, Any] = {"tasks": {}, "gate": None, "bridges": None, "own_text": None}
+        without |= {"cost": cost, "baselines": baselines}
         there = {
             "tasks: {}": settings.tasks,
             "bridges: null": settings.bridges,
             "own_text: null": settings.own_text,
             "cost.teacher: false": settings.cost.teacher,
+            "no teacher_4bit in baselines": len(baselines) < len(settings.baselines),
         }
         yield ", ".join(name for name, value in there.items() if value), make(settings.model_copy(update=without))
 

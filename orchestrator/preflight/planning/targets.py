@@ -27,6 +27,7 @@ def plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: i
     policies, asked = PolicyResolver(config), set()
     tokens_of: dict[str, Counter[str]] = {TRAIN: Counter(), HELDOUT: Counter()}
     domains: dict[str, Counter[str]] = {}
+    given: Counter[str] = Counter()
     shares, past_caps = heldout_shares(config, found.prompts, found.sampled)
     if found.sampled and (note := caps_note(config, past_caps)) is not None:
         plan.notes.append(note)
@@ -45,8 +46,10 @@ def plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: i
             tokens = share * rows * _target_tokens(prompt, how, config, split == HELDOUT)
             for domain in prompt.domains:
                 domains.setdefault(domain, Counter()).update({split: share * rows, "tokens": tokens})
+                given.update({domain: tokens} if split == TRAIN and prompt.answer is not None else {})
             tokens_of[split].update({how.teacher: tokens})
     plan.prompts = {d: {k: round(row[k]) for k in ("train", "heldout", "tokens")} for d, row in domains.items()}
+    plan.given_tokens = {domain: round(tokens) for domain, tokens in given.items()}
     plan.rejected = round(sum(found.sampled.get(r.source, 1.0) for r in found.rejected))
     plan.train_tokens, plan.heldout_tokens = (round(tokens_of[split].total()) for split in (TRAIN, HELDOUT))
     whole = {split: {name: round(n) for name, n in tokens.items()} for split, tokens in tokens_of.items()}

@@ -23,7 +23,14 @@ from orchestrator.prompts.freezing.shards import Shard, shards_of
 from orchestrator.prompts.freezing.work import MakePieces, PackShards, Spread, in_turn, teacher_tokenizers, told
 from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.policy import PolicyResolver
-from orchestrator.prompts.sources import RejectedRow, Screened, nothing_left, read_probes, require_prompts
+from orchestrator.prompts.sources import (
+    RejectedRow,
+    Screened,
+    nothing_left,
+    read_probes,
+    require_given,
+    require_prompts,
+)
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from orchestrator.prompts.unit_size import unit_size
 from workers.layout import PROMPTS_REJECTED, PROMPTS_SUMMARY, pieces_folder
@@ -82,6 +89,7 @@ def _freeze(
     rejected = _in_order(config, list(rows.rejected(open_storage(pieces_uri))))
     trained = rows.present(rows.kept(heldout=False))
     require_prompts(config, {d for _, kind, _ in trained for d in kind.domains}, rejected)
+    require_given(config, {d for _, kind, _ in trained if kind.given for d in kind.domains})
     longest = longest_by_domain(config, rows)
     check_students_hold(config, longest, {**positions_by_settings(config), **positions})
     probes = _probes(config, tokenizers)

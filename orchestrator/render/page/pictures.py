@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.config.students import GENERALIST, HARD_LABELS
+from orchestrator.config.students import CONTROLS, GENERALIST, HARD_LABELS
 from orchestrator.render.svg.chart import Series, chart
 from orchestrator.render.svg.rows import Bar, Working, bars, timeline
 from orchestrator.render.svg.scales import Axis
@@ -170,7 +170,7 @@ def _timeline(report: Report) -> Iterator[Picture]:
     names = ["teacher", *report.students]
     names += [n for n in report.timing.spans if n not in names]
     rows = [
-        Working(n, report.timing.spans[n], TEACHER if n == "teacher" else CONTROL if n.endswith(HARD_LABELS) else OWN)
+        Working(n, report.timing.spans[n], TEACHER if n == "teacher" else CONTROL if n.endswith(CONTROLS) else OWN)
         for n in names
         if n in report.timing.spans
     ]

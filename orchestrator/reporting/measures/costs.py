@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import TEACHER
+from orchestrator.config.students import TEACHER, starts_from, student_groups
 from orchestrator.reporting.scores import Measured
+from orchestrator.runs.folder import RunFolder
 from workers.evaluation.cost import Speed, dollars_per_million
 
 
@@ -53,6 +54,36 @@ class StudentCost(Cost):
     specialists by the tokens that they take from it."""
     teacher_share: float | None
     """The same as a part of all that teachers worked for training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """What the training of a student took: a specialist, a control beside it, or the generalist."""
+
+    tokens: int
+    """Target tokens."""
+    steps: int
+    seconds: float | None
+    """Seconds of the clock in which it stepped, in all attempts; None where no log of it is left."""
+    parameters: int | None
+    """None of a student from before these were noted."""
+    flops: float | None
+    """6 for each parameter and target token (C = 6 N D of arXiv 2001.08361, section 2.1); what stands before targets in
+    a text comes on top."""
+
+
+def training_costs(run: RunFolder, config: RunConfig) -> dict[str, TrainingCost]:
+    """By student whose training has ended; seconds are not known here."""
+    found = {}
+    for student in (s for group in student_groups(config) for s in group):
+        if (done := run.student_done(student.name)) is not None:
+            parameters = (run.read_json(starts_from(student).initial_facts) or {}).get("parameters")
+            tokens, steps = done.get("tokens", 0), done.get("steps", 0)
+            flops = 6.0 * parameters * tokens if parameters else None
+            found[student.name] = TrainingCost(
+                tokens=tokens, steps=steps, seconds=None, parameters=parameters, flops=flops
+            )
+    return found
 
 
 def cost_of(speed: Speed, config: RunConfig) -> Cost:

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER, measured_domains
+from orchestrator.config.students import (
+    GENERALIST,
+    GIVEN_ANSWERS,
+    HARD_LABELS,
+    INITIAL,
+    TEACHER,
+    TEACHER_4BIT,
+    measured_domains,
+)
 from orchestrator.reporting.scores import Interval, Measured
 from workers.evaluation.metrics.resampling import bootstrap_interval
 from workers.evaluation.metrics.retention import corrected_retention, recovery, retention, task_score
@@ -70,9 +78,11 @@ class TaskReport:
     specialist: TaskScore
     initial: TaskScore | None
     hard_labels: TaskScore | None
+    given_answers: TaskScore | None = None
     at_control_tokens: TaskScore | None
-    """Of the specialist when it had seen as many tokens as its control."""
+    """Of the specialist when it had seen as many tokens as its controls."""
     generalist: TaskScore | None
+    teacher_4bit: TaskScore | None = None
     format: FormatReport | None = None
     """None where no task has one."""
 
@@ -156,8 +166,10 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
         specialist=specialist,
         initial=score(initial),
         hard_labels=score(f"{name}.{HARD_LABELS}"),
+        given_answers=score(f"{name}.{GIVEN_ANSWERS}"),
         at_control_tokens=score(f"{name}.{AT_CONTROL_TOKENS}"),
         generalist=score(GENERALIST),
+        teacher_4bit=score(TEACHER_4BIT),
         format=_format(config, name, answers),
     )
 

@@ -12,7 +12,7 @@ from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.scoring.tasks import splits_of
 from workers.evaluation.bridges.texts import BridgeFindings
-from workers.evaluation.cost import Speed
+from workers.evaluation.cost import RoundedWeights, Speed
 from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ScoringTask
 from workers.evaluation.metrics.domain_scores import by_domain
@@ -20,7 +20,18 @@ from workers.evaluation.shown_texts import from_bytes as texts_from_bytes
 from workers.evaluation.tasks.answers import answers_from_bytes
 from workers.evaluation.tasks.asked import AskedItems
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
-from workers.splits import BRIDGES, BRIDGES_COMPARED, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
+from workers.splits import (
+    BRIDGES,
+    BRIDGES_COMPARED,
+    HELDOUT,
+    OWN,
+    OWN_COMPARED,
+    PROBES,
+    SHOWN,
+    SPEED,
+    TASKS,
+    WEIGHTS,
+)
 
 
 def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
@@ -49,6 +60,9 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 continue
             if unit.split == SPEED:
                 results.speeds[name] = Speed.from_bytes(data)
+                continue
+            if unit.split == WEIGHTS:
+                results.rounded = RoundedWeights.from_bytes(data)
                 continue
             if unit.split == TASKS:
                 _gather_answers(results.answers.setdefault(name, {}), items_of(unit.items), answers_from_bytes(data))

@@ -8,11 +8,12 @@ from functools import partial
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import (
+    CONTROLS,
     GENERALIST,
-    HARD_LABELS,
     INITIAL,
     SINGLE_EXPERT,
     TEACHER,
+    TEACHER_4BIT,
     UNIGRAM,
     compared_with_control,
     milestone_name,
@@ -51,11 +52,10 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         )
         if INITIAL in config.evaluate.baselines:
             models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial))
-        control = f"{name}.{HARD_LABELS}"
-        if run.student_done(control) is not None:
-            models.append(stored(control, source=StudentLayout(control).final))
-            if (beside := compared_with_control(config, name)) != name:
-                models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
+        controls = [c for c in (f"{name}.{kind}" for kind in CONTROLS) if run.student_done(c) is not None]
+        models += [stored(control, source=StudentLayout(control).final) for control in controls]
+        if controls and (beside := compared_with_control(config, name)) != name:
+            models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
         models += _milestones(run, config, name, own)
     if run.student_done(GENERALIST) is not None:
         models += _milestones(run, config, GENERALIST, domains)
@@ -65,6 +65,8 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         teacher = pinned(config.teachers[config.first_teacher()], fingerprint)
         cut = ModelToScore(SINGLE_EXPERT, "single_expert", teacher.model, (), teacher.revision)
         models += [replace(cut, domains=(d,)) for d in domains]
+    if TEACHER_4BIT in config.evaluate.baselines:
+        models.append(_teacher_4bit(run, config, domains, asked))
     for name, measured in config.evaluate.models.items():
         further = ModelToScore(name, "folder", measured.model, domains, measured.revision)
         models.append(replace(further, task_domains=asked, timed=timed))
@@ -106,6 +108,14 @@ def _whole_teachers(run: RunFolder, config: RunConfig, asked: Sequence[str]) -> 
         model = whole_teacher(run, config, name)
         models.append(replace(model, task_domains=tuple(own), timed=timed and name == first))
     return models
+
+
+def _teacher_4bit(run: RunFolder, config: RunConfig, domains: Sequence[str], asked: Sequence[str]) -> ModelToScore:
+    """The first teacher, rounded, on the domains that it answers: with another one it was never to agree."""
+    first = config.first_teacher()
+    own, own_asked = (tuple(d for d in some if config.teacher_of(d) == first) for some in (domains, asked))
+    model = whole_teacher(run, config, first)
+    return replace(model, name=TEACHER_4BIT, kind="teacher_4bit", domains=own, task_domains=own_asked)
 
 
 def whole_teacher(run: RunFolder, config: RunConfig, name: str) -> ModelToScore:

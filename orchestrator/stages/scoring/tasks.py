@@ -23,7 +23,7 @@ from workers.evaluation.tasks.asked import asked_now
 from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import score_key
 from workers.manifest import read_plan
-from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN
+from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN, WEIGHTS
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
@@ -35,6 +35,9 @@ _ANSWERS_FORMAT = 1
 
 _OWN_FORMAT = 1
 """Of a student's own text and of its scores there. Whoever changes either raises it."""
+
+_ROUNDING_FORMAT = 1
+"""Of a teacher at 4 bit. Whoever changes how weights are rounded raises it."""
 
 _SHOWN_FORMAT = 2
 """Of a file of texts token by token. Whoever changes what is shown, or which texts, raises it."""
@@ -69,6 +72,8 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
             cost = config.evaluate.cost
             digest = hash_json([_SPEED_FORMAT, common[-1], weights, cost.batch, cost.new_tokens])[:16]
             mine.append(UnitToScore(SPEED, 0, score_key(model.name, SPEED, 0, digest)))
+        if model.kind == "teacher_4bit":
+            mine.append(UnitToScore(WEIGHTS, 0, score_key(model.name, WEIGHTS, 0, weights[:16])))
         for unit in items:
             if own := sorted(set(model.task_domains) & set(unit.domains)):
                 digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
@@ -169,9 +174,10 @@ def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, r
         state = model_fingerprint(source, revision)
     elif kind == "single_expert":
         state = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
-    elif kind == "whole_teacher":
+    elif kind in ("whole_teacher", "teacher_4bit"):
         names = [n for n, t in config.teachers.items() if t.model == source]
         state = [source, *(teacher_fingerprint(run, name) for name in names)]
+        state += [_ROUNDING_FORMAT] if kind == "teacher_4bit" else []
     elif kind == "teacher":
         state = ""  # its probabilities are in the units
     else:

@@ -137,3 +137,20 @@ def test_a_control_of_more_than_its_specialist_is_refused() -> None:
 @pytest.mark.parametrize("written", [0, 0.0, "0%", "101%", 1.5, -1, "0.5", "x%", True, "ten", [1]])
 def test_budgets_of_controls_that_are_none(written: Any) -> None:
     assert refused(small(evaluate={"control_tokens": written})).startswith("evaluate.control_tokens: ")
+
+
+LARGE = {"model": {"config": {"model_type": "qwen3", "hidden_size": 64}}, "loss": {"kl": 0, "ce": 1}}
+
+
+def test_another_specialist_stands_beside_one_that_it_is_named_for() -> None:
+    specialists = {"medical": {"model": "acme/student"}, "large": {**LARGE, "mix": {"medical": 1}}}
+    found = validate(small(specialists=specialists, evaluate={"beside": {"medical": ["large"]}}))
+    assert found.evaluate.beside == {"medical": ["large"]}
+    assert "'medical' is not another specialist" in refused(
+        small(specialists=specialists, evaluate={"beside": {"medical": ["medical"]}})
+    )
+    error = refused(small(specialists=specialists, evaluate={"beside": {"medical": ["larger"]}}))
+    assert "evaluate.beside.medical: 'larger' is not another specialist, nor one of evaluate.models" in error
+    assert "there are ['large']" in error
+    error = refused(small(specialists=specialists, evaluate={"beside": {"legal": ["large"]}}))
+    assert "evaluate.beside: 'legal' is no specialist; there are ['large', 'medical']" in error

@@ -94,11 +94,11 @@ def test_the_wall_is_that_of_all_attempts(project: Project, tmp_path: Path) -> N
     for number in (1, 2):
         with attempt(run, project.load().config) as session:
             session.ctx.say(f"attempt {number}")
-            first = session.timing().wall_s
-            assert first <= session.timing().wall_s
+            first = session.worked().timing.wall_s
+            assert first <= session.worked().timing.wall_s
     walls = [run.read_json(EventsLayout(n).wall)["wall_s"] for n in (1, 2)]
     with attempt(run, project.load().config) as session:
-        assert session.timing().wall_s >= round(sum(walls), 2)
+        assert session.worked().timing.wall_s >= round(sum(walls), 2)
     assert events(run) == ["attempt 1", "attempt 2"]
 
 
@@ -167,7 +167,7 @@ def test_a_driver_that_was_taken_over_writes_no_events_and_no_report(project: Pr
         session.save()
         session.ctx.say("never kept")
         before, who = files(run), take_over(run)
-        writes: list[Callable[[], object]] = [session.save, session.timing, lambda: measure_and_export(session)]
+        writes: list[Callable[[], object]] = [session.save, session.worked, lambda: measure_and_export(session)]
         for write in writes:
             with pytest.raises(RunFailed) as caught:
                 write()

@@ -296,6 +296,26 @@ def test_what_controls_cost(project: Project, gpus: int, written: str | None, to
     assert words in note and ("compared with its specialist as it was" in note) == (tokens < 3000)
 
 
+def test_two_controls_cost_twice_as_much(project: Project) -> None:
+    for domain in ("medical", "legal"):
+        project.rows(f"{domain}.jsonl", *({"prompt": f"the {domain} {i}", "answer": "is high"} for i in range(8)))
+    project.set("specialists.legal.train", {"tokens": 3000})
+    project.set("specialists.medical.train", {"tokens": 200})
+    project.set("evaluate", {"baselines": ["hard_labels", "given_answers"], "control_tokens": "10%"})
+    plan = planned(project)
+    assert (
+        "then its controls (hard_labels, given_answers), each on 300 of them" in part(plan, "specialist legal").detail
+    )
+    [note] = [n for n in plan.notes if n.startswith("controls")]
+    assert note.startswith("controls (hard_labels, given_answers) train on 640 target tokens more, 20% of")
+
+
+def test_a_specialist_that_learns_from_labels_costs_no_control(project: Project) -> None:
+    project.set("specialists.legal", {"loss": {"kl": 0, "ce": 1}})
+    plan = planned(project)
+    assert plan.control_tokens.keys() == {"medical"} and "control" not in part(plan, "specialist legal").detail
+
+
 def test_without_controls_the_plan_tells_none(project: Project) -> None:
     project.set("evaluate.baselines", ["initial"])
     plan = planned(project)

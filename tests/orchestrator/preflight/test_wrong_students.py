@@ -122,6 +122,25 @@ def test_a_baseline_that_cannot_be_cut_out_of_the_teacher(
 
 
 @pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"model_type": "jetmoe"}, "not among the mixtures that are rounded"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "quantised already"),
+    ],
+)
+def test_a_teacher_that_cannot_be_rounded_to_4_bit(
+    project: Project, stillhouse: Command, changes: dict[str, Any], word: str
+) -> None:
+    project.set("evaluate", {"baselines": ["teacher_4bit"]})
+    assert stillhouse("validate", project.write()).code == 0
+    project.model("other", **changes)
+    project.set("teacher", {**project.data["teacher"], "model": "other", "gpus_per_rank": 1})
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: evaluate.baselines: teacher_4bit rounds the weights of teacher.model"), error
+    assert word in error and "take teacher_4bit out" in error
+
+
+@pytest.mark.parametrize(
     "more, words",
     [
         ({"experts": 0}, ["merge_experts", "dense model", "write base"]),
@@ -185,3 +204,24 @@ def test_adapters_on_random_weights(project: Project, stillhouse: Command) -> No
     project.set("specialists.legal.model.lora", {})
     error = stillhouse("validate", project.write()).error
     assert error.startswith("error: specialists.legal.model: ") and "random weights must all be trained" in error
+
+
+# What controls learn from -------------------------------------------------------------------------------------
+
+
+def test_given_answers_want_some_in_each_domain_of_a_specialist(project: Project, stillhouse: Command) -> None:
+    """Held-out ones do not count, nor those that the teacher is told to answer itself."""
+    project.set("evaluate", {"baselines": ["given_answers"], "heldout": 0.25})
+    rows = [{"id": i, "prompt": f"the fever {i}", "answer": "is high"} for i in range(8)]
+    project.rows("medical.jsonl", *rows)
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: evaluate.baselines: given_answers, but no training prompt of 'legal', which ")
+    assert "specialists.legal learns from" in error and "take given_answers out" in error
+    project.rows("legal.jsonl", *({"prompt": f"rule {i}"} for i in range(8)), {"prompt": "a", "answer": "is high"})
+    assert stillhouse("validate", project.write()).code == 0
+    project.rows("legal.jsonl", *({"prompt": f"rule {i}"} for i in range(8)), {**rows[0], "split": "heldout"})
+    assert "of 'legal'" in stillhouse("validate", project.write()).error
+    project.rows("legal.jsonl", *rows)
+    assert stillhouse("validate", project.write()).code == 0
+    project.set("prompts.legal", {"path": "legal.jsonl", "answers": "sampled"})
+    assert "of 'legal'" in stillhouse("validate", project.write()).error

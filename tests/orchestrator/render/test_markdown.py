@@ -59,6 +59,8 @@ def test_the_scores_are_all_there(report: Report) -> None:
     assert row(text, "**legal**")[0] == "failed"
     assert row(text, "generalist") == ["0.666", "0.555"], "by domain, in the order of the alphabet"
     assert row(text, "*single-expert teacher* (one expert a layer, no router)") == ["1.888", "1.777"]
+    assert row(text, "*teacher at 4 bit*") == ["0.070", "0.062"]
+    assert row(text, "– its teacher at 4 bit")[0] == "0.0625"
     assert ["0.0500", "0.500", "10.0%"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
     assert ["1, 2", "2, 3", "71, –"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
 
@@ -69,6 +71,18 @@ def test_a_control_that_ended_early_stands_beside_its_specialist_of_that_moment(
     assert row(text, "– hard labels, after 1,500 tokens")[0] == "0.3330"
     assert "- KL of medical - hard_labels, both after 1,500 tokens: -0.2220 (paired 95 % interval: -0.2500" in text
     assert ["1, 2", "2, 3", "9, 9", "71, –"] in [[c.strip() for c in ln.split("|")[2:-1]] for ln in text.splitlines()]
+    assert_rectangular(text, 4)
+
+
+def test_a_control_on_given_answers_stands_in_every_table(report: Report) -> None:
+    medical = replace(report.students["medical"], given_answers=Score.of(score(0.7)), given_answers_tokens=4000)
+    report.students["medical"] = medical
+    difference = replace(report.differences["medical - hard_labels"], kl=-0.589, low=-0.6, high=-0.5)
+    report.differences["medical - given_answers"] = difference
+    text = markdown(report)
+    assert row(text, "– given answers alone, after 4,000 tokens")[0] == "0.7000"
+    assert "- KL of medical - given_answers, both after 4,000 tokens: -0.5890" in text
+    assert "| – given answers alone | 1.4000 |" in text
     assert_rectangular(text, 4)
 
 
@@ -150,3 +164,21 @@ def test_before_evaluation_there_are_no_tables_of_scores(tmp_path: Path) -> None
     text = markdown(build_report(run, clinic(), None, {}, Timing()))
     assert row(text, "**medical**")[0] == row(text, "**legal**")[0] == "not scored"
     assert len(tables(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "nearer"),
+    [(0.04, 0.06, "the teacher at 4 bit"), (-0.06, -0.04, "medical"), (-0.01, 0.02, "neither")],
+)
+def test_the_teacher_at_4_bit_is_weighed_against_each_specialist(
+    report: Report, low: float, high: float, nearer: str
+) -> None:
+    before = report.differences["medical - teacher_4bit"]
+    report.differences["medical - teacher_4bit"] = replace(before, kl=(low + high) / 2, low=low, high=high)
+    text = markdown(report)
+    assert (
+        "- the teacher at 4 bit takes 850 Bytes (80% of its weights at 4.5 bits, all else at 16) in place of 2.0 kB"
+        in text
+    )
+    assert "- medical: KL 0.1110 in 14 Bytes at 16 bits, the teacher at 4 bit 0.0625 in 60.7 times as much; " in text
+    assert f"; {nearer} is nearer to the teacher (" in text and "legal: KL" not in text

@@ -14,6 +14,7 @@ from support.measured_run import (
     POINT,
     TIMES,
     WITHHELD,
+    differences,
     evaluation,
     measured_report,
     measured_run,
@@ -24,18 +25,27 @@ from support.measured_run import (
 from support.small_configuration import clinic
 
 from orchestrator.config.students import student_groups
+from orchestrator.render.markdown import markdown
 from orchestrator.reporting.evaluation import pairs
 from orchestrator.reporting.records import SamplingReport
 from orchestrator.reporting.report import SCHEMA_VERSION, Report, build_report
 from orchestrator.reporting.scores import ProbeRanks, Score
-from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.timing import Timing, Worked
 from orchestrator.runs.folder import RunFolder
+from workers.evaluation.metrics.resampling import Estimate
 from workers.layout import StudentLayout
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.store import TargetStore
 from workers.teacher.config import SamplingConfig
 
-NOT_MEASURED = {"table": {}, "differences": {}, "probes": {}, "single_expert": None, "unigram": None}
+NOT_MEASURED = {
+    "table": {},
+    "differences": {},
+    "probes": {},
+    "single_expert": None,
+    "teacher_4bit": None,
+    "unigram": None,
+}
 
 
 @pytest.fixture
@@ -116,6 +126,12 @@ def test_a_student_of_random_weights_has_no_base(tmp_path: Path) -> None:
 def test_the_table_has_specialists_and_the_generalist_only(report: Report) -> None:
     assert list(report.table) == ["medical", "generalist"]
     assert report.single_expert is not None and report.single_expert.kl == {"medical": 1.777, "legal": 1.888}
+    four_bit = report.teacher_4bit
+    assert four_bit is not None and {d: s.kl for d, s in four_bit.by_domain.items()} == {
+        "medical": 0.0625,
+        "legal": 0.07,
+    }
+    assert (four_bit.parameters, four_bit.rounded, four_bit.bytes, four_bit.bytes_at_16_bit) == (1000, 800, 850, 2000)
     assert report.unigram is not None and report.unigram.truth_excess_kl == {"medical": 0.5}
 
 
@@ -285,6 +301,64 @@ def test_without_controls_only_specialists_train() -> None:
     assert [[s.name for s in chain] for chain in chains] == [["medical"], ["legal"]]
 
 
+def test_a_control_on_given_answers_is_its_specialist_with_other_texts_and_another_loss() -> None:
+    [(specialist, hard, given), _] = student_groups(
+        clinic(evaluate={"baselines": ["given_answers", "hard_labels"], "control_tokens": 100})
+    )
+    assert (given.name, given.control_of, given.end_tokens) == ("medical.given_answers", "medical", 100)
+    assert given.given_only and not hard.given_only and not specialist.given_only
+    assert given.config == hard.config and (given.mix, given.end_tokens) == (hard.mix, hard.end_tokens)
+
+
+def test_what_training_took(tmp_path: Path) -> None:
+    """A control starts from its specialist's weights; of a student that left no log, no seconds are known."""
+    run = measured_run(tmp_path)
+    put(run, StudentLayout("medical.hard_labels").done, {"tokens": 500, "steps": 3})
+    report = build_report(run, run.located_config(), None, {}, Timing())
+    assert report.trained.keys() == {"medical", "medical.hard_labels"}, "legal has not ended"
+    report.take_timing(Worked(TIMES, {"medical": 40.0, "legal": 7.0}))
+    medical, control = report.trained["medical"], report.trained["medical.hard_labels"]
+    assert (medical.tokens, medical.steps, medical.seconds) == (5000, 25, 40.0)
+    assert (medical.parameters, medical.flops) == (7, 6 * 7 * 5000)
+    assert (control.tokens, control.seconds, control.flops) == (500, None, 6 * 7 * 500)
+    assert report.timing == TIMES and Report.from_json(report.to_json()).trained == report.trained
+    assert "| medical | 7 | 5,000 | 25 | 40 | 2.1e+05 |" in markdown(report)
+
+
+FROM_SCRATCH = {"medical": {}, "large": {"loss": {"kl": 0, "ce": 1}, "mix": {"medical": 1}}}
+
+
+def test_a_specialist_that_learns_from_labels_is_its_own_control() -> None:
+    config = clinic(specialists=FROM_SCRATCH, evaluate={"baselines": ["hard_labels"]})
+    assert [[s.name for s in chain] for chain in student_groups(config)] == [
+        ["medical", "medical.hard_labels"],
+        ["large"],
+    ]
+
+
+def test_what_stands_beside_a_specialist_is_scored_on_its_domain_and_paired_with_it(tmp_path: Path) -> None:
+    changes = {"specialists": FROM_SCRATCH, "evaluate": {"beside": {"medical": ["large"]}}}
+    run, measured = measured_run(tmp_path, **changes), evaluation()
+    measured.scores["large"] = {"medical": score(0.09)}
+    measured.differences["medical - large"] = {**differences(), "kl": Estimate(0.02, 0.01, 0.03)}
+    report = build_report(run, run.located_config(), measured, {}, TIMES)
+    assert {n: s.kl for n, s in report.students["medical"].beside.items()} == {"large": 0.09}
+    assert report.students["large"].beside == {} and report.differences["medical - large"].low == 0.01
+    assert pairs(run.located_config(), "medical")["medical - large"] == ("medical", "large")
+    text = markdown(report)
+    assert "| – large | 0.0900 |" in text and "- KL of medical - large: +0.0200 (paired" in text
+    assert "| – large | 0.1800 |" in text, "its reverse KL"
+
+
+def test_a_control_on_given_answers_is_reported_beside_its_specialist(tmp_path: Path) -> None:
+    run, measured = measured_run(tmp_path, evaluate={"baselines": ["given_answers"]}), evaluation()
+    put(run, StudentLayout("medical.given_answers").done, {"tokens": 500, "steps": 3})
+    measured.scores["medical.given_answers"] = {"medical": score(0.7)}
+    medical = build_report(run, run.located_config(), measured, {}, TIMES).students["medical"]
+    assert medical.given_answers is not None and medical.given_answers.kl == 0.7
+    assert medical.given_answers_tokens == 500
+
+
 def test_a_short_control_ends_where_its_specialist_keeps_its_weights() -> None:
     """On the same schedule. Nobody's best checkpoint is compared: it would be of another step."""
     best = {"model": "acme/student", "train": {"tokens": 4000, "keep": "best"}}
@@ -307,7 +381,9 @@ def test_hard_labels_are_compared_at_equal_tokens(written: str | None, own: str)
     found = pairs(clinic(evaluate={"control_tokens": written}), "medical")
     assert found == {
         "medical - hard_labels": (own, "medical.hard_labels"),
+        "medical - given_answers": (own, "medical.given_answers"),
         "medical - generalist": ("medical", "generalist"),
+        "medical - teacher_4bit": ("medical", "teacher_4bit"),
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.storage import LocalStorage
 from orchestrator.monitors.jsonl import JsonlMonitor
-from orchestrator.reporting.timing import Spans, timing, timing_of
+from orchestrator.reporting.timing import Spans, Timing, timing_of, worked
 from workers.channels.events import Event, Message, StudentStep, StudentWaiting, UnitCommitted
 
 NUMBERS = dict.fromkeys(("unit", "rows", "tokens", "targets", "bytes", "rejected"), 0)
@@ -22,6 +22,15 @@ def unit(started: float, finished: float, won: bool = True) -> UnitCommitted:
 def steps(student: str, *seconds: int) -> StudentStep:
     numbers = dict.fromkeys(("step", "tokens", "budget"), 1) | dict.fromkeys(("loss", "grad_norm", "lr", "waited"), 1.0)
     return StudentStep(student=student, seconds=list(seconds), **numbers)
+
+
+def timing(events: list[Event], wall_s: float) -> Timing:
+    return worked(events, wall_s).timing
+
+
+def test_each_students_own_seconds() -> None:
+    events: list[Event] = [steps("a", 1, 2, 3), steps("b", 3, 4), steps("a", 3, 7)]
+    assert worked(events, 0).by_student == {"a": 4.0, "b": 2.0}
 
 
 def test_nothing_happened() -> None:
@@ -104,7 +113,7 @@ def test_timing_adds_up_over_the_attempts_at_a_run(tmp_path: Path) -> None:
     for attempt, started in ((1, 100.0), (2, 200.0)):
         keep(storage, attempt, [unit(started, started + 10), steps("a", int(started)), steps("b", int(started))])
         storage.write(f"events/{attempt:04d}/wall.json", b'{"started": 0, "wall_s": 30.0}')
-    found = asdict(timing_of(storage))
+    found = asdict(timing_of(storage).timing)
     assert found.pop("spans").keys() == {"teacher", "a", "b"}
     assert found == {"teacher_s": 20.0, "students_s": 2.0, "wall_s": 60.0, "overlap_s": 2.0}
 
@@ -113,7 +122,7 @@ def test_a_wall_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     storage, skipped = LocalStorage(tmp_path), []
     storage.write("events/0001/wall.json", b"{")
     storage.write("events/0002/wall.json", b'{"wall_s": 4}')
-    assert timing_of(storage, skipped.append).wall_s == 4 and len(skipped) == 1
+    assert timing_of(storage, skipped.append).timing.wall_s == 4 and len(skipped) == 1
 
 
 def keep(storage: LocalStorage, attempt: int, events: list[Event]) -> None:

@@ -48,3 +48,10 @@ def test_a_specialist_is_scored_as_it_was_when_its_short_control_ended(tmp_path:
 def test_a_whole_control_stands_beside_what_its_specialist_became(tmp_path: Path) -> None:
     models = found(trained(tmp_path, "medical", "medical.hard_labels", baselines=["hard_labels"]))
     assert list(models) == ["medical", "medical.hard_labels"]
+
+
+def test_controls_share_what_they_stand_beside(tmp_path: Path) -> None:
+    kinds = ["hard_labels", "given_answers"]
+    run = trained(tmp_path, "medical", *(f"medical.{k}" for k in kinds), control_tokens=7, baselines=kinds)
+    names = ["medical", "medical.hard_labels", "medical.given_answers", "medical.at_control_tokens"]
+    assert list(found(run)) == names

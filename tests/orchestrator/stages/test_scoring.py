@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
 from orchestrator.stages.scoring.tasks import missing_tasks
 from workers.evaluation.config import OwnTextConfig
+from workers.evaluation.four_bit import round_to_4_bit
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.evaluation.scorer import Scorer
 from workers.layout import StudentLayout
@@ -117,7 +120,7 @@ def test_units_add_up_to_the_scores_of_all_positions(scored: tuple[CapturedRun, 
             for measure, value in by_hand.items():
                 assert score[measure] == pytest.approx(value, abs=4 * of_capture(12.0)), (name, domain, measure)
             assert score["truth_tokens_skipped"] > 0
-    assert found.differences["medical - hard_labels"]["kl"] == pytest.approx(
+    assert found.differences["medical - hard_labels"]["kl"].value == pytest.approx(
         found.scores["medical"]["medical"]["kl"] - found.scores["medical.hard_labels"]["medical"]["kl"]
     )
     assert set(found.unigram) == {"medical", "legal"} and all(np.isfinite(list(found.unigram.values())))
@@ -208,6 +211,29 @@ def test_students_write_text_that_their_teacher_reads(scored: tuple[CapturedRun,
     save_student(captured, StudentLayout("medical").final, seed=8)
     again = missing_tasks(captured.run, tasks_of(captured, config), 1)
     assert {(t.model.name, t.after) for t in again} == {("medical", False), ("teacher", True)}
+
+
+def test_the_teacher_at_4_bit_is_the_rounded_teacher(scored: tuple[CapturedRun, RunConfig], tmp_path: Path) -> None:
+    """On every domain that it answers, and weighed; nothing is loaded again for what is there."""
+    captured, config = scored
+    changes = {"baselines": ["teacher_4bit"]}
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=changes)})
+    score_all(captured, config)
+    assert missing_tasks(captured.run, tasks_of(captured, config), 1) == []
+    found = compare(gathered(captured.run, tasks_of(captured, config)), config)
+    folder = config.teachers["teacher"].model
+    rounded = AutoModelForCausalLM.from_pretrained(folder).eval()
+    weights = round_to_4_bit(rounded)
+    rounded.save_pretrained(tmp_path / "rounded")
+    assert found.rounded == weights and found.scores["teacher_4bit"].keys() == {"medical", "legal"}
+    for domain, score in found.scores["teacher_4bit"].items():
+        by_hand = expected(captured, str(tmp_path / "rounded"), domain)
+        assert {n: score[n] for n in by_hand} == pytest.approx(by_hand, abs=4 * of_capture(12.0))
+        assert 0 < score["kl"] < found.scores["medical"][domain]["kl"], "nearer than random weights"
+    own = {n: found.scores[n]["medical"]["kl"] for n in ("medical", "teacher_4bit")}
+    difference = found.differences["medical - teacher_4bit"]
+    assert difference["kl"].value == pytest.approx(own["medical"] - own["teacher_4bit"])
+    assert found.speeds.keys() == {"medical"} and "medical" in found.calibration["teacher_4bit"]
 
 
 def test_texts_token_by_token_are_chosen_by_the_specialist_and_shown_of_its_control(

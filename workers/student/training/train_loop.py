@@ -86,7 +86,8 @@ class Trainer:
         self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.board if self.rank == 0 else "")
         self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
-        self.plan = read_plan(self.storage, TRAIN)
+        plan = read_plan(self.storage, TRAIN)
+        self.plan = plan.given() if job.given_only else plan
         self.engine: Any
         self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
         domains = [d for d, share in job.mix.items() if share > 0 and loss.soft]

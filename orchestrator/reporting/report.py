@@ -102,7 +102,7 @@ class Report:
     unigram: UnigramReport | None
     notes: tuple[str, ...]
     """Where text and captured distributions disagree."""
-    html: str = REPORT_HTML
+    html: str
     """The same with pictures, beside it."""
 
     def note_exports(self, keys: Collection[str]) -> None:
@@ -211,6 +211,7 @@ def build_report(
         teacher_4bit=_teacher_4bit(evaluation) if evaluation else None,
         unigram=UnigramReport(truth_excess_kl=evaluation.unigram) if evaluation and evaluation.unigram else None,
         notes=tuple(text_notes(config, asked)),
+        html=REPORT_HTML,
     )
 
 

@@ -73,7 +73,7 @@ def test_report_has_what_it_promises(reference: Job) -> None:
         at_equal_tokens = student["at_control_tokens"]["kl"] - student["hard_labels"]["kl"]
         assert student["difference"]["kl"] == pytest.approx(at_equal_tokens, abs=1e-9)
         assert 1200 <= student["hard_labels_tokens"] < 1400 < student["tokens"], "it stopped half-way, at a step's end"
-    assert {"teacher_s", "students_s", "wall_s", "overlap_s"} == report["timing"].keys()
+    assert {"teacher_s", "students_s", "wall_s", "overlap_s", "spans"} == report["timing"].keys()
     assert report["trained"].keys() == {f"{s}{c}" for s in ("medical", "legal") for c in ("", ".hard_labels")}
     assert all(cost["seconds"] > 0 and cost["flops"] > 0 for cost in report["trained"].values())
     assert report["table"]["medical"].keys() == {"medical", "legal"}

@@ -188,7 +188,7 @@ def test_the_places_that_programs_read(report: Report) -> None:
     medical = values["students"]["medical"]
     numbers = score(0).keys() | {"truth_excess_kl", "truth_tokens_skipped"}
     assert all(medical[part].keys() == numbers for part in ("heldout", "initial", "hard_labels"))
-    assert values["timing"] == {"teacher_s": 61.0, "students_s": 47.0, "wall_s": 92.0, "overlap_s": 33.0}
+    assert values["timing"] == {"teacher_s": 61.0, "students_s": 47.0, "wall_s": 92.0, "overlap_s": 33.0, "spans": {}}
     assert medical["probes"][0] == {"teacher": 1, "specialist": 2, "hard_labels": 71, "at_control_tokens": None}
     assert (medical["at_control_tokens"], medical["hard_labels_tokens"]) == (None, 5000)
     assert values["table"]["medical"].keys() == {"medical", "legal"}

@@ -65,7 +65,8 @@ def score_all(captured: CapturedRun, config: RunConfig) -> dict[str, int]:
     """Score what is missing; of each model, the files of items."""
     scorer, counts = Scorer(scoring_job(captured.run, config, "")), {}
     for task in missing_tasks(captured.run, tasks_of(captured, config), 1):
-        counts[task.model.name] = sum(unit.split == TASKS for unit in task.units)
+        files = sum(unit.split == TASKS for unit in task.units)
+        counts[task.model.name] = counts.get(task.model.name, 0) + files  # of both rounds
         scorer(task)
     return counts
 

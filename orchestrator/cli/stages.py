@@ -17,7 +17,7 @@ def run(config: Config, sets: Sets = [], as_json: Json = False) -> None:
 
     file = load_config(config, sets)
     code, report = pipeline.run_all(file, monitors(as_json))
-    show_report(as_json, report, [f'Report: {folder_of(file)}/report.md.  Try: stillhouse ask {folder_of(file)} "..."'])
+    show_report(as_json, report, [f'Report: {folder_of(file)}/report.html.  Try: stillhouse ask {folder_of(file)} "..."'])
     raise typer.Exit(code)
 
 
@@ -72,7 +72,7 @@ def evaluate(config: Config, sets: Sets = [], as_json: Json = False) -> None:
 
     file = load_config(config, sets)
     code, report = pipeline.evaluate_only(file, monitors(as_json))
-    show_report(as_json, report, [f"Report: {folder_of(file)}/report.md"])
+    show_report(as_json, report, [f"Report: {folder_of(file)}/report.html"])
     raise typer.Exit(code)
 
 
@@ -103,7 +103,7 @@ def compare(
 
     file = comparison(teacher, student, prompts, sets, name)
     code, report = pipeline.run_all(file, monitors(as_json))
-    show_report(as_json, report, [f"Report: {folder_of(file)}/report.md"])
+    show_report(as_json, report, [f"Report: {folder_of(file)}/report.html"])
     raise typer.Exit(code)
 
 

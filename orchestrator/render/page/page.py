@@ -12,7 +12,7 @@ from importlib.resources import files
 from orchestrator.render.jinja import filled
 from orchestrator.render.page.pictures import pictures
 from orchestrator.render.page.tokens import embedded, guesses_json, texts_of
-from orchestrator.render.sentences import cost_lines, store_lines, timing_line
+from orchestrator.render.sentences import bridge_lines, cost_lines, four_bit_lines, store_lines, timing_line
 from orchestrator.reporting.measures.shown import Texts
 from orchestrator.reporting.report import Report
 
@@ -29,13 +29,24 @@ def report_page(report: Report, texts: Texts) -> str:
         texts=shown,
         guesses=guesses_json(shown),
         data=embedded(report.to_dict()),
-        costs=cost_lines(report),
-        store_lines=store_lines(report),
+        lines=[
+            *four_bit_lines(report),
+            *bridge_lines(report),
+            *cost_lines(report),
+            *store_lines(report),
+            *report.notes,
+        ],
         timing=timing_line(report.timing),
         style=_asset("page.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _lines(report: Report) -> list[str]:
+    """What else is to be said, in sentences."""
+    measured = [*four_bit_lines(report), *bridge_lines(report), *cost_lines(report)]
+    return [*measured, *store_lines(report), *report.notes]
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ def _heat(report: Report) -> Heat:
     rows = {name: {d: s.kl for d, s in by.items()} for name, by in report.table.items()}
     if report.single_expert is not None:
         rows["single-expert teacher"] = dict(report.single_expert.kl)
+    if report.teacher_4bit is not None:
+        rows["teacher at 4 bit"] = {domain: score.kl for domain, score in report.teacher_4bit.by_domain.items()}
     domains = sorted({d for row in rows.values() for d in row})
     most = max((kl for row in rows.values() for kl in row.values()), default=1.0) or 1.0
 

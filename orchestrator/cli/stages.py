@@ -17,7 +17,8 @@ def run(config: Config, sets: Sets = [], as_json: Json = False) -> None:
 
     file = load_config(config, sets)
     code, report = pipeline.run_all(file, monitors(as_json))
-    show_report(as_json, report, [f'Report: {folder_of(file)}/report.html.  Try: stillhouse ask {folder_of(file)} "..."'])
+    folder = folder_of(file)
+    show_report(as_json, report, [f'Report: {folder}/report.html.  Try: stillhouse ask {folder} "..."'])
     raise typer.Exit(code)
 
 

@@ -258,7 +258,17 @@ def test_no_broad_except() -> None:
 
 
 FOLDERS = ("students/", "targets/", "prompts/", "exports/", "scores/", "tasks/", "events/")
-FILES = ("report.json", "report.md", "report.html", "texts.json", "store.json", "wall.json", "done.json", "summary.json", "vocab_order.parquet")
+FILES = (
+    "report.json",
+    "report.md",
+    "report.html",
+    "texts.json",
+    "store.json",
+    "wall.json",
+    "done.json",
+    "summary.json",
+    "vocab_order.parquet",
+)
 PARTS = (
     ".r{",
     "/log/",

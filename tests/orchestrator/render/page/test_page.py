@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -120,3 +122,16 @@ def test_texts_are_read_back_and_another_schema_is_refused(texts: Texts) -> None
 
 def test_tokens_are_read_as_text() -> None:
     assert readable("␣two␣words\\n") == " two words⏎\n"
+
+
+def test_the_command_builds_the_page_of_a_run_that_works_still(tmp_path: Path) -> None:
+    run = measured_run(tmp_path)
+    command = [sys.executable, "-m", "orchestrator", "report", run.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, f"{run.uri}/{REPORT_HTML}"), done.stderr
+    assert "was not scored" in run.storage.read(REPORT_HTML).decode()
+    elsewhere = tmp_path / "page.html"
+    assert subprocess.run([*command, "--out", str(elsewhere)], timeout=120).returncode == 0
+    assert elsewhere.read_bytes() == run.storage.read(REPORT_HTML)
+    wrong = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr

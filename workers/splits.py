@@ -13,3 +13,6 @@ SPEED = "speed"
 
 TASKS = "tasks"
 """In the names of scores: items of tasks, which are no split and have no store."""
+
+HARNESS = "harness"
+"""In the names of scores: tasks of lm-evaluation-harness, likewise."""

@@ -55,6 +55,9 @@ class ConfigFile:
                 data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())
         for task in data["evaluate"]["tasks"].values():
             task["path"] = _locate(self.base, task["path"])
+        if data["evaluate"]["harness"] and (folder := data["evaluate"]["harness"]["include_path"]) is not None:
+            where = _expanded("evaluate.harness.include_path", folder)
+            data["evaluate"]["harness"]["include_path"] = str((self.base / where).absolute())
         if data["answers"]["filter"]:
             data["answers"]["filter"] = str((self.base / data["answers"]["filter"]).absolute())
         if "://" not in data["storage"]:

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
 from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
+from orchestrator.reporting.measures.harness import HarnessReport, harness_reports
 from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
 from orchestrator.reporting.measures.parrot import (
     BiasReport,
@@ -20,6 +21,7 @@ from orchestrator.reporting.measures.parrot import (
 )
 from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.cost import Speed
+from workers.evaluation.harness.answers import HarnessAnswers
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
@@ -44,6 +46,8 @@ class Results:
     """Of models that were timed; `teacher` is the first teacher."""
     own: dict[str, DomainScores] = field(default_factory=dict)
     """Of students on text that they wrote, on their own domains."""
+    harness: dict[tuple[str, str], dict[str, HarnessAnswers]] = field(default_factory=dict)
+    """Of tasks of lm-evaluation-harness, by task; with a model's name stands, of a teacher, its own in the settings."""
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Evaluation:
     inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
     bias: dict[str, BiasReport] = field(default_factory=dict)
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
+    harness: dict[str, dict[str, HarnessReport]] = field(default_factory=dict)
+    """By specialist and task."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -103,6 +109,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
+        harness=harness_reports(config, results.harness),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.settings import Count, CountOrShare, Settings, Share
+from workers.evaluation.harness.config import HarnessConfig
 from workers.evaluation.tasks.config import GateConfig, TaskConfig
 
 CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
@@ -83,7 +84,7 @@ class CostConfig(Settings):
 
     teacher: bool | None = None
     """Whether the teacher is timed too, for which it is loaded whole into one process. Null: where it is loaded for
-    `evaluate.tasks` anyway."""
+    `evaluate.tasks` or `evaluate.harness` anyway."""
 
     batch: int = Field(default=8, ge=1)
     """Held-out prompts that are answered at once for the tokens a second."""
@@ -176,9 +177,14 @@ class EvaluateConfig(Settings):
     """Questions with known answers, by task: what the teacher, specialists and what stands beside them are asked, for
     the part of its teacher's score that a specialist keeps. The teacher is loaded whole in one process for it."""
 
+    harness: HarnessConfig | None = None
+    """Tasks of lm-evaluation-harness that the same models are asked, as wholes and whatever their domains. The teacher
+    is loaded whole in one process for it. Null: none."""
+
     run_code: bool = False
     """Whether programs that models write are run, for tasks with `tests`: each in a process of its own with limits of
-    time, memory and files, which stops accidents and no attacker. Off, such a task is refused."""
+    time, memory and files, which stops accidents and no attacker. Off, such a task is refused, and one of
+    `harness` that is marked as unsafe too; lm-evaluation-harness sets no limits."""
 
     own_text: OwnTextConfig | None = None
     """How far specialists are from their teacher on text of their own: exposure bias, the KL on their own prefixes less
@@ -213,7 +219,7 @@ class EvaluateConfig(Settings):
     @property
     def loads_teacher(self) -> bool:
         """Whether a process that scores loads a whole teacher."""
-        return bool(self.tasks or self.cost.teacher or self.own_text)
+        return bool(self.tasks or self.harness or self.cost.teacher or self.own_text)
 
     @field_validator("tasks", mode="before")
     @classmethod

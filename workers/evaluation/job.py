@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cluster.storage import Storage
+from workers.evaluation.harness.config import HarnessConfig
 from workers.layout import scores_folder
 
 
@@ -31,6 +32,10 @@ class ModelToScore:
     """Whether it is measured how fast it answers."""
     task_domains: tuple[str, ...] = ()
     """Of the items of tasks, those that it is asked."""
+    harness: bool = False
+    """Whether it is asked the tasks of lm-evaluation-harness."""
+    teacher: str = ""
+    """Of kind `whole_teacher`: its name in the settings."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class UnitToScore:
     unit: int
     key: str
     items: str = ""
-    """Of split TASKS: the key of the file of items. Of OWN_COMPARED: that of the student's text."""
+    """Of split TASKS: the key of the file of items. Of OWN_COMPARED: that of the student's text. Of HARNESS: the name
+    of the task."""
     student: ModelToScore | None = None
     """Of split OWN_COMPARED: who wrote it."""
 
@@ -85,3 +91,11 @@ class ScoringJob:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     """Ids that end an answer, by the teachers."""
+    harness: HarnessConfig | None = None
+    """Tasks of lm-evaluation-harness."""
+    harness_digests: tuple[tuple[str, str], ...] = ()
+    """Of what each of them was when it was found, by name."""
+    run_code: bool = False
+    """Whether programs that models write for them are run."""
+    resamples: int = 1000
+    """For standard errors that have no formula."""

@@ -20,6 +20,7 @@ from cluster.faults import pause_point
 from cluster.storage import Storage, local_folder, open_storage
 from workers.channels.board import Reporter
 from workers.channels.events import Message, ModelScored
+from workers.evaluation.harness.answers import answers_to_bytes as harness_to_bytes
 from workers.evaluation.heldout.exact import ExactTargets
 from workers.evaluation.heldout.sums import TokenScores, sums_of, to_bytes
 from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
@@ -35,7 +36,7 @@ from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import stop_ids, torch_dtype
-from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS
+from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS
 from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
@@ -70,7 +71,7 @@ class Scorer:
             self._loaded = task.model, self._load(task.model)
         for done, unit in enumerate(missing, start=1):
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
-            make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared}
+            make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, HARNESS: self._harness}
             self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
@@ -109,6 +110,24 @@ class Scorer:
         two_parts: TwoPartModel = self._loaded[1]
         decode = partial(self._tokenizer.decode, skip_special_tokens=True)
         return answers_to_bytes(ask(two_parts, asked, self._vocabulary, self._job.batch_tokens, self._stop_ids, decode))
+
+    def _harness(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """A model's answers to a task of lm-evaluation-harness."""
+        from workers.evaluation.harness.asking import ask_harness
+        from workers.evaluation.harness.loaded_model import LoadedModel
+
+        job, name = self._job, unit.items
+        assert job.harness is not None
+        loaded = self._harness_tasks.load_as_found(name, dict(job.harness_digests)[name])
+        asked = LoadedModel(self._loaded[1], self._tokenizer, job.batch_tokens, self._stop_ids)
+        return harness_to_bytes(ask_harness(asked, loaded, job.harness, job.run_code, job.resamples))
+
+    @cached_property
+    def _harness_tasks(self) -> Any:
+        from workers.evaluation.harness.loading import HarnessTasks
+
+        assert self._job.harness is not None
+        return HarnessTasks(self._job.harness, self._job.run_code)
 
     def _speed(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """How fast a model answers the first held-out prompts, the same for all models."""

@@ -120,7 +120,7 @@ class Scorer:
         assert job.harness is not None
         loaded = self._harness_tasks.load_as_found(name, dict(job.harness_digests)[name])
         asked = LoadedModel(self._loaded[1], self._tokenizer, job.batch_tokens, self._stop_ids)
-        return harness_to_bytes(ask_harness(asked, loaded, job.harness, job.run_code, job.resamples))
+        return harness_to_bytes(ask_harness(asked, name, loaded, job.harness, job.run_code, job.resamples))
 
     @cached_property
     def _harness_tasks(self) -> Any:

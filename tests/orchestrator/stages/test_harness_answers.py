@@ -56,6 +56,18 @@ generation_kwargs: {until: ["pay"], max_gen_toks: 3}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
 """
+GREEDY = """
+task: greedy
+dataset_path: json
+dataset_kwargs: {data_files: {test: facts.jsonl}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: prompt
+doc_to_target: " high"
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
 TEXTS = """
 task: texts
 dataset_path: json
@@ -94,7 +106,7 @@ def asked(capture_project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Ca
     save_student(captured, StudentLayout("medical.hard_labels").final, seed=2)
     for name in ("medical", "medical.hard_labels"):
         captured.run.storage.write(StudentLayout(name).done, b"{}")
-    for name, text in {"facts": TASK, "written": WRITTEN, "texts": TEXTS}.items():
+    for name, text in {"facts": TASK, "written": WRITTEN, "greedy": GREEDY, "texts": TEXTS}.items():
         project.text(f"exams/{name}.yaml", text)
     project.rows("exams/facts.jsonl", *rows(30))
     return captured, project
@@ -119,14 +131,16 @@ def score_all(captured: CapturedRun, config: RunConfig) -> dict[str, int]:
     return counts
 
 
-def by_itself(model: Path, tokenizer: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *tasks: str) -> Any:
+def by_itself(
+    model: Path, tokenizer: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *tasks: str, **how: Any
+) -> Any:
     """What lm-evaluation-harness says of a model's folder, with its own class for it."""
     monkeypatch.chdir(folder)
     theirs = HFLM(
         pretrained=AutoModelForCausalLM.from_pretrained(model), tokenizer=AutoTokenizer.from_pretrained(tokenizer)
     )
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return simple_evaluate(model=theirs, tasks=list(tasks), task_manager=manager, bootstrap_iters=0)
+    return simple_evaluate(model=theirs, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, **how)
 
 
 def test_scores_are_those_of_the_harness_and_of_our_own_tasks(
@@ -136,8 +150,9 @@ def test_scores_are_those_of_the_harness_and_of_our_own_tasks(
     project.set("evaluate.tasks", {"facts": "exams/facts.jsonl"})
     found = check(project.load()).take_tasks()
     freeze_items(captured.run.storage, [unit for task in found for unit in task.units])
-    config = with_harness(captured, project, "facts", "written", "texts")
-    assert score_all(captured, config) == dict.fromkeys(MODELS, 3)
+    names = ["facts", "written", "greedy", "texts"]
+    config = with_harness(captured, project, *names)
+    assert score_all(captured, config) == dict.fromkeys(MODELS, 4)
     assert score_all(captured, config) == {}, "what is kept is not asked again"
     results = gathered(captured.run, tasks_of(captured, config))
     models = {
@@ -147,28 +162,56 @@ def test_scores_are_those_of_the_harness_and_of_our_own_tasks(
     for model, folder in models.items():
         assert folder is not None
         tokenizer = config.teachers["teacher"].model
-        theirs = by_itself(folder, tokenizer, project.folder / "exams", monkeypatch, "facts", "written", "texts")
+        theirs = by_itself(folder, tokenizer, project.folder / "exams", monkeypatch, *names)
         ours = results.harness[model]
-        for task, metrics in {"facts": ["acc", "acc_norm"], "written": ["exact_match"], "texts": []}.items():
-            assert ours[task].items == 30
+        assert {task: own.items for task, own in ours.items()} == dict.fromkeys(names, 30)
+        for task, metrics in {"facts": ["acc", "acc_norm"], "written": ["exact_match"], "greedy": ["acc"]}.items():
             for metric in metrics:
                 assert ours[task].metrics[metric].value == theirs["results"][task][f"{metric},none"]
                 expected = [sample[metric] for sample in theirs["samples"][task]]
                 assert ours[task].metrics[metric].by_item == tuple(expected)
-        # A mean over some 60 log-probabilities of float32, in two orders: off by what one of them is off.
-        perplexity = ours["texts"].metrics["word_perplexity"]
-        expected = theirs["results"]["texts"]["word_perplexity,none"]
-        assert np.log(perplexity.value) == pytest.approx(np.log(expected), abs=of_capture(np.log(expected)))
-        assert perplexity.by_item is None and perplexity.higher_is_better is False
+        for task, metric in {"texts": "word_perplexity", "greedy": "perplexity"}.items():
+            # The mean of log-probabilities of float32, made in two ways: off by what one of them is off.
+            perplexity, expected = ours[task].metrics[metric], theirs["results"][task][f"{metric},none"]
+            assert np.log(perplexity.value) == pytest.approx(np.log(expected), abs=of_capture(np.log(expected)))
+            assert perplexity.by_item is None and perplexity.higher_is_better is False
         correct = [a.correct for by in (results.answers[model[0]],) for a in _in_order(by)]
         assert ours["facts"].metrics["acc"].by_item == tuple(map(float, correct))
-    assert 0 < results.harness["medical", ""]["facts"].metrics["acc"].value < 1
+    own = results.harness["medical", ""]
+    assert 0 < own["facts"].metrics["acc"].value < 1 and 0 < own["greedy"].metrics["acc"].value < 1
 
 
 def _in_order(by_domain: Any) -> list[Any]:
     """Answers of both domains in the order of the file's rows, whose uids are made of what is in them."""
     answers = {item.prompt + item.answer: answer for pairs in by_domain.values() for item, answer in pairs}
     return [answers[row["prompt"] + row["choices"][row["answer"]]] for row in rows(30)]
+
+
+def test_examples_are_drawn_as_the_harness_draws_them(
+    asked: tuple[CapturedRun, Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured, project = asked
+    config = with_harness(captured, project, "greedy", fewshot=2, limit=20)
+    score_all(captured, config)
+    own = gathered(captured.run, tasks_of(captured, config)).harness["medical", ""]["greedy"]
+    folder = captured.run.storage.local_path(StudentLayout("medical").final)
+    assert folder is not None and (own.fewshot, own.items) == (2, 20)
+    how = {"num_fewshot": 2, "limit": 20}
+    tokenizer = config.teachers["teacher"].model
+    theirs = by_itself(folder, tokenizer, project.folder / "exams", monkeypatch, "greedy", **how)
+    expected = theirs["results"]["greedy"]["perplexity,none"]
+    perplexity = own.metrics["perplexity"].value
+    assert np.log(perplexity) == pytest.approx(np.log(expected), abs=of_capture(np.log(expected)))
+    assert own.metrics["acc"].by_item == tuple(s["acc"] for s in theirs["samples"]["greedy"])
+
+
+def test_a_task_that_fails_is_named(asked: tuple[CapturedRun, Project]) -> None:
+    """A target that becomes part of the text's last word has no probability of its own."""
+    captured, project = asked
+    project.text("exams/greedy.yaml", GREEDY.replace('" high"', '"high"'))
+    config = with_harness(captured, project, "greedy")
+    with pytest.raises(ValueError, match=r"evaluate.harness.tasks: 'greedy' failed: .*'high' adds no token"):
+        score_all(captured, config)
 
 
 def test_the_report_has_what_is_kept_of_the_teachers_scores(asked: tuple[CapturedRun, Project]) -> None:

@@ -23,24 +23,29 @@ _ROUNDING = 1e-9
 
 
 def ask_harness(
-    model: LoadedModel, loaded: Any, settings: HarnessConfig, run_code: bool, resamples: int
+    model: LoadedModel, name: str, loaded: Any, settings: HarnessConfig, run_code: bool, resamples: int
 ) -> dict[str, HarnessAnswers]:
     """A model's answers to tasks that `HarnessTasks.load` gave, by task, and those of groups that add up their tasks.
-    `resamples` are for standard errors that have no formula."""
+    `resamples` are for standard errors that have no formula. Raises ValueError, with the name that they have in the
+    settings, for tasks that fail."""
     environment = {"DISABLE_MULTIPROC": "1", "HF_ALLOW_CODE_EVAL": "1" if run_code else "0"}
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, environment))
         stack.enter_context(quiet())
         stack.enter_context(offline(settings.offline))
-        found: Any = evaluate(
-            model,
-            loaded,
-            limit=settings.limit,
-            bootstrap_iters=resamples,
-            apply_chat_template=settings.chat,
-            fewshot_as_multiturn=settings.chat,
-            confirm_run_unsafe_code=run_code,
-        )
+        try:
+            found: Any = evaluate(
+                model,
+                loaded,
+                limit=settings.limit,
+                bootstrap_iters=resamples,
+                apply_chat_template=settings.chat,
+                fewshot_as_multiturn=settings.chat,
+                confirm_run_unsafe_code=run_code,
+            )
+        except Exception as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"evaluate.harness.tasks: {name!r} failed: {type(error).__name__}: {said}") from error
     return {
         task: HarnessAnswers(
             items=int(result.get("sample_len", 0)),

@@ -48,10 +48,11 @@ class LoadedModel(HFLM):
         self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         pairs: list[tuple[Ids, Ids]] = []
-        for _, context, continuation in requests:
-            if not 1 <= len(continuation) <= self.max_length:
-                asked = f"{len(continuation)} tokens of one answer"
-                raise ValueError(f"a task asks for {asked}, and the model holds 1 to {self.max_length}")
+        for texts, context, continuation in requests:
+            if not continuation:
+                raise ValueError(f"{texts[1]!r} adds no token to the text before it; let a space begin it")
+            if len(continuation) > self.max_length:
+                raise ValueError(f"an answer has {len(continuation)} tokens, and the model holds {self.max_length}")
             text = [*context, *continuation][-(self.max_length + 1) :]  # a longer one loses its beginning
             pairs.append((tuple(text[: -len(continuation)]), tuple(continuation)))
         sums, greedy = continuation_logprobs(self._two_parts, pairs, None, self._batch_tokens)

@@ -153,12 +153,11 @@ class HarnessTasks:
 
     def _unknown(self, name: str) -> str:
         known, folder = self._manager.all_tasks, self._settings.include_path
-        if broken := [f"{path}: {fault}" for path in _yaml_files(folder) if (fault := _fault(path))]:
-            return f"{name!r} is no task that is known, and a file cannot be read: {broken[0]}"
         where = f" nor in a YAML file below {folder!r}" if folder else "; name your own tasks' folder in include_path"
         near = difflib.get_close_matches(name, known, 1, 0.6)
         guess = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{name!r} is no task of lm-evaluation-harness{where}{guess}"
+        broken = next((f"; {path} cannot be read: {why}" for path in _yaml_files(folder) if (why := _fault(path))), "")
+        return f"{name!r} is no task of lm-evaluation-harness{where}{guess}{broken}"
 
     def _why_not(self, name: str, error: Exception) -> str:
         """What keeps a task from being loaded, and what to do."""

@@ -16,3 +16,6 @@ TASKS = "tasks"
 
 HARNESS = "harness"
 """In the names of scores: tasks of lm-evaluation-harness, likewise."""
+
+SHOWN = "shown"
+"""In the names of scores: a few held-out texts token by token."""

@@ -23,6 +23,7 @@ from orchestrator.preflight.place import Needs
 from orchestrator.render.markdown import markdown
 from orchestrator.render.model_card import model_card
 from orchestrator.reporting.evaluation import Evaluation
+from orchestrator.reporting.measures.shown import texts_json
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.errors import RunFailed
@@ -32,7 +33,7 @@ from orchestrator.stages.evaluation import Evaluations
 from orchestrator.stages.export import export
 from orchestrator.stages.preparing.preparation import Preparation
 from workers.evaluation.resources import resource_request
-from workers.layout import REPORT_JSON, REPORT_MARKDOWN
+from workers.layout import REPORT_JSON, REPORT_MARKDOWN, REPORT_TEXTS
 from workers.splits import TRAIN
 from workers.targets.contract import Contract
 
@@ -133,6 +134,8 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     ctx.require_lease()
     ctx.run.storage.write(REPORT_JSON, report.to_json().encode())
     ctx.run.storage.write(REPORT_MARKDOWN, markdown(report).encode())
+    if measured is not None and measured.texts:
+        ctx.run.storage.write(REPORT_TEXTS, texts_json(measured.texts))
     return report
 
 

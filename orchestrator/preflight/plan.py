@@ -26,6 +26,7 @@ from orchestrator.preflight.planning.controls import control_note, control_words
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
+from orchestrator.preflight.planning.sizes import size_notes
 from orchestrator.preflight.planning.slots import plan_slots
 from orchestrator.preflight.planning.targets import plan_prompts, teacher_models
 from orchestrator.preflight.planning.totals import find_problems
@@ -57,6 +58,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
         _evaluator(plan, config, found, vocabulary),
     ]
     plan.parts = [item.part for item in items]
+    plan.notes += size_notes(config, found, vocabulary)
     if inventory.members:
         note_no_place(plan, items)
     if planned:

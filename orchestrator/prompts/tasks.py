@@ -22,7 +22,7 @@ from workers.evaluation.metrics.retention import least_items
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
 from workers.evaluation.tasks.items import CHANGES_ANSWER, Edit, TaskItem
-from workers.evaluation.tasks.rows import item_of, template_row
+from workers.evaluation.tasks.rows import counterfactual_of, item_of, template_row
 from workers.evaluation.variants.edits import EditSources, Variants, variants_of
 from workers.evaluation.variants.templates import SLOT_EDITS, TaskTemplate
 from workers.evaluation.variants.terms import checked_terms
@@ -170,6 +170,7 @@ def read_items(
     if files is None:
         raise ValueError(f"no such file {settings.path!r}")
     items: dict[str, TaskItem] = {}
+    swapped: list[TaskItem] = []
     templates: list[TaskTemplate] = []
     rejected: list[RejectedRow] = []
     for number, row in enumerate(rows_of(files)):
@@ -180,13 +181,17 @@ def read_items(
             item = item_of(row.value, name, settings) if template is None else template.item(seed)
             if item.uid in items:
                 raise ValueError(repeated_id(item.uid))
+            other = counterfactual_of(row.value, item) if template is None else None
         except ValueError as error:
             rejected.append(RejectedRow(name, row.number, None, str(error), row.file))
             continue
         items[item.uid] = item
+        swapped += [other] if other is not None else []
         templates += [template] if template is not None else []
     variants = _variants(list(items.values()), templates, settings, seed)
-    return [*items.values(), *variants.items], rejected, variants.skipped
+    there = {item.uid for item in swapped}  # a row's own is better than what a table makes
+    made = [item for item in variants.items if item.uid not in there]
+    return [*items.values(), *swapped, *made], rejected, variants.skipped
 
 
 def _variants(

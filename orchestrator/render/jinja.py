@@ -30,6 +30,11 @@ def table_cell(text: str) -> str:
     return one_line(text).replace("|", "&#124;")
 
 
+def token_cell(text: str) -> str:
+    """Text of tokens that stays in its cell and is shown as it is, whatever marks of Markdown or HTML it has."""
+    return "".join(c if c.isalnum() or c in " ␣.,:;!?'-" else f"&#{ord(c)};" for c in one_line(text))
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -42,5 +47,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"fmt": formatted, "line": one_line, "cell": table_cell}
+    made.filters |= {"fmt": formatted, "line": one_line, "cell": table_cell, "token": token_cell}
     return made

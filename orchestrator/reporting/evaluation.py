@@ -27,10 +27,12 @@ from workers.evaluation.metrics.domain_scores import (
     DomainScores,
     calibration,
     curve,
-    paired_difference,
+    paired_differences,
     summarise,
     worst,
 )
+from workers.evaluation.metrics.resampling import Estimate
+from workers.evaluation.shown_texts import ShownText
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Results:
     """Of the items of tasks that they were asked, in the order of the items; `teacher` is the teacher itself."""
     speeds: dict[str, Speed] = field(default_factory=dict)
     """Of models that were timed; `teacher` is the first teacher."""
+    texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
+    """A few held-out texts token by token."""
     own: dict[str, DomainScores] = field(default_factory=dict)
     """Of students on text that they wrote, on their own domains."""
     harness: dict[tuple[str, str], dict[str, HarnessAnswers]] = field(default_factory=dict)
@@ -55,7 +59,7 @@ class Evaluation:
     """Scores by model and domain, paired differences to the controls, ranks of probes."""
 
     scores: dict[str, dict[str, dict[str, float]]]
-    differences: dict[str, dict[str, float]]
+    differences: dict[str, dict[str, Estimate]]
     probes: dict[str, dict[str, list[dict[str, float]]]]
     unigram: dict[str, float]
     """truth_excess_kl of the domain's unigram, where the truth is known."""
@@ -77,6 +81,8 @@ class Evaluation:
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
     harness: dict[str, dict[str, HarnessReport]] = field(default_factory=dict)
     """By specialist and task."""
+    texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
+    """A few held-out texts token by token, by model and domain."""
 
 
 def compare(results: Results, config: RunConfig) -> Evaluation:
@@ -85,13 +91,13 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
     unigram = results.scores.get(UNIGRAM, {})
     milestones = _milestones(results)
     models = {n: by for n, by in results.scores.items() if n != UNIGRAM and split_milestone(n) is None}
-    differences = {}
+    differences: dict[str, dict[str, Estimate]] = {}
     for name in config.specialists:
         own = config.own_domain(name)
         for label, pair in pairs(config, name).items():
             one, other = (models.get(model, {}).get(own) for model in pair)
             if one is not None and other is not None:
-                differences[label] = paired_difference(one, other, resamples, seed)
+                differences[label] = paired_differences(one, other, resamples, seed)
     return Evaluation(
         scores={n: {d: summarise(s, resamples, seed) for d, s in by.items()} for n, by in models.items()},
         differences=differences,
@@ -104,12 +110,13 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         hardest={n: {d: worst(s, _HARDEST) for d, s in by.items()} for n, by in models.items()},
         tasks=task_reports(config, results.answers),
         speeds=results.speeds,
-        capacity=capacity_reports(config, models, milestones),
+        capacity=capacity_reports(config, models, milestones, results.speeds),
         parrot=parrot_reports(config, results.answers),
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
         harness=harness_reports(config, results.harness),
+        texts=results.texts,
     )
 
 

@@ -17,9 +17,11 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, INITIAL
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.measures.costs import student_cost
+from orchestrator.reporting.measures.shown import HardPrompt, apart_tokens
 from orchestrator.reporting.measures.tasks import gate_report
 from orchestrator.reporting.records import (
     AskedReport,
+    FirstKlReport,
     InitialWeights,
     ModelReport,
     PromptsReport,
@@ -31,8 +33,9 @@ from orchestrator.reporting.records import (
     TeacherReport,
 )
 from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
-from orchestrator.reporting.scores import Calibration, Difference, HardPrompt, ProbeRanks, Score
+from orchestrator.reporting.scores import Calibration, Difference, ProbeRanks, Score
 from orchestrator.runs.folder import RunFolder
+from workers.first_kl import kl0_light
 from workers.layout import AT_CONTROL_TOKENS, PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
 from workers.targets.commits.sums import EntrySums
@@ -163,6 +166,7 @@ def student_report(
         model=_initial_weights(run.read_json(StudentLayout(name).initial_facts)),
         export=key if run.storage.exists(f"{key}/config.json") else None,
         error=error,
+        before=_first_kl(config, done.get("before")),
         heldout=_score(evaluation, name, own),
         initial=_score(evaluation, f"{name}.{INITIAL}", own),
         hard_labels=_score(evaluation, f"{name}.{HARD_LABELS}", own),
@@ -170,7 +174,7 @@ def student_report(
         hard_labels_tokens=control.get("tokens"),
         at_control_tokens=_score(evaluation, f"{name}.{AT_CONTROL_TOKENS}", own),
         calibration=_calibration(evaluation, name, own),
-        hardest=tuple(HardPrompt(**h) for h in evaluation.hardest.get(name, {}).get(own, ())) if evaluation else (),
+        hardest=_hardest(evaluation, name, own) if evaluation else (),
         probes=_probes(evaluation, name, own) if evaluation is not None else (),
         capacity=evaluation.capacity.get(name) if evaluation else None,
         parrot=evaluation.parrot.get(name) if evaluation else None,
@@ -196,6 +200,12 @@ def model_report(config: RunConfig, name: str, evaluation: Evaluation) -> ModelR
         bias=evaluation.bias.get(name),
         cost=student_cost(config, name, evaluation.speeds, {}),
     )
+
+
+def _first_kl(config: RunConfig, before: dict[str, Any] | None) -> FirstKlReport | None:
+    """The record of what a student's workers have measured."""
+    limits = config.evaluate.first_kl
+    return None if before is None else FirstKlReport(**before, light=kl0_light(before["kl"], limits.green, limits.red))
 
 
 def _base(config: RunConfig, written: RunConfig, name: str) -> SourceModel | None:
@@ -227,9 +237,14 @@ def _calibration(evaluation: Evaluation | None, model: str, domain: str) -> Cali
     return Calibration.of(found) if found else None
 
 
+def _hardest(evaluation: Evaluation, name: str, own: str) -> tuple[HardPrompt, ...]:
+    found = evaluation.hardest.get(name, {}).get(own, ())
+    return tuple(HardPrompt(**h, apart=apart_tokens(evaluation.texts, name, own, h["prompt"])) for h in found)
+
+
 def _difference(evaluation: Evaluation | None, label: str) -> Difference | None:
     found = evaluation.differences.get(label) if evaluation is not None else None
-    return Difference(**found) if found else None
+    return Difference.of(found) if found else None
 
 
 def _probes(evaluation: Evaluation, name: str, own: str) -> tuple[ProbeRanks, ...]:

@@ -14,16 +14,17 @@ from orchestrator.reporting.measures.costs import StudentCost
 from orchestrator.reporting.measures.harness import HarnessReport
 from orchestrator.reporting.measures.own_text import OwnTextReport
 from orchestrator.reporting.measures.parrot import BiasReport, InheritanceReport, ParrotReport
+from orchestrator.reporting.measures.shown import HardPrompt
 from orchestrator.reporting.measures.tasks import GateReport, TaskReport
 from orchestrator.reporting.scores import (
     Calibration,
     Difference,
-    HardPrompt,
     Measured,
     MeasuredOrNone,
     ProbeRanks,
     Score,
 )
+from workers.first_kl import Light
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +192,17 @@ class ModelReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FirstKlReport:
+    """How far a student was from its teacher when it began: on its first batch of training text."""
+
+    kl: Measured
+    """KL(teacher ‖ student), nats per token, at the temperature of the targets."""
+    tokens: int
+    light: Light
+    """What that promises, by `evaluate.first_kl`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentReport:
     """One specialist, on its own domain, beside what it is measured against."""
 
@@ -208,6 +220,8 @@ class StudentReport:
     """Key of the exported model below the run's folder."""
     error: str | None
     """Why it failed."""
+    before: FirstKlReport | None
+    """None where it does not learn from distributions, where training has not ended, and of earlier versions' runs."""
     heldout: Score | None
     initial: Score | None
     """Of its own initial weights."""

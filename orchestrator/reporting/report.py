@@ -48,6 +48,7 @@ from orchestrator.reporting.scores import (
     UnigramReport,
 )
 from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.verdict import Verdict, generalist_label, verdict_of
 from orchestrator.runs.folder import RunFolder
 from workers.layout import export_key
 
@@ -73,6 +74,8 @@ class Report:
     prompts: PromptsReport
     students: dict[str, StudentReport]
     """By specialist."""
+    verdicts: dict[str, Verdict]
+    """What each specialist is worth, in sentences."""
     timing: Timing
     failures: dict[str, str]
     """Why specialists and controls failed."""
@@ -110,6 +113,7 @@ class Report:
                 of_tasks = ("gate", "tasks", "harness", "parrot", "inheritance", "bias")
                 kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
                 self.students[name] = replace(student, **kept)
+                self.verdicts[name] = earlier.verdicts[name]
 
     @property
     def questioned(self) -> dict[str, StudentReport | ModelReport]:
@@ -162,6 +166,10 @@ def build_report(
     captured = read_logs(run)
     failures = {name: without_folders(run, why) for name, why in failures.items()}
     scores = evaluation.scores if evaluation is not None else {}
+    differences = {n: Difference.of(d) for n, d in evaluation.differences.items()} if evaluation else {}
+    students = {
+        n: student_report(run, config, written, n, captured, evaluation, failures.get(n)) for n in config.specialists
+    }
     asked = {(a.source, a.domains) for a in prompts.asked if not a.given}
     return Report(
         run=config.name,
@@ -170,10 +178,8 @@ def build_report(
         targets=targets_report(run, config, captured),
         repairs=tuple(RepairReport(**r | {"readers": tuple(r["readers"])}) for r in repairs(run, config)),
         prompts=prompts,
-        students={
-            n: student_report(run, config, written, n, captured, evaluation, failures.get(n))
-            for n in config.specialists
-        },
+        students=students,
+        verdicts={n: verdict_of(n, s, differences.get(generalist_label(n))) for n, s in students.items()},
         timing=timing,
         failures=failures,
         table={
@@ -185,7 +191,7 @@ def build_report(
         curves=_curves(evaluation) if evaluation else {},
         calibration=_calibration(evaluation) if evaluation else {},
         costs={n: cost_of(s, config) for n, s in evaluation.speeds.items()} if evaluation else {},
-        differences={n: Difference(**d) for n, d in evaluation.differences.items()} if evaluation else {},
+        differences=differences,
         probes=_probes(evaluation) if evaluation else {},
         single_expert=_single_expert(scores),
         unigram=UnigramReport(truth_excess_kl=evaluation.unigram) if evaluation and evaluation.unigram else None,

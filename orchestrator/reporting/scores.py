@@ -139,16 +139,6 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardPrompt:
-    """A held-out prompt, and how far the model is from the teacher on its texts."""
-
-    prompt: str
-    """Its id, for `stillhouse targets show RUN ID --split heldout`."""
-    kl: Measured
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class CurvePoint:
     """Means over the tokens of one bin, as `Score` has them over all."""
 
@@ -181,13 +171,30 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """KL of one model less that of another on the same tokens, nats per token."""
+    """What one model has beyond another on the same tokens, with paired 95 % bootstrap intervals over prompts."""
 
     kl: Measured
+    """KL of the first less that of the second, nats per token."""
     low: Measured
-    """Lower end of the paired 95 % bootstrap interval over prompts."""
+    """Lower end of its interval."""
     high: Measured
     """Upper end likewise."""
+    reverse_kl: Interval
+    acceptance: Interval
+    top1_agreement: Interval
+    nll: Interval
+    """Of the text's tokens, nats per token."""
+    overconfidence: Interval
+    """Top probability less how often the text has that token."""
+    overconfidence_to_teacher: Interval
+    """Top probability less the teacher's probability of that token."""
+
+    @staticmethod
+    def of(found: Mapping[str, Estimate]) -> Difference:
+        """The record of `workers.evaluation.metrics.domain_scores.paired_differences`."""
+        kl = found["kl"]
+        others = {name: Interval.of(estimate) for name, estimate in found.items() if name != "kl"}
+        return Difference(kl=kl.value, low=kl.low, high=kl.high, **others)
 
 
 @dataclass(frozen=True, kw_only=True)

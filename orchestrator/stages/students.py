@@ -30,6 +30,7 @@ def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: 
             repairs=repairs,
             lora=student.config.model.lora.model_dump() if student.config.model.lora else None,
             end_tokens=student.end_tokens,
+            first_kl=_first_kl(student, ctx),
             snapshots=snapshots_of(student),
         )
     )
@@ -39,3 +40,9 @@ def snapshots_of(student: Student) -> dict[str, int]:
     """The weights that it keeps on the way, by the name of their folder: after how many target tokens."""
     kept = {StudentLayout.milestone(tokens): tokens for tokens in student.milestones}
     return kept if student.snapshot_tokens is None else {AT_CONTROL_TOKENS: student.snapshot_tokens, **kept}
+
+
+def _first_kl(student: Student, ctx: RunContext) -> dict[str, Any] | None:
+    """Of what learns from distributions; a control begins where its specialist does."""
+    measured = student.config.loss.soft and student.control_of is None
+    return ctx.config.evaluate.first_kl.model_dump() if measured else None

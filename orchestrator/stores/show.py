@@ -6,12 +6,9 @@ Legend (see workers/targets/encoding/schema.py): S tokens, T target positions, V
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from cluster.model_cache import use_model_cache
 from orchestrator.stores.choice import choose_text
@@ -22,6 +19,7 @@ from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import rows_of
 from workers.teacher.config import TeacherConfig
+from workers.token_text import Pieces
 
 
 @dataclass(frozen=True)
@@ -103,27 +101,6 @@ def _exact_logprobs(source: OpenTargets, targets: UnitTargets, teacher: str, pos
     assert row.hidden is not None
     head = TeacherHead.from_bytes(source.run.storage.read(source.store.head_key(teacher))).on("cpu")
     return head.log_probabilities(row.hidden[:positions], header.precision, targets.temperature).numpy()
-
-
-class Pieces:
-    """Tokens as a person reads them: spaces, line ends and the like visible, bytes of unfinished characters too."""
-
-    def __init__(self, folder: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.text = lru_cache(maxsize=None)(self._text)
-
-    def _text(self, token: int) -> str:
-        text = self._tokenizer.decode([token], skip_special_tokens=False)
-        raw = self._tokenizer.id_to_token(token) or f"<{token}>"
-        if not text or "\ufffd" in text:
-            return visible(raw)
-        # Such tokenizers drop the space of a text's first token.
-        return visible(f" {text}" if raw.startswith("▁") and not text.startswith(" ") else text)
-
-
-def visible(text: str) -> str:
-    """The text with `␣` for a space, and escapes for what does not print."""
-    return "".join("␣" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def teacher_logits(teacher: TeacherConfig, tokens_S: np.ndarray, start: int, vocabulary: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from cluster.settings import Count, CountOrShare, Settings, Share
 from workers.evaluation.harness.config import HarnessConfig
 from workers.evaluation.tasks.config import GateConfig, TaskConfig
+from workers.first_kl import FirstKlConfig
 
 CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of a model that exist at once while it is scored, by device."""
@@ -186,6 +187,10 @@ class EvaluateConfig(Settings):
     time, memory and files, which stops accidents and no attacker. Off, such a task is refused, and one of
     `harness` that is marked as unsafe too; lm-evaluation-harness sets no limits."""
 
+    shown_texts: int = Field(default=4, ge=0, le=50)
+    """Held-out texts of each specialist and further model that are kept token by token with what teacher, model and
+    control hold likely there: so many of those on which it does worst, and as many others. 0 keeps none."""
+
     own_text: OwnTextConfig | None = None
     """How far specialists are from their teacher on text of their own: exposure bias, the KL on their own prefixes less
     that on their teacher's. The teacher is loaded whole into one process for it. Null: not measured."""
@@ -193,6 +198,9 @@ class EvaluateConfig(Settings):
     floor: FloorConfig | None = None
     """Where students tend to: models kept on the way. They take points x the model's size of the storage and are scored
     on their own domain. Null: none are kept."""
+
+    first_kl: FirstKlConfig = FirstKlConfig()
+    """From which KL before training a student counts as near its teacher, and as far."""
 
     cost: CostConfig = CostConfig()
     """What models cost to run."""

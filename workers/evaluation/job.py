@@ -39,6 +39,17 @@ class ModelToScore:
 
 
 @dataclass(frozen=True)
+class TextsToShow:
+    """A few held-out texts of a domain that are shown token by token."""
+
+    domain: str
+    sums: tuple[str, ...]
+    """Keys of the scores of the model that they are chosen by."""
+    worst: int
+    """Prompts on which it does worst; as many others are drawn."""
+
+
+@dataclass(frozen=True)
 class UnitToScore:
     """A committed unit of a store, or a file of items, and the key that holds what a model did on it once it is
     made."""
@@ -51,6 +62,8 @@ class UnitToScore:
     of the task."""
     student: ModelToScore | None = None
     """Of split OWN_COMPARED: who wrote it."""
+    shown: TextsToShow | None = None
+    """Of split SHOWN: which texts."""
 
 
 @dataclass(frozen=True)

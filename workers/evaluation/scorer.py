@@ -22,11 +22,15 @@ from workers.channels.board import Reporter
 from workers.channels.events import Message, ModelScored
 from workers.evaluation.harness.answers import answers_to_bytes as harness_to_bytes
 from workers.evaluation.heldout.exact import ExactTargets
-from workers.evaluation.heldout.sums import TokenScores, sums_of, to_bytes
+from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
+from workers.evaluation.heldout.token_by_token import show_texts
 from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
 from workers.evaluation.heldout.truth import load_truth, unigram_counts
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
+from workers.evaluation.metrics.domain_scores import by_domain
 from workers.evaluation.own_text import OwnTexts, compare_own, write_own
+from workers.evaluation.shown_texts import chosen
+from workers.evaluation.shown_texts import to_bytes as texts_to_bytes
 from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.speed import measure
 from workers.evaluation.tasks.answers import answers_to_bytes
@@ -36,10 +40,11 @@ from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import stop_ids, torch_dtype
-from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS
+from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
 from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
+from workers.token_text import Pieces
 from workers.two_part_model import TwoPartModel
 
 
@@ -71,7 +76,8 @@ class Scorer:
             self._loaded = task.model, self._load(task.model)
         for done, unit in enumerate(missing, start=1):
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
-            make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, HARNESS: self._harness}
+            make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, SHOWN: self._shown}
+            make |= {HARNESS: self._harness}
             self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
@@ -153,18 +159,41 @@ class Scorer:
         compared = compare_own(self._loaded[1], own, head, self._vocabulary, self._job.batch_tokens)
         return to_bytes(sums_of(unit.student.writes, list(compared)))
 
+    def _shown(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """A few texts token by token, chosen by scores that are there."""
+        assert unit.shown is not None
+        wanted, domain = unit.shown, unit.shown.domain
+        sums = by_domain([from_bytes(self._storage.read(key)) for key in wanted.sums])
+        prompts = chosen(sums[domain], wanted.worst, self._job.seed) if domain in sums else {}
+        rows = dict[str, TargetRow]()
+        for row in self._heldout.all_rows(domain) if prompts else ():
+            if row.prompt_uid in prompts:
+                rows.setdefault(row.prompt_uid, row)
+            if len(rows) == len(prompts):
+                break
+        pairs = [(rows[uid], worst) for uid, worst in prompts.items()]
+        job = self._job
+        texts = show_texts(pairs, self._logits(), self._exact, self._vocabulary, job.device, self._pieces.text)
+        return texts_to_bytes(texts)
+
     @property
     def _stop_ids(self) -> list[int]:
         """Ids that end an answer: those of the teachers and of the loaded model."""
         return sorted({*self._job.stop_ids, *stop_ids(self._tokenizer, self._loaded[1].model.config)})
 
     @cached_property
+    def _tokenizer_folder(self) -> Path:
+        return model_folder(self._job.tokenizer, self._job.tokenizer_revision, weights=False)
+
+    @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        job = self._job
-        folder = model_folder(job.tokenizer, job.tokenizer_revision, weights=False)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=job.trust_remote_code)
+        return AutoTokenizer.from_pretrained(self._tokenizer_folder, trust_remote_code=self._job.trust_remote_code)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self._tokenizer_folder)
 
     @cached_property
     def _probes(self) -> _Split:

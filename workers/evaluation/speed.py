@@ -15,15 +15,12 @@ import torch
 
 from workers.evaluation.cost import Speed
 from workers.evaluation.decoding import Ids, write
-from workers.model_files import expert_count
+from workers.model_files import active_experts, expert_count
 from workers.model_sizes import EXPERT_WEIGHTS
 from workers.two_part_model import TwoPartModel
 
 _REPEATS = 3
 """Times of which the median is taken; one before them is not counted."""
-
-_ACTIVE_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "top_k_experts")
-"""What configurations call the number of experts that a token is sent to."""
 
 
 def measure(model: TwoPartModel, prompts: Sequence[np.ndarray], new_tokens: int) -> Speed:
@@ -74,9 +71,8 @@ def _sizes(model: Any) -> tuple[int, int, int]:
         total += parameter.numel()
         bytes_ += parameter.numel() * parameter.element_size()
         experts += parameter.numel() if any(part in name for part in EXPERT_WEIGHTS) else 0
-    config = model.config.get_text_config()
-    count = expert_count(config.to_dict())
-    used = next((n for key in _ACTIVE_KEYS if isinstance(n := getattr(config, key, None), int)), count)
+    config = model.config.get_text_config().to_dict()
+    count, used = expert_count(config), active_experts(config)
     return total, total - experts + (experts * used // count if count else 0), bytes_
 
 

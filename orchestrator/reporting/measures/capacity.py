@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GENERALIST, INITIAL, student_groups
+from orchestrator.config.students import GENERALIST, INITIAL, TEACHER, student_groups
 from orchestrator.reporting.scores import Interval, Measured, MeasuredOrNone
-from workers.evaluation.metrics.capacity import floor_difference_of_texts, kl0_light
+from workers.evaluation.cost import Speed
+from workers.evaluation.metrics.capacity import floor_difference_of_texts, size_advice
 from workers.evaluation.metrics.domain_scores import DomainScores
 from workers.evaluation.metrics.floor import LEAST_POINTS, fit_floor_of_texts
-from workers.evaluation.metrics.resampling import Estimate
+from workers.first_kl import Light, kl0_light
 
 Scores = Mapping[str, Mapping[str, DomainScores]]
 """By model and domain."""
@@ -59,13 +60,26 @@ class GeneralistFloor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeReport:
+    """A specialist's parameters beside those of its teacher that work on a token."""
+
+    ratio: Measured
+    enough: bool
+    """Whether the ratio is one from which distillation was seen to pay: advice, not a verdict."""
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CapacityReport:
-    """Where a specialist tends to on its own domain: KL(D) = K_inf + b D^-g over target tokens D of that domain."""
+    """Whether a specialist is large enough: how far it was from its teacher before it was trained, its size, and where
+    it tends to on its own domain, KL(D) = K_inf + b D^-g over target tokens D of that domain."""
 
     kl0: Measured
-    """KL before training, nats per token."""
-    light: Literal["green", "amber", "red"]
-    """What that promises: green below .05, red above .15."""
+    """KL of the initial weights on held-out text, nats per token."""
+    light: Light
+    """What that promises, by `evaluate.first_kl`."""
+    size: SizeReport | None
+    """None where it or its teacher was not timed."""
     floor: MeasuredOrNone
     """K_inf, nats per token; None where there is no fit."""
     floor_low: MeasuredOrNone
@@ -73,7 +87,7 @@ class CapacityReport:
     floor_high: MeasuredOrNone
     exponent: MeasuredOrNone
     """g"""
-    verdict: Literal["capacity-bound", "data-bound", "undecided"]
+    verdict: Literal["capacity-bound", "data-bound", "undecided", "not measured"]
     """By the floor as a share of `kl0` (`evaluate.floor.bound`)."""
     advice: str
     """Why, and what to change."""
@@ -82,16 +96,32 @@ class CapacityReport:
     """None where none was trained."""
 
 
-def capacity_reports(config: RunConfig, scores: Scores, milestones: Milestones) -> dict[str, CapacityReport]:
-    """By specialist that kept models on its way and whose KL before training is known."""
+def capacity_reports(
+    config: RunConfig, scores: Scores, milestones: Milestones, speeds: Mapping[str, Speed]
+) -> dict[str, CapacityReport]:
+    """By specialist whose KL before training is known; without a floor where none was asked for."""
     found: dict[str, CapacityReport] = {}
-    for name in config.specialists if config.evaluate.floor is not None else ():
+    for name in config.specialists:
         domain = config.own_domain(name)
-        initial = scores.get(f"{name}.{INITIAL}", {}).get(domain)
-        course = _course(config, name, domain, milestones)
-        if initial is not None and course:
-            found[name] = _report(config, initial, course, _course(config, GENERALIST, domain, milestones))
+        if (initial := scores.get(f"{name}.{INITIAL}", {}).get(domain)) is None:
+            continue
+        course, mixed = (_course(config, student, domain, milestones) for student in (name, GENERALIST))
+        kl0 = max(float(initial.by_prompt["kl"].sum() / initial.by_prompt["tokens"].sum()), 0.0)
+        limits = config.evaluate.first_kl
+        found[name] = CapacityReport(
+            kl0=kl0,
+            light=kl0_light(kl0, limits.green, limits.red),
+            size=_size(speeds, name),
+            **_tendency(config, initial, course, mixed),
+        )
     return found
+
+
+def _size(speeds: Mapping[str, Speed], name: str) -> SizeReport | None:
+    if name not in speeds or TEACHER not in speeds:
+        return None
+    found = size_advice(speeds[name].parameters, speeds[TEACHER].active_parameters)
+    return SizeReport(ratio=found.ratio, enough=found.enough, advice=found.text)
 
 
 _Course = dict[float, DomainScores]
@@ -105,27 +135,33 @@ def _course(config: RunConfig, student: str, domain: str, milestones: Milestones
     return {share * tokens: by[domain] for tokens, by in sorted(by_tokens.items()) if domain in by and share > 0}
 
 
-def _report(config: RunConfig, initial: DomainScores, course: _Course, mixed: _Course) -> CapacityReport:
-    assert config.evaluate.floor is not None
+_NOT_KEPT: dict[str, Any] = {
+    **dict.fromkeys(("floor", "floor_low", "floor_high", "exponent", "generalist")),
+    "verdict": "not measured",
+    "advice": "it kept no models on its way; `evaluate.floor` says what more tokens would bring",
+    "points": (),
+}
+
+
+def _tendency(config: RunConfig, initial: DomainScores, course: _Course, mixed: _Course) -> dict[str, Any]:
+    """Where a specialist tends to, as fields of its report."""
+    if config.evaluate.floor is None or not course:
+        return _NOT_KEPT
     resamples, seed = config.evaluate.bootstrap, config.seed
-    tokens_P, kl0 = initial.by_prompt["tokens"], initial.by_prompt["kl"]
-    found = fit_floor_of_texts(
-        list(course), _sums(course), tokens_P, kl0, resamples, seed, limit=config.evaluate.floor.bound
-    )
-    floor = found.floor or Estimate(*[float("nan")] * 3)
-    fitted = found.floor is not None
-    return CapacityReport(
-        kl0=found.kl0,
-        light=kl0_light(max(found.kl0, 0.0)),
-        floor=floor.value if fitted else None,
-        floor_low=floor.low if fitted else None,
-        floor_high=floor.high if fitted else None,
-        exponent=found.exponent,
-        verdict=found.verdict,
-        advice=found.advice,
-        points=_points(course),
-        generalist=_generalist(course, mixed, tokens_P, resamples, seed) if fitted else None,
-    )
+    tokens_P, kl0_P = initial.by_prompt["tokens"], initial.by_prompt["kl"]
+    limit = config.evaluate.floor.bound
+    found = fit_floor_of_texts(list(course), _sums(course), tokens_P, kl0_P, resamples, seed, limit=limit)
+    floor = found.floor
+    return {
+        "floor": None if floor is None else floor.value,
+        "floor_low": None if floor is None else floor.low,
+        "floor_high": None if floor is None else floor.high,
+        "exponent": found.exponent,
+        "verdict": found.verdict,
+        "advice": found.advice,
+        "points": _points(course),
+        "generalist": None if floor is None else _generalist(course, mixed, tokens_P, resamples, seed),
+    }
 
 
 def _generalist(

@@ -14,6 +14,7 @@ import numpy as np
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, INITIAL, TEACHER, measured_domains
 from orchestrator.reporting.scores import Interval, Measured
+from workers.evaluation.metrics.resampling import bootstrap_interval
 from workers.evaluation.metrics.retention import corrected_retention, recovery, retention, task_score
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.layout import AT_CONTROL_TOKENS
@@ -37,6 +38,9 @@ class TaskScore:
     """The same, each less what guessing gives."""
     recovery: Interval | None
     """The same, each less the score of the initial weights; None where these are not measured, or are itself."""
+    overconfidence: Interval | None
+    """Of items with choices, the mean probability of the choice that it takes less how often that is right; None where
+    there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,7 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
     keys = [(item.task, item.uid) for item in items]
     chance_I = np.array([1 / len(item.choices) if item.choices else 0.0 for item in items])
     correct = {model: _correct(own, keys) for model, own in answers.items()}
+    surer = {model: _surer_than_right(own, keys) for model, own in answers.items()}
     resamples, seed = config.evaluate.bootstrap, config.seed
     initial = f"{name}.{INITIAL}"
 
@@ -117,6 +122,7 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
             retention=Interval.of(retention(own_I, teacher_I, resamples, seed)),
             corrected_retention=Interval.of(corrected_retention(own_I, teacher_I, chance_I, resamples, seed)),
             recovery=None if begins is None else Interval.of(recovery(own_I, teacher_I, begins, resamples, seed)),
+            overconfidence=_mean(surer[model], resamples, seed),
         )
 
     specialist = score(name)
@@ -130,6 +136,7 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
             retention=None,
             corrected_retention=None,
             recovery=None,
+            overconfidence=_mean(surer[TEACHER], resamples, seed),
         ),
         specialist=specialist,
         initial=score(initial),
@@ -143,3 +150,17 @@ def _correct(answers: Sequence[Answered], keys: Sequence[tuple[str, str]]) -> np
     """Whether a model's answers are right [I], in the order of the items that `keys` name."""
     right = {(item.task, item.uid): answer.correct for item, answer in answers}
     return np.array([right[key] for key in keys], np.float64)
+
+
+def _surer_than_right(answers: Sequence[Answered], keys: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Confidence less 1 where right and 0 where wrong, of those of the items that have choices."""
+    found = {(i.task, i.uid): a.confidence - a.correct for i, a in answers if i.choices}
+    return np.array([found[key] for key in keys if key in found], np.float64)
+
+
+def _mean(values_I: np.ndarray, resamples: int, seed: int) -> Interval | None:
+    """With its 95 % bootstrap interval; None of nothing."""
+    if not len(values_I):
+        return None
+    low, high = bootstrap_interval(values_I, np.ones(len(values_I)), resamples, seed)
+    return Interval(value=float(values_I.mean()), low=low, high=high)

@@ -16,10 +16,11 @@ from workers.evaluation.harness.answers import answers_from_bytes as harness_fro
 from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ScoringTask
 from workers.evaluation.metrics.domain_scores import by_domain
+from workers.evaluation.shown_texts import from_bytes as texts_from_bytes
 from workers.evaluation.tasks.answers import answers_from_bytes
 from workers.evaluation.tasks.asked import AskedItems
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
-from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS
+from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
 
 
 def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
@@ -39,6 +40,9 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 continue
             if unit.split == OWN_COMPARED and unit.student is not None:
                 results.own[unit.student.name] = by_domain([from_bytes(data)])[unit.student.writes]
+                continue
+            if unit.split == SHOWN and unit.shown is not None:
+                results.texts.setdefault(name, {})[unit.shown.domain] = texts_from_bytes(data)
                 continue
             if unit.split == SPEED:
                 results.speeds[name] = Speed.from_bytes(data)

@@ -7,25 +7,23 @@ kind of device. So an evaluation goes on where another stopped, and one with a n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import (
-    TEACHER,
-)
+from orchestrator.config.students import HARD_LABELS, TEACHER
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.scoring.models import teacher_fingerprint, whole_teacher
 from workers.evaluation.harness.asked import harness_asked
-from workers.evaluation.job import ModelToScore, ScoringTask, UnitToScore, unscored
+from workers.evaluation.job import ModelToScore, ScoringTask, TextsToShow, UnitToScore, unscored
 from workers.evaluation.tasks.asked import asked_now
 from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import score_key
 from workers.manifest import read_plan
-from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SPEED, TASKS, TRAIN
+from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
@@ -40,6 +38,9 @@ _HARNESS_FORMAT = 1
 
 _OWN_FORMAT = 1
 """Of a student's own text and of its scores there. Whoever changes either raises it."""
+
+_SHOWN_FORMAT = 1
+"""Of a file of texts token by token. Whoever changes what is shown, or which texts, raises it."""
 
 _SPEED_FORMAT = 1
 """Of a file that says how fast a model is. Whoever changes what is measured raises it."""
@@ -85,7 +86,27 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
             digest = hash_json([_OWN_FORMAT, common[-1], weights, parts, config.seed, settings.model_dump()])[:16]
             mine.append(UnitToScore(OWN, 0, score_key(model.name, OWN, 0, digest)))
         tasks.append(ScoringTask(model, tuple(mine)))
-    return [*tasks, *_compared_own(run, config, tasks)]
+    return [*tasks, *_compared_own(run, config, tasks), *_shown(config, tasks, digest_of)]
+
+
+def _shown(config: RunConfig, tasks: Sequence[ScoringTask], digest_of: Callable[..., str]) -> list[ScoringTask]:
+    """Texts token by token: of each specialist on its own domain, chosen by its scores, and of its control beside it;
+    of each further model on all domains."""
+    by_name, units = {task.model.name: task for task in tasks}, dict[str, list[UnitToScore]]()
+    whose: list[tuple[str, str, tuple[str, ...]]]
+    whose = [(n, d, (n, f"{n}.{HARD_LABELS}")) for n in config.specialists for d in [config.own_domain(n)]]
+    whose += [(n, d, (n,)) for n in config.evaluate.models if n in by_name for d in by_name[n].model.domains]
+    for name, domain, shown in whose if config.evaluate.shown_texts else ():
+        if name not in by_name or domain not in by_name[name].model.domains:
+            continue
+        sums = tuple(unit.key for unit in by_name[name].units if unit.split == HELDOUT)
+        wanted = TextsToShow(domain, sums, config.evaluate.shown_texts)
+        for model in (by_name[n].model for n in shown if n in by_name):
+            weights = digest_of(model.kind, model.source, model.revision)
+            digest = hash_json([_SHOWN_FORMAT, domain, sums, wanted.worst, config.seed, weights])[:16]
+            key = score_key(model.name, f"{SHOWN}-{domain}", 0, digest)
+            units.setdefault(model.name, []).append(UnitToScore(SHOWN, 0, key, shown=wanted))
+    return [ScoringTask(by_name[name].model, tuple(own), after=True) for name, own in units.items()]
 
 
 def _compared_own(run: RunFolder, config: RunConfig, tasks: Sequence[ScoringTask]) -> list[ScoringTask]:

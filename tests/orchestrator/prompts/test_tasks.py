@@ -152,3 +152,27 @@ def test_variants_of_an_item_that_cannot_be_asked_are_not_asked(project: Project
 def test_edits_that_need_what_is_not_there_are_refused(project: Project, task: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         checked(project, CHOICE, **task)
+
+
+def test_a_rows_counterfactual_is_a_variant_with_the_same_answer(project: Project) -> None:
+    rows = [
+        CHOICE | {"id": "given", "counterfactual": "the rule is"},
+        CHOICE | {"id": "same", "counterfactual": CHOICE["prompt"]},
+        CHOICE | {"id": "empty", "counterfactual": ""},
+        CHOICE | {"id": "plain"},
+    ]
+    found = checked(project, *rows, edits=["names"], names={"fever": ["contract"]})
+    items = {one.item.uid: one.item for one in asked(found)}
+    assert items.keys() == {"given", "given~names", "plain", "plain~names"}
+    swapped = items["given~names"]
+    assert (swapped.prompt, swapped.answer, swapped.edit, swapped.variant_of) == (
+        "the rule is",
+        "high",
+        "names",
+        "given",
+    )
+    assert "contract" in items["plain~names"].prompt  # of a row that has none, by the table
+    assert [row.reason for row in found.tasks[0].rejected] == [
+        "'counterfactual' is the prompt itself",
+        "'counterfactual' is empty",
+    ]

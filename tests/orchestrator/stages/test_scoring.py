@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.reporting.evaluation import compare
+from orchestrator.reporting.measures.shown import apart_tokens
 from orchestrator.runs.errors import RunFailed
 from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
@@ -45,6 +46,7 @@ def scored(capture_project: Project) -> tuple[CapturedRun, RunConfig]:
     )
     project.text("truth.py", TRUTH)
     evaluate = {"heldout": 0.5, "probes": "probes.jsonl", "truth": "truth.py:truth", "bootstrap": 100}
+    evaluate["shown_texts"] = 0
     project.set("evaluate", evaluate)
     captured = capture(project)
     for i, key in enumerate(("initial", "final")):
@@ -206,3 +208,23 @@ def test_students_write_text_that_their_teacher_reads(scored: tuple[CapturedRun,
     save_student(captured, StudentLayout("medical").final, seed=8)
     again = missing_tasks(captured.run, tasks_of(captured, config), 1)
     assert {(t.model.name, t.after) for t in again} == {("medical", False), ("teacher", True)}
+
+
+def test_texts_token_by_token_are_chosen_by_the_specialist_and_shown_of_its_control(
+    scored: tuple[CapturedRun, RunConfig],
+) -> None:
+    captured, config = scored
+    assert not gathered(captured.run, []).texts
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"shown_texts": 1})})
+    works = Scorer(scoring_job(captured.run, config, ""))
+    for task in sorted(missing_tasks(captured.run, tasks_of(captured, config), 1), key=lambda task: task.after):
+        works(task)
+    found = compare(gathered(captured.run, tasks_of(captured, config)), config)
+    own, control = (found.texts[name]["medical"] for name in ("medical", "medical.hard_labels"))
+    assert [(t.prompt, t.worst, t.tokens) for t in own] == [(t.prompt, t.worst, t.tokens) for t in control]
+    assert own[0].worst and own[0].prompt == found.hardest["medical"]["medical"][0]["prompt"]
+    kl = found.scores["medical"]["medical"]["kl"]
+    assert sum(own[0].kl) / len(own[0].kl) >= kl - 1e-5  # the worst of all, to the digits that are kept
+    [far, *_] = apart_tokens(found.texts, "medical", "medical", own[0].prompt)
+    assert far.kl == max(own[0].kl) and far.hard_labels and far.token == own[0].tokens[far.position]
+    assert not missing_tasks(captured.run, tasks_of(captured, config), 1)

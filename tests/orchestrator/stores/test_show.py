@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from orchestrator.render.text import print_text
 from orchestrator.stores.opening import open_targets
-from orchestrator.stores.show import Question, show_text, visible
+from orchestrator.stores.show import Question, show_text
+from workers.token_text import visible
 
 
 def test_show_prints_the_first_text_token_by_token(captured: CapturedRun, stillhouse: Command) -> None:

@@ -15,21 +15,6 @@ from workers.evaluation.metrics.floor import LEAST_POINTS, TOO_FAST, is_too_fast
 from workers.evaluation.metrics.power_law import ROUGH_ROUNDS, PowerLaw, fit_power_law
 from workers.evaluation.metrics.resampling import Estimate, resampled_sums, student_t
 
-Light = Literal["green", "amber", "red"]
-
-
-def kl0_light(kl0: float, green: float = 0.05, red: float = 0.15) -> Light:
-    """By the KL before training, in nats a token: below `green`, above `red`, or between.
-
-    On-policy distillation went well from .04 and failed from .19 (research/methods.md section 4); the thresholds
-    between are ours. Raises ValueError for thresholds the wrong way round and a KL that is none.
-    """
-    if not 0 < green <= red:
-        raise ValueError(f"thresholds of the first KL: green {green} and red {red} must be above 0, red no less")
-    if not (np.isfinite(kl0) and kl0 >= 0):
-        raise ValueError(f"a KL before training of {kl0}; it is at least 0")
-    return "green" if kl0 < green else "red" if kl0 > red else "amber"
-
 
 @dataclass(frozen=True)
 class SizeAdvice:

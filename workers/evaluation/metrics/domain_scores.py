@@ -21,7 +21,7 @@ from workers.evaluation.metrics.calibration import (
     error_by_chance,
     in_bins,
 )
-from workers.evaluation.metrics.resampling import bootstrap_interval
+from workers.evaluation.metrics.resampling import Estimate, bootstrap_interval, resampled_sums
 
 _IN_CURVES = ("kl", "reverse_kl", "tv", "agree", "nll", "confidence", "teacher_at_top", "hit")
 
@@ -143,14 +143,32 @@ def curve(scores: DomainScores, by: By) -> list[dict[str, Any]]:
     return points
 
 
-def paired_difference(a: DomainScores, b: DomainScores, resamples: int, seed: int) -> dict[str, float]:
-    """Mean KL of a minus that of b on the same positions, with its paired 95 % interval over prompts."""
+_COMPARED: dict[str, dict[str, float]] = {
+    "kl": {"kl": 1},
+    "reverse_kl": {"reverse_kl": 1},
+    "acceptance": {"tv": -1},
+    "top1_agreement": {"agree": 1},
+    "nll": {"nll": 1},
+    "overconfidence": {"confidence": 1, "hit": -1},
+    "overconfidence_to_teacher": {"confidence": 1, "teacher_at_top": -1},
+}
+"""What models are compared by: which sums, each times what."""
+
+
+def paired_differences(a: DomainScores, b: DomainScores, resamples: int, seed: int) -> dict[str, Estimate]:
+    """What a has beyond b on the same positions, means over tokens with paired 95 % intervals over prompts: `kl` and
+    other names of `summarise` and `calibration`. Raises ValueError for scores of other positions."""
     tokens_P = a.by_prompt["tokens"]
     if a.prompts != b.prompts or not np.array_equal(tokens_P, b.by_prompt["tokens"]):
         raise ValueError("paired scores must be of the same positions")
-    difference_P = a.by_prompt["kl"] - b.by_prompt["kl"]
-    low, high = bootstrap_interval(difference_P, tokens_P, resamples, seed)
-    return {"kl": float(difference_P.sum() / tokens_P.sum()), "low": low, "high": high}
+    columns = [
+        sum(factor * (a.by_prompt[name] - b.by_prompt[name]) for name, factor in sums.items())
+        for sums in _COMPARED.values()
+    ]
+    table_PK = np.stack([*columns, tokens_P], 1)
+    whole_K, draws_RK = table_PK.sum(0), resampled_sums(table_PK, resamples, seed)
+    draws_RK = draws_RK[:, :-1] / np.maximum(draws_RK[:, -1:], 1e-9)
+    return {n: Estimate.of(whole_K[k] / whole_K[-1], draws_RK[:, k]) for k, n in enumerate(_COMPARED)}
 
 
 def by_domain(tables: Sequence[pa.Table]) -> dict[str, DomainScores]:

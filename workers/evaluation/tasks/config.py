@@ -15,8 +15,9 @@ class TaskConfig(Settings):
 
     path: str
     """JSONL of {prompt, choices, answer} (the answer as its text among the choices, or as its index from 0),
-    {prompt, answer} or {prompt, tests}, each with `domain` and, if it likes, `id`. The other kinds of file that
-    `prompts` reads are read too."""
+    {prompt, answer} or {prompt, tests}, each with `domain` and, if it likes, `id`, and `counterfactual`: the same
+    question with other names or terms and the same right answer, for bias by swapped names. The other kinds of file
+    that `prompts` reads are read too."""
 
     domain: str | None = None
     """The domain that all of its items are of. Null: each row says its own."""

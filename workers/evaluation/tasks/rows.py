@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from workers.evaluation.tasks.config import TaskConfig
 from workers.evaluation.tasks.items import Marking, TaskItem
+from workers.evaluation.variants.edits import variant_uid
 from workers.evaluation.variants.templates import TaskTemplate, template_of
 
 
@@ -33,6 +35,17 @@ def item_of(row: Any, task: str, settings: TaskConfig) -> TaskItem:
         answer=_answer(row, marking, choices),
         tests=_text(row, "tests") if marking == "tests" else "",
     )
+
+
+def counterfactual_of(row: dict[str, Any], item: TaskItem) -> TaskItem | None:
+    """The same question with other names or terms, to which the same answer is right, where a row has one
+    (`counterfactual`). Raises ValueError with the reason to reject the row."""
+    if row.get("counterfactual") is None:
+        return None
+    prompt = _text(row, "counterfactual")
+    if prompt == item.prompt:
+        raise ValueError("'counterfactual' is the prompt itself")
+    return replace(item, uid=variant_uid(item.uid, "names"), prompt=prompt, variant_of=item.uid, edit="names")
 
 
 def template_row(row: Any, task: str, settings: TaskConfig) -> TaskTemplate | None:

@@ -1,42 +1,14 @@
-"""Names and terms swapped by a user's table, and the pairs of prompts that differ in nothing else."""
+"""Names and terms swapped by a user's table."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from workers.evaluation.tasks.items import TaskItem
-from workers.randomness import generator
-
 Terms = Mapping[str, Sequence[str]]
-"""By term, what may stand in its place. Of pairs the terms are one group, what replaces them is the other."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two prompts that differ in a name or a term, to which the same answer is as good."""
-
-    uid: str
-    domain: str
-    a: str
-    """With a term of the table."""
-    b: str
-    """With what replaces it."""
-    answer: str = ""
-    """What follows either, whose log-probability may be compared."""
-
-
-@dataclass
-class Pairs:
-    """Pairs, and what no pair was made of."""
-
-    pairs: list[Pair] = field(default_factory=list)
-    rejected: list[tuple[str, str]] = field(default_factory=list)
-    """Uid and reason."""
+"""By term, what may stand in its place."""
 
 
 def checked_terms(terms: Terms, where: str) -> Terms:
@@ -79,66 +51,6 @@ def swapped(text: str, swaps: Mapping[str, str]) -> str:
         return replacement if match[0] == term else _in_case_of(match[0], replacement)
 
     return re.sub(_whole(swaps), other, text, flags=re.IGNORECASE)
-
-
-def counterfactual_pairs(items: Sequence[TaskItem], terms: Terms, seed: int) -> Pairs:
-    """Of each item that has words of one side of the table alone, its prompt and that with the other side's words.
-
-    `a` always has the table's terms, so that a mean difference over pairs has a sign. A word of the other side is
-    swapped back to its term. Depends on the seed and an item's own uid, not on the others.
-    """
-    result, back = Pairs(), _back(terms)
-    for item in items:
-        texts = [item.prompt, item.answer]
-        here, there = present("\n".join(texts), terms), present("\n".join(texts), back)
-        if bool(here) == bool(there):
-            result.rejected.append((item.uid, "words of both sides" if here else "no word of the table"))
-            continue
-        rng = generator(seed, "counterfactual", item.task, item.uid)
-        swaps = replacements(texts, terms if here else back, rng)
-        if set(swaps) != set(here or there):
-            result.rejected.append((item.uid, "too few alternatives for its words"))
-        elif present(item.answer, [*terms, *back]):
-            result.rejected.append((item.uid, "a word of the table is in its answer"))
-        else:
-            a, b = item.prompt, swapped(item.prompt, swaps)
-            result.pairs.append(Pair(item.uid, item.domain, *((a, b) if here else (b, a)), item.answer))
-    return result
-
-
-def pairs_of_rows(rows: Iterable[Mapping[str, Any]], domain: str) -> Pairs:
-    """Pairs of a user's file: rows of `a` and `b`, and perhaps `id`, `domain` and `answer`."""
-    result, uids = Pairs(), set[str]()
-    for number, row in enumerate(rows, 1):
-        uid = str(row.get("id", f"pair-{number}"))
-        if reason := _fault_of(row, uid, uids):
-            result.rejected.append((uid, reason))
-            continue
-        uids.add(uid)
-        result.pairs.append(Pair(uid, row.get("domain", domain), row["a"], row["b"], row.get("answer", "")))
-    return result
-
-
-def _fault_of(row: Mapping[str, Any], uid: str, uids: set[str]) -> str | None:
-    unknown = sorted(set(row) - {"a", "b", "id", "domain", "answer"})
-    if unknown:
-        return f"unknown keys {', '.join(unknown)}"
-    if not all(isinstance(row.get(side), str) and row[side].strip() for side in ("a", "b")):
-        return "a or b is missing, empty or no text"
-    if not all(isinstance(row.get(key, ""), str) for key in ("domain", "answer")):
-        return "domain or answer is no text"
-    if row["a"] == row["b"]:
-        return "a and b are the same"
-    return "its id was there before" if uid in uids else None
-
-
-def _back(terms: Terms) -> dict[str, list[str]]:
-    """The table the other way round."""
-    back: dict[str, list[str]] = {}
-    for term, others in terms.items():
-        for other in others:
-            back.setdefault(other, []).append(term)
-    return back
 
 
 def _whole(terms: Iterable[str]) -> str:

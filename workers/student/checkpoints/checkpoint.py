@@ -49,6 +49,8 @@ class CheckpointPointer:
     key: str
     history: list[dict[str, float]] = field(default_factory=list)
     """Loss curve so far, thinned."""
+    before: dict[str, Any] | None = None
+    """KL to the teacher before the first step (workers.first_kl.FirstKl); None where it was not measured."""
 
 
 class Checkpoints:

@@ -6,6 +6,8 @@ head's weight is a module that owns it too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +51,19 @@ class DistillationModel(nn.Module):
         if self.fused:
             self.loss_head = LossHead(causal_lm.get_output_embeddings(), divergence, logit_map(causal_lm.config))
         self.register_state_dict_post_hook(_drop_frozen)
+
+    @contextmanager
+    def comparing_by_kl(self) -> Iterator[None]:
+        """The forward KL in place of the divergence that is trained with, while this lasts."""
+        parts: list[Any] = [self, self.loss_head] if self.fused else [self]
+        trained = self._divergence
+        try:
+            for part in parts:
+                part._divergence = None
+            yield
+        finally:
+            for part in parts:
+                part._divergence = trained
 
     def forward(self, texts: Texts, targets: HeadTargets) -> Tensor:
         """Sum over target positions of the weighted loss, float32 scalar (see `fused_loss`)."""

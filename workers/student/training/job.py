@@ -36,6 +36,8 @@ class SpecialistJob:
     end_tokens: int | None = None
     """Target tokens after which training ends, though rates and weights of the loss go by all of `train.tokens`. None:
     it ends with them."""
+    first_kl: dict[str, Any] | None = None
+    """Thresholds of its KL before training (FirstKlConfig), which is measured on the first batch. None: it is not."""
     snapshots: dict[str, int] = field(default_factory=dict)
     """Weights to keep beside the final ones, by the name of their folder: after how many target tokens."""
 

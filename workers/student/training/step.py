@@ -34,7 +34,7 @@ class Optimiser:
 
         None where they are large (all logits of each position), so that a second step's are not held beside a first's.
         """
-        return None if rows[0].logprobs is not None else self._share(rows, tokens / self._train.tokens)
+        return None if rows[0].logprobs is not None else self._share(rows, tokens / self._train.tokens, self._loss)
 
     def step(
         self, rows: list[TargetRow], tokens: int, share: list[MicroBatch] | None = None
@@ -62,10 +62,27 @@ class Optimiser:
 
     def measure(self, rows: list[TargetRow]) -> float:
         """The mean loss per target token of a global batch, weighted as at the start of the budget. A collective."""
+        return self._measured(rows, self._loss)
+
+    def measure_kl(self, rows: list[TargetRow]) -> float:
+        """KL(teacher ‖ student), a mean over the target tokens of a global batch, whatever is trained with: at the
+        temperature of the targets, and without dropout. A collective.
+
+        On sampled targets its mean over draws is the KL; on `topk` ones it is that of what is kept and the rest as one
+        outcome, which is no more.
+        """
+        self._engine.eval()
+        try:
+            with self._engine.module.comparing_by_kl():
+                return self._measured(rows, LossConfig(temperature_squared=False))
+        finally:
+            self._engine.train()
+
+    def _measured(self, rows: list[TargetRow], weighted: LossConfig) -> float:
         targets = sum(r.targets for r in rows)
         total = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
-            for batch in self._work(rows, 0.0):
+            for batch in self._work(rows, 0.0, weighted=weighted):
                 loss, floor = self._forward(batch.scaled(self._world / targets))
                 total += loss.double().cpu() - floor
         return float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
@@ -75,18 +92,24 @@ class Optimiser:
         here = batch.map(lambda t: t.to(self._device, non_blocking=True))
         return self._engine(here.texts, here.targets.with_heads(self._heads)), here.floor
 
-    def _share(self, rows: list[TargetRow], spent: float) -> list[MicroBatch]:
+    def _share(self, rows: list[TargetRow], spent: float, weighted: LossConfig) -> list[MicroBatch]:
         """This worker's micro-batches."""
         most, layout = self._train.micro_tokens, self._engine.module.layout
-        return micro_batches(rows[self._rank :: self._world], self._loss, most, layout, spent=spent)
+        return micro_batches(rows[self._rank :: self._world], weighted, most, layout, spent=spent)
 
-    def _work(self, rows: list[TargetRow], spent: float, share: list[MicroBatch] | None = None) -> list[MicroBatch]:
+    def _work(
+        self,
+        rows: list[TargetRow],
+        spent: float,
+        share: list[MicroBatch] | None = None,
+        weighted: LossConfig | None = None,
+    ) -> list[MicroBatch]:
         """This worker's micro-batches, as many as those of the worker that has most."""
-        most, layout = self._train.micro_tokens, self._engine.module.layout
-        mine = list(share) if share is not None else self._share(rows, spent)
+        most, layout, weighted = self._train.micro_tokens, self._engine.module.layout, weighted or self._loss
+        mine = list(share) if share is not None else self._share(rows, spent, weighted)
         count = int(self._over_ranks(torch.tensor(len(mine)), dist.ReduceOp.MAX))
         if len(mine) < count:
-            like = mine or micro_batches(rows[:1], self._loss, most, layout, spent=spent)
+            like = mine or micro_batches(rows[:1], weighted, most, layout, spent=spent)
             mine += [like[0].scaled(0.0)] * (count - len(mine))
         return mine
 

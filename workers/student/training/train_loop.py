@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.faults import pause_point
@@ -21,6 +22,7 @@ from cluster.storage import Storage, open_storage
 from workers.channels.board import Control, Reporter
 from workers.channels.events import CheckpointSaved, Message, StudentState, StudentStep, StudentWaiting, UnitDamaged
 from workers.channels.messages import DamageFound
+from workers.first_kl import FirstKl, FirstKlConfig
 from workers.manifest import Manifest, read_plan
 from workers.randomness import generator
 from workers.splits import TRAIN
@@ -99,6 +101,8 @@ class Trainer:
         self._damages: dict[int, str] = {}
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
+        self.before: dict[str, Any] | None = None
+        """KL and tokens of the first batch before the first step; None where they are not measured."""
         cursor = self._resume()
         self.batches = BatchesAhead(train.batch_tokens, self.budget, self.tokens, self._waiting)
         self.shared = self._share_units()
@@ -131,6 +135,8 @@ class Trainer:
             started = time.time()
             batch = self.batches.next()
             read, rows = time.time(), batch.rows
+            if self.step == 0 and self.job.first_kl is not None:
+                self._measure_before(rows)
             self._seed_dropout()
             loss, norm, lr = self.optimiser.step(rows, self.tokens, batch.share)
             self.cursor = batch.cursor
@@ -147,6 +153,14 @@ class Trainer:
             if self.cadence.due(self.step) or self.tokens >= self.budget:
                 self._checkpoint()
         self._finish()
+
+    def _measure_before(self, rows: list[TargetRow]) -> None:
+        """How far the student is from its teacher before it has learned anything."""
+        limits = FirstKlConfig.model_validate(self.job.first_kl)
+        found = FirstKl(self.optimiser.measure_kl(rows), sum(r.targets for r in rows))
+        if math.isfinite(found.kl):  # else the first step says what is wrong
+            self.before = asdict(found)
+            self._notice(found.sentence(limits.green, limits.red))
 
     def _open_stream(self, cursor: Cursor | None, on_wait: Callable[[int, float], None]) -> TargetStream:
         """The rows from a cursor on; from the first one where there is none."""
@@ -190,6 +204,7 @@ class Trainer:
         if pointer is None:
             return None
         self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
+        self.before = pointer.before
         return Cursor.from_dict(pointer.cursor)
 
     def _checkpoint(self) -> None:
@@ -204,6 +219,7 @@ class Trainer:
             self.cursor.to_dict(),
             self.checkpoints.new_key(self.step),
             self.history,
+            self.before,
         )
         self.checkpoints.save(self.engine, pointer)
         self.cadence.restart()
@@ -223,6 +239,7 @@ class Trainer:
             pause_point("final-files")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
             done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
+            done |= {"before": self.before}
             done |= {"texts_rejected": self.cursor.rejected}
             done |= {"final_step": final_step, "best_step": best.step, "best_loss": best.loss}
             self.checkpoints.check()

@@ -12,6 +12,7 @@ from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, milestone_name, milestones_of, split_milestone
 from orchestrator.reporting.measures.capacity import capacity_reports
+from workers.evaluation.cost import Speed
 from workers.evaluation.heldout.sums import SUMMED
 from workers.evaluation.metrics.domain_scores import DomainScores
 
@@ -64,7 +65,7 @@ def test_the_floor_of_a_known_course_and_of_its_generalist() -> None:
     share = made.mix_of("medical")["medical"]
     milestones = {"medical": course(made, share, 0.2), GENERALIST: course(made, 1 / domains, 0.3)}
     before = {"medical.initial": {"medical": scores(2.0)}}
-    found = capacity_reports(made, before, milestones)["medical"]
+    found = capacity_reports(made, before, milestones, {})["medical"]
     # The curve is exact but for a float's rounding: least squares find it.
     assert found.floor == pytest.approx(0.2, abs=1e-3) and found.exponent == pytest.approx(0.5, abs=0.01)
     assert found.floor_low <= 0.2 + 1e-3 and found.floor_high >= 0.2 - 1e-3  # type: ignore[operator]
@@ -78,9 +79,22 @@ def test_without_a_generalist_or_enough_models_less_is_said() -> None:
     made = config()
     whole = course(made, made.mix_of("medical")["medical"], 0.2)
     before = {"medical.initial": {"medical": scores(0.5)}}
-    found = capacity_reports(made, before, {"medical": whole})["medical"]
+    found = capacity_reports(made, before, {"medical": whole}, {})["medical"]
     assert found.generalist is None and found.verdict == "capacity-bound"
-    few = capacity_reports(made, before, {"medical": dict(list(whole.items())[:3])})["medical"]
+    few = capacity_reports(made, before, {"medical": dict(list(whole.items())[:3])}, {})["medical"]
     assert few.floor is None and few.verdict == "undecided" and "3 checkpoints" in few.advice
-    assert capacity_reports(made, {}, {"medical": whole}) == {}
-    assert capacity_reports(config(floor=None), before, {"medical": whole}) == {}
+    assert capacity_reports(made, {}, {"medical": whole}, {}) == {}
+
+
+def test_without_models_on_the_way_there_is_the_first_kl_and_the_size() -> None:
+    made, before = config(floor=None), {"medical.initial": {"medical": scores(0.1)}}
+    teacher = speed(1_000_000, active=400_000)
+    [found] = capacity_reports(made, before, {}, {"teacher": teacher, "medical": speed(20_000)}).values()
+    assert (found.kl0, found.light, found.floor, found.verdict) == (pytest.approx(0.1), "amber", None, "not measured")
+    assert found.size is not None and found.size.ratio == 0.05 and not found.size.enough
+    [strict] = capacity_reports(config(floor=None, first_kl={"green": 0.01, "red": 0.05}), before, {}, {}).values()
+    assert (strict.light, strict.size) == ("red", None)
+
+
+def speed(parameters: int, active: int | None = None) -> Speed:
+    return Speed(parameters, active or parameters, 4 * parameters, 2 * parameters, 8, 1, 8, 1.0, 1.0, "cpu")

@@ -109,7 +109,7 @@ def test_the_places_that_programs_read(report: Report) -> None:
     assert medical["gate"].keys() == {"passed", "domain", "threshold", "retention", "retention_low"}
     assert medical["gate"]["passed"] is False and report.fails_gate()
     own = medical["tasks"]["medical"]["specialist"]
-    assert own.keys() == {"score", "retention", "corrected_retention", "recovery"}
+    assert own.keys() == {"score", "retention", "corrected_retention", "recovery", "overconfidence"}
     assert own["retention"].keys() == {"value", "low", "high"}
     assert report.to_dict()["students"]["legal"]["gate"] is None
     assert Report.from_json(report.to_json()) == report
@@ -138,7 +138,7 @@ def test_the_table_of_tasks(report: Report) -> None:
     assert "| **medical** | medical | 85.5% (" in section and "| – its teacher | medical | 90.0% (" in section
     assert "guessing gives 50.0%" in section and "- gate FAILED: medical" in section
     rows = [line for line in section.splitlines() if line.startswith("|")]
-    assert {row.count("|") for row in rows} == {7}
+    assert {row.count("|") for row in rows} == {8}
 
 
 def test_the_closing_lines_are_of_the_domains_of_a_mix(report: Report) -> None:

@@ -11,29 +11,12 @@ from workers.evaluation.metrics.capacity import (
     floor_difference_of_fits,
     floor_difference_of_seeds,
     floor_difference_of_texts,
-    kl0_light,
     size_advice,
 )
 from workers.evaluation.metrics.floor import fit_floor_of_texts
 from workers.evaluation.metrics.resampling import Estimate, resampled_sums, student_t
 
 TOKENS = np.geomspace(1e4, 1e6, 8)
-
-
-def test_lights() -> None:
-    assert [kl0_light(k) for k in (0, 0.049, 0.05, 0.15, 0.151, 3)] == [
-        "green",
-        "green",
-        "amber",
-        "amber",
-        "red",
-        "red",
-    ]
-    assert kl0_light(0.3, green=0.5, red=1) == "green"
-    with pytest.raises(ValueError, match="thresholds"):
-        kl0_light(0.1, green=0.2, red=0.1)
-    with pytest.raises(ValueError, match="at least 0"):
-        kl0_light(float("nan"))
 
 
 def test_size_is_advice() -> None:

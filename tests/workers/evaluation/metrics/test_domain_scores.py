@@ -14,8 +14,9 @@ from workers.evaluation.heldout.truth import truth_kls
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
     by_domain,
+    calibration,
     curve,
-    paired_difference,
+    paired_differences,
     summarise,
 )
 from workers.evaluation.metrics.resampling import bootstrap_interval
@@ -181,19 +182,27 @@ def test_equal_prompts_have_an_interval_of_no_width() -> None:
     assert bootstrap_interval(np.full(9, 6.0), np.full(9, 3.0), 200, 0) == (pytest.approx(2), pytest.approx(2))
 
 
-def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
+def test_a_paired_differences_is_sharper_than_two_intervals() -> None:
     """Two models whose scores rise and fall together, one better by 0.05 everywhere."""
     rng = np.random.default_rng(4)
     prompt = np.repeat(np.arange(40), 10)
     hard = np.repeat(rng.gamma(2, 0.5, 40), 10)
     a = scores(hard + 0.05 + rng.normal(0, 0.01, 400), prompt)
     b = scores(hard + rng.normal(0, 0.01, 400), prompt)
-    found = paired_difference(a, b, 500, 0)
-    assert found["kl"] == pytest.approx(0.05, abs=0.005)
-    assert found["low"] < found["kl"] < found["high"] and found["low"] > 0.04
-    assert found["high"] - found["low"] < 0.1 * (summarise(a, 500, 0)["kl_high"] - summarise(a, 500, 0)["kl_low"])
-    back = paired_difference(b, a, 500, 0)
-    assert back["kl"] == -found["kl"]
+    found = paired_differences(a, b, 500, 0)["kl"]
+    assert found.value == pytest.approx(0.05, abs=0.005)
+    assert found.low < found.value < found.high and found.low > 0.04
+    assert found.high - found.low < 0.1 * (summarise(a, 500, 0)["kl_high"] - summarise(a, 500, 0)["kl_low"])
+    back = paired_differences(b, a, 500, 0)["kl"]
+    assert back.value == -found.value
+
+
+def test_every_difference_is_that_of_the_means() -> None:
+    a, b = scores([0.1, 0.4, 0.2], [0, 0, 1]), scores([0.3, 0.1, 0.5], [0, 0, 1])
+    own, other = (summarise(s, 200, 0) | calibration(s, 200, 0) for s in (a, b))
+    for name, found in paired_differences(a, b, 200, 0).items():
+        assert found.value == pytest.approx(own[name] - other[name], abs=1e-12), name
+        assert found.low <= found.value <= found.high
 
 
 @pytest.mark.parametrize(
@@ -201,7 +210,7 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
 )
 def test_scores_of_other_positions_are_not_paired(other: tuple[list[float], list[int]]) -> None:
     with pytest.raises(ValueError, match="same positions"):
-        paired_difference(scores([0.1, 0.2, 0.3], [0, 0, 1]), scores(*other), 200, 0)
+        paired_differences(scores([0.1, 0.2, 0.3], [0, 0, 1]), scores(*other), 200, 0)
 
 
 # Truth ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.comparing.tolerances import LOSSES
-from support.small_students import CommitUnit, V, assert_trained_alike, life, live, make_student, student_job
+from support.small_students import MIX, CommitUnit, V, assert_trained_alike, life, live, make_student, student_job
+from transformers import AutoModelForCausalLM
 
 from cluster.storage import LocalStorage
 from workers.logit_map import LogitMap
@@ -22,6 +23,7 @@ from workers.student.losses.teacher_states import read_heads
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.heads import TeacherHead, as_stored
+from workers.targets.reader import TargetStream
 from workers.targets.store import TargetStore
 from workers.units import Prompt, UnitSize, build_units
 
@@ -79,7 +81,7 @@ def runs(
         make_student(root)
 
     def job(scheme: str, name: str, **train: Any) -> dict[str, Any]:
-        return student_job(roots[scheme], name, LOSS, {**TRAIN, **train})
+        return student_job(roots[scheme], name, LOSS, {**TRAIN, **train}, first_kl={"green": 0.05, "red": 0.15})
 
     alone = [life(job(scheme, "alone"), 1) for scheme in roots]
     killed = [life(job("hidden", "killed"), 1, point) for point in ("step-done:3", None)]
@@ -114,6 +116,26 @@ def test_a_killed_student_ends_with_the_weights_of_one_never_killed(runs: dict[s
     found, expected = (weights(runs["hidden"], name) for name in ("killed", "alone"))
     assert all(torch.equal(found[key], expected[key]) for key in expected) and found.keys() == expected.keys()
     assert losses(runs["hidden"], "killed") == losses(runs["hidden"], "alone")
+
+
+def test_the_kl_before_training_is_that_of_the_first_batch(runs: dict[str, Path]) -> None:
+    """Whatever is trained with, by however many workers, and where a killed student went on after it."""
+    root = runs["full"]
+    store = TargetStore(LocalStorage(root), "train")
+    rows = TargetStream(store, read_plan(store.storage, "train"), MIX, 0, None).next_batch(BATCH)
+    model, total = AutoModelForCausalLM.from_pretrained(root / "initial", dtype=torch.float32).eval(), 0.0
+    for row in rows:
+        tokens, logp_TV = (
+            torch.from_numpy(row.tokens.astype(np.int64)),
+            torch.from_numpy(np.array(row.logprobs)).double(),
+        )
+        with torch.no_grad():
+            logq_TV = model(tokens[None]).logits[0, row.start - 1 : -1].double().log_softmax(-1)
+        total += float((logp_TV.exp() * (logp_TV - logq_TV)).sum())
+    tokens = sum(row.targets for row in rows)
+    for scheme, name in [("full", "alone"), ("hidden", "alone"), ("hidden", "killed"), ("hidden", "shared")]:
+        before = json.loads((runs[scheme] / "students" / name / "done.json").read_text())["before"]
+        assert before == {"kl": pytest.approx(total / tokens, abs=LOSSES), "tokens": tokens}, (scheme, name)
 
 
 def test_a_worker_holds_the_heads_of_its_own_teachers(runs: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,12 @@ def with_harness(captured: CapturedRun, project: Project, *tasks: str, **setting
 
 
 def score_all(captured: CapturedRun, config: RunConfig) -> dict[str, int]:
-    """Score what is missing; of each model, the tasks."""
-    scorer, counts = Scorer(scoring_job(captured.run, config, "")), {}
+    """Score what is missing; of each model that is asked some, the tasks."""
+    scorer, counts = Scorer(scoring_job(captured.run, config, "")), Counter[str]()
     for task in missing_tasks(captured.run, tasks_of(captured, config), 1):
-        counts[task.model.name] = sum(unit.split == HARNESS for unit in task.units)
+        counts[task.model.name] += sum(unit.split == HARNESS for unit in task.units)
         scorer(task)
-    return counts
+    return dict(+counts)
 
 
 def by_itself(

@@ -8,7 +8,7 @@
     tasks/asked.json tasks/*.json                           questions with known answers, as they are asked
     tasks/harness.json                                      which tasks of lm-evaluation-harness are asked
     scores/medical/                                         sums of a model's scores, by held-out unit; its answers
-    exports/medical/ report.json report.md texts.json       what a run is for
+    exports/medical/ report.{html,md,json} texts.json       what a run is for
     events/0001/                                            what attempt 1 told while it worked
     ray_train/                                              what Ray Train keeps of its own
 
@@ -28,6 +28,7 @@ FIRST_GENERATION = "g0000"
 
 CONFIG, ENVIRONMENT = "config.resolved.yaml", "environment.json"
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+REPORT_HTML = "report.html"
 REPORT_TEXTS = "texts.json"
 """Held-out texts token by token, of the report."""
 PROMPTS_SUMMARY, PROMPTS_REJECTED = "prompts/summary.json", "prompts/rejected.jsonl"

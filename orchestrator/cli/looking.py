@@ -29,6 +29,29 @@ def ask(
         show_answers(prompt, answers, OUT)
 
 
+def report(
+    where: Run,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the page here, not into the run.")] = None,
+) -> None:
+    """Build report.html of a run anew: of its last report, or, while it runs, of what there is by now."""
+    from pathlib import Path
+
+    from orchestrator.render.page.writing import page_of_last
+    from orchestrator.reporting.report import build_report
+    from orchestrator.reporting.timing import timing_of
+    from orchestrator.runs.folder import find_run
+    from workers.layout import REPORT_HTML
+
+    run = find_run(where)
+    timing = timing_of(run.storage)
+    page = page_of_last(run.storage, build_report(run, run.located_config(), None, {}, timing), timing)
+    if out is None:
+        run.storage.write(REPORT_HTML, page.encode())
+    else:
+        Path(out).write_text(page, encoding="utf-8")
+    OUT.print(f"{out or f'{run.uri}/{REPORT_HTML}'}", soft_wrap=True, markup=False)
+
+
 def gc(
     where: Run,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed.")] = False,

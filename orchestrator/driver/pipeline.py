@@ -20,10 +20,9 @@ from orchestrator.driver.session import Session, open_leased, open_session
 from orchestrator.driver.trainings import Trainings
 from orchestrator.monitors.base import Monitor
 from orchestrator.preflight.place import Needs
-from orchestrator.render.markdown import markdown
 from orchestrator.render.model_card import model_card
+from orchestrator.render.page.writing import write_report
 from orchestrator.reporting.evaluation import Evaluation
-from orchestrator.reporting.measures.shown import texts_json
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
 from orchestrator.runs.errors import RunFailed
@@ -33,7 +32,7 @@ from orchestrator.stages.evaluation import Evaluations
 from orchestrator.stages.export import export
 from orchestrator.stages.preparing.preparation import Preparation
 from workers.evaluation.resources import resource_request
-from workers.layout import REPORT_JSON, REPORT_MARKDOWN, REPORT_TEXTS
+from workers.layout import REPORT_JSON
 from workers.splits import TRAIN
 from workers.targets.contract import Contract
 
@@ -132,10 +131,7 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
         report.note_exports(export(ctx, {name: model_card(report, name) for name in report.students}))
     report.timing = session.timing()  # of the exports too; it reads all events
     ctx.require_lease()
-    ctx.run.storage.write(REPORT_JSON, report.to_json().encode())
-    ctx.run.storage.write(REPORT_MARKDOWN, markdown(report).encode())
-    if measured is not None and measured.texts:
-        ctx.run.storage.write(REPORT_TEXTS, texts_json(measured.texts))
+    write_report(ctx.run.storage, report, measured.texts if measured is not None else {})
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,14 @@ def token_cell(text: str) -> str:
     return "".join(c if c.isalnum() or c in " ␣.,:;!?'-" else f"&#{ord(c)};" for c in one_line(text))
 
 
+def with_code(text: str) -> str:
+    """HTML of a sentence in which settings stand between backticks."""
+    parts = [html.escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # a backtick that nothing closes
+        return html.escape(text)
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -42,10 +51,11 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader(__package__),
         undefined=StrictUndefined,
-        autoescape=False,  # Markdown: what could break it goes through `line` or `cell`
+        # In Markdown what could break it goes through `line`, `cell` or `token`.
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"fmt": formatted, "line": one_line, "cell": table_cell, "token": token_cell}
+    made.filters |= {"fmt": formatted, "line": one_line, "cell": table_cell, "token": token_cell, "code": with_code}
     return made

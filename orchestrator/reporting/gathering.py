@@ -23,6 +23,7 @@ from orchestrator.reporting.records import (
     AskedReport,
     FirstKlReport,
     InitialWeights,
+    LossPoint,
     ModelReport,
     PromptsReport,
     SamplingReport,
@@ -166,6 +167,7 @@ def student_report(
         model=_initial_weights(run.read_json(StudentLayout(name).initial_facts)),
         export=key if run.storage.exists(f"{key}/config.json") else None,
         error=error,
+        curve=_curve(run, name, done),
         before=_first_kl(config, done.get("before")),
         heldout=_score(evaluation, name, own),
         initial=_score(evaluation, f"{name}.{INITIAL}", own),
@@ -200,6 +202,13 @@ def model_report(config: RunConfig, name: str, evaluation: Evaluation) -> ModelR
         bias=evaluation.bias.get(name),
         cost=student_cost(config, name, evaluation.speeds, {}),
     )
+
+
+def _curve(run: RunFolder, name: str, done: dict[str, Any]) -> tuple[LossPoint, ...]:
+    history = done.get("history")
+    if history is None and (keys := run.storage.keys(StudentLayout(name).pointers)):
+        history = (run.read_json(keys[-1]) or {}).get("history")
+    return tuple(LossPoint(tokens=step["tokens"], loss=step["loss"]) for step in history or ())
 
 
 def _first_kl(config: RunConfig, before: dict[str, Any] | None) -> FirstKlReport | None:

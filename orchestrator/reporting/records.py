@@ -192,6 +192,16 @@ class ModelReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossPoint:
+    """A step of a student's training."""
+
+    tokens: int
+    """Target tokens that it had trained on after it."""
+    loss: Measured
+    """Mean training loss per target token of its batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FirstKlReport:
     """How far a student was from its teacher when it began: on its first batch of training text."""
 
@@ -220,6 +230,8 @@ class StudentReport:
     """Key of the exported model below the run's folder."""
     error: str | None
     """Why it failed."""
+    curve: tuple[LossPoint, ...]
+    """Its training loss, some 200 steps of it; of a training that goes on, up to its last checkpoint."""
     before: FirstKlReport | None
     """None where it does not learn from distributions, where training has not ended, and of earlier versions' runs."""
     heldout: Score | None

@@ -50,7 +50,7 @@ from orchestrator.reporting.scores import (
 from orchestrator.reporting.timing import Timing
 from orchestrator.reporting.verdict import Verdict, generalist_label, verdict_of
 from orchestrator.runs.folder import RunFolder
-from workers.layout import export_key
+from workers.layout import REPORT_HTML, export_key
 
 SCHEMA_VERSION = 3
 """Of report.json."""
@@ -97,6 +97,8 @@ class Report:
     unigram: UnigramReport | None
     notes: tuple[str, ...]
     """Where text and captured distributions disagree."""
+    html: str = REPORT_HTML
+    """The same with pictures, beside it."""
 
     def note_exports(self, keys: Collection[str]) -> None:
         """Note which specialists are exported now, by the keys of their folders."""

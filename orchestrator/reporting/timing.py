@@ -30,6 +30,9 @@ class Timing:
     """How long all attempts together have worked."""
     overlap_s: float = 0.0
     """Seconds of the clock in which the teacher worked and at least two students stepped."""
+    spans: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    """When `teacher` and each student were at work: seconds since the first of all, in order; breaks that a picture
+    would not show are left out."""
 
 
 @dataclass
@@ -90,11 +93,35 @@ def timing(events: Iterable[Event], wall_s: float) -> Timing:
     students = Spans([span for own in stepped.values() for span in own.joined()])
     captured = Spans([(int(start), int(end) + 1) for start, end in units.joined()])
     return Timing(
+        spans=_since_the_first({"teacher": units.joined(), **{n: own.joined() for n, own in stepped.items()}}),
         teacher_s=round(units.seconds, 2),
         students_s=float(students.seconds),
         wall_s=round(wall_s, 2),
         overlap_s=float(_overlap(captured, list(stepped.values()))),
     )
+
+
+_SHOWN = 400
+"""Parts of a run's time, of which a break that is shorter is not told."""
+
+
+def _since_the_first(
+    spans: dict[str, list[tuple[float, float]]],
+) -> dict[str, tuple[tuple[float, float], ...]]:
+    """Spans in seconds since the first one, of those who have any; short breaks are closed."""
+    there = {name: own for name, own in spans.items() if own}
+    first = min((own[0][0] for own in there.values()), default=0.0)
+    last = max((own[-1][1] for own in there.values()), default=0.0)
+    least, found = (last - first) / _SHOWN, dict[str, tuple[tuple[float, float], ...]]()
+    for name, own in there.items():
+        closed: list[tuple[float, float]] = []
+        for start, end in own:
+            if closed and start - closed[-1][1] < least:
+                closed[-1] = (closed[-1][0], end)
+            else:
+                closed.append((start, end))
+        found[name] = tuple((round(start - first, 2), round(end - first, 2)) for start, end in closed)
+    return found
 
 
 def _overlap(teacher: Spans, students: list[Spans]) -> float:

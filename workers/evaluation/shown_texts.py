@@ -59,7 +59,12 @@ def to_bytes(texts: Sequence[ShownText]) -> bytes:
 
 def from_bytes(data: bytes) -> list[ShownText]:
     """The inverse of `to_bytes`."""
-    return [ShownText(**text | {k: _pairs(text[k]) for k in ("teacher", "model")}) for text in json.loads(data)]
+    return list(map(shown_text, json.loads(data)))
+
+
+def shown_text(fields: dict[str, Any]) -> ShownText:
+    """A text from its fields as JSON has them."""
+    return ShownText(**fields | {k: _pairs(fields[k]) for k in ("teacher", "model")})
 
 
 def _pairs(guesses: list[list[list[Any]]]) -> list[list[Guess]]:

@@ -87,6 +87,8 @@ class CapacityReport:
     floor_high: MeasuredOrNone
     exponent: MeasuredOrNone
     """g"""
+    remaining: MeasuredOrNone
+    """b D^-g at the last of `points`: what more tokens may take off yet, nats per token."""
     verdict: Literal["capacity-bound", "data-bound", "undecided", "not measured"]
     """By the floor as a share of `kl0` (`evaluate.floor.bound`)."""
     advice: str
@@ -136,7 +138,7 @@ def _course(config: RunConfig, student: str, domain: str, milestones: Milestones
 
 
 _NOT_KEPT: dict[str, Any] = {
-    **dict.fromkeys(("floor", "floor_low", "floor_high", "exponent", "generalist")),
+    **dict.fromkeys(("floor", "floor_low", "floor_high", "exponent", "remaining", "generalist")),
     "verdict": "not measured",
     "advice": "it kept no models on its way; `evaluate.floor` says what more tokens would bring",
     "points": (),
@@ -157,6 +159,7 @@ def _tendency(config: RunConfig, initial: DomainScores, course: _Course, mixed: 
         "floor_low": None if floor is None else floor.low,
         "floor_high": None if floor is None else floor.high,
         "exponent": found.exponent,
+        "remaining": found.scale,
         "verdict": found.verdict,
         "advice": found.advice,
         "points": _points(course),

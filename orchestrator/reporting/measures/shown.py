@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.config.students import HARD_LABELS
 from orchestrator.reporting.scores import Measured
-from workers.evaluation.shown_texts import ShownText
+from workers.evaluation.shown_texts import ShownText, shown_text
 
-Texts = Mapping[str, Mapping[str, Sequence[ShownText]]]
+Texts = dict[str, dict[str, list[ShownText]]]
 """By model and domain."""
+
+_SCHEMA = 1
+"""Of texts.json."""
 
 _APART, _RUNNERS_UP, _BEFORE = 3, 3, 8
 """Positions of a text that are named, runners-up of each, and tokens before it."""
@@ -79,7 +82,15 @@ def apart_tokens(texts: Texts, name: str, domain: str, prompt: str) -> tuple[Apa
 def texts_json(texts: Texts) -> bytes:
     """All texts that are shown, whole, by model and domain."""
     found = {m: {d: [asdict(text) for text in some] for d, some in by.items()} for m, by in texts.items()}
-    return json.dumps({"schema": 1, "models": found}, ensure_ascii=False).encode()
+    return json.dumps({"schema": _SCHEMA, "models": found}, ensure_ascii=False).encode()
+
+
+def texts_from_json(data: bytes) -> Texts:
+    """The inverse of `texts_json`. Raises ValueError for another schema."""
+    found = json.loads(data)
+    if found.get("schema") != _SCHEMA:
+        raise ValueError(f"texts.json has schema {found.get('schema')}, this stillhouse reads {_SCHEMA}")
+    return {m: {d: list(map(shown_text, some)) for d, some in by.items()} for m, by in found["models"].items()}
 
 
 def _of_prompt(texts: Texts, model: str, domain: str, prompt: str) -> ShownText | None:

@@ -25,7 +25,13 @@ def steps(student: str, *seconds: int) -> StudentStep:
 
 
 def test_nothing_happened() -> None:
-    assert asdict(timing([], 3.14159)) == {"teacher_s": 0.0, "students_s": 0.0, "wall_s": 3.14, "overlap_s": 0.0}
+    nothing = {"teacher_s": 0.0, "students_s": 0.0, "wall_s": 3.14, "overlap_s": 0.0, "spans": {}}
+    assert asdict(timing([], 3.14159)) == nothing
+
+
+def test_spans_are_told_from_the_first_one_without_the_breaks_that_no_picture_shows() -> None:
+    events = [unit(100, 400), unit(400.5, 1100), unit(1500, 1900), steps("a", 300, 301, 900), unit(0, 50, won=False)]
+    assert timing(events, 0).spans == {"teacher": ((0, 1000), (1400, 1800)), "a": ((200, 202), (800, 801))}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,9 @@ def test_timing_adds_up_over_the_attempts_at_a_run(tmp_path: Path) -> None:
     for attempt, started in ((1, 100.0), (2, 200.0)):
         keep(storage, attempt, [unit(started, started + 10), steps("a", int(started)), steps("b", int(started))])
         storage.write(f"events/{attempt:04d}/wall.json", b'{"started": 0, "wall_s": 30.0}')
-    assert asdict(timing_of(storage)) == {"teacher_s": 20.0, "students_s": 2.0, "wall_s": 60.0, "overlap_s": 2.0}
+    found = asdict(timing_of(storage))
+    assert found.pop("spans").keys() == {"teacher", "a", "b"}
+    assert found == {"teacher_s": 20.0, "students_s": 2.0, "wall_s": 60.0, "overlap_s": 2.0}
 
 
 def test_a_wall_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:

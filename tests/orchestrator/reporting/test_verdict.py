@@ -50,7 +50,7 @@ def test_gate_retention_and_capacity_are_in_it(tmp_path: Path) -> None:
     )
     gate = GateReport(passed=False, domain="medical", threshold=0.95, retention=0.9, retention_low=0.85)
     capacity = CapacityReport(
-        kl0=4.4, light="red", size=None, floor=0.01, floor_low=0.0, floor_high=0.02, exponent=0.5,
+        kl0=4.4, light="red", size=None, floor=0.01, floor_low=0.0, floor_high=0.02, exponent=0.5, remaining=0.1,
         verdict="data-bound", advice="more tokens pay", points=(), generalist=None,
     )  # fmt: skip
     found = verdict_of("medical", replace(medical, tasks={"medical": task}, gate=gate, capacity=capacity), None)

@@ -1,0 +1,31 @@
+"""A report's files in its run: report.json, report.md, report.html, and texts.json."""
+
+from __future__ import annotations
+
+from cluster.storage import Storage
+from orchestrator.render.markdown import markdown
+from orchestrator.render.page.page import report_page
+from orchestrator.reporting.measures.shown import Texts, texts_from_json, texts_json
+from orchestrator.reporting.report import Report
+from orchestrator.reporting.timing import Timing
+from workers.layout import REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN, REPORT_TEXTS
+
+
+def write_report(storage: Storage, report: Report, texts: Texts) -> None:
+    """All files of a report of what was measured now."""
+    if texts:
+        storage.write(REPORT_TEXTS, texts_json(texts))
+    storage.write(REPORT_HTML, report_page(report, texts).encode())
+    storage.write(REPORT_MARKDOWN, markdown(report).encode())
+    storage.write(REPORT_JSON, report.to_json().encode())  # the last: who sees it finds the others
+
+
+def page_of_last(storage: Storage, so_far: Report, timing: Timing) -> str:
+    """The page of a run as it stands: of its last report, or of what there is `so_far` where it has none yet, with the
+    seconds until now."""
+    report, texts = so_far, Texts()
+    if storage.exists(REPORT_JSON):
+        report = Report.from_json(storage.read(REPORT_JSON))
+        texts = texts_from_json(storage.read(REPORT_TEXTS)) if storage.exists(REPORT_TEXTS) else Texts()
+    report.timing = timing
+    return report_page(report, texts)

@@ -8,6 +8,9 @@ TRAIN, HELDOUT, PROBES = SPLITS = ("train", "heldout", "probes")
 OWN, OWN_COMPARED = "own", "own-compared"
 """In the names of scores: text that a student writes itself, and how far it is from its teacher there."""
 
+BRIDGES, BRIDGES_COMPARED = "bridges", "bridges-compared"
+"""In the names of scores: a teacher's right answers with tokens of them changed, and what a student does there."""
+
 SPEED = "speed"
 """In the names of scores: how fast a model answers, which has neither."""
 

@@ -14,6 +14,13 @@ class Pieces:
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.text = lru_cache(maxsize=None)(self._text)
+        self.after = lru_cache(maxsize=1 << 16)(self._after)
+        """The text of a token that stands behind another one: with the space that only then is written."""
+
+    def _after(self, before: int, token: int) -> str:
+        head, both = (self._tokenizer.decode(ids, skip_special_tokens=False) for ids in ([before], [before, token]))
+        own = both.removeprefix(head)
+        return visible(own) if both.startswith(head) and own and "\ufffd" not in both else self.text(token)
 
     def _text(self, token: int) -> str:
         text = self._tokenizer.decode([token], skip_special_tokens=False)

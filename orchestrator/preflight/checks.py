@@ -17,6 +17,7 @@ from orchestrator.preflight.model_folders import check_model_folder, check_sourc
 from orchestrator.preflight.new_models import check_new_models
 from orchestrator.preflight.passed_on import check_passed_on
 from orchestrator.preflight.place import Needs, check_place
+from orchestrator.preflight.planning.tasks import task_notes
 from orchestrator.preflight.prompts import check_answering
 from orchestrator.preflight.students import check_students
 from orchestrator.preflight.trial import try_prompts
@@ -33,7 +34,7 @@ from orchestrator.prompts.sources import (
     screen_all,
 )
 from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_trained
-from orchestrator.prompts.tasks import ReadTask, check_task_chat, harness_note, read_tasks, task_notes
+from orchestrator.prompts.tasks import ReadTask, check_task_chat, harness_note, read_tasks
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.evaluation.cuttable import why_not_cut

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from orchestrator.prompts.tokenizing import TeacherTokenizer
 from workers.chat_template import read_chat_template, usual_template
 from workers.evaluation.config import NO_CODE
 from workers.evaluation.harness.asked import HarnessTask
-from workers.evaluation.metrics.retention import least_items
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
-from workers.evaluation.tasks.items import CHANGES_ANSWER, Edit, TaskItem
+from workers.evaluation.tasks.formats import TextFormat, check_schema
+from workers.evaluation.tasks.items import CHANGES_ANSWER, WRITTEN, Edit, TaskItem
 from workers.evaluation.tasks.rows import counterfactual_of, item_of, template_row
 from workers.evaluation.variants.edits import EditSources, Variants, variants_of
 from workers.evaluation.variants.templates import SLOT_EDITS, TaskTemplate
@@ -52,46 +52,19 @@ def read_tasks(config: RunConfig, folders: dict[str, Path]) -> list[ReadTask]:
         return []
     _check_chat(config, folders)
     tokenizer = ItemTokenizer(config, folders)
-    return [_read_task(config, name, tokenizer) for name in config.evaluate.tasks]
+    tasks = [_read_task(config, name, tokenizer) for name in config.evaluate.tasks]
+    if config.evaluate.bridges is not None and not written_items(tasks):
+        raise ValueError(
+            "evaluate.bridges: are tokens of answers that are written and marked, and no item of evaluate.tasks is "
+            f"marked by {', '.join(WRITTEN)}; give such a task, or leave bridges out"
+        )
+    return tasks
 
 
-def task_notes(config: RunConfig, tasks: Sequence[ReadTask]) -> list[str]:
-    """What a person should know of tasks: rows that are rejected, edits that could not be done, and what the gate
-    cannot tell."""
-    notes = [
-        f"evaluate.tasks.{task.name}: {len(task.rejected)} rows rejected; {commonest(task.rejected)}"
-        for task in tasks
-        if task.rejected
-    ]
-    notes += [
-        f"evaluate.tasks.{task.name}: {edit} is not done to {count} items, {reason}"
-        for task in tasks
-        for (edit, reason), count in task.skipped.most_common()
-    ]
+def written_items(tasks: Sequence[ReadTask]) -> Counter[str]:
+    """Given items that are answered by writing, by domain."""
     given = [item for task in tasks for item in task.items if item.variant_of is None]
-    domains = {item.domain for item in given}
-    known = {domain for name in config.specialists for domain in config.mix_of(name)}
-    if tasks and (others := sorted(domains - known)):
-        notes.append(f"evaluate.tasks: no specialist's mix has {', '.join(others)}; its items count for no gate")
-    return notes + _gate_notes(config, Counter(item.domain for item in given))
-
-
-def _gate_notes(config: RunConfig, items: Mapping[str, int]) -> list[str]:
-    """What the gate cannot tell of so many items by domain."""
-    if config.evaluate.gate is None:
-        return []
-    share, notes = config.evaluate.gate.retention, []
-    for name in config.specialists:
-        mix = [domain for domain, part in config.mix_of(name).items() if part > 0]
-        if not any(items.get(domain) for domain in mix):
-            notes.append(f"evaluate.gate: no task has items of a domain of {name}, which passes no gate and fails none")
-        for domain in mix:
-            if 0 < (count := items.get(domain, 0)) < (least := least_items(share)):
-                notes.append(
-                    f"evaluate.gate: {count} items of {domain} cannot show that {name} keeps {share:.1%}, even if all "
-                    f"are answered rightly by both; it takes {least:,}"
-                )
-    return notes
+    return Counter(item.domain for item in given if item.marking in WRITTEN)
 
 
 def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTask:
@@ -112,11 +85,36 @@ def _read_task(config: RunConfig, name: str, tokenizer: ItemTokenizer) -> ReadTa
         why = f"{len(rejected)} rejected; {commonest(rejected)}" if rejected else "it is empty"
         raise ValueError(
             f"{key}: no row of {settings.path!r} can be asked ({why}); give lines of {{prompt, choices, answer}}, "
-            "{prompt, answer} or {prompt, tests}, each with its domain"
+            "{prompt, answer} or {prompt, tests}, or {prompt} and a format, each with its domain"
         )
-    how = {"normalise": settings.normalise, "max_new_tokens": settings.max_new_tokens, "stop": tuple(settings.stop)}
+    how = {
+        "normalise": settings.normalise,
+        "max_new_tokens": settings.max_new_tokens,
+        "stop": tuple(settings.stop),
+        "format": _format(key, settings, asked),
+    }
     asked = _with_originals(asked)
     return ReadTask(name, in_units(asked, **how), rejected, skipped)
+
+
+def _format(key: str, settings: TaskConfig, asked: Sequence[TokenizedItem]) -> TextFormat | None:
+    """What is to be written, its schema read. Raises ValueError where that is none, or nothing is written."""
+    form = settings.format
+    if form is None:
+        return None
+    schema = form.json_schema
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(Path(schema).read_bytes())
+            check_schema(schema)
+        except OSError as error:
+            why = f"cannot read {form.json_schema!r}: {error.strerror}"
+            raise ValueError(f"{key}.format.json_schema: {why}") from None
+        except ValueError as error:
+            raise ValueError(f"{key}.format.json_schema: {form.json_schema!r}: {error}") from None
+    if all(one.item.marking == "choice" for one in asked):
+        raise ValueError(f"{key}.format: is of texts that are written, and all rows have choices; leave it out")
+    return TextFormat(form.regex, schema)
 
 
 def _with_originals(asked: list[TokenizedItem]) -> list[TokenizedItem]:

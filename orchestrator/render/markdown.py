@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from orchestrator.config.students import HARD_LABELS
 from orchestrator.render.jinja import filled
-from orchestrator.render.sentences import cost_lines, gate_lines, interval_cell, store_lines, timing_line
+from orchestrator.render.sentences import (
+    bridge_lines,
+    cost_lines,
+    gate_lines,
+    interval_cell,
+    nats_cell,
+    store_lines,
+    timing_line,
+)
 from orchestrator.reporting.report import Report
 
 _SINGLE_EXPERT = "*single-expert teacher* (one expert a layer, no router)"
@@ -26,6 +34,9 @@ def markdown(report: Report) -> str:
         compared_after={f"{name} - {HARD_LABELS}": s.hard_labels_tokens for name, s in report.students.items()},
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         interval=interval_cell,
+        nats=nats_cell,
+        formats=any(t.format for m in report.questioned.values() for t in m.tasks.values()),
+        bridges=bridge_lines(report),
         costs=cost_lines(report),
         gates=[line for _, line in gate_lines(report)],
         store_lines=store_lines(report),

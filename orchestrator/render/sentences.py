@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from orchestrator.reporting.measures.bridges import BridgesReport
 from orchestrator.reporting.measures.tasks import Interval
 from orchestrator.reporting.records import ModelReport, StudentReport
 from orchestrator.reporting.report import Report
@@ -59,6 +60,9 @@ def task_lines(report: Report, only: str | None = None) -> list[str]:
             scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
             kept = task.specialist.retention
             words = f"; it keeps {_percent(kept)} of its teacher's" if kept is not None else ""
+            if (formed := task.format) is not None:
+                own, theirs = formed.specialist.value, formed.teacher.value
+                words += f"; {own:.1%} of what it writes has the format, {theirs:.1%} of what its teacher writes"
             lines.append(
                 f"{name} on {task.items:,} items of {domain}: {task.specialist.score.value:.1%} right, {scores}{words}"
             )
@@ -77,6 +81,33 @@ def gate_lines(report: Report, only: str | None = None) -> list[tuple[bool, str]
         said = f"passed: {kept}" if gate.passed else f"FAILED: {kept}; it asks for {asked}"
         lines.append((gate.passed, f"gate {said}"))
     return lines
+
+
+def bridge_lines(report: Report) -> list[str]:
+    """Of each model that was looked at where its teacher's answers hang, a sentence."""
+    return [f"{n}: {_at_bridges(m.bridges)}" for n, m in report.questioned.items() if m.bridges is not None]
+
+
+def _at_bridges(found: BridgesReport) -> str:
+    if not found.tokens:
+        return (
+            f"of {found.asked:,} items that are answered by writing the teacher answers {found.texts:,} rightly, none "
+            "of them with a token that it is sure of"
+        )
+    said = (
+        f"of {found.tokens:,} tokens in {found.texts:,} right answers of its teacher, which is sure of them and where "
+        f"they were changed, {found.bridges:,} were bridges"
+    )
+    at, elsewhere = found.kl_at_bridges.value, found.kl_elsewhere.value
+    if math.isfinite(at) and math.isfinite(elsewhere) and elsewhere > 0:
+        said += f"; its KL there is {at / elsewhere:.3g} times that elsewhere"
+    if found.repaired is None or found.repaired_without is None or found.repaired_by_token is None:
+        return f"{said}; it has {found.wrong:,} of those questions wrong, and none of them has a bridge"
+    return (
+        f"{said}; of {found.tried:,} questions that it has wrong, the teacher's answer up to its worst bridge repairs "
+        f"{found.repaired_without.value:.1%}, with the teacher's token there {found.repaired.value:.1%}: the token "
+        f"alone {_percent(found.repaired_by_token)}"
+    )
 
 
 def cost_lines(report: Report) -> list[str]:
@@ -120,6 +151,14 @@ def _percent(interval: Interval) -> str:
 def interval_cell(interval: Interval | None) -> str:
     """The same for a table; empty where nothing was measured."""
     return _percent(interval) if interval is not None else ""
+
+
+def nats_cell(interval: Interval) -> str:
+    """Nats with their 95 % interval, for a table; a dash where they are not known."""
+    if not math.isfinite(interval.value):
+        return "–"
+    bounds = f" ({interval.low:.4f} … {interval.high:.4f})" if math.isfinite(interval.low) else ""
+    return f"{interval.value:.4f}{bounds}"
 
 
 def timing_line(timing: Timing) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, HARD_LABELS, UNIGRAM, compared_with_control, split_milestone
+from orchestrator.reporting.measures.bridges import BridgesReport, bridges_reports
 from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
 from orchestrator.reporting.measures.harness import HarnessReport, harness_reports
 from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
@@ -20,6 +21,7 @@ from orchestrator.reporting.measures.parrot import (
     parrot_reports,
 )
 from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
+from workers.evaluation.bridges.texts import BridgeFindings
 from workers.evaluation.cost import Speed
 from workers.evaluation.harness.answers import HarnessAnswers
 from workers.evaluation.heldout.sums import By
@@ -52,6 +54,8 @@ class Results:
     """Of students on text that they wrote, on their own domains."""
     harness: dict[tuple[str, str], dict[str, HarnessAnswers]] = field(default_factory=dict)
     """Of tasks of lm-evaluation-harness, by task; with a model's name stands, of a teacher, its own in the settings."""
+    bridges: dict[str, dict[str, BridgeFindings]] = field(default_factory=dict)
+    """Of models at their teacher's bridges."""
 
 
 @dataclass
@@ -81,6 +85,7 @@ class Evaluation:
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
     harness: dict[str, dict[str, HarnessReport]] = field(default_factory=dict)
     """By specialist and task."""
+    bridges: dict[str, BridgesReport] = field(default_factory=dict)
     texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
     """A few held-out texts token by token, by model and domain."""
 
@@ -116,6 +121,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
         harness=harness_reports(config, results.harness),
+        bridges=bridges_reports(config, results.bridges),
         texts=results.texts,
     )
 

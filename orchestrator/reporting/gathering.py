@@ -183,6 +183,7 @@ def student_report(
         inheritance=evaluation.inheritance.get(name) if evaluation else None,
         own_text=evaluation.own_text.get(name) if evaluation else None,
         bias=evaluation.bias.get(name) if evaluation else None,
+        bridges=evaluation.bridges.get(name) if evaluation else None,
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,
@@ -200,6 +201,7 @@ def model_report(config: RunConfig, name: str, evaluation: Evaluation) -> ModelR
         parrot=evaluation.parrot.get(name),
         inheritance=evaluation.inheritance.get(name),
         bias=evaluation.bias.get(name),
+        bridges=evaluation.bridges.get(name),
         cost=student_cost(config, name, evaluation.speeds, {}),
     )
 

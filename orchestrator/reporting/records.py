@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.reporting.measures.bridges import BridgesReport
 from orchestrator.reporting.measures.capacity import CapacityReport
 from orchestrator.reporting.measures.costs import StudentCost
 from orchestrator.reporting.measures.harness import HarnessReport
@@ -189,6 +190,7 @@ class ModelReport:
     inheritance: InheritanceReport | None
     bias: BiasReport | None
     cost: StudentCost | None
+    bridges: BridgesReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +262,8 @@ class StudentReport:
     """On text that it wrote itself; None where it wrote none."""
     bias: BiasReport | None
     """What swapped names do to its answers beyond its teacher's; None where none were swapped."""
+    bridges: BridgesReport | None = None
+    """At the tokens that its teacher's answers hang on; None where these were not looked for."""
     cost: StudentCost | None
     """What it costs to run; None where it was not timed."""
     gate: GateReport | None

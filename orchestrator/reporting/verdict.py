@@ -11,6 +11,9 @@ from orchestrator.config.students import GENERALIST
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.scores import Difference, Interval, Score
 
+_ERRORS = 5
+"""Items that the teacher has wrong, of which fewer say nothing of whose errors a specialist has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -53,7 +56,7 @@ def _near(student: StudentReport, difference: Difference | None) -> str:
     if student.initial is not None:
         gone = 1 - own.kl / student.initial.kl if student.initial.kl > 0 else math.nan
         began = f"before training it was {student.initial.kl:.3f}"
-        beside.append(f"{began}, of which {gone:.0%} are gone" if gone >= 0 else began)
+        beside.append(f"{began}, of which {gone:.1%} is gone" if gone >= 0 else began)
     if student.hard_labels is not None:
         own_then = student.at_control_tokens
         then = "" if own_then is None else f" where it was itself {own_then.kl:.3f} after as many tokens"
@@ -64,10 +67,11 @@ def _near(student: StudentReport, difference: Difference | None) -> str:
 
 
 def _apart(difference: Difference) -> str:
-    bounds = f"{difference.low:+.3f} … {difference.high:+.3f}"
     if difference.low <= 0 <= difference.high:
-        return f"as near, as far as can be told ({bounds})"
-    return f"{abs(difference.kl):.3f} nats {'farther' if difference.kl < 0 else 'nearer'} ({bounds})"
+        return f"as near, as far as can be told ({-difference.high:+.3f} … {-difference.low:+.3f} nats)"
+    ends = sorted((abs(difference.low), abs(difference.high)))
+    word = "farther" if difference.kl < 0 else "nearer"
+    return f"{abs(difference.kl):.3f} nats {word} ({ends[0]:.3f} … {ends[1]:.3f})"
 
 
 def _bounds(score: Score) -> str:
@@ -97,11 +101,13 @@ def _trust(student: StudentReport) -> str:
     parts = [_sure(student)]
     if (parrot := student.parrot) is not None and math.isfinite(parrot.index):
         found = Interval(value=parrot.index, low=parrot.low, high=parrot.high)
-        tells = "leans on words where its teacher has the rule" if parrot.low > 0 else "shows no more of a parrot"
-        parts.append(f"edits of questions cost it {_points(found)} more than its teacher, so that it {tells}")
-    if (errors := student.inheritance) is not None and errors.specialist is not None:
-        control = f", its control {errors.control.value:.0%}" if errors.control is not None else ""
-        parts.append(f"it gives {errors.specialist.value:.0%} of its teacher's {errors.teacher_wrong} errors{control}")
+        tells = "it leans on words where its teacher has the rule" if parrot.low > 0 else "no sign of a parrot"
+        parts.append(f"edits of questions cost it {_points(found)} more than its teacher: {tells}")
+    errors = student.inheritance
+    if errors is not None and errors.specialist is not None and errors.teacher_wrong >= _ERRORS:
+        control = f", its control to {errors.control.value:.0%}" if errors.control is not None else ""
+        wrong = f"to {errors.specialist.value:.0%} of the {errors.teacher_wrong} items that its teacher has wrong"
+        parts.append(f"it gives the same wrong answer {wrong}{control}")
     return "; ".join(parts)
 
 
@@ -117,9 +123,13 @@ def _sure(student: StudentReport) -> str:
         said += f" (a temperature of {found.temperature:.2f} repairs most)"
     if task is not None and (over := task.specialist.overconfidence) is not None:
         theirs = task.teacher.overconfidence
-        beside = f", its teacher {theirs.value:+.1%}" if theirs is not None else ""
-        said += f", on questions {over.value:+.1%} surer than right ({over.low:+.1%} … {over.high:+.1%}{beside})"
+        beside = f", its teacher {_surer(theirs)}" if theirs is not None else ""
+        said += f"; of its answers to questions it is {_surer(over)} ({over.low:+.1%} … {over.high:+.1%}){beside}"
     return said
+
+
+def _surer(found: Interval) -> str:
+    return f"{abs(found.value):.1%} {'surer' if found.value > 0 else 'less sure'} than right"
 
 
 def _cost(student: StudentReport) -> str:

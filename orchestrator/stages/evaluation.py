@@ -68,6 +68,7 @@ def scoring_job(run: RunFolder, config: RunConfig, board: str) -> ScoringJob:
         device="cuda" if settings.gpus else "cpu",
         board=board,
         own_text=(settings.own_text.texts, settings.own_text.max_new_tokens) if settings.own_text else (0, 0),
+        bridges=settings.bridges,
         seed=config.seed,
         speed=(settings.cost.batch, settings.cost.new_tokens),
         tokenizer=teacher.model,

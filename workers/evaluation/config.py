@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.settings import Count, CountOrShare, Settings, Share
+from workers.evaluation.bridges.config import BridgesConfig
 from workers.evaluation.harness.config import HarnessConfig
 from workers.evaluation.tasks.config import GateConfig, TaskConfig
 from workers.first_kl import FirstKlConfig
@@ -195,6 +196,11 @@ class EvaluateConfig(Settings):
     """How far specialists are from their teacher on text of their own: exposure bias, the KL on their own prefixes less
     that on their teacher's. The teacher is loaded whole into one process for it. Null: not measured."""
 
+    bridges: BridgesConfig | None = None
+    """How specialists do at bridges, which are tokens that their teacher's answers to `tasks` hang on, and whether its
+    token there repairs their wrong answers. The teacher writes texts x positions answers more in each domain. Null:
+    not measured."""
+
     floor: FloorConfig | None = None
     """Where students tend to: models kept on the way. They take points x the model's size of the storage and are scored
     on their own domain. Null: none are kept."""
@@ -244,6 +250,10 @@ class EvaluateConfig(Settings):
             raise ValueError(
                 f"gate: retention {self.gate.retention:g} is of scores on tasks, and there are none; give "
                 "evaluate.tasks, or leave the gate out"
+            )
+        if self.bridges is not None and not self.tasks:
+            raise ValueError(
+                "bridges: are tokens of answers to tasks, and there are none; give evaluate.tasks, or leave bridges out"
             )
         for name, task in self.tasks.items():
             if task.marking == "tests" and not self.run_code:

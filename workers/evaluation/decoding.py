@@ -29,25 +29,28 @@ def padded(texts: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Ten
 def write(
     model: TwoPartModel,
     prompts: Sequence[Ids],
-    most: int,
+    most: int | Sequence[int],
     choose: Callable[[torch.Tensor], torch.Tensor],
     stop_ids: Sequence[int] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids [B, T] that a model writes behind prompts, and whether each is a text's [B, T]: its first id of `stop_ids` is
-    its last one. Of `most` at most; `choose` makes the next ids [B], on the CPU, of logits [B, V]."""
+    its last one. `most` at most, of all or of each; `choose` makes the next ids [B], on the CPU, of logits [B, V]."""
     from transformers import DynamicCache
 
     stops = torch.tensor(sorted(stop_ids), dtype=torch.long)
     ids_BS, mask_BS = padded(prompts, left=True)
-    cache, live_B = DynamicCache(config=model.model.config), torch.ones(len(prompts), dtype=torch.bool)
+    most_B = torch.as_tensor(most).expand(len(prompts))
+    # Beside longer ones a text is written on behind its end, but never at a place that no model may have.
+    last_B1 = (torch.tensor([len(prompt) for prompt in prompts]) + most_B - 1)[:, None]
+    cache, live_B = DynamicCache(config=model.model.config), most_B > 0
     written, live = [], []
-    for _ in range(most):
-        positions_BS = (mask_BS.cumsum(-1) - 1).clamp_min(0)[:, -ids_BS.shape[1] :]
+    for step in range(1, int(most_B.max()) + 1):
+        positions_BS = (mask_BS.cumsum(-1) - 1).clamp_min(0)[:, -ids_BS.shape[1] :].minimum(last_B1)
         hidden_BSH = model.body(ids_BS, mask_BS, cache, positions_BS)
         next_B = choose(model.head(hidden_BSH[:, -1]))
         written.append(next_B)
         live.append(live_B)
-        live_B = live_B & ~torch.isin(next_B, stops)
+        live_B = live_B & ~torch.isin(next_B, stops) & (most_B > step)
         if not live_B.any():
             break
         ids_BS = next_B[:, None]

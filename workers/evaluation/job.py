@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cluster.storage import Storage
+from workers.evaluation.bridges.config import BridgesConfig
 from workers.evaluation.harness.config import HarnessConfig
 from workers.layout import scores_folder
 
@@ -58,10 +59,16 @@ class UnitToScore:
     unit: int
     key: str
     items: str = ""
-    """Of split TASKS: the key of the file of items. Of OWN_COMPARED: that of the student's text. Of HARNESS: the name
-    of the task."""
+    """Of split TASKS: the key of the file of items. Of OWN_COMPARED: that of the student's text. Of BRIDGES_COMPARED:
+    that of the teacher's. Of HARNESS: the name of the task."""
     student: ModelToScore | None = None
     """Of split OWN_COMPARED: who wrote it."""
+    teacher: ModelToScore | None = None
+    """Of split BRIDGES_COMPARED: who wrote it."""
+    domain: str = ""
+    """Of splits BRIDGES and BRIDGES_COMPARED: that of the items."""
+    files: tuple[str, ...] = ()
+    """Of the same: keys of the files of items that have such."""
     shown: TextsToShow | None = None
     """Of split SHOWN: which texts."""
 
@@ -101,6 +108,8 @@ class ScoringJob:
     """Of models that are timed: texts at once, and tokens of each answer."""
     own_text: tuple[int, int] = (0, 0)
     """Of models that write: how many texts, and tokens of each at most."""
+    bridges: BridgesConfig | None = None
+    """Of teachers' answers: how many, and which tokens of them are changed."""
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     """Ids that end an answer, by the teachers."""

@@ -83,7 +83,7 @@ def write_own(
         prompts = [row.tokens[: max(row.start, 1)].astype(np.int64) for row in rows[i : i + size]]
         tokens += _sampled(model, prompts, new_tokens, vocabulary, list(stop_ids), generator)
     starts = [max(row.start, 1) for row in rows]
-    texts = [_row(*text) for text in zip([row.prompt_uid for row in rows], tokens, starts, strict=True)]
+    texts = [text_row(*text) for text in zip([row.prompt_uid for row in rows], tokens, starts, strict=True)]
     hidden = {id(row): hidden_TH.float().cpu().numpy() for row, hidden_TH in hidden_of(model, texts, batch_tokens)}
     return OwnTexts([t.prompt_uid for t in texts], tokens, starts, np.concatenate([hidden[id(t)] for t in texts]))
 
@@ -114,7 +114,7 @@ def compare_own(
     head, chunk = head.on(teacher.device), max(1, CHUNK_NUMBERS[teacher.device] // vocabulary)
     ends = np.cumsum([len(t) - s for t, s in zip(own.tokens, own.starts, strict=True)])
     begins: dict[int, int] = {}
-    rows = [_row(*text) for text in zip(own.prompts, own.tokens, own.starts, strict=True)]
+    rows = [text_row(*text) for text in zip(own.prompts, own.tokens, own.starts, strict=True)]
     for row, end in zip(rows, ends.tolist(), strict=True):
         begins[id(row)] = end - row.targets
     for row, of_row in logits_of(teacher, batch_tokens)(rows):
@@ -129,7 +129,8 @@ def compare_own(
         yield row.prompt_uid, TokenScores.join(parts)
 
 
-def _row(prompt: str, tokens: np.ndarray, start: int) -> TargetRow:
+def text_row(prompt: str, tokens: np.ndarray, start: int) -> TargetRow:
+    """A text whose targets are its tokens from `start` on, as those of stores are, with nothing of distributions."""
     nothing: Any = np.zeros(0)
     return TargetRow(
         prompt, tokens, start, nothing, nothing, nothing, nothing, None, np.zeros(len(tokens) - start), nothing

@@ -20,6 +20,10 @@ from cluster.faults import pause_point
 from cluster.storage import Storage, local_folder, open_storage
 from workers.channels.board import Reporter
 from workers.channels.events import Message, ModelScored
+from workers.evaluation.bridges.comparing import compare_bridges
+from workers.evaluation.bridges.finding import find_bridges
+from workers.evaluation.bridges.texts import BridgeTexts
+from workers.evaluation.bridges.writing import Question, Writer, questions_of
 from workers.evaluation.harness.answers import answers_to_bytes as harness_to_bytes
 from workers.evaluation.heldout.exact import ExactTargets
 from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
@@ -40,7 +44,7 @@ from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
 from workers.manifest import Manifest, read_plan
 from workers.model_files import stop_ids, torch_dtype
-from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
+from workers.splits import BRIDGES, BRIDGES_COMPARED, HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
 from workers.targets.heads import head_of_folder
 from workers.targets.reader import TargetRow, rows_of
 from workers.targets.store import TargetStore
@@ -78,6 +82,7 @@ class Scorer:
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
             make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, SHOWN: self._shown}
             make |= {HARNESS: self._harness}
+            make |= {BRIDGES: self._bridges, BRIDGES_COMPARED: self._bridges_compared}
             self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
@@ -173,8 +178,31 @@ class Scorer:
                 break
         pairs = [(rows[uid], worst) for uid, worst in prompts.items()]
         job = self._job
-        texts = show_texts(pairs, self._logits(), self._exact, self._vocabulary, job.device, self._pieces.text)
+        texts = show_texts(pairs, self._logits(), self._exact, self._vocabulary, job.device, self._pieces.after)
         return texts_to_bytes(texts)
+
+    def _bridges(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """A teacher's right answers to items of a domain, with tokens of them changed."""
+        assert self._job.bridges is not None
+        return find_bridges(self._writer, self._questions(unit), self._job.bridges, self._job.seed).to_bytes()
+
+    def _bridges_compared(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """What a model does there."""
+        assert unit.teacher is not None
+        texts, teacher, head = BridgeTexts.from_bytes(self._storage.read(unit.items)), unit.teacher, None
+        if len(texts.text_n):
+            folder, trusted = model_folder(teacher.source, teacher.revision), teacher.trust_remote_code
+            head = head_of_folder(folder, "float32", self._vocabulary, trust_remote_code=trusted)
+        by_name = {question.name: question for question in self._questions(unit)}
+        return compare_bridges(self._writer, texts, by_name, head).to_bytes()
+
+    def _questions(self, unit: UnitToScore) -> list[Question]:
+        return questions_of([AskedItems.from_bytes(self._storage.read(key)) for key in unit.files], unit.domain)
+
+    @property
+    def _writer(self) -> Writer:
+        decode = partial(self._tokenizer.decode, skip_special_tokens=True)
+        return Writer(self._loaded[1], self._vocabulary, self._job.batch_tokens, self._stop_ids, decode)
 
     @property
     def _stop_ids(self) -> list[int]:

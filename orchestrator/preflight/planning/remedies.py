@@ -71,10 +71,12 @@ def smaller_evaluators(settings: EvaluateConfig, make: Callable[[EvaluateConfig]
     yield from _halved("batch_tokens", settings.batch_tokens, changed, now)
     if settings.loads_teacher:
         cost = settings.cost.model_copy(update={"teacher": False})
-        without: dict[str, Any] = {"tasks": {}, "harness": None, "gate": None, "own_text": None, "cost": cost}
+        nothing = dict.fromkeys(("harness", "gate", "bridges", "own_text"))
+        without: dict[str, Any] = {"tasks": {}, "cost": cost, **nothing}
         there = {
             "tasks: {}": settings.tasks,
             "harness: null": settings.harness,
+            "bridges: null": settings.bridges,
             "own_text: null": settings.own_text,
             "cost.teacher: false": settings.cost.teacher,
         }

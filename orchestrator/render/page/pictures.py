@@ -48,7 +48,10 @@ def _losses(report: Report) -> Iterator[Picture]:
     if not drawn:
         return
     x = Axis.over("target tokens trained on", [t for points in drawn.values() for t, _ in points], zero=True)
-    y = Axis.over("training loss, nats a token", [loss for points in drawn.values() for _, loss in points], zero=True)
+    losses = [loss for points in drawn.values() for _, loss in points]
+    positive = [loss for loss in losses if loss > 0]
+    # The first steps dwarf all others. A sampled KL may be below 0, which such an axis leaves out.
+    y = Axis.over("training loss, nats a token", positive, log=len(positive) > 0.8 * len(losses), zero=True)
     title, about = "Training loss", "Mean loss of each batch over the target tokens that a specialist has trained on."
     series = [Series(name, points, i) for i, (name, points) in enumerate(drawn.items())]
     rows = [[n, f"{t:,.0f}", f"{loss:.4f}"] for n, points in drawn.items() for t, loss in _some(points)]

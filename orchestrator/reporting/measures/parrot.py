@@ -132,7 +132,7 @@ def inheritance_reports(config: RunConfig, answers: Answers) -> dict[str, Inheri
         if asked is None:
             continue
         items, teacher, own, control = asked
-        given = [item for item in items if item.variant_of is None and item.marking != "tests"]
+        given = [item for item in items if item.variant_of is None and item.marking not in ("tests", "format")]
         if given:
             made = inheritance(given, teacher, own, control, config.evaluate.bootstrap, config.seed)
             found[name] = InheritanceReport(

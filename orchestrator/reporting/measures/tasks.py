@@ -44,6 +44,19 @@ class TaskScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FormatReport:
+    """Share of written texts that have the format of their task, whether or not they are right."""
+
+    items: int
+    """Items whose task has a format and that are written."""
+    teacher: Interval
+    specialist: Interval
+    hard_labels: Interval | None
+    """None of what was not asked, as below."""
+    initial: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskReport:
     """The items of one domain, and how a specialist and what stands beside it answer them. What was not asked is
     None."""
@@ -60,6 +73,8 @@ class TaskReport:
     at_control_tokens: TaskScore | None
     """Of the specialist when it had seen as many tokens as its control."""
     generalist: TaskScore | None
+    format: FormatReport | None = None
+    """None where no task has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +158,33 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
         hard_labels=score(f"{name}.{HARD_LABELS}"),
         at_control_tokens=score(f"{name}.{AT_CONTROL_TOKENS}"),
         generalist=score(GENERALIST),
+        format=_format(config, name, answers),
+    )
+
+
+def _format(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answered]]) -> FormatReport | None:
+    """How often the given items are answered in their format."""
+    formed = {
+        (item.task, item.uid)
+        for item, answer in answers[TEACHER]
+        if item.variant_of is None and answer.follows_format is not None
+    }
+    if not formed:
+        return None
+
+    def share(model: str) -> Interval | None:
+        own = [bool(a.follows_format) for item, a in answers.get(model, ()) if (item.task, item.uid) in formed]
+        resamples = config.evaluate.bootstrap
+        return Interval.of(task_score(np.array(own, np.float64), resamples, config.seed)) if own else None
+
+    teacher, specialist = share(TEACHER), share(name)
+    assert teacher is not None and specialist is not None
+    return FormatReport(
+        items=len(formed),
+        teacher=teacher,
+        specialist=specialist,
+        hard_labels=share(f"{name}.{HARD_LABELS}"),
+        initial=share(f"{name}.{INITIAL}"),
     )
 
 

@@ -11,6 +11,7 @@ from orchestrator.reporting.measures.tasks import Answered
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.scoring.tasks import splits_of
+from workers.evaluation.bridges.texts import BridgeFindings
 from workers.evaluation.cost import Speed
 from workers.evaluation.harness.answers import answers_from_bytes as harness_from_bytes
 from workers.evaluation.heldout.sums import from_bytes
@@ -20,7 +21,7 @@ from workers.evaluation.shown_texts import from_bytes as texts_from_bytes
 from workers.evaluation.tasks.answers import answers_from_bytes
 from workers.evaluation.tasks.asked import AskedItems
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
-from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
+from workers.splits import BRIDGES, BRIDGES_COMPARED, HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS
 
 
 def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
@@ -31,7 +32,7 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
         asked = task.model.domains if PROBES in splits_of(task.model) else ()
         ranks = results.probes.setdefault(name, {}) if asked else {}
         ranks |= {domain: [] for domain in asked}
-        units = [unit for unit in task.units if unit.split != OWN]  # of which only what is compared is told
+        units = [unit for unit in task.units if unit.split not in (OWN, BRIDGES)]  # what is compared is told
         for unit, data in zip(units, run.storage.read_many([unit.key for unit in units]), strict=True):
             if data is None:
                 raise RunFailed(f"evaluate: {unit.key} was deleted meanwhile; run `stillhouse evaluate CONFIG` again")
@@ -40,6 +41,9 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 continue
             if unit.split == OWN_COMPARED and unit.student is not None:
                 results.own[unit.student.name] = by_domain([from_bytes(data)])[unit.student.writes]
+                continue
+            if unit.split == BRIDGES_COMPARED:
+                results.bridges.setdefault(name, {})[unit.domain] = BridgeFindings.from_bytes(data)
                 continue
             if unit.split == SHOWN and unit.shown is not None:
                 results.texts.setdefault(name, {})[unit.shown.domain] = texts_from_bytes(data)

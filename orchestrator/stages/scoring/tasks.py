@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, TEACHER
 from orchestrator.runs.folder import RunFolder
+from orchestrator.stages.scoring.bridges import compared_bridges, units_of_bridges
 from orchestrator.stages.scoring.models import teacher_fingerprint, whole_teacher
 from workers.evaluation.harness.asked import harness_asked
 from workers.evaluation.job import ModelToScore, ScoringTask, TextsToShow, UnitToScore, unscored
@@ -39,7 +40,7 @@ _HARNESS_FORMAT = 1
 _OWN_FORMAT = 1
 """Of a student's own text and of its scores there. Whoever changes either raises it."""
 
-_SHOWN_FORMAT = 1
+_SHOWN_FORMAT = 2
 """Of a file of texts token by token. Whoever changes what is shown, or which texts, raises it."""
 
 _SPEED_FORMAT = 1
@@ -81,12 +82,23 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
         for asked in harness if model.harness else ():
             digest = hash_json([_HARNESS_FORMAT, common[-1], weights, asked.digest])[:16]
             mine.append(UnitToScore(HARNESS, 0, score_key(model.name, HARNESS, 0, digest), asked.name))
+        if model.kind == "whole_teacher":
+            mine += units_of_bridges(config, model, models, items, [common[-1], weights])
         if model.writes and (settings := config.evaluate.own_text) is not None:
             parts = [part.sha256 for entry, _ in units[HELDOUT] for part in entry.parts]
             digest = hash_json([_OWN_FORMAT, common[-1], weights, parts, config.seed, settings.model_dump()])[:16]
             mine.append(UnitToScore(OWN, 0, score_key(model.name, OWN, 0, digest)))
         tasks.append(ScoringTask(model, tuple(mine)))
-    return [*tasks, *_compared_own(run, config, tasks), *_shown(config, tasks, digest_of)]
+    later = [*_compared_own(run, config, tasks), *_shown(config, tasks, digest_of)]
+    return [*tasks, *_joined([*later, *compared_bridges(config, tasks, digest_of)])]
+
+
+def _joined(later: Sequence[ScoringTask]) -> list[ScoringTask]:
+    """A task for each model: it is loaded once in a round."""
+    units: dict[ModelToScore, tuple[UnitToScore, ...]] = {}
+    for task in later:
+        units[task.model] = (*units.get(task.model, ()), *task.units)
+    return [ScoringTask(model, own, after=True) for model, own in units.items()]
 
 
 def _shown(config: RunConfig, tasks: Sequence[ScoringTask], digest_of: Callable[..., str]) -> list[ScoringTask]:

@@ -154,6 +154,52 @@ def test_edits_that_need_what_is_not_there_are_refused(project: Project, task: d
         checked(project, CHOICE, **task)
 
 
+SCHEMA = {"type": "object", "required": ["dose"]}
+
+
+def test_a_format_is_read_from_its_file(project: Project) -> None:
+    project.json("schemas/dose.json", SCHEMA)
+    row = {"prompt": "the fever is", "domain": "medical"}
+    found = checked(project, CHOICE, row, format={"json_schema": "schemas/dose.json"})
+    [unit] = found.tasks[0].units
+    assert unit.format is not None and unit.format.json_schema == SCHEMA
+    assert [one.item.marking for one in unit.items] == ["choice", "format"]
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"format": {"regex": "("}}, r"evaluate.tasks.facts.format.regex: is no regular expression .*\(got '\('\)"),
+        ({"format": {"json_schema": {"type": "x"}}}, "evaluate.tasks.facts.format.json_schema: is no JSON schema"),
+        ({"format": {"json_schema": "none.json"}}, "facts.format.json_schema: cannot read '.*none.json': No such file"),
+        ({"format": {"json_schema": "bad.json"}}, "facts.format.json_schema: '.*bad.json': is list, not a JSON schema"),
+        ({"format": {}}, "evaluate.tasks.facts.format: give one of regex and json_schema"),
+        ({"format": {"regex": "a", "json_schema": SCHEMA}}, "evaluate.tasks.facts.format: give one"),
+        ({"format": {"regexp": "a"}}, "evaluate.tasks.facts.format.regexp: unknown key; did you mean 'regex'"),
+        ({"format": {"regex": "a"}}, "facts.format: is of texts that are written, and all rows have choices"),
+        ({"format": {"regex": "a"}, "marking": "choice"}, "evaluate.tasks.facts: format: is of texts"),
+        ({"marking": "format"}, "evaluate.tasks.facts: marking: format, and there is no format"),
+    ],
+)
+def test_formats_that_mean_nothing_are_refused(project: Project, task: dict[str, Any], said: str) -> None:
+    project.json("bad.json", ["type"])
+    with pytest.raises(ValueError, match=said):
+        checked(project, CHOICE, **task)
+
+
+def test_bridges_are_of_items_that_are_written(project: Project) -> None:
+    project.set("evaluate.bridges", {"texts": 2, "positions": 3})
+    with pytest.raises(ValueError, match="evaluate: bridges: are tokens of answers to tasks, and there are none"):
+        check(project.load())
+    with pytest.raises(ValueError, match=r"evaluate\.bridges: .* written and marked, and no"):
+        checked(project, CHOICE)
+    rows = [{"prompt": f"the fever is {i}", "answer": "high", "domain": "medical"} for i in range(9)]
+    notes = checked(project, CHOICE, *rows, max_new_tokens=7).notes
+    [note] = [note for note in notes if note.startswith("evaluate.bridges: ")]
+    for words in ("in 1 domains", "8 answers more", "behind at most 6 changed tokens", "up to 7 tokens", "most 6 in"):
+        assert words in note
+
+
 def test_a_rows_counterfactual_is_a_variant_with_the_same_answer(project: Project) -> None:
     rows = [
         CHOICE | {"id": "given", "counterfactual": "the rule is"},

@@ -33,7 +33,7 @@ def test_what_was_not_measured_is_said_with_the_setting_that_measures_it(tmp_pat
     report = measured_report(tmp_path)
     near, keeps, trust, cost = report.verdicts["medical"].sentences
     assert report.verdicts["medical"].passed is None
-    assert "0.111 nats" in near and "4.444" in near and "98%" in near and "0.333" in near
+    assert "0.111 nats" in near and "4.444" in near and "97.5%" in near and "0.333" in near
     assert "`evaluate.tasks`" in keeps and "`evaluate.cost: {teacher: true}`" in cost and "teacher" in trust
     assert "failed" in report.verdicts["legal"].near
 
@@ -57,7 +57,7 @@ def test_gate_retention_and_capacity_are_in_it(tmp_path: Path) -> None:
     assert found.passed is False and "FAILS the gate, 95%" in found.keeps
     for number in ("72.0%", "80.0%", "25.0%", "90.0% (85.0% … 95.0%)"):
         assert number in found.keeps
-    assert "+10.0% surer than right" in found.trust and "data-bound: more tokens pay" in found.cost
+    assert "10.0% surer than right" in found.trust and "data-bound: more tokens pay" in found.cost
 
 
 @pytest.mark.parametrize(("kl", "words"), [(-0.2, "farther"), (0.2, "nearer"), (0.001, "as far as can be told")])

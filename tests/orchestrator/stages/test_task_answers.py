@@ -20,7 +20,7 @@ from orchestrator.stages.scoring.tasks import missing_tasks
 from workers.evaluation.scorer import Scorer
 from workers.evaluation.tasks.asked import freeze_items
 from workers.layout import StudentLayout
-from workers.splits import TASKS
+from workers.splits import BRIDGES, BRIDGES_COMPARED, TASKS
 
 WORDS = ["the", "fever", "is", "high", "a", "contract", "binds", "rest", "pay", "rule"]
 
@@ -157,3 +157,38 @@ def test_written_answers_are_marked(asked: tuple[CapturedRun, Project], tmp_path
     assert [answer.correct for item, answer in answers if item.task == "patterns"] == [True] * 4
     assert [answer.correct for item, answer in answers if item.task == "code"] == [False]
     assert all(0 < answer.confidence <= 1 for _, answer in answers)
+
+
+def test_students_are_looked_at_where_their_teachers_answers_hang(asked: tuple[CapturedRun, Project]) -> None:
+    """In two rounds, and once; the controls on the specialist's own domain."""
+    captured, project = asked
+    project.rows("words.jsonl", *({"id": w, "prompt": f"the {w}", "answer": "(\\w+ )*(rest|pay|is|a)"} for w in WORDS))
+    project.rows("facts.jsonl", *rows(4))
+    words = {"path": "words.jsonl", "domain": "medical", "marking": "regex", "max_new_tokens": 4}
+    project.set("evaluate.bridges", {"texts": 5, "positions": 3, "sure": 0.01})
+    config = with_tasks(captured, project, words=words, facts="facts.jsonl")
+    tasks = tasks_of(captured, config)
+    [teacher] = [task for task in tasks if task.model.kind == "whole_teacher"]
+    assert [(u.domain, len(u.files)) for u in teacher.units if u.split == BRIDGES] == [("medical", 2)]
+    later = [task for task in tasks if task.after]
+    models = [task.model.name for task in later for unit in task.units if unit.split == BRIDGES_COMPARED]
+    assert sorted(models) == ["medical", "medical.hard_labels", "medical.initial"]
+    assert len({task.model for task in later}) == len(later), "a model is loaded once in a round"
+    scorer = Scorer(scoring_job(captured.run, config, ""))
+    for task in sorted(missing_tasks(captured.run, tasks, 3), key=lambda task: task.after):
+        scorer(task)
+    assert missing_tasks(captured.run, tasks_of(captured, config), 1) == []
+    results = gathered(captured.run, tasks)
+    right = sum(answer.correct for item, answer in results.answers["teacher"]["medical"] if item.task == "words")
+    found = compare(results, config).bridges
+    assert found.keys() == {"medical"}
+    own = found["medical"]
+    assert right and own.texts == min(right, 5) <= own.asked <= 10 and own.texts <= own.tokens <= 3 * own.texts
+    assert 0 < own.bridges < own.tokens and own.kl_at_bridges.value > 0 and own.kl_elsewhere.value > 0
+    assert own.initial is not None and own.hard_labels is not None and own.initial.kl_at_bridges != own.kl_at_bridges
+    save_student(captured, StudentLayout("medical").initial, seed=8)
+    again = missing_tasks(captured.run, tasks_of(captured, config), 1)
+    assert {(task.model.name, task.after) for task in again} == {("medical.initial", False), ("medical.initial", True)}
+    project.set("evaluate.bridges", None)
+    without = tasks_of(captured, project.load().located())
+    assert not {unit.split for task in without for unit in task.units} & {BRIDGES, BRIDGES_COMPARED}

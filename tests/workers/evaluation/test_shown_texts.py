@@ -53,14 +53,14 @@ def shown(rows: list[TargetRow], seed: int = 0) -> tuple[list[ShownText], dict[s
         return teacher_V.expand(place.stop - place.start, -1)
 
     pairs = [(r, i == 0) for i, r in enumerate(rows)]
-    return show_texts(pairs, logits, exact, V, "cpu", lambda token: f"<{token}>"), of_model, teacher_V
+    return show_texts(pairs, logits, exact, V, "cpu", lambda before, token: f"<{token}>"), of_model, teacher_V
 
 
 def test_what_is_shown_is_what_both_hold_likely() -> None:
     rng = np.random.default_rng(0)
     rows = [row("a", 3, 5, rng), row("b", 60, 4, rng)]
     texts, of_model, teacher_V = shown(rows)
-    assert [(t.prompt, t.worst, len(t.before), t.more) for t in texts] == [("a", True, 3, 0), ("b", False, 40, 0)]
+    assert [(t.prompt, t.worst, len(t.before), t.more) for t in texts] == [("a", True, 2, 0), ("b", False, 40, 0)]
     for text, source in zip(texts, rows, strict=True):
         logq_nV = of_model[text.prompt][:, :V].log_softmax(-1)  # ids beyond the tokenizer's are left out
         kl_n = (teacher_V.exp() * (teacher_V - logq_nV)).sum(-1)

@@ -6,9 +6,9 @@ Legend: n target positions, V the tokenizer's ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,9 +38,10 @@ def show_texts(
     exact: Exact,
     vocabulary: int,
     device: str,
-    text_of: Callable[[int], str],
+    text_of: Callable[[int, int], str],
 ) -> list[ShownText]:
-    """Rows, each with whether it is one of the worst, in their order."""
+    """Rows, each with whether it is one of the worst, in their order. `text_of` makes text of a token that stands
+    behind another one, which it is given first."""
     chunk, found = max(1, CHUNK_NUMBERS[device] // vocabulary), dict[int, ShownText]()
     chosen_as = {id(row): is_worst for row, is_worst in rows}
     for row, of_row in logits([row for row, _ in rows]):
@@ -48,14 +49,15 @@ def show_texts(
         columns: dict[str, list[Any]] = {name: [] for name in _BY_POSITION}
         for place in (slice(i, min(T, i + chunk)) for i in range(0, T, chunk)):
             q_nV = of_row(place)[:, :vocabulary].float().log_softmax(-1)
-            part = _positions(q_nV, exact(row, place).to(q_nV.device), row.tokens[row.start :][place], text_of)
+            there_n1 = row.tokens[row.start - 1 + place.start : row.start + place.stop].tolist()
+            part = _positions(q_nV, exact(row, place).to(q_nV.device), there_n1, text_of)
             for name, values in part.items():
                 columns[name].extend(values)
-        before = row.tokens[max(row.start - _PROMPT_TOKENS, 0) : row.start]
+        before = row.tokens[max(row.start - _PROMPT_TOKENS - 1, 0) : row.start].tolist()
         found[id(row)] = ShownText(
             prompt=row.prompt_uid,
             worst=chosen_as[id(row)],
-            before=[text_of(int(token)) for token in before],
+            before=[text_of(last, token) for last, token in pairwise(before)],
             more=row.targets - T,
             **columns,
         )
@@ -65,23 +67,29 @@ def show_texts(
 _BY_POSITION = ("tokens", "kl", "probability", "teacher_probability", "teacher", "model")
 
 
-def _positions(q_nV: Tensor, t_nV: Tensor, labels_n: np.ndarray, text_of: Callable[[int], str]) -> dict[str, list[Any]]:
-    """What is shown of some positions, by the log-probabilities of model and teacher."""
-    labels_n1 = torch.from_numpy(labels_n.astype(np.int64)).to(q_nV.device)[:, None]
+def _positions(
+    q_nV: Tensor, t_nV: Tensor, tokens: list[int], text_of: Callable[[int, int], str]
+) -> dict[str, list[Any]]:
+    """What is shown of some positions, by the log-probabilities of model and teacher; `tokens` are the one before them
+    and those that stand there."""
+    labels_n1, last = torch.tensor(tokens[1:], device=q_nV.device)[:, None], tokens[:-1]
     numbers = {
         "kl": (t_nV.exp() * (t_nV - q_nV)).sum(-1),
         "probability": q_nV.gather(1, labels_n1)[:, 0].exp(),
         "teacher_probability": t_nV.gather(1, labels_n1)[:, 0].exp(),
     }
     return {
-        "tokens": [text_of(int(token)) for token in labels_n],
+        "tokens": [text_of(before, token) for before, token in pairwise(tokens)],
         **{name: [round(x, _DIGITS) for x in values_n.tolist()] for name, values_n in numbers.items()},
-        "teacher": _guesses(t_nV, text_of),
-        "model": _guesses(q_nV, text_of),
+        "teacher": _guesses(t_nV, last, text_of),
+        "model": _guesses(q_nV, last, text_of),
     }
 
 
-def _guesses(logp_nV: Tensor, text_of: Callable[[int], str]) -> list[list[Guess]]:
+def _guesses(logp_nV: Tensor, last: list[int], text_of: Callable[[int, int], str]) -> list[list[Guess]]:
     top = logp_nV.topk(min(RUNNERS_UP, logp_nV.shape[-1]))
-    pairs = zip(top.indices.tolist(), top.values.exp().tolist(), strict=True)
-    return [[(text_of(i), round(p, _DIGITS)) for i, p in zip(ids, values, strict=True)] for ids, values in pairs]
+    found = zip(last, top.indices.tolist(), top.values.exp().tolist(), strict=True)
+    return [
+        [(text_of(before, i), round(p, _DIGITS)) for i, p in zip(ids, values, strict=True)]
+        for before, ids, values in found
+    ]

@@ -25,7 +25,7 @@ class Inheritance:
     teacher_wrong: int
     """Items that the teacher has wrong, of which all rates are."""
     left_out: int
-    """Items marked by tests: two programs that fail are hardly ever the same."""
+    """Items marked by tests, of which two programs that fail are hardly ever the same, or by their format alone."""
     student: Estimate | None
     """P(student gives the teacher's wrong answer | teacher wrong); None where the teacher has no item wrong."""
     control: Estimate | None
@@ -51,13 +51,13 @@ def inheritance(
     Accuracies of student and control that lie further apart than `like` are noted: the less accurate of two gives more
     wrong answers, the teacher's among them. Raises ValueError where there is no item to compare, or no answer to one.
     """
-    compared = [i for i in items if i.marking != "tests"]
+    compared = [i for i in items if i.marking not in ("tests", "format")]
     models = {"teacher": teacher, "student": student} | ({} if control is None else {"control": control})
     for who, answers in models.items():
         if missing := [i.uid for i in compared if i.uid not in answers]:
             raise ValueError(f"the {who} has no answer to {missing[0]}; ask it the same items")
     if not compared:
-        raise ValueError("no item has an answer that two models can give alike (all are marked by tests)")
+        raise ValueError("no item has an answer that two models can give alike (all are marked by tests or format)")
     accuracy = {who: float(np.mean([of[i.uid].correct for i in compared])) for who, of in models.items()}
     wrong = [i.uid for i in compared if not teacher[i.uid].correct]
     left_out = len(items) - len(compared)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cluster.storage import Storage
+from workers.evaluation.tasks.formats import TextFormat
 from workers.evaluation.tasks.items import TaskItem
 from workers.layout import TASKS_ASKED, task_items_key
 
@@ -38,21 +39,25 @@ class AskedItems:
     normalise: Literal["none", "characters"] = "none"
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
+    format: TextFormat | None = None
+    """What is written is to look like; None: anything."""
 
     def of_domains(self, domains: Collection[str]) -> AskedItems:
         """Those of them that are of some domains."""
         return replace(self, items=tuple(one for one in self.items if one.item.domain in domains))
 
     def to_bytes(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self)).encode()
+        """As JSON. A format that is not there is left out: files, and so their names, are those of earlier versions."""
+        values = asdict(self)
+        return json.dumps({k: v for k, v in values.items() if k != "format" or v is not None}).encode()
 
     @staticmethod
     def from_bytes(data: bytes) -> AskedItems:
         """From what `to_bytes` gave."""
         values = json.loads(data)
         items = tuple(_tokenized(item) for item in values.pop("items"))
-        return AskedItems(**values | {"items": items, "stop": tuple(values["stop"])})
+        form = TextFormat(**values["format"]) if values.get("format") is not None else None
+        return AskedItems(**values | {"items": items, "stop": tuple(values["stop"]), "format": form})
 
 
 @dataclass(frozen=True)

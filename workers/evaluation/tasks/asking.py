@@ -36,11 +36,11 @@ def ask(
     for one, sums in zip(chosen, choice_logprobs(model, chosen, vocabulary, batch_tokens), strict=True):
         answers[one.item.uid] = mark_choice(one.item, sums, asked.normalise)
     prompts = [one.prompt_token_ids for one in others]
-    texts = [
-        _cut(ids, logprobs, asked.stop, decode)
-        for ids, logprobs in greedy(model, prompts, asked.max_new_tokens, vocabulary, batch_tokens, stop_ids)
-    ]
-    for answer in mark_texts([one.item for one in others], texts):
+    texts = []
+    for ids, logprobs in greedy(model, prompts, asked.max_new_tokens, vocabulary, batch_tokens, stop_ids):
+        text, tokens = cut(ids, asked.stop, decode)
+        texts.append((text, sum(logprobs[:tokens])))
+    for answer in mark_texts([one.item for one in others], texts, asked.format):
         answers[answer.uid] = answer
     return [answers[one.item.uid] for one in asked.items]
 
@@ -91,25 +91,28 @@ def continuation_logprobs(
 def greedy(
     model: TwoPartModel,
     prompts: Sequence[Ids],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     vocabulary: int,
     batch_tokens: int,
     stop_ids: Sequence[int],
 ) -> list[tuple[list[int], list[float]]]:
     """What a model writes behind each prompt if it takes the most probable token each time: ids, the one that ended it
-    left out, and log-probabilities of all of them, that one's included."""
-    found: dict[int, tuple[list[int], list[float]]] = {}
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    left out, and log-probabilities of all of them, that one's included. `max_new_tokens` is of all or of each; of one
+    that may have none, nothing is written."""
+    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    found: dict[int, tuple[list[int], list[float]]] = {i: ([], []) for i in range(len(prompts))}
+    order = sorted((i for i in found if most[i] > 0), key=lambda i: (-most[i], -len(prompts[i])))
     while order:
-        fit = max(1, batch_tokens // (len(prompts[order[0]]) + max_new_tokens))
+        longest = max(len(prompts[i]) for i in order)
+        fit = max(1, batch_tokens // (longest + most[order[0]]))
         batch, order = order[:fit], order[fit:]
-        texts = _continued(model, [prompts[i] for i in batch], max_new_tokens, vocabulary, set(stop_ids))
+        texts = _continued(model, [prompts[i] for i in batch], [most[i] for i in batch], vocabulary, set(stop_ids))
         found.update(zip(batch, texts, strict=True))
     return [found[i] for i in range(len(prompts))]
 
 
 def _continued(
-    model: TwoPartModel, prompts: Sequence[Ids], most: int, vocabulary: int, stop_ids: set[int]
+    model: TwoPartModel, prompts: Sequence[Ids], most: Sequence[int], vocabulary: int, stop_ids: set[int]
 ) -> list[tuple[list[int], list[float]]]:
     """Of one batch."""
     steps = []
@@ -129,19 +132,18 @@ def _continued(
     return texts
 
 
-def _cut(
-    ids: list[int], logprobs: list[float], stop: Sequence[str], decode: Callable[[Sequence[int]], str]
-) -> tuple[str, float]:
-    """A text before the first string that stops it, and the log-probability of its tokens up to there."""
+def cut(ids: Sequence[int], stop: Sequence[str], decode: Callable[[Sequence[int]], str]) -> tuple[str, int | None]:
+    """A text before the first string that stops it, and the fewest of its tokens that hold such a string; None where
+    there is none."""
     text = decode(ids)
     places = [place for word in stop if word and (place := text.find(word)) >= 0]
     if not places:
-        return text, sum(logprobs)
-    low, high = 1, len(ids)  # the fewest tokens that hold a string which stops
+        return text, None
+    low, high = 1, len(ids)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if any(w and w in decode(ids[:middle]) for w in stop) else (middle + 1, high)
-    return text[: min(places)], sum(logprobs[:low])
+    return text[: min(places)], low
 
 
 def _batches(texts: list[Ids], batch_tokens: int) -> Iterator[list[Ids]]:

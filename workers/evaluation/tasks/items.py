@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Marking = Literal["choice", "exact", "regex", "tests"]
+Marking = Literal["choice", "exact", "regex", "tests", "format"]
 """`choice`: the most probable of several continuations. The others mark a greedy continuation: equal to the answer but
-for spaces around it; a regular expression that matches all of it; tests that its code passes."""
+for spaces around it; a regular expression that matches all of it; tests that its code passes; the task's format."""
+
+WRITTEN: tuple[Marking, ...] = ("exact", "regex", "tests")
+"""Those of answers that are written and may be wrong."""
 
 Edit = Literal[
     "names", "order", "irrelevant", "numbers", "negation", "entity", "shuffled", "none_of_them", "no_question"
@@ -57,3 +60,5 @@ class TaskAnswer:
     """Of choices the right one's probability among them."""
     logprobs: tuple[float, ...] = field(default=())
     """Of choices, each one's log-probability."""
+    follows_format: bool | None = None
+    """Whether what it wrote has the format of the task; None where it wrote nothing, or the task has none."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from workers.evaluation.tasks.formats import TextFormat, follows
 from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.evaluation.tasks.sandbox import full_matches, runs_to_its_end
 
@@ -34,19 +35,26 @@ def mark_choice(item: TaskItem, logprobs: Sequence[float], normalise: Literal["n
     )
 
 
-def mark_texts(items: Sequence[TaskItem], written: Sequence[tuple[str, float]]) -> list[TaskAnswer]:
-    """The answers of a model that wrote texts, each given with its log-probability. Programs are run."""
+def mark_texts(
+    items: Sequence[TaskItem], written: Sequence[tuple[str, float]], form: TextFormat | None = None
+) -> list[TaskAnswer]:
+    """The answers of a model that wrote texts, each given with its log-probability. Programs are run. `form` is what
+    the texts are to look like; items of marking `format` need one."""
     patterns = [(i.answer, text.strip()) for i, (text, _) in zip(items, written, strict=True) if i.marking == "regex"]
     matches = iter(full_matches(patterns))
+    formed = [None] * len(items) if form is None else follows([text for text, _ in written], form)
     answers = []
-    for item, (text, logprob) in zip(items, written, strict=True):
+    for item, (text, logprob), has_form in zip(items, written, formed, strict=True):
         if item.marking == "exact":
             correct = text.strip() == item.answer.strip()
         elif item.marking == "regex":
             correct = next(matches)
+        elif item.marking == "format":
+            assert has_form is not None, "reading items refuses those without a format"
+            correct = has_form
         else:
             correct = any(runs_to_its_end(f"{program}\n\n{item.tests}\n") for program in _programs(item, text))
-        answers.append(TaskAnswer(item.uid, correct, text, math.exp(logprob)))
+        answers.append(TaskAnswer(item.uid, correct, text, math.exp(logprob), follows_format=has_form))
     return answers
 
 

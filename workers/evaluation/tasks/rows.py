@@ -20,8 +20,8 @@ def item_of(row: Any, task: str, settings: TaskConfig) -> TaskItem:
         raise row
     if not isinstance(row, dict):
         raise ValueError(f"is {type(row).__name__}, not an object")
-    marking = settings.marking or _marking_of(row)
-    wanted = {"choice": "choices", "tests": "tests"}.get(marking, "answer")
+    marking = settings.marking or _marking_of(row, settings)
+    wanted = {"choice": "choices", "tests": "tests", "format": "prompt"}.get(marking, "answer")
     if row.get(wanted) is None:
         raise ValueError(f"has no {wanted!r}, which marking {marking!r} needs")
     choices = _choices(row["choices"]) if marking == "choice" else ()
@@ -57,7 +57,7 @@ def template_row(row: Any, task: str, settings: TaskConfig) -> TaskTemplate | No
     return template_of(rest, _uid(row), task, _domain(row, settings))
 
 
-def _marking_of(row: dict[str, Any]) -> Marking:
+def _marking_of(row: dict[str, Any], settings: TaskConfig) -> Marking:
     """How a row is marked that does not say."""
     if row.get("choices") is not None:
         return "choice"
@@ -65,6 +65,8 @@ def _marking_of(row: dict[str, Any]) -> Marking:
         return "tests"
     if row.get("answer") is not None:
         return "exact"
+    if settings.format is not None:
+        return "format"
     raise ValueError("has neither 'choices' nor 'answer' nor 'tests'")
 
 
@@ -104,7 +106,7 @@ def _choices(value: Any) -> tuple[str, ...]:
 
 
 def _answer(row: dict[str, Any], marking: Marking, choices: tuple[str, ...]) -> str:
-    if marking == "tests":
+    if marking in ("tests", "format"):
         return ""
     value = row.get("answer")
     if marking == "choice":

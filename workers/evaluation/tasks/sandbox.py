@@ -16,6 +16,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 SECONDS = 10
 """That a program may take, of processor time and by the clock."""
@@ -85,6 +86,46 @@ def full_matches(pairs: list[tuple[str, str]], *, seconds: float = 1.0) -> list[
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
         said = _said(_MATCH.format(seconds=seconds), folder, json.dumps(pairs).encode(), allowed)
     found: list[bool] = json.loads(said) if said else [False] * len(pairs)
+    return found
+
+
+_VALIDATE = """
+import json, signal, sys
+from jsonschema import ValidationError
+from jsonschema.validators import validator_for
+from referencing import Registry
+def give_up(*_):
+    raise TimeoutError
+def no_constant(name):
+    raise ValueError(name)
+signal.signal(signal.SIGALRM, give_up)
+schema, texts = json.load(sys.stdin)
+validator = validator_for(schema)(schema, registry=Registry())
+found = []
+for text in texts:
+    signal.setitimer(signal.ITIMER_REAL, {seconds})
+    try:
+        validator.validate(json.loads(text, parse_constant=no_constant))
+        found.append(True)
+    except (ValidationError, ValueError, TimeoutError, RecursionError, MemoryError):
+        found.append(False)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+print(json.dumps(found))
+"""
+"""NaN and infinity, which Python reads, are no JSON. The registry is empty: nothing is fetched."""
+
+
+def valid_json(texts: list[str], schema: dict[str, Any], *, seconds: float = 1.0) -> list[bool]:
+    """Whether each text is JSON that follows a schema; one that has not ended after so many seconds does not, as with a
+    `pattern` that takes for ever."""
+    if not texts:
+        return []
+    allowed = 10 + seconds * len(texts)
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
+        said = _said(_VALIDATE.format(seconds=seconds), folder, json.dumps([schema, texts]).encode(), allowed)
+    if not said:
+        raise RuntimeError("the process that validates JSON ended without an answer")
+    found: list[bool] = json.loads(said)
     return found
 
 

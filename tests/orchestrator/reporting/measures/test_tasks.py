@@ -178,3 +178,34 @@ def test_models_that_were_not_trained_here_are_asked_all_domains() -> None:
     assert reports.keys() == {"medical", "theirs"} and reports["theirs"].keys() == {"medical", "legal"}
     gate = gate_report(made, "theirs", reports["theirs"])
     assert gate is not None and not gate.passed and gate.domain == "legal" and gate.retention == pytest.approx(0.5)
+
+
+def formed(answers: list[Answered], has_form: Sequence[bool | None]) -> list[Answered]:
+    return [(item, replace(answer, follows_format=f)) for (item, answer), f in zip(answers, has_form, strict=True)]
+
+
+def test_a_format_is_told_beside_the_score_and_apart_from_it(tmp_path: Path) -> None:
+    """Of 200 items, 100 are of a task with a format."""
+    shares = {"teacher": 100, "medical": 90, "medical.hard_labels": 40}
+    answers = {
+        m: {"medical": formed(ANSWERS[m]["medical"], [i < n if i < 100 else None for i in range(200)])}
+        for m, n in shares.items()
+    }
+    tasks = task_reports(config(), answers)
+    found = tasks["medical"]["medical"]
+    form, before = found.format, task_reports(config(), ANSWERS)["medical"]["medical"]
+    assert form is not None and form.items == 100 and form.initial is None and form.hard_labels is not None
+    assert (form.teacher.value, form.specialist.value, form.hard_labels.value) == (1.0, 0.9, 0.4)
+    assert form.specialist.low < 0.9 < form.specialist.high and form.teacher.low < 1
+    assert (found.specialist, before.format) == (replace(before.specialist, recovery=None), None)
+    report = build_report(measured_run(tmp_path), config(), replace(evaluation(), tasks=tasks), {}, TIMES)
+    assert Report.from_json(report.to_json()) == report
+    text = markdown(report)
+    [heads] = [line for line in text.splitlines() if line.endswith("| surer than right | format |")]
+    rows = text[text.index(heads) :].split("\n\n")[0].splitlines()
+    assert len({line.count("|") for line in rows}) == 1 and "90.0%" in rows[2].split("|")[8]
+    assert "90.0% of what it writes has the format, 100.0% of what its teacher writes" in task_lines(report)[0]
+
+
+def test_without_formats_the_table_has_no_column_of_them(report: Report) -> None:
+    assert "| format |" not in markdown(report)

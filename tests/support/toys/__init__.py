@@ -1,0 +1,1 @@
+"""Models that follow a rule, whose right measurements are known."""

@@ -6,6 +6,7 @@
     targets/train/                                          a target store (workers/targets/FORMAT.md)
     students/medical/                                       one student: initial, checkpoints, snapshots, final
     tasks/asked.json tasks/*.json                           questions with known answers, as they are asked
+    tasks/harness.json                                      which tasks of lm-evaluation-harness are asked
     scores/medical/                                         sums of a model's scores, by held-out unit; its answers
     exports/medical/ report.{html,md,json} texts.json       what a run is for
     events/0001/                                            what attempt 1 told while it worked
@@ -31,7 +32,7 @@ REPORT_HTML = "report.html"
 REPORT_TEXTS = "texts.json"
 """Held-out texts token by token, of the report."""
 PROMPTS_SUMMARY, PROMPTS_REJECTED = "prompts/summary.json", "prompts/rejected.jsonl"
-TASKS_ASKED = "tasks/asked.json"
+TASKS_ASKED, HARNESS_ASKED = "tasks/asked.json", "tasks/harness.json"
 TARGETS, EVENTS = "targets", "events"
 WALL = "wall.json"
 """In the events of an attempt: when it began, and for how long it has worked."""

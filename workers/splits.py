@@ -20,5 +20,8 @@ WEIGHTS = "weights"
 TASKS = "tasks"
 """In the names of scores: items of tasks, which are no split and have no store."""
 
+HARNESS = "harness"
+"""In the names of scores: tasks of lm-evaluation-harness, likewise."""
+
 SHOWN = "shown"
 """In the names of scores: a few held-out texts token by token."""

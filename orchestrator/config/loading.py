@@ -57,6 +57,9 @@ class ConfigFile:
             task["path"] = _locate(self.base, task["path"])
             if task["format"] and isinstance(schema := task["format"]["json_schema"], str):
                 task["format"]["json_schema"] = str((self.base / _expanded("json_schema", schema)).absolute())
+        if data["evaluate"]["harness"] and (folder := data["evaluate"]["harness"]["include_path"]) is not None:
+            where = _expanded("evaluate.harness.include_path", folder)
+            data["evaluate"]["harness"]["include_path"] = str((self.base / where).absolute())
         if data["answers"]["filter"]:
             data["answers"]["filter"] = str((self.base / data["answers"]["filter"]).absolute())
         if "://" not in data["storage"]:

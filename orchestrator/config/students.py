@@ -33,6 +33,18 @@ def measured_domains(config: RunConfig, asked: Collection[str]) -> dict[str, lis
     return found | {name: list(asked) for name in config.evaluate.models}
 
 
+def harness_teachers(config: RunConfig) -> dict[str, list[str]]:
+    """Teachers that specialists, and models that were not trained here, are held against on tasks that have no domain:
+    of a specialist the one of its own domain, else the first. None where no such tasks are asked."""
+    if config.evaluate.harness is None:
+        return {}
+    found: dict[str, list[str]] = {}
+    for name in (*config.specialists, *config.evaluate.models):
+        own = name in config.specialists
+        found.setdefault(config.teacher_of(config.own_domain(name)) if own else config.first_teacher(), []).append(name)
+    return found
+
+
 def milestone_name(student: str, tokens: int) -> str:
     """What a student after so many target tokens is called among models that are scored."""
     return f"{student}.{StudentLayout.milestone(tokens)}"

@@ -24,6 +24,7 @@ from orchestrator.runs.context import RunContext
 from orchestrator.runs.folder import RunFolder
 from workers.channels.events import Message
 from workers.channels.messages import ControlMessage
+from workers.evaluation.harness.asked import freeze_harness
 from workers.evaluation.tasks.asked import freeze_items
 from workers.layout import EventsLayout
 
@@ -115,6 +116,8 @@ def _freeze_tasks(ctx: RunContext, found: Checked) -> None:
             ctx.say(f"  rejected: {count} × {reason}")
     if tasks:
         freeze_items(ctx.run.storage, [unit for task in tasks for unit in task.units])
+    if found.harness:
+        freeze_harness(ctx.run.storage, found.harness)
 
 
 @contextmanager

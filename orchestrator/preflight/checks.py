@@ -35,10 +35,12 @@ from orchestrator.prompts.sources import (
     screen_all,
 )
 from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_trained
-from orchestrator.prompts.tasks import ReadTask, read_tasks
+from orchestrator.prompts.tasks import ReadTask, check_task_chat, harness_note, read_tasks
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
 from workers.evaluation.cuttable import why_not_cut, why_not_rounded
+from workers.evaluation.harness.asked import HarnessTask
+from workers.evaluation.harness.finding import find_tasks, harness_is_there
 from workers.fetching.folder import model_folder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.layout import PROMPTS_SUMMARY
@@ -67,6 +69,8 @@ class Checked:
     """Tokens of the longest text that may come of the rows that were tried, by domain."""
     tasks: list[ReadTask] = field(default_factory=list)
     """Questions with known answers."""
+    harness: list[HarnessTask] = field(default_factory=list)
+    """Tasks of lm-evaluation-harness."""
 
     @property
     def sampled(self) -> dict[str, float]:
@@ -111,7 +115,7 @@ def check(
     `reading`: how much of the sources is read; where a sample of one would have been refused, all rows decide, if they
     are not too many. What is missing among the rows of a large source's sample is noted, and decided when prompts are
     frozen, before a teacher starts.
-    `elsewhere`: the run is not for this machine, which need not have the teacher's engine.
+    `elsewhere`: the run is not for this machine, which need not have the teacher's engine, nor lm-evaluation-harness.
     """
     config, found = file.located(), Checked()
     use_model_cache(config.cluster.model_cache)
@@ -130,7 +134,7 @@ def check(
         require_given(config, set(plan.given().domains))
     else:
         _check_prompts(config, found, reading)
-    _check_what_judges(config, found)
+    _check_what_judges(config, found, elsewhere)
     if needs is not None:
         check_place(config, needs, found.prompts)
     return found
@@ -279,7 +283,7 @@ def _check_answers(config: RunConfig, found: Checked) -> None:
                 )
 
 
-def _check_what_judges(config: RunConfig, found: Checked) -> None:
+def _check_what_judges(config: RunConfig, found: Checked, elsewhere: bool) -> None:
     if config.answers.filter is not None:
         check_function("answers.filter", config.answers.filter)
     if config.evaluate.probes is not None:
@@ -291,6 +295,10 @@ def _check_what_judges(config: RunConfig, found: Checked) -> None:
         check_function("evaluate.truth", config.evaluate.truth)
     found.tasks = read_tasks(config, found.teacher_folders)
     found.notes += task_notes(config, found.tasks)
+    if config.evaluate.harness is not None and (harness_is_there() or not elsewhere):
+        check_task_chat(config, found.teacher_folders)
+        found.harness = find_tasks(config.evaluate.harness, config.evaluate.run_code)
+        found.notes.append(harness_note(found.harness))
     _check_made_of_teacher(config, found.teacher_folders[config.first_teacher()])
 
 

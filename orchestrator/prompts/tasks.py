@@ -17,6 +17,7 @@ from orchestrator.prompts.sources import RawPrompt, RejectedRow, commonest, repe
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from workers.chat_template import read_chat_template, usual_template
 from workers.evaluation.config import NO_CODE
+from workers.evaluation.harness.asked import HarnessTask
 from workers.evaluation.tasks.asked import AskedItems, TokenizedItem, in_units
 from workers.evaluation.tasks.config import TaskConfig
 from workers.evaluation.tasks.formats import TextFormat, check_schema
@@ -131,6 +132,26 @@ def _check_chat(config: RunConfig, folders: dict[str, Path]) -> None:
                 f"evaluate.tasks.{name}.chat: the tokenizer of {config.teachers[lacking[0]].model!r} has no chat "
                 "template; leave chat out, to ask with text that is continued"
             )
+
+
+def check_task_chat(config: RunConfig, folders: dict[str, Path]) -> None:
+    """Raise ValueError if tasks of lm-evaluation-harness are to be asked as chats, which the run's tokenizer, the first
+    teacher's, has no template for."""
+    settings, first = config.evaluate.harness, config.first_teacher()
+    if settings is not None and settings.chat and not usual_template(read_chat_template(folders[first])):
+        raise ValueError(
+            f"evaluate.harness.chat: the tokenizer of {config.teachers[first].model!r} has no chat template; leave "
+            "chat out, to ask with text that is continued"
+        )
+
+
+def harness_note(tasks: Sequence[HarnessTask]) -> str:
+    """How much tasks of lm-evaluation-harness ask."""
+    items = {name: count for task in tasks for name, count in task.items.items()}
+    return (
+        f"evaluate.harness: {sum(items.values()):,} items of {len(items):,} tasks for each model that is scored, and "
+        "for the teacher, which is loaded whole for it"
+    )
 
 
 def read_items(

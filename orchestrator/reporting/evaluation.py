@@ -17,6 +17,7 @@ from orchestrator.config.students import (
 )
 from orchestrator.reporting.measures.bridges import BridgesReport, bridges_reports
 from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
+from orchestrator.reporting.measures.harness import HarnessReport, harness_reports
 from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
 from orchestrator.reporting.measures.parrot import (
     BiasReport,
@@ -29,6 +30,7 @@ from orchestrator.reporting.measures.parrot import (
 from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.bridges.texts import BridgeFindings
 from workers.evaluation.cost import RoundedWeights, Speed
+from workers.evaluation.harness.answers import HarnessAnswers
 from workers.evaluation.heldout.sums import By
 from workers.evaluation.metrics.domain_scores import (
     DomainScores,
@@ -57,6 +59,8 @@ class Results:
     """A few held-out texts token by token."""
     own: dict[str, DomainScores] = field(default_factory=dict)
     """Of students on text that they wrote, on their own domains."""
+    harness: dict[tuple[str, str], dict[str, HarnessAnswers]] = field(default_factory=dict)
+    """Of tasks of lm-evaluation-harness, by task; with a model's name stands, of a teacher, its own in the settings."""
     bridges: dict[str, dict[str, BridgeFindings]] = field(default_factory=dict)
     """Of models at their teacher's bridges."""
     rounded: RoundedWeights | None = None
@@ -88,6 +92,8 @@ class Evaluation:
     inheritance: dict[str, InheritanceReport] = field(default_factory=dict)
     bias: dict[str, BiasReport] = field(default_factory=dict)
     own_text: dict[str, OwnTextReport] = field(default_factory=dict)
+    harness: dict[str, dict[str, HarnessReport]] = field(default_factory=dict)
+    """By specialist and task."""
     bridges: dict[str, BridgesReport] = field(default_factory=dict)
     rounded: RoundedWeights | None = None
     """What the teacher at 4 bit weighs."""
@@ -125,6 +131,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         inheritance=inheritance_reports(config, results.answers),
         bias=bias_reports(config, results.answers),
         own_text=own_text_reports(config, models, results.own),
+        harness=harness_reports(config, results.harness),
         bridges=bridges_reports(config, results.bridges),
         rounded=results.rounded,
         texts=results.texts,

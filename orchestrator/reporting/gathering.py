@@ -190,6 +190,7 @@ def student_report(
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,
+        harness=evaluation.harness.get(name, {}) if evaluation else {},
     )
 
 
@@ -198,6 +199,7 @@ def model_report(config: RunConfig, name: str, evaluation: Evaluation) -> ModelR
     tasks = evaluation.tasks.get(name, {})
     return ModelReport(
         tasks=tasks,
+        harness=evaluation.harness.get(name, {}),
         gate=gate_report(config, name, tasks),
         parrot=evaluation.parrot.get(name),
         inheritance=evaluation.inheritance.get(name),

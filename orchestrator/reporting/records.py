@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.reporting.measures.bridges import BridgesReport
 from orchestrator.reporting.measures.capacity import CapacityReport
 from orchestrator.reporting.measures.costs import StudentCost
+from orchestrator.reporting.measures.harness import HarnessReport
 from orchestrator.reporting.measures.own_text import OwnTextReport
 from orchestrator.reporting.measures.parrot import BiasReport, InheritanceReport, ParrotReport
 from orchestrator.reporting.measures.shown import HardPrompt
@@ -183,6 +184,7 @@ class ModelReport:
     """One model that was not trained here (`evaluate.models`), as specialists have it; its scores are in the table."""
 
     tasks: dict[str, TaskReport]
+    harness: dict[str, HarnessReport]
     gate: GateReport | None
     parrot: ParrotReport | None
     inheritance: InheritanceReport | None
@@ -274,3 +276,5 @@ class StudentReport:
     """Whether it keeps enough of its teacher's scores on tasks; None without a gate or items of its domains."""
     tasks: dict[str, TaskReport]
     """Its answers to the items of tasks, and those of what it is measured against, by domain."""
+    harness: dict[str, HarnessReport]
+    """Its scores in tasks of lm-evaluation-harness likewise, by task."""

@@ -123,7 +123,7 @@ class Report:
             if (scored := earlier.students.get(name)) is not None:
                 of_text = ("heldout", "initial", "hard_labels", "given_answers", "at_control_tokens", "beside")
                 of_models = ("difference", "probes", "calibration", "hardest", "capacity", "cost", "own_text")
-                of_tasks = ("gate", "tasks", "parrot", "inheritance", "bias", "bridges")
+                of_tasks = ("gate", "tasks", "harness", "parrot", "inheritance", "bias", "bridges")
                 kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
                 self.students[name] = replace(student, **kept)
                 self.verdicts[name] = earlier.verdicts[name]

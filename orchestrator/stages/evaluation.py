@@ -20,6 +20,7 @@ from orchestrator.stages.scoring.gathered import gathered
 from orchestrator.stages.scoring.models import models_to_score
 from orchestrator.stages.scoring.tasks import all_tasks, missing_tasks
 from workers.evaluation.config import EvaluateConfig
+from workers.evaluation.harness.asked import harness_asked
 from workers.evaluation.job import ScoringJob, ScoringTask
 from workers.failures import first_cause
 from workers.layout import PROMPTS_SUMMARY
@@ -74,6 +75,10 @@ def scoring_job(run: RunFolder, config: RunConfig, board: str) -> ScoringJob:
         tokenizer_revision=teacher.revision,
         trust_remote_code=teacher.trust_remote_code,
         stop_ids=tuple(sorted({i for ids in summary.get("stop_ids", {}).values() for i in ids})),
+        harness=settings.harness,
+        harness_digests=tuple((task.name, task.digest) for task in harness_asked(run.storage)),
+        run_code=settings.run_code,
+        resamples=settings.bootstrap,
     )
 
 
@@ -138,7 +143,7 @@ def _why(error: BaseException) -> str:
     if any(isinstance(e, _DIED) for e in _chain(error)):
         return (
             f"a process that scores died {_RETRIES + 1} times, most often of too little memory: take a smaller "
-            "evaluate.batch_tokens, leave out what loads the teacher (evaluate.tasks, own_text, cost.teacher, "
+            "evaluate.batch_tokens, leave out what loads the teacher (evaluate.tasks, harness, own_text, cost.teacher, "
             "teacher_4bit), or take more memory (see `stillhouse plan`). What is scored is kept: the same command goes "
             "on there"
         )

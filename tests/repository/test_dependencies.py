@@ -42,7 +42,7 @@ def imported(package: str) -> set[str]:
 
 
 EXTRAS = PROJECT["optional-dependencies"]
-DECLARED = names(PROJECT["dependencies"]) | names(EXTRAS["hub"]) | names(EXTRAS["lora"])
+DECLARED = names(PROJECT["dependencies"]) | names(EXTRAS["hub"]) | names(EXTRAS["lora"]) | names(EXTRAS["harness"])
 
 
 @pytest.mark.parametrize("package", PACKAGES)

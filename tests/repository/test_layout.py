@@ -73,6 +73,11 @@ IMPORTERS = {
     "fsspec": {"cluster/storage/s3.py"},
     "s3fs": set(),
     "datasets": {"orchestrator/prompts/reading/hub.py"},
+    "lm_eval": {
+        "workers/evaluation/harness/asking.py",
+        "workers/evaluation/harness/loaded_model.py",
+        "workers/evaluation/harness/loading.py",
+    },
     "accelerate": set(),
     "peft": {"workers/student/models/lora.py"},
     "pickle": set(),

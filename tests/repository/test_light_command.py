@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "ray", "datasets", "s3fs", "vllm")
+HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "ray", "datasets", "s3fs", "vllm", "lm_eval")
 LIGHT = sorted(
     {
         "orchestrator.preflight.prompts",

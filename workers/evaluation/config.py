@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.settings import Count, CountOrShare, Settings, Share
 from workers.evaluation.bridges.config import BridgesConfig
+from workers.evaluation.harness.config import HarnessConfig
 from workers.evaluation.tasks.config import GateConfig, TaskConfig
 from workers.first_kl import FirstKlConfig
 
@@ -89,7 +90,7 @@ class CostConfig(Settings):
 
     teacher: bool | None = None
     """Whether the teacher is timed too, for which it is loaded whole into one process. Null: where it is loaded for
-    `evaluate.tasks` anyway."""
+    `evaluate.tasks` or `evaluate.harness` anyway."""
 
     batch: int = Field(default=8, ge=1)
     """Held-out prompts that are answered at once for the tokens a second."""
@@ -192,9 +193,14 @@ class EvaluateConfig(Settings):
     """Questions with known answers, by task: what the teacher, specialists and what stands beside them are asked, for
     the part of its teacher's score that a specialist keeps. The teacher is loaded whole in one process for it."""
 
+    harness: HarnessConfig | None = None
+    """Tasks of lm-evaluation-harness that the same models are asked, as wholes and whatever their domains. The teacher
+    is loaded whole in one process for it. Null: none."""
+
     run_code: bool = False
     """Whether programs that models write are run, for tasks with `tests`: each in a process of its own with limits of
-    time, memory and files, which stops accidents and no attacker. Off, such a task is refused."""
+    time, memory and files, which stops accidents and no attacker. Off, such a task is refused, and one of
+    `harness` that is marked as unsafe too; lm-evaluation-harness sets no limits."""
 
     shown_texts: int = Field(default=4, ge=0, le=50)
     """Held-out texts of each specialist and further model that are kept token by token with what teacher, model and
@@ -241,7 +247,8 @@ class EvaluateConfig(Settings):
     @property
     def loads_teacher(self) -> bool:
         """Whether a process that scores loads a whole teacher."""
-        return bool(self.tasks or self.cost.teacher or self.own_text or "teacher_4bit" in self.baselines)
+        asked = self.tasks or self.harness or self.own_text
+        return bool(asked or self.cost.teacher or "teacher_4bit" in self.baselines)
 
     @field_validator("tasks", mode="before")
     @classmethod

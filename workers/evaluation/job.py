@@ -7,6 +7,7 @@ from typing import Literal
 
 from cluster.storage import Storage
 from workers.evaluation.bridges.config import BridgesConfig
+from workers.evaluation.harness.config import HarnessConfig
 from workers.layout import scores_folder
 
 
@@ -35,6 +36,10 @@ class ModelToScore:
     """Whether it is measured how fast it answers."""
     task_domains: tuple[str, ...] = ()
     """Of the items of tasks, those that it is asked."""
+    harness: bool = False
+    """Whether it is asked the tasks of lm-evaluation-harness."""
+    teacher: str = ""
+    """Of kind `whole_teacher`: its name in the settings."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class UnitToScore:
     key: str
     items: str = ""
     """Of split TASKS: the key of the file of items. Of OWN_COMPARED: that of the student's text. Of BRIDGES_COMPARED:
-    that of the teacher's."""
+    that of the teacher's. Of HARNESS: the name of the task."""
     student: ModelToScore | None = None
     """Of split OWN_COMPARED: who wrote it."""
     teacher: ModelToScore | None = None
@@ -111,3 +116,11 @@ class ScoringJob:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     """Ids that end an answer, by the teachers."""
+    harness: HarnessConfig | None = None
+    """Tasks of lm-evaluation-harness."""
+    harness_digests: tuple[tuple[str, str], ...] = ()
+    """Of what each of them was when it was found, by name."""
+    run_code: bool = False
+    """Whether programs that models write for them are run."""
+    resamples: int = 1000
+    """For standard errors that have no formula."""

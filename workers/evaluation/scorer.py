@@ -26,6 +26,7 @@ from workers.evaluation.bridges.texts import BridgeTexts
 from workers.evaluation.bridges.writing import Question, Writer, questions_of
 from workers.evaluation.cost import RoundedWeights
 from workers.evaluation.four_bit import round_to_4_bit
+from workers.evaluation.harness.answers import answers_to_bytes as harness_to_bytes
 from workers.evaluation.heldout.exact import ExactTargets
 from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
 from workers.evaluation.heldout.token_by_token import show_texts
@@ -48,6 +49,7 @@ from workers.model_files import stop_ids, torch_dtype
 from workers.splits import (
     BRIDGES,
     BRIDGES_COMPARED,
+    HARNESS,
     HELDOUT,
     OWN,
     OWN_COMPARED,
@@ -95,7 +97,8 @@ class Scorer:
         for done, unit in enumerate(missing, start=1):
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
             make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, SHOWN: self._shown}
-            make |= {BRIDGES: self._bridges, BRIDGES_COMPARED: self._bridges_compared, WEIGHTS: self._weights}
+            make |= {BRIDGES: self._bridges, BRIDGES_COMPARED: self._bridges_compared}
+            make |= {WEIGHTS: self._weights, HARNESS: self._harness}
             self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
@@ -134,6 +137,24 @@ class Scorer:
         two_parts: TwoPartModel = self._loaded[1]
         decode = partial(self._tokenizer.decode, skip_special_tokens=True)
         return answers_to_bytes(ask(two_parts, asked, self._vocabulary, self._job.batch_tokens, self._stop_ids, decode))
+
+    def _harness(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """A model's answers to a task of lm-evaluation-harness."""
+        from workers.evaluation.harness.asking import ask_harness
+        from workers.evaluation.harness.loaded_model import LoadedModel
+
+        job, name = self._job, unit.items
+        assert job.harness is not None
+        loaded = self._harness_tasks.load_as_found(name, dict(job.harness_digests)[name])
+        asked = LoadedModel(self._loaded[1], self._tokenizer, job.batch_tokens, self._stop_ids)
+        return harness_to_bytes(ask_harness(asked, name, loaded, job.harness, job.run_code, job.resamples))
+
+    @cached_property
+    def _harness_tasks(self) -> Any:
+        from workers.evaluation.harness.loading import HarnessTasks
+
+        assert self._job.harness is not None
+        return HarnessTasks(self._job.harness, self._job.run_code)
 
     def _speed(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """How fast a model answers the first held-out prompts, the same for all models."""

@@ -72,10 +72,11 @@ def smaller_evaluators(settings: EvaluateConfig, make: Callable[[EvaluateConfig]
     if settings.loads_teacher:
         cost = settings.cost.model_copy(update={"teacher": False})
         baselines = [b for b in settings.baselines if b != "teacher_4bit"]
-        without: dict[str, Any] = {"tasks": {}, "gate": None, "bridges": None, "own_text": None}
-        without |= {"cost": cost, "baselines": baselines}
+        nothing = dict.fromkeys(("harness", "gate", "bridges", "own_text"))
+        without: dict[str, Any] = {"tasks": {}, "cost": cost, "baselines": baselines, **nothing}
         there = {
             "tasks: {}": settings.tasks,
+            "harness: null": settings.harness,
             "bridges: null": settings.bridges,
             "own_text: null": settings.own_text,
             "cost.teacher: false": settings.cost.teacher,

@@ -13,6 +13,7 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.scoring.tasks import splits_of
 from workers.evaluation.bridges.texts import BridgeFindings
 from workers.evaluation.cost import RoundedWeights, Speed
+from workers.evaluation.harness.answers import answers_from_bytes as harness_from_bytes
 from workers.evaluation.heldout.sums import from_bytes
 from workers.evaluation.job import ScoringTask
 from workers.evaluation.metrics.domain_scores import by_domain
@@ -23,6 +24,7 @@ from workers.evaluation.tasks.items import TaskAnswer, TaskItem
 from workers.splits import (
     BRIDGES,
     BRIDGES_COMPARED,
+    HARNESS,
     HELDOUT,
     OWN,
     OWN_COMPARED,
@@ -66,6 +68,10 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 continue
             if unit.split == TASKS:
                 _gather_answers(results.answers.setdefault(name, {}), items_of(unit.items), answers_from_bytes(data))
+                continue
+            if unit.split == HARNESS:
+                of_model = results.harness.setdefault((name, task.model.teacher), {})
+                of_model.update(harness_from_bytes(data))
                 continue
             for domain, found in json.loads(data).items():
                 ranks[domain].extend(found)

@@ -16,6 +16,7 @@ from orchestrator.config.students import (
     TEACHER_4BIT,
     UNIGRAM,
     compared_with_control,
+    harness_teachers,
     milestone_name,
     milestones_of,
 )
@@ -34,12 +35,13 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
     specialists on their own domain; the teacher itself, for the probes and tasks."""
     domains = tuple(read_plan(run.storage, HELDOUT).domains)
     asked, timed = _asked_domains(run, config), config.evaluate.cost.measure
+    harness = config.evaluate.harness is not None
     models = []
     for name in config.specialists:
         if run.student_done(name) is None:
             continue
         own, own_asked = ((d,) if (d := config.own_domain(name)) in known else () for known in (domains, asked))
-        stored = partial(ModelToScore, kind="stored", domains=own, task_domains=own_asked)
+        stored = partial(ModelToScore, kind="stored", domains=own, task_domains=own_asked, harness=harness)
         models.append(
             stored(
                 name,
@@ -59,7 +61,8 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         models += _milestones(run, config, name, own)
     if run.student_done(GENERALIST) is not None:
         models += _milestones(run, config, GENERALIST, domains)
-        models.append(ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains, task_domains=asked))
+        generalist = ModelToScore(GENERALIST, "stored", StudentLayout(GENERALIST).final, domains)
+        models.append(replace(generalist, task_domains=asked, harness=harness))
     if SINGLE_EXPERT in config.evaluate.baselines:
         fingerprint = TargetStore(run.storage, HELDOUT).header.teachers[config.first_teacher()]["fingerprint"]
         teacher = pinned(config.teachers[config.first_teacher()], fingerprint)
@@ -69,7 +72,7 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         models.append(_teacher_4bit(run, config, domains, asked))
     for name, measured in config.evaluate.models.items():
         further = ModelToScore(name, "folder", measured.model, domains, measured.revision)
-        models.append(replace(further, task_domains=asked, timed=timed))
+        models.append(replace(further, task_domains=asked, timed=timed, harness=harness))
     if config.evaluate.truth is not None:
         models += [ModelToScore(UNIGRAM, "unigram", "", (d,)) for d in domains]
     if config.evaluate.probes is not None:
@@ -95,18 +98,20 @@ def _asked_domains(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
 
 
 def _whole_teachers(run: RunFolder, config: RunConfig, asked: Sequence[str]) -> list[ModelToScore]:
-    """The teachers that are asked the items of tasks, each those of the domains whose prompts it answers, and the first
-    one where it is timed."""
+    """The teachers that are asked the items of tasks, each those of the domains whose prompts it answers; those that
+    are asked the tasks of lm-evaluation-harness; and the first one where it is timed."""
     cost, first, domains = config.evaluate.cost, config.first_teacher(), dict[str, list[str]]()
-    timed = cost.measure and (bool(asked) if cost.teacher is None else cost.teacher)
-    if timed:
-        domains[first] = []
+    standard = sorted(harness_teachers(config))
+    timed = cost.measure and (bool(asked or standard) if cost.teacher is None else cost.teacher)
+    for name in [first] * timed + standard:
+        domains[name] = []
     for domain in asked:
         domains.setdefault(config.teacher_of(domain), []).append(domain)
     models = []
     for name, own in domains.items():
         model = whole_teacher(run, config, name)
-        models.append(replace(model, task_domains=tuple(own), timed=timed and name == first))
+        model = replace(model, task_domains=tuple(own), timed=timed and name == first)
+        models.append(replace(model, harness=name in standard))
     return models
 
 
@@ -121,7 +126,8 @@ def _teacher_4bit(run: RunFolder, config: RunConfig, domains: Sequence[str], ask
 def whole_teacher(run: RunFolder, config: RunConfig, name: str) -> ModelToScore:
     """A teacher, loaded whole."""
     teacher = pinned(config.teachers[name], teacher_fingerprint(run, name))
-    return ModelToScore(TEACHER, "whole_teacher", teacher.model, (), teacher.revision, teacher.trust_remote_code)
+    whole = ModelToScore(TEACHER, "whole_teacher", teacher.model, (), teacher.revision, teacher.trust_remote_code)
+    return replace(whole, teacher=name)
 
 
 def teacher_fingerprint(run: RunFolder, name: str) -> str:

@@ -18,12 +18,13 @@ from orchestrator.config.students import HARD_LABELS, TEACHER
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.scoring.bridges import compared_bridges, units_of_bridges
 from orchestrator.stages.scoring.models import teacher_fingerprint, whole_teacher
+from workers.evaluation.harness.asked import harness_asked
 from workers.evaluation.job import ModelToScore, ScoringTask, TextsToShow, UnitToScore, unscored
 from workers.evaluation.tasks.asked import asked_now
 from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import score_key
 from workers.manifest import read_plan
-from workers.splits import HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN, WEIGHTS
+from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN, WEIGHTS
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
@@ -32,6 +33,9 @@ _FORMAT = 2
 
 _ANSWERS_FORMAT = 1
 """Of a file of answers. Whoever changes how items are asked or marked raises it."""
+
+_HARNESS_FORMAT = 1
+"""Of a file of answers to a task of lm-evaluation-harness. Whoever changes how models are asked raises it."""
 
 _OWN_FORMAT = 1
 """Of a student's own text and of its scores there. Whoever changes either raises it."""
@@ -56,6 +60,7 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
     """
     units = {split: _committed_units(run, split) for split in (HELDOUT, PROBES)}
     items = asked_now(run.storage) if config.evaluate.tasks else []
+    harness = harness_asked(run.storage) if config.evaluate.harness is not None else []
     common = [_FORMAT, _truth_digest(config.evaluate.truth), config.evaluate.gpus > 0]
     digest_of = cache(partial(_weights_digest, run, config))  # of several domains, a kind's weights are the same
     tasks = []
@@ -79,6 +84,9 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
                 digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
                 # Without a number: another task before this one makes no answer of this one's new.
                 mine.append(UnitToScore(TASKS, 0, score_key(model.name, TASKS, 0, digest), unit.key))
+        for asked in harness if model.harness else ():
+            digest = hash_json([_HARNESS_FORMAT, common[-1], weights, asked.digest])[:16]
+            mine.append(UnitToScore(HARNESS, 0, score_key(model.name, HARNESS, 0, digest), asked.name))
         if model.kind == "whole_teacher":
             mine += units_of_bridges(config, model, models, items, [common[-1], weights])
         if model.writes and (settings := config.evaluate.own_text) is not None:

@@ -45,23 +45,30 @@ def ask(
     return [answers[one.item.uid] for one in asked.items]
 
 
-@torch.no_grad()
 def choice_logprobs(
     model: TwoPartModel, items: Sequence[TokenizedItem], vocabulary: int, batch_tokens: int
 ) -> list[list[float]]:
-    """Log-probability of every choice of items behind the prompt: the sum over its tokens.
+    """Log-probability of every choice of items behind the prompt: the sum over its tokens."""
+    pairs = [(one.prompt_token_ids, choice) for one in items for choice in one.choice_token_ids]
+    sums, _ = continuation_logprobs(model, pairs, vocabulary, batch_tokens)
+    found = iter(sums.tolist())
+    return [[next(found) for _ in one.choice_token_ids] for one in items]
 
-    Choices of an item that differ in their last token only are read off one text.
+
+@torch.no_grad()
+def continuation_logprobs(
+    model: TwoPartModel, pairs: Sequence[tuple[Ids, Ids]], vocabulary: int | None, batch_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of texts and what follows on them: its log-probability, the sum over its tokens, and whether each token of it is
+    the most probable one. `vocabulary`: ids that count; None: all that the model has.
+
+    Continuations of a text that differ in their last token only are read off once.
     """
     wanted: dict[Ids, list[tuple[int, int, int]]] = {}  # by text: position, token, and whose it is
-    whose = 0
-    for one in items:
-        for choice in one.choice_token_ids:
-            text = (*one.prompt_token_ids, *choice[:-1])
-            first = len(one.prompt_token_ids) - 1
-            wanted.setdefault(text, []).extend((first + i, token, whose) for i, token in enumerate(choice))
-            whose += 1
-    sums = np.zeros(whose)
+    for whose, (before, after) in enumerate(pairs):
+        text, first = (*before, *after[:-1]), len(before) - 1
+        wanted.setdefault(text, []).extend((first + i, token, whose) for i, token in enumerate(after))
+    sums, greedy = np.zeros(len(pairs)), np.ones(len(pairs), bool)
     for batch in _batches(list(wanted), batch_tokens):
         hidden_BSH = model.body(*padded(batch, left=False))
         rows = [(b, *place) for b, text in enumerate(batch) for place in wanted[text]]
@@ -72,10 +79,12 @@ def choice_logprobs(
         for chunk, logits_nV in model.logits_by_chunk(hidden_nH, CHUNK_NUMBERS[model.device]):
             logq_nV = logits_nV[:, :vocabulary].float().log_softmax(-1)
             mine = (of_place_W >= chunk.start) & (of_place_W < chunk.stop)
-            at = (torch.from_numpy(n).to(logq_nV.device) for n in (of_place_W[mine] - chunk.start, tokens_W[mine]))
+            rows_w, tokens_w = of_place_W[mine] - chunk.start, tokens_W[mine]
+            at = (torch.from_numpy(n).to(logq_nV.device) for n in (rows_w, tokens_w))
             np.add.at(sums, whose_W[mine], logq_nV[tuple(at)].double().cpu().numpy())
-    found = iter(sums.tolist())
-    return [[next(found) for _ in one.choice_token_ids] for one in items]
+            top_w = logq_nV.argmax(-1).cpu().numpy()[rows_w]
+            np.logical_and.at(greedy, whose_W[mine], top_w == tokens_w)
+    return sums, greedy
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Write Stillhouse prompt files from the user's prompt files.
 
-    python prepare_prompts.py DIR OUT
+    python prepare_prompts.py DIR OUT              # after make_teacher.py, whose `moe` has the tokenizer
 
 DIR holds medical.jsonl, legal.jsonl and code.jsonl (id, prompt, reference). OUT gets the same names,
 rows {"id", "domain", "messages", "answer"?, "split"?}: most rows carry the known answer, to be scored by
@@ -98,10 +98,9 @@ def prepare(options: argparse.Namespace) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     parser.add_argument("dir", type=Path, help="folder of {medical,legal,code}.jsonl")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--tokenizer", default=model, help="hub name or folder, to count tokens (%(default)s)")
+    parser.add_argument("--tokenizer", default="moe", help="folder or hub name, to count tokens (%(default)s)")
     parser.add_argument("--heldout", type=int, default=HELDOUT_ROWS, help="rows a domain (%(default)s)")
     parser.add_argument("--generate", type=float, default=0.18, help="share without answer (%(default)s)")
     parser.add_argument("--stdlib-rows", type=int, default=150, help="more code rows (%(default)s)")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Json, Run
-from orchestrator.cli.output import OUT, after, print_json
+from orchestrator.cli.options import Html, Json, Run
+from orchestrator.cli.output import OUT, after, print_json, write_page
 
 
 def ask(
@@ -16,6 +17,7 @@ def ask(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 24,
     top: Annotated[int, typer.Option(min=1, help="Runners-up to show.")] = 5,
     no_teacher: Annotated[bool, typer.Option("--no-teacher", help="Do not load the teacher.")] = False,
+    page: Html = None,
     as_json: Json = False,
 ) -> None:
     """Teacher, specialists and controls side by side on one prompt: what they write, and what they nearly wrote."""
@@ -23,6 +25,10 @@ def ask(
     from orchestrator.stores.ask import ask_run
 
     answers = ask_run(where, prompt, tokens=tokens, top=top, teacher=not no_teacher)
+    if page is not None:
+        from orchestrator.render.page.token_page import answers_page
+
+        write_page(page, answers_page(prompt, answers))
     if as_json:
         print_json({"prompt": prompt, "answers": answers})
     else:
@@ -31,11 +37,9 @@ def ask(
 
 def report(
     where: Run,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the page here, not into the run.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here, not into the run.")] = None,
 ) -> None:
     """Build report.html of a run anew: of its last report, or, while it runs, of what there is by now."""
-    from pathlib import Path
-
     from orchestrator.render.page.writing import page_of_last
     from orchestrator.reporting.report import build_report
     from orchestrator.reporting.timing import timing_of
@@ -48,7 +52,7 @@ def report(
     if out is None:
         run.storage.write(REPORT_HTML, page.encode())
     else:
-        Path(out).write_text(page, encoding="utf-8")
+        write_page(out, page)
     OUT.print(f"{out or f'{run.uri}/{REPORT_HTML}'}", soft_wrap=True, markup=False)
 
 

@@ -12,6 +12,10 @@ Sets = Annotated[
     list[str], typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given more than once.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page too, with texts token by token; it needs no network."),
+]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's name (below runs/), its folder or s3:// URI, or its YAML file.")
 ]

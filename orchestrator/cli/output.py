@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -49,6 +50,14 @@ def after(as_json: bool, data: Any, lines: list[str]) -> None:
         return
     for line in lines:
         OUT.print(line, markup=False)
+
+
+def write_page(path: Path, page: str) -> None:
+    """A page to a file of the user's. Raises ValueError where it cannot be written."""
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def print_json(data: Any) -> None:

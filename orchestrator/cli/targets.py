@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator.cli.options import Json, Run
-from orchestrator.cli.output import print_json
+from orchestrator.cli.options import Html, Json, Run
+from orchestrator.cli.output import print_json, write_page
 
 targets = typer.Typer(no_args_is_help=True, help="Look at the target stores of a run: what the teacher said.")
 
@@ -65,6 +65,7 @@ def show(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Ids to print of each distribution.")] = 8,
     split: Split = "train",
+    page: Html = None,
     as_json: Json = False,
 ) -> None:
     """One stored text, and the teacher's distribution at each of its positions. The first text by default."""
@@ -74,6 +75,10 @@ def show(
 
     question = Question(unit, prompt, sample, limit, exact, temperature, top)
     found = show_text(open_targets(where, split), question)
+    if page is not None:
+        from orchestrator.render.page.token_page import stored_page
+
+        write_page(page, stored_page(found))
     if as_json:
         print_json(found)
     else:

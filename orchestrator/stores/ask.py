@@ -15,7 +15,8 @@ from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 
 
 def ask_run(where: str, prompt: str, *, tokens: int, top: int, teacher: bool) -> dict[str, dict[str, Any]]:
-    """Answers by model: {text, next: [[token, probability], ...]}; greedy, so that they can be compared.
+    """Answers by model: {text, next: [[token, probability], ...], steps: [{token, probability, next}, ...]}; greedy, so
+    that they can be compared. `next` are the runners-up of the first token, in `steps` those of each.
 
     Raises ValueError if there is no such run or nothing of it is trained.
     """
@@ -71,17 +72,18 @@ def _answer(model: Any, tokenizer: Any, prompt: str, tokens: int, top: int) -> d
     import torch
 
     ids = tokenizer(prompt, return_tensors="pt").input_ids
-    length, nearly = ids.shape[1], []
-    stop = tokenizer.eos_token_id
-    for step in range(tokens):
+    length, steps, first = ids.shape[1], list[dict[str, Any]](), list[list[Any]]()
+    for _ in range(tokens):
         logits_V = model(input_ids=ids, use_cache=False).logits[0, -1, : len(tokenizer)]
-        if step == 0:
-            best = logits_V.float().softmax(-1).topk(min(top, len(logits_V)))
-            nearly = [
-                [tokenizer.decode([i]), p] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
+        best = logits_V.float().softmax(-1).topk(min(top, len(logits_V)))
+        nearly = [[tokenizer.decode([i]), p] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        first = first or nearly
         token = int(logits_V.argmax())
-        if token == stop:
+        if token == tokenizer.eos_token_id:
             break
+        before = tokenizer.decode(ids[0, length:])
         ids = torch.cat([ids, torch.tensor([[token]])], 1)
-    return {"text": tokenizer.decode(ids[0, length:]), "next": nearly}
+        written = tokenizer.decode(ids[0, length:])
+        own = written[len(before) :] if written.startswith(before) else tokenizer.decode([token])
+        steps.append({"token": own, "probability": best.values[0].item(), "next": nearly})
+    return {"text": tokenizer.decode(ids[0, length:]), "next": first, "steps": steps}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 from orchestrator.render.jinja import filled
+from orchestrator.render.page.assets import own_assets
 from orchestrator.render.page.pictures import pictures
 from orchestrator.render.page.tokens import embedded, guesses_json, texts_of
 from orchestrator.render.sentences import bridge_lines, cost_lines, four_bit_lines, store_lines, timing_line
@@ -19,7 +16,7 @@ from orchestrator.reporting.report import Report
 
 def report_page(report: Report, texts: Texts) -> str:
     """report.html: one file that asks no network for anything and runs no script but its own."""
-    shown, script = texts_of(report, texts), _asset("page.js")
+    shown = texts_of(report, texts)
     return filled(
         "report.html.j2",
         report=report,
@@ -37,9 +34,7 @@ def report_page(report: Report, texts: Texts) -> str:
             *report.notes,
         ],
         timing=timing_line(report.timing),
-        style=_asset("page.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **own_assets(),
     )
 
 
@@ -101,8 +96,3 @@ def _heat(report: Report) -> Heat:
         return (f"{row[domain]:.3f}", max(row[domain], 0.0) / most) if domain in row else None
 
     return Heat(domains, [(name, [cell(row, d) for d in domains]) for name, row in rows.items()])
-
-
-@cache
-def _asset(name: str) -> str:
-    return files("orchestrator.render").joinpath("templates", name).read_text(encoding="utf-8")

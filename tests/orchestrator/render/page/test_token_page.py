@@ -1,0 +1,55 @@
+"""Pages of stored texts and of answers: the same component, whatever the tokens are."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from orchestrator.render.page.token_page import answers_page, stored_page
+
+
+def guesses_of(page: str) -> list[dict[str, Any]]:
+    [found] = re.findall(r'id="guesses">(.*?)</script>', page)
+    return json.loads(found)
+
+
+def shades_of(page: str) -> list[float]:
+    return [float(v) for v in re.findall(r'class="t" style="--v:([\d.]+)"', page)]
+
+
+def position(token: str, logprob: float, exact: bool) -> dict[str, Any]:
+    stored = {"entropy": 1.5, "token_logprob": logprob, "ids": [[1, token, 0.5], [2, "b", 0.25], [3, "c", 0.125]]}
+    return {"position": 4, "token": [1, token], "stored": stored} | ({"exact": stored} if exact else {})
+
+
+def test_a_stored_text_is_coloured_by_its_surprise() -> None:
+    found = {
+        **{"run": "runs/x", "split": "train", "scheme": "systematic", "prompt_uid": "<p>", "sample": 0, "unit": 3},
+        **{
+            "teacher": "teacher",
+            "text": "ä before</script> after",
+            "target_byte": 10,
+            "tokens": 9,
+            "start": 4,
+            "top": 2,
+        },
+        "positions": [position("␣a", -0.5, True), position("</script>", -50.0, True)],
+    }
+    page = stored_page(found)
+    assert shades_of(page) == [0.1, 1.0] and "3 more positions" in page and "&lt;p&gt;" in page
+    [one] = guesses_of(page)
+    assert one["columns"].keys() == {"stored", "teacher"} and one["columns"]["stored"][0] == [["␣a", 0.5], ["b", 0.25]]
+    assert "ä before" in page and "before</script>" not in page
+
+
+def test_answers_are_coloured_by_how_unsure_they_were() -> None:
+    steps = [{"token": " fever", "probability": 0.75, "next": [[" fever", 0.75], [" rule", 0.25]]}]
+    answers = {
+        "teacher": {"text": " fever", "next": [], "steps": steps},
+        "legal": {"text": "", "next": [], "steps": []},
+    }
+    page = answers_page("the <b>", answers)
+    assert shades_of(page) == [0.25] and "it ends at once" in page and "the &lt;b&gt;" in page
+    first, second = guesses_of(page)
+    assert first["columns"] == {"teacher": [[[" fever", 0.75], [" rule", 0.25]]]} and second["tokens"] == []

@@ -38,9 +38,9 @@ from orchestrator.prompts.splits import beyond_caps, caps_note, splits_and_train
 from orchestrator.prompts.tasks import ReadTask, check_task_chat, harness_note, read_tasks
 from orchestrator.prompts.tokenizing import TokenizerFacts
 from orchestrator.runs.folder import RunFolder
-from workers.evaluation.cuttable import why_not_cut, why_not_rounded
 from workers.evaluation.harness.asked import HarnessTask
 from workers.evaluation.harness.finding import find_tasks, harness_is_there
+from workers.evaluation.models.cuttable import why_not_cut, why_not_rounded
 from workers.fetching.folder import model_folder
 from workers.fingerprint import chat_template_fingerprint, hash_json, tokenizer_fingerprint
 from workers.layout import PROMPTS_SUMMARY

@@ -6,7 +6,6 @@ It holds one model, the teachers' heads and one unit, whatever the store holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -17,35 +16,34 @@ import pyarrow as pa
 import torch
 
 from cluster.faults import pause_point
-from cluster.storage import Storage, local_folder, open_storage
+from cluster.storage import local_folder, open_storage
 from workers.channels.board import Reporter
 from workers.channels.events import Message, ModelScored
 from workers.evaluation.bridges.comparing import compare_bridges
 from workers.evaluation.bridges.finding import find_bridges
 from workers.evaluation.bridges.texts import BridgeTexts
 from workers.evaluation.bridges.writing import Question, Writer, questions_of
-from workers.evaluation.cost import RoundedWeights
-from workers.evaluation.four_bit import round_to_4_bit
 from workers.evaluation.harness.answers import answers_to_bytes as harness_to_bytes
 from workers.evaluation.heldout.exact import ExactTargets
+from workers.evaluation.heldout.rows import CommittedRows
 from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
 from workers.evaluation.heldout.token_by_token import show_texts
 from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
-from workers.evaluation.heldout.truth import load_truth, unigram_counts
+from workers.evaluation.heldout.truth import load_truth
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
 from workers.evaluation.metrics.domain_scores import by_domain
+from workers.evaluation.models.loading import Models
 from workers.evaluation.own_text import OwnTexts, compare_own, write_own
 from workers.evaluation.shown_texts import chosen
 from workers.evaluation.shown_texts import to_bytes as texts_to_bytes
-from workers.evaluation.single_expert import TEXTS, favourite_experts, single_expert_model
 from workers.evaluation.speed import measure
 from workers.evaluation.tasks.answers import answers_to_bytes
 from workers.evaluation.tasks.asked import AskedItems
 from workers.evaluation.tasks.asking import ask
 from workers.fetching.folder import model_folder
 from workers.fetching.progress import tell_through
-from workers.manifest import Manifest, read_plan
-from workers.model_files import stop_ids, torch_dtype
+from workers.manifest import read_plan
+from workers.model_files import stop_ids
 from workers.splits import (
     BRIDGES,
     BRIDGES_COMPARED,
@@ -60,8 +58,7 @@ from workers.splits import (
     WEIGHTS,
 )
 from workers.targets.heads import head_of_folder
-from workers.targets.reader import TargetRow, rows_of
-from workers.targets.store import TargetStore
+from workers.targets.reader import TargetRow
 from workers.token_text import Pieces
 from workers.two_part_model import TwoPartModel
 
@@ -77,12 +74,10 @@ class Scorer:
         if job.board:
             tell_through(lambda text: self._report(Message(text=text)))
         self._truth = load_truth(job.truth)
-        self._heldout = _Split(self._storage, HELDOUT)
+        self._heldout = CommittedRows(self._storage, HELDOUT)
         self._exact = ExactTargets(self._heldout.store, job.device)
         self._loaded: tuple[ModelToScore | None, Any] = (None, None)
-        self._kept: dict[str, dict[int, int]] | None = None
-        self._rounded: RoundedWeights | None = None
-        """Of the loaded model, where its weights were rounded."""
+        self._models = Models(self._storage, self._heldout, job.device)
 
     def __call__(self, task: ScoringTask) -> int:
         """Score a model on units, but for those that are scored by now; returns how many it scored.
@@ -93,7 +88,7 @@ class Scorer:
         if missing and self._loaded[0] != task.model:
             self._loaded = None, None  # before the next one is loaded: two might not fit
             self._tell(task.model, 0, len(missing))
-            self._loaded = task.model, self._load(task.model)
+            self._loaded = task.model, self._models.load(task.model)
         for done, unit in enumerate(missing, start=1):
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
             make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, SHOWN: self._shown}
@@ -165,8 +160,8 @@ class Scorer:
 
     def _weights(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """What a model weighs whose weights were rounded."""
-        assert self._rounded is not None
-        return self._rounded.to_bytes()
+        assert self._models.rounded is not None
+        return self._models.rounded.to_bytes()
 
     def _own_text(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """What a model writes behind the first held-out prompts of a domain."""
@@ -245,8 +240,8 @@ class Scorer:
         return Pieces(self._tokenizer_folder)
 
     @cached_property
-    def _probes(self) -> _Split:
-        return _Split(self._storage, PROBES)
+    def _probes(self) -> CommittedRows:
+        return CommittedRows(self._storage, PROBES)
 
     @property
     def _vocabulary(self) -> int:
@@ -257,58 +252,3 @@ class Scorer:
         if isinstance(model, np.ndarray):
             return unigram_logits(model, self._job.device)
         return logits_of(model, self._job.batch_tokens)
-
-    def _load(self, model: ModelToScore) -> Any:
-        if model.kind == "teacher":
-            return None
-        if model.kind == "unigram":
-            return unigram_counts(self._storage, model.domains[0], self._vocabulary)
-        device = self._job.device
-        dtype = torch_dtype("auto", device)
-        if model.kind in ("stored", "milestone"):
-            with local_folder(self._storage, model.source) as folder:
-                return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
-        if model.kind in ("folder", "whole_teacher", "teacher_4bit"):
-            folder = model_folder(model.source, model.revision)
-            whole = _from_folder(folder, dtype, trust_remote_code=model.trust_remote_code).to(device).eval()
-            self._rounded = round_to_4_bit(whole) if model.kind == "teacher_4bit" else None
-            return TwoPartModel(whole, device)
-        keep = self._favourites(model, dtype)[model.domains[0]]
-        return TwoPartModel(single_expert_model(model.source, model.revision, keep, dtype, device), device)
-
-    def _favourites(self, model: ModelToScore, dtype: torch.dtype) -> dict[str, dict[int, int]]:
-        """The experts that each domain favours, of all domains at once: the teacher is read from end to end for it."""
-        if self._kept is None:
-            domains = read_plan(self._storage, HELDOUT).domains
-            texts = {d: [row.tokens for row in islice(self._heldout.all_rows(d), TEXTS)] for d in domains}
-            self._kept = favourite_experts(model.source, model.revision, texts, dtype, self._job.device)
-        return self._kept
-
-
-class _Split:
-    """The committed rows of a split, a unit at a time."""
-
-    def __init__(self, storage: Storage, split: str) -> None:
-        self.store, self._manifest = TargetStore(storage, split), Manifest(storage, split)
-        self._storage, self._split = storage, split
-
-    def rows(self, unit: int, domains: Sequence[str]) -> list[tuple[TargetRow, tuple[str, ...]]]:
-        """Rows of a unit with those of their domains that are asked for, if any."""
-        entry = self.store.log.entry(unit)
-        if entry is None:
-            raise ValueError(f"evaluate: unit {unit} of the {self._split} store is not there any more")
-        of_prompt = {p.id: tuple(d for d in domains if d in p.domains) for p in self._manifest.prompts(unit)}
-        targets = self.store.read_or_mark(entry, "evaluate", "stillhouse evaluate CONFIG")
-        rows = rows_of(targets, self.store.header, entry.teacher)
-        return [(row, of_prompt[row.prompt_uid]) for row in rows if of_prompt[row.prompt_uid]]
-
-    def all_rows(self, domain: str) -> Iterator[TargetRow]:
-        """Rows of a domain, in plan order."""
-        for unit in read_plan(self._storage, self._split).of_domain(domain):
-            yield from (row for row, _ in self.rows(unit, (domain,)))
-
-
-def _from_folder(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)

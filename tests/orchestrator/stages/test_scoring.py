@@ -20,8 +20,8 @@ from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
 from orchestrator.stages.scoring.tasks import missing_tasks
 from workers.evaluation.config import OwnTextConfig
-from workers.evaluation.four_bit import round_to_4_bit
 from workers.evaluation.job import ScoringJob, ScoringTask
+from workers.evaluation.models.four_bit import round_to_4_bit
 from workers.evaluation.scorer import Scorer
 from workers.layout import StudentLayout
 from workers.manifest import Manifest

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from support.comparing.tolerances import in_float64, of_capture
 
-from workers.evaluation.cuttable import CUTTABLE, why_not_cut
-from workers.evaluation.single_expert import favourite_experts, single_expert_model
+from workers.evaluation.models.cuttable import CUTTABLE, why_not_cut
+from workers.evaluation.models.single_expert import favourite_experts, single_expert_model
 from workers.streaming import checkpoint
 
 V = 300

@@ -10,8 +10,8 @@ import torch
 from support.model_families import DENSE
 
 from workers.evaluation.cost import RoundedWeights
-from workers.evaluation.cuttable import ROUNDED, why_not_rounded
-from workers.evaluation.four_bit import GROUP, round_matrix, round_to_4_bit
+from workers.evaluation.models.cuttable import ROUNDED, why_not_rounded
+from workers.evaluation.models.four_bit import GROUP, round_matrix, round_to_4_bit
 
 STEP_ROUNDING = 2.0**-11
 """Of a step in 16 bits, relatively; of a number of 8 steps that is .004 of one."""
@@ -65,7 +65,7 @@ def test_a_group_of_zeros_stays_one_and_a_group_does_not_feel_another() -> None:
 def test_a_matrix_in_pieces_is_rounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     weight_OI = torch.randn(50, 70, generator=torch.Generator().manual_seed(0))
     whole = rounded(weight_OI)
-    monkeypatch.setattr("workers.evaluation.four_bit._AT_ONCE", 3 * 70)
+    monkeypatch.setattr("workers.evaluation.models.four_bit._AT_ONCE", 3 * 70)
     assert torch.equal(rounded(weight_OI), whole)
 
 

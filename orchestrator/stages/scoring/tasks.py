@@ -7,7 +7,7 @@ kind of device. So an evaluation goes on where another stopped, and one with a n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -58,44 +58,61 @@ def all_tasks(run: RunFolder, config: RunConfig, models: Sequence[ModelToScore])
 
     Raises ValueError if held-out units are not captured yet.
     """
-    units = {split: _committed_units(run, split) for split in (HELDOUT, PROBES)}
-    items = asked_now(run.storage) if config.evaluate.tasks else []
-    harness = harness_asked(run.storage) if config.evaluate.harness is not None else []
-    common = [_FORMAT, _truth_digest(config.evaluate.truth), config.evaluate.gpus > 0]
     digest_of = cache(partial(_weights_digest, run, config))  # of several domains, a kind's weights are the same
-    tasks = []
-    for model in models:
-        weights = digest_of(model.kind, model.source, model.revision)
-        mine = []
+    units = _Units(run, config, models, digest_of)
+    tasks = [ScoringTask(model, tuple(units.of(model))) for model in models]
+    later = [*_compared_own(run, config, tasks), *_shown(config, tasks, digest_of)]
+    return [*tasks, *_joined([*later, *compared_bridges(config, tasks, digest_of)])]
+
+
+class _Units:
+    """What there is to score models on in the first round."""
+
+    def __init__(
+        self, run: RunFolder, config: RunConfig, models: Sequence[ModelToScore], digest_of: Callable[..., str]
+    ) -> None:
+        self._config, self._models, self._digest_of = config, models, digest_of
+        self._committed = {split: _committed_units(run, split) for split in (HELDOUT, PROBES)}
+        self._items = asked_now(run.storage) if config.evaluate.tasks else []
+        self._harness = harness_asked(run.storage) if config.evaluate.harness is not None else []
+        self._on_gpus = config.evaluate.gpus > 0
+        self._truth = _truth_digest(config.evaluate.truth)
+
+    def of(self, model: ModelToScore) -> Iterator[UnitToScore]:
+        """Those of one model."""
+        config, weights = self._config.evaluate, self._digest_of(model.kind, model.source, model.revision)
+        yield from self._of_splits(model, weights)
+        if model.timed:
+            asked = [config.cost.batch, config.cost.new_tokens]
+            yield self._alone(model, SPEED, [_SPEED_FORMAT, self._on_gpus, weights, *asked])
+        if model.kind == "teacher_4bit":
+            yield UnitToScore(WEIGHTS, 0, score_key(model.name, WEIGHTS, 0, weights[:16]))
+        for unit in self._items:
+            if own := sorted(set(model.task_domains) & set(unit.domains)):
+                # Without a number: another task before this one makes no answer of this one's new.
+                yield self._alone(model, TASKS, [_ANSWERS_FORMAT, self._on_gpus, own, weights, unit.key], unit.key)
+        for task in self._harness if model.harness else ():
+            yield self._alone(model, HARNESS, [_HARNESS_FORMAT, self._on_gpus, weights, task.digest], task.name)
+        if model.kind == "whole_teacher":
+            yield from units_of_bridges(self._config, model, self._models, self._items, [self._on_gpus, weights])
+        if model.writes and (own_text := config.own_text) is not None:
+            parts = [part.sha256 for entry, _ in self._committed[HELDOUT] for part in entry.parts]
+            told = [parts, self._config.seed, own_text.model_dump()]
+            yield self._alone(model, OWN, [_OWN_FORMAT, self._on_gpus, weights, *told])
+
+    def _of_splits(self, model: ModelToScore, weights: str) -> Iterator[UnitToScore]:
+        common = [_FORMAT, self._truth, self._on_gpus]
         for split in splits_of(model):
-            for entry, domains in units[split]:
+            for entry, domains in self._committed[split]:
                 if set(model.domains) & set(domains):
                     parts = [part.sha256 for part in entry.parts]
                     digest = hash_json([*common, model.domains, weights, parts])[:16]
-                    mine.append(UnitToScore(split, entry.unit, score_key(model.name, split, entry.unit, digest)))
-        if model.timed:
-            cost = config.evaluate.cost
-            digest = hash_json([_SPEED_FORMAT, common[-1], weights, cost.batch, cost.new_tokens])[:16]
-            mine.append(UnitToScore(SPEED, 0, score_key(model.name, SPEED, 0, digest)))
-        if model.kind == "teacher_4bit":
-            mine.append(UnitToScore(WEIGHTS, 0, score_key(model.name, WEIGHTS, 0, weights[:16])))
-        for unit in items:
-            if own := sorted(set(model.task_domains) & set(unit.domains)):
-                digest = hash_json([_ANSWERS_FORMAT, common[-1], own, weights, unit.key])[:16]
-                # Without a number: another task before this one makes no answer of this one's new.
-                mine.append(UnitToScore(TASKS, 0, score_key(model.name, TASKS, 0, digest), unit.key))
-        for asked in harness if model.harness else ():
-            digest = hash_json([_HARNESS_FORMAT, common[-1], weights, asked.digest])[:16]
-            mine.append(UnitToScore(HARNESS, 0, score_key(model.name, HARNESS, 0, digest), asked.name))
-        if model.kind == "whole_teacher":
-            mine += units_of_bridges(config, model, models, items, [common[-1], weights])
-        if model.writes and (settings := config.evaluate.own_text) is not None:
-            parts = [part.sha256 for entry, _ in units[HELDOUT] for part in entry.parts]
-            digest = hash_json([_OWN_FORMAT, common[-1], weights, parts, config.seed, settings.model_dump()])[:16]
-            mine.append(UnitToScore(OWN, 0, score_key(model.name, OWN, 0, digest)))
-        tasks.append(ScoringTask(model, tuple(mine)))
-    later = [*_compared_own(run, config, tasks), *_shown(config, tasks, digest_of)]
-    return [*tasks, *_joined([*later, *compared_bridges(config, tasks, digest_of)])]
+                    yield UnitToScore(split, entry.unit, score_key(model.name, split, entry.unit, digest))
+
+    @staticmethod
+    def _alone(model: ModelToScore, split: str, told: list[Any], items: str = "") -> UnitToScore:
+        """The one piece of its kind, by all that it depends on."""
+        return UnitToScore(split, 0, score_key(model.name, split, 0, hash_json(told)[:16]), items)
 
 
 def _joined(later: Sequence[ScoringTask]) -> list[ScoringTask]:

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from orchestrator.cli.options import Html, Json, Run
+from orchestrator.cli.options import Html, Json, Run, Runs
 from orchestrator.cli.output import OUT, after, print_json, write_page
+
+RESAMPLES = 1000
+"""Of the intervals of differences between runs."""
 
 
 def ask(
@@ -21,7 +25,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Teacher, specialists and controls side by side on one prompt: what they write, and what they nearly wrote."""
-    from orchestrator.render.answers import show_answers
+    from orchestrator.render.looking.answers import show_answers
     from orchestrator.stores.ask import ask_run
 
     answers = ask_run(where, prompt, tokens=tokens, top=top, teacher=not no_teacher)
@@ -36,24 +40,46 @@ def ask(
 
 
 def report(
-    where: Run,
+    where: Runs,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here, not into the run.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Build report.html of a run anew: of its last report, or, while it runs, of what there is by now."""
+    """Build report.html of a run anew: of its last report, or, while it runs, of what there is by now. Several runs:
+    put their specialists side by side, each beside those of the first run."""
+    if len(where) > 1:
+        _compare_runs(where, out, as_json)
+        return
     from orchestrator.render.page.writing import page_of_last
     from orchestrator.reporting.report import build_report
     from orchestrator.reporting.timing import timing_of
     from orchestrator.runs.folder import find_run
     from workers.layout import REPORT_HTML
 
-    run = find_run(where)
+    run = find_run(where[0])
     timing = timing_of(run.storage).timing
     page = page_of_last(run.storage, build_report(run, run.located_config(), None, {}, timing), timing)
     if out is None:
         run.storage.write(REPORT_HTML, page.encode())
     else:
         write_page(out, page)
-    OUT.print(f"{out or f'{run.uri}/{REPORT_HTML}'}", soft_wrap=True, markup=False)
+    written = str(out or f"{run.uri}/{REPORT_HTML}")
+    after(as_json, {"page": written}, [written])
+
+
+def _compare_runs(where: list[str], out: Path | None, as_json: bool) -> None:
+    from pydantic import TypeAdapter
+
+    from orchestrator.render.looking.runs import print_side_by_side
+    from orchestrator.reporting.side_by_side import SideBySide, side_by_side
+    from orchestrator.stages.scoring.compared_runs import compared_run
+
+    if out is not None:
+        raise ValueError("report: --out is for the page of one run; several are printed (--json for programs)")
+    found = side_by_side([compared_run(one) for one in where], RESAMPLES)
+    if as_json:
+        print_json(TypeAdapter(SideBySide).dump_python(found, mode="json"))
+        return
+    print_side_by_side(found, Console(highlight=False))
 
 
 def gc(

@@ -19,3 +19,6 @@ Html = Annotated[
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's name (below runs/), its folder or s3:// URI, or its YAML file.")
 ]
+Runs = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="As RUN of other commands; several are put side by side.")
+]

@@ -18,7 +18,7 @@ Split = Annotated[str, typer.Option(metavar="SPLIT", help="train, heldout or pro
 @targets.command()
 def info(where: Run, split: Split = "train", as_json: Json = False) -> None:
     """Settings, teachers and amounts of a store, by domain. Reads no part."""
-    from orchestrator.render.info import show_info
+    from orchestrator.render.looking.info import show_info
     from orchestrator.stores.info import describe
     from orchestrator.stores.opening import open_targets
 
@@ -36,7 +36,7 @@ def verify(where: Run, split: Split = "train", as_json: Json = False) -> None:
 
     Exit code 1 if anything is wrong.
     """
-    from orchestrator.render.verification import show_verification, verify_progress
+    from orchestrator.render.looking.verification import show_verification, verify_progress
     from orchestrator.stores.opening import open_targets
     from orchestrator.stores.verify import verify as verify_store
 
@@ -69,7 +69,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One stored text, and the teacher's distribution at each of its positions. The first text by default."""
-    from orchestrator.render.text import print_text
+    from orchestrator.render.looking.text import print_text
     from orchestrator.stores.opening import open_targets
     from orchestrator.stores.show import Question, show_text
 

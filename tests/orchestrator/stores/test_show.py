@@ -14,7 +14,7 @@ from support.comparing.tolerances import of_logits
 from support.project import Project
 from transformers import AutoModelForCausalLM
 
-from orchestrator.render.text import print_text
+from orchestrator.render.looking.text import print_text
 from orchestrator.stores.opening import open_targets
 from orchestrator.stores.show import Question, show_text
 from workers.token_text import visible

@@ -95,6 +95,7 @@ def test_a_second_run_captures_and_trains_nothing(reference: Job) -> None:
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert "nothing to capture" in output and "training" not in output
     assert "exports/medical" in reference.run("export")
+    assert reference.run("report").strip().endswith("report.html")
 
 
 def test_two_replicas_on_s3_and_no_event_at_all_give_the_same_bits(
@@ -117,6 +118,8 @@ def test_two_replicas_on_s3_and_no_event_at_all_give_the_same_bits(
         assert not same_weights(then(reference, student), final(reference, student))
     reports = [json.loads(data) for data in (there.read("report.json"), report_of(reference).read_bytes())]
     assert timeless(reports[0]) == timeless(reports[1])
+    beside = reference.run("report", f"{bucket}/job")
+    assert beside.count("+0.0000 (+0.0000 … +0.0000)") == 2, "a specialist each, on the same text"
 
 
 def timeless(report: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def print_side_by_side(found: SideBySide, out: Console) -> None:
     print_columns(out, _HEADS, [_row(one) for one in found.specialists], ["specialist", "run"])
     if not found.same_text:
         out.print(
-            "Held-out texts differ between runs, so differences have no paired intervals: texts are sampled by the seed, "
-            "and runs of one seed, teacher and prompts have the same ones.",
+            "Held-out texts differ between runs, so differences have no paired intervals: texts are sampled by the "
+            "seed, and runs of one seed, teacher and prompts have the same ones.",
             markup=False,
             soft_wrap=True,
         )

@@ -38,7 +38,7 @@ def stored_page(found: Mapping[str, Any]) -> str:
         columns=columns,
     )
     about = (
-        f"Targets of {found['run']}, {found['split']}, {found['scheme']}: darker where the token surprises the teacher."
+        f"Targets of {found['run']}, {found['split']}, {found['scheme']}: coloured where the token surprises the teacher."
     )
     return token_page(f"{found['prompt_uid']} in {found['split']}", about, [text])
 
@@ -57,7 +57,7 @@ def answers_page(prompt: str, answers: Mapping[str, Mapping[str, Any]]) -> str:
         )
         for name, answer in answers.items()
     ]
-    about = "Each model's most probable continuation: darker where it was less sure."
+    about = "Each model's most probable continuation: coloured where it was less sure."
     return token_page(f"“{prompt}” …", about, texts)
 
 

@@ -61,7 +61,7 @@ def text(parent: ET.Element, at: Point, what: str, style: str = "", anchor: str 
 def apart(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
     """Places moved as little as it takes to be so far from one another, between two ends where that is possible."""
     order = sorted(range(len(places)), key=lambda i: places[i])
-    moved = [places[i] for i in order]
+    moved = [max(places[i], low) for i in order]
     for i in range(1, len(moved)):
         moved[i] = max(moved[i], moved[i - 1] + distance)
     over = moved[-1] - high if moved else 0.0
@@ -71,7 +71,7 @@ def apart(places: Sequence[float], distance: float, low: float, high: float) -> 
             moved[i] = min(moved[i], moved[i + 1] - distance)
     found = [0.0] * len(places)
     for i, place in zip(order, moved, strict=True):
-        found[i] = max(place, low) if len(places) * distance <= high - low else place
+        found[i] = place
     return found
 
 

@@ -44,9 +44,9 @@ def test_large_numbers_are_short() -> None:
 
 @pytest.mark.parametrize("places", [[], [5.0], [5.0, 5.0, 5.0], [95.0, 99.0, 98.0], [0.0, 1.0, 50.0]])
 def test_labels_are_moved_apart(places: list[float]) -> None:
-    moved = apart(places, 10, 0, 100)
+    moved = apart(places, 10, 8, 100)
     assert all(b - a >= 10 - 1e-9 for a, b in pairwise(sorted(moved)))
-    assert all(0 <= m <= 100 for m in moved)
+    assert all(8 <= m <= 100 for m in moved)
     assert sorted(range(len(places)), key=lambda i: (places[i], i)) == sorted(
         range(len(places)), key=lambda i: moved[i]
     )

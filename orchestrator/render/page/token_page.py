@@ -38,7 +38,7 @@ def stored_page(found: Mapping[str, Any]) -> str:
         columns=columns,
     )
     about = (
-        f"Targets of {found['run']}, {found['split']}, {found['scheme']}: coloured where the token surprises the teacher."
+        f"Targets of {found['run']}, {found['split']}, {found['scheme']}: coloured where tokens surprise the teacher."
     )
     return token_page(f"{found['prompt_uid']} in {found['split']}", about, [text])
 

@@ -17,8 +17,8 @@ from orchestrator.reporting.scores import CurvePoint, ReliabilityBin
 OWN, CONTROL, MIXED, BEGIN, TEACHER = range(5)
 """The styles of a specialist and of what stands beside it, the same in all pictures."""
 
-_LEAST_TOKENS = 20
-"""Of a bin that is shown; of fewer a mean says little."""
+_LEAST_TOKENS = 40
+"""Of a point that is shown; of fewer a mean says little."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,42 @@ def _reliability(report: Report, name: str, student: StudentReport) -> Iterator[
 
 def _by_entropy(report: Report, name: str, student: StudentReport) -> Iterator[Picture]:
     beside = ((OWN, name, "specialist"), (CONTROL, f"{name}.{HARD_LABELS}", "hard labels"), (MIXED, GENERALIST, ""))
-    found: dict[str, tuple[int, list[CurvePoint]]] = {}
+    found: dict[str, tuple[int, list[_Joined]]] = {}
     for style, model, label in beside:
         curves = report.curves.get(model, {}).get(student.domain)
         if curves is not None:
-            found[label or model] = style, [p for p in curves.entropy if p.tokens >= _LEAST_TOKENS]
-    if "specialist" not in found:
+            found[label or model] = style, _joined(curves.entropy)
+    if len(found.get("specialist", (0, []))[1]) < 2:
         return
     every = [p for _, points in found.values() for p in points]
-    if not every:
-        return
     x = Axis.over("entropy of the teacher, nats", [p.at for p in every], zero=True)
     y = Axis.over("KL to the teacher, nats a token", [p.kl for p in every], zero=True)
     title = f"Where {name} differs: by how sure its teacher is"
-    about = "Mean KL of held-out tokens over the entropy of the teacher's distribution there."
+    about = "Mean KL of held-out tokens over the entropy of the teacher's distribution; bins of few tokens are joined."
     series = [Series(label, [(p.at, p.kl) for p in points], s, dots=True) for label, (s, points) in found.items()]
     rows = [[n, f"{p.at:.2f}", f"{p.tokens:,}", f"{p.kl:.4f}"] for n, (_, points) in found.items() for p in points]
     yield Picture(title, about, chart(title, about, x, y, series), ["model", "entropy from", "tokens", "KL"], rows)
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Neighbouring bins as one."""
+
+    at: float
+    tokens: int
+    kl: float
+
+
+def _joined(points: Sequence[CurvePoint]) -> list[_Joined]:
+    """Bins of entropy, as many joined as it takes to have enough tokens; what is left at the end joins the last."""
+    found, some = list[_Joined](), list[CurvePoint]()
+    for i, point in enumerate(points):
+        some.append(point)
+        tokens, left = sum(p.tokens for p in some), sum(p.tokens for p in points[i + 1 :])
+        if (tokens >= _LEAST_TOKENS and (left >= _LEAST_TOKENS or left == 0)) or i == len(points) - 1:
+            found.append(_Joined(some[0].at, tokens, sum(p.kl * p.tokens for p in some) / max(tokens, 1)))
+            some = []
+    return found
 
 
 def _floor(name: str, student: StudentReport) -> Iterator[Picture]:

@@ -9,10 +9,11 @@ import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from workers.model_files import read_json_object
+from workers.model_files import active_experts, expert_count, read_json_object
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -31,6 +32,11 @@ class ModelSize:
     @property
     def dense(self) -> int:
         return self.parameters - self.experts
+
+    def active(self, model_config: dict[str, Any]) -> int:
+        """Those that one token meets, by the model's config.json: of experts, those that it is sent to."""
+        count = expert_count(model_config)
+        return self.dense + (self.experts * active_experts(model_config) // count if count else 0)
 
 
 def model_size(folder: Path) -> ModelSize | None:

@@ -57,7 +57,7 @@ def report(
 
     run = find_run(where[0])
     timing = timing_of(run.storage).timing
-    page = page_of_last(run.storage, build_report(run, run.located_config(), None, {}, timing), timing)
+    page = page_of_last(run.storage, lambda: build_report(run, run.located_config(), None, {}, timing), timing)
     if out is None:
         run.storage.write(REPORT_HTML, page.encode())
     else:

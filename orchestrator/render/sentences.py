@@ -63,7 +63,7 @@ def task_lines(report: Report, only: str | None = None) -> list[str]:
             beside |= {"initial": task.initial}
             scores = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
             kept = task.specialist.retention
-            words = f"; it keeps {_percent(kept)} of its teacher's" if kept is not None else ""
+            words = f"; it keeps {kept.percent} of its teacher's" if kept is not None else ""
             if (formed := task.format) is not None:
                 own, theirs = formed.specialist.value, formed.teacher.value
                 words += f"; {own:.1%} of what it writes has the format, {theirs:.1%} of what its teacher writes"
@@ -110,7 +110,7 @@ def _at_bridges(found: BridgesReport) -> str:
     return (
         f"{said}; of {found.tried:,} questions that it has wrong, the teacher's answer up to its worst bridge repairs "
         f"{found.repaired_without.value:.1%}, with the teacher's token there {found.repaired.value:.1%}: the token "
-        f"alone {_percent(found.repaired_by_token)}"
+        f"alone {found.repaired_by_token.percent}"
     )
 
 
@@ -166,18 +166,9 @@ def _students(report: Report, only: str | None) -> list[tuple[str, StudentReport
     return [(name, student) for name, student in report.questioned.items() if only in (None, name)]
 
 
-def _percent(interval: Interval) -> str:
-    """A part of one with its 95 % interval; a dash where it is not known."""
-    if not math.isfinite(interval.value):
-        return "–"
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
-        return f"{interval.value:.1%}"
-    return f"{interval.value:.1%} ({interval.low:.1%} … {interval.high:.1%})"
-
-
 def interval_cell(interval: Interval | None) -> str:
-    """The same for a table; empty where nothing was measured."""
-    return _percent(interval) if interval is not None else ""
+    """A part of one with its interval, for a table; empty where nothing was measured."""
+    return interval.percent if interval is not None else ""
 
 
 def nats_cell(interval: Interval) -> str:

@@ -41,6 +41,15 @@ class Interval:
     def of(estimate: Estimate) -> Interval:
         return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
 
+    @property
+    def percent(self) -> str:
+        """Of a part of one, in words; a dash where it is not known."""
+        if not math.isfinite(self.value):
+            return "–"
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"{self.value:.1%}"
+        return f"{self.value:.1%} ({self.low:.1%} … {self.high:.1%})"
+
     @staticmethod
     def of_known(estimate: Estimate | None) -> Interval | None:
         """None of what is not known."""

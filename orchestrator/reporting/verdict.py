@@ -88,9 +88,9 @@ def _keeps(student: StudentReport) -> str:
     if task.chance > 0:
         said += f" and guessing {task.chance:.1%}"
     if kept is not None and math.isfinite(kept.value):
-        said += f": it keeps {_percent(kept)}"
+        said += f": it keeps {kept.percent}"
     if task.chance > 0 and corrected is not None and math.isfinite(corrected.value):
-        said += f", less guessing {_percent(corrected)}"
+        said += f", less guessing {corrected.percent}"
     if (gate := student.gate) is not None:
         verb = "passes" if gate.passed else "FAILS"
         said += f"; it {verb} the gate, {gate.threshold:.0%} at the lower end on each domain"
@@ -150,10 +150,6 @@ def _cost(student: StudentReport) -> str:
     if capacity.floor is None:
         return f"{said}; before training it was {capacity.light} ({capacity.kl0:.3f} nats)"
     return f"{said}; it is {capacity.verdict}: {capacity.advice}"
-
-
-def _percent(found: Interval) -> str:
-    return f"{found.value:.1%} ({found.low:.1%} … {found.high:.1%})"
 
 
 def _points(found: Interval) -> str:

@@ -15,8 +15,7 @@ import torch
 
 from workers.evaluation.cost import Speed
 from workers.evaluation.decoding import Ids, write
-from workers.model_files import active_experts, expert_count
-from workers.model_sizes import EXPERT_WEIGHTS
+from workers.model_sizes import EXPERT_WEIGHTS, ModelSize
 from workers.two_part_model import TwoPartModel
 
 _REPEATS = 3
@@ -71,9 +70,7 @@ def _sizes(model: Any) -> tuple[int, int, int]:
         total += parameter.numel()
         bytes_ += parameter.numel() * parameter.element_size()
         experts += parameter.numel() if any(part in name for part in EXPERT_WEIGHTS) else 0
-    config = model.config.get_text_config().to_dict()
-    count, used = expert_count(config), active_experts(config)
-    return total, total - experts + (experts * used // count if count else 0), bytes_
+    return total, ModelSize(total, experts).active(model.config.get_text_config().to_dict()), bytes_
 
 
 def _looked_up(model: Any) -> int:

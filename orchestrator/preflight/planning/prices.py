@@ -22,7 +22,7 @@ from orchestrator.config.students import (
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import student_parameters, student_width
 from orchestrator.preflight.planning.record import BaselinePrice, RunPlan
-from workers.model_files import active_experts, expert_count, read_model_config
+from workers.model_files import expert_count, read_model_config
 from workers.model_sizes import ModelSize, model_size
 
 
@@ -60,7 +60,7 @@ class _Prices:
         if name == TEACHER_4BIT:
             own = [d for d in all_domains if config.teacher_of(d) == config.first_teacher()]
             size = model_size(self._teacher) or ModelSize(0)
-            return self._scored(size.parameters, own, _active_parameters(self._teacher, size))
+            return self._scored(size.parameters, own, size.active(read_model_config(self._teacher)))
         if name == GENERALIST:
             first = next(iter(config.specialists))
             return self._trained(first, config.specialists[first].train.tokens, all_domains)
@@ -105,13 +105,6 @@ class _Prices:
             stored_bytes=0,
             held_bytes=parameters * self._width,
         )
-
-
-def _active_parameters(folder: Path, size: ModelSize) -> int:
-    """Parameters that a token meets."""
-    config = read_model_config(folder)
-    count = expert_count(config)
-    return size.dense + (size.experts * active_experts(config) // count if count else 0)
 
 
 def _note_given(plan: RunPlan, config: RunConfig) -> None:

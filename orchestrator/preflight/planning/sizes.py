@@ -7,7 +7,6 @@ from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import student_parameters
 from orchestrator.preflight.planning.targets import teacher_models
 from workers.evaluation.metrics.capacity import size_advice
-from workers.model_files import active_experts, expert_count
 from workers.model_sizes import model_size
 
 
@@ -20,8 +19,7 @@ def size_notes(config: RunConfig, found: Checked, vocabulary: int) -> list[str]:
         size, parameters = model_size(found.teacher_folders[teacher]), student_parameters(specialist.model, vocabulary)
         if size is None or not parameters:
             continue
-        experts = expert_count(models[teacher])
-        active = size.dense + (size.experts * active_experts(models[teacher]) // experts if experts else 0)
+        active = size.active(models[teacher])
         if active and not (advice := size_advice(parameters, active)).enough:
             notes.append(f"specialists.{name}: {advice.text}")
     return notes

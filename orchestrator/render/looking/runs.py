@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from orchestrator.render.columns import print_columns
-from orchestrator.reporting.scores import Difference, Interval
+from orchestrator.render.sentences import interval_cell
+from orchestrator.reporting.scores import Difference
 from orchestrator.reporting.side_by_side import SideBySide, SpecialistBeside
 
 _HEADS = ["specialist", "run", "tokens", "KL", "95 %", "less the first", "top-1", "acceptance", "retention"]
@@ -38,7 +39,7 @@ def _row(one: SpecialistBeside) -> list[str]:
         _difference(one.difference),
         f"{own.top1_agreement:.1%}",
         f"{own.acceptance:.1%}",
-        _percent(one.retention),
+        interval_cell(one.retention),
     ]
 
 
@@ -46,7 +47,3 @@ def _difference(difference: Difference | None) -> str:
     if difference is None:
         return ""
     return f"{difference.kl:+.4f} ({difference.low:+.4f} … {difference.high:+.4f})"
-
-
-def _percent(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.value:.1%} ({interval.low:.1%} … {interval.high:.1%})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cluster.storage import Storage
 from orchestrator.render.markdown import markdown
 from orchestrator.render.page.page import report_page
@@ -20,12 +22,14 @@ def write_report(storage: Storage, report: Report, texts: Texts) -> None:
     storage.write(REPORT_JSON, report.to_json().encode())  # the last: who sees it finds the others
 
 
-def page_of_last(storage: Storage, so_far: Report, timing: Timing) -> str:
+def page_of_last(storage: Storage, so_far: Callable[[], Report], timing: Timing) -> str:
     """The page of a run as it stands: of its last report, or of what there is `so_far` where it has none yet, with the
     seconds until now."""
-    report, texts = so_far, Texts()
+    texts = Texts()
     if storage.exists(REPORT_JSON):
         report = Report.from_json(storage.read(REPORT_JSON))
         texts = texts_from_json(storage.read(REPORT_TEXTS)) if storage.exists(REPORT_TEXTS) else Texts()
+    else:
+        report = so_far()  # it reads the stores' logs from end to end
     report.timing = timing
     return report_page(report, texts)

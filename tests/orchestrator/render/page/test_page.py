@@ -104,12 +104,12 @@ def test_everything_has_a_name_for_a_reader_of_screens(report: Report, texts: Te
 def test_files_are_written_and_a_page_is_built_anew(tmp_path: Path, report: Report, texts: Texts) -> None:
     run = measured_run(tmp_path / "again")
     so_far = build_report(run, run.located_config(), None, {}, Timing())
-    before = page_of_last(run.storage, so_far, Timing(wall_s=7))
+    before = page_of_last(run.storage, lambda: so_far, Timing(wall_s=7))
     assert "wall 7 s" in before and "was not scored" in before
     write_report(run.storage, report, texts)
     keys = {REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN, REPORT_TEXTS}
     assert all(run.storage.exists(key) for key in keys)
-    after = page_of_last(run.storage, so_far, report.timing)
+    after = page_of_last(run.storage, lambda: so_far, report.timing)
     assert after == run.storage.read(REPORT_HTML).decode() == report_page(report, texts)
 
 

@@ -16,11 +16,14 @@ from orchestrator.preflight.checks import check
 from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import answer_rules, missing_heads, open_stores, write_heads
+from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.models import models_to_score
-from orchestrator.stages.scoring.tasks import all_tasks
+from orchestrator.stages.scoring.tasks import all_tasks, missing_tasks
 from support.commit_processes import entry_of
 from support.project import STUDENT, Project
 from workers.evaluation.job import ScoringTask
+from workers.evaluation.scorer import Scorer
+from workers.layout import StudentLayout
 from workers.manifest import Manifest, read_plan
 from workers.targets.commits.log import Entry
 from workers.targets.encoding.arrays import UnitTargets
@@ -116,6 +119,25 @@ def save_student(captured: CapturedRun, key: str, seed: int) -> None:
     folder = captured.run.storage.local_path(key)
     assert folder is not None
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def train_medical(captured: CapturedRun) -> None:
+    """The medical specialist and its control of hard labels, as if they were trained."""
+    medical, control = StudentLayout("medical"), StudentLayout("medical.hard_labels")
+    for seed, key in enumerate((medical.initial, medical.final, control.final)):
+        save_student(captured, key, seed)
+    for student in (medical, control):
+        captured.run.storage.write(student.done, b"{}")
+
+
+def score_split(captured: CapturedRun, config: RunConfig, split: str) -> dict[str, int]:
+    """Score what is missing; of each model that had some, how many pieces of a split."""
+    scorer, counts = Scorer(scoring_job(captured.run, config, "")), dict[str, int]()
+    for task in missing_tasks(captured.run, tasks_of(captured, config), 1):
+        pieces = sum(unit.split == split for unit in task.units)
+        counts[task.model.name] = counts.get(task.model.name, 0) + pieces  # of both rounds
+        scorer(task)
+    return counts
 
 
 def tasks_of(captured: CapturedRun, config: RunConfig) -> list[ScoringTask]:

@@ -183,3 +183,8 @@ def with_short_control(report: Report) -> Report:
     scores = {"at_control_tokens": Score.of(score(0.2)), "hard_labels_tokens": 1500}
     report.students["medical"] = replace(medical, **scores, probes=probes)
     return report
+
+
+def unmeasured(run: RunFolder, **changes: Any) -> Report:
+    """A report of a run without its scores."""
+    return build_report(run, clinic(**changes), None, {}, Timing())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import pytest
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from support.captured_run import CapturedRun, capture, save_student, tasks_of
+from support.captured_run import CapturedRun, capture, save_student, score_split, tasks_of, train_medical
 from support.comparing.tolerances import of_capture
 from support.project import Project
+from support.toys.choice_questions import choice_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orchestrator.config.schema import RunConfig
@@ -22,7 +22,6 @@ from orchestrator.preflight.checks import check
 from orchestrator.reporting.evaluation import compare
 from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.gathered import gathered
-from orchestrator.stages.scoring.tasks import missing_tasks
 from workers.evaluation.harness.asked import HarnessTask, freeze_harness
 from workers.evaluation.harness.looking import look
 from workers.evaluation.scorer import Scorer
@@ -30,7 +29,6 @@ from workers.evaluation.tasks.asked import freeze_items
 from workers.layout import StudentLayout
 from workers.splits import HARNESS
 
-WORDS = ["the", "fever", "is", "high", "a", "contract", "binds", "rest", "pay", "rule"]
 MODELS = ("medical", "medical.initial", "medical.hard_labels", "teacher")
 TASK = """
 task: facts
@@ -82,19 +80,6 @@ metric_list:
 """
 
 
-def rows(count: int) -> list[dict[str, Any]]:
-    """With choices of one and of two words."""
-    return [
-        {
-            "domain": ("medical", "legal")[i % 2],
-            "prompt": f"the {WORDS[i % 10]} {WORDS[i // 10 % 10]}",
-            "choices": ["fever", "contract binds", "pay", "rest is"],
-            "answer": i % 4,
-        }
-        for i in range(count)
-    ]
-
-
 @pytest.fixture
 def asked(capture_project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[CapturedRun, Project]:
     """A captured run of which one specialist and its control are trained, and tasks beside it."""
@@ -102,14 +87,10 @@ def asked(capture_project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Ca
     monkeypatch.setenv("HF_HOME", str(project.folder / "cache"))
     project.set("evaluate", {"heldout": 0.5, "bootstrap": 100, "threads": 1})
     captured = capture(project)
-    for i, key in enumerate((StudentLayout("medical").initial, StudentLayout("medical").final)):
-        save_student(captured, key, seed=i)
-    save_student(captured, StudentLayout("medical.hard_labels").final, seed=2)
-    for name in ("medical", "medical.hard_labels"):
-        captured.run.storage.write(StudentLayout(name).done, b"{}")
+    train_medical(captured)
     for name, text in {"facts": TASK, "written": WRITTEN, "greedy": GREEDY, "texts": TEXTS}.items():
         project.text(f"exams/{name}.yaml", text)
-    project.rows("exams/facts.jsonl", *rows(30))
+    project.rows("exams/facts.jsonl", *choice_rows(30))
     return captured, project
 
 
@@ -125,11 +106,7 @@ def with_harness(captured: CapturedRun, project: Project, *tasks: str, **setting
 
 def score_all(captured: CapturedRun, config: RunConfig) -> dict[str, int]:
     """Score what is missing; of each model that is asked some, the tasks."""
-    scorer, counts = Scorer(scoring_job(captured.run, config, "")), Counter[str]()
-    for task in missing_tasks(captured.run, tasks_of(captured, config), 1):
-        counts[task.model.name] += sum(unit.split == HARNESS for unit in task.units)
-        scorer(task)
-    return dict(+counts)
+    return {name: tasks for name, tasks in score_split(captured, config, HARNESS).items() if tasks}
 
 
 def by_itself(
@@ -185,7 +162,7 @@ def test_scores_are_those_of_the_harness_and_of_our_own_tasks(
 def _in_order(by_domain: Any) -> list[Any]:
     """Answers of both domains in the order of the file's rows, whose uids are made of what is in them."""
     answers = {item.prompt + item.answer: answer for pairs in by_domain.values() for item, answer in pairs}
-    return [answers[row["prompt"] + row["choices"][row["answer"]]] for row in rows(30)]
+    return [answers[row["prompt"] + row["choices"][row["answer"]]] for row in choice_rows(30)]
 
 
 def test_examples_are_drawn_as_the_harness_draws_them(
@@ -235,7 +212,7 @@ def test_a_task_that_changed_is_asked_anew_and_nothing_else(asked: tuple[Capture
     score_all(captured, with_harness(captured, project, "facts"))
     config = with_harness(captured, project, "facts", "texts")
     assert score_all(captured, config) == dict.fromkeys(MODELS, 1)
-    project.rows("exams/facts.jsonl", *rows(31))
+    project.rows("exams/facts.jsonl", *choice_rows(31))
     changed = Scorer(scoring_job(captured.run, config, ""))
     for task in tasks_of(captured, config):
         for unit in (unit for unit in task.units if unit.split == HARNESS):
@@ -250,7 +227,7 @@ def test_a_task_that_changed_is_asked_anew_and_nothing_else(asked: tuple[Capture
 def test_a_group_is_its_tasks_and_its_own_score(asked: tuple[CapturedRun, Project]) -> None:
     captured, project = asked
     project.text("exams/more.yaml", TASK.replace("task: facts", "task: more").replace("test: facts", "test: more"))
-    project.rows("exams/more.jsonl", *rows(10))
+    project.rows("exams/more.jsonl", *choice_rows(10))
     aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": True}]
     group = {"group": "both", "task": ["facts", "more"], "aggregate_metric_list": aggregate}
     project.text("exams/both.yaml", json.dumps(group))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.captured_run import CapturedRun, capture, save_student, tasks_of
+from support.captured_run import CapturedRun, capture, save_student, tasks_of, train_medical
 from support.comparing.tolerances import of_capture
 from support.project import Project
 from transformers import AutoModelForCausalLM
@@ -52,11 +52,7 @@ def scored(capture_project: Project) -> tuple[CapturedRun, RunConfig]:
     evaluate["shown_texts"] = 0
     project.set("evaluate", evaluate)
     captured = capture(project)
-    for i, key in enumerate(("initial", "final")):
-        save_student(captured, f"{StudentLayout('medical').root}/{key}", seed=i)
-    save_student(captured, StudentLayout("medical.hard_labels").final, seed=2)
-    for name in ("medical", "medical.hard_labels"):
-        captured.run.storage.write(StudentLayout(name).done, b"{}")
+    train_medical(captured)
     return captured, project.load().located()
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.captured_run import CapturedRun, capture, save_student, tasks_of
+from support.captured_run import CapturedRun, capture, save_student, score_split, tasks_of, train_medical
 from support.project import Project
+from support.toys.choice_questions import WORDS, choice_rows
 from transformers import AutoModelForCausalLM
 
 from orchestrator.config.schema import RunConfig
@@ -22,22 +23,6 @@ from workers.evaluation.tasks.asked import freeze_items
 from workers.layout import StudentLayout
 from workers.splits import BRIDGES, BRIDGES_COMPARED, TASKS
 
-WORDS = ["the", "fever", "is", "high", "a", "contract", "binds", "rest", "pay", "rule"]
-
-
-def rows(count: int) -> list[dict[str, Any]]:
-    """Of both domains, with choices of one and of two words."""
-    return [
-        {
-            "id": i,
-            "domain": ("medical", "legal")[i % 2],
-            "prompt": f"the {WORDS[i % 10]} {WORDS[i // 10 % 10]}",
-            "choices": ["fever", "contract binds", "pay", "rest is"],
-            "answer": i % 4,
-        }
-        for i in range(count)
-    ]
-
 
 @pytest.fixture
 def asked(capture_project: Project) -> tuple[CapturedRun, Project]:
@@ -45,11 +30,7 @@ def asked(capture_project: Project) -> tuple[CapturedRun, Project]:
     project = capture_project
     project.set("evaluate", {"heldout": 0.5, "bootstrap": 100})
     captured = capture(project)
-    for i, key in enumerate((StudentLayout("medical").initial, StudentLayout("medical").final)):
-        save_student(captured, key, seed=i)
-    save_student(captured, StudentLayout("medical.hard_labels").final, seed=2)
-    for name in ("medical", "medical.hard_labels"):
-        captured.run.storage.write(StudentLayout(name).done, b"{}")
+    train_medical(captured)
     return captured, project
 
 
@@ -63,17 +44,12 @@ def with_tasks(captured: CapturedRun, project: Project, **tasks: Any) -> RunConf
 
 def score_all(captured: CapturedRun, config: RunConfig) -> dict[str, int]:
     """Score what is missing; of each model, the files of items."""
-    scorer, counts = Scorer(scoring_job(captured.run, config, "")), {}
-    for task in missing_tasks(captured.run, tasks_of(captured, config), 1):
-        files = sum(unit.split == TASKS for unit in task.units)
-        counts[task.model.name] = counts.get(task.model.name, 0) + files  # of both rounds
-        scorer(task)
-    return counts
+    return score_split(captured, config, TASKS)
 
 
 def test_each_model_is_asked_the_items_of_its_domains_once(asked: tuple[CapturedRun, Project]) -> None:
     captured, project = asked
-    project.rows("facts.jsonl", *rows(70))
+    project.rows("facts.jsonl", *choice_rows(70))
     config = with_tasks(captured, project, facts="facts.jsonl")
     assert score_all(captured, config) == {"medical": 2, "medical.initial": 2, "medical.hard_labels": 2, "teacher": 2}
     assert score_all(captured, config) == {}
@@ -93,7 +69,7 @@ def test_each_model_is_asked_the_items_of_its_domains_once(asked: tuple[Captured
 def test_the_teacher_is_the_one_that_answered(asked: tuple[CapturedRun, Project]) -> None:
     """Its choices are those of the model in its folder, which no store holds."""
     captured, project = asked
-    project.rows("facts.jsonl", *rows(6))
+    project.rows("facts.jsonl", *choice_rows(6))
     config = with_tasks(captured, project, facts="facts.jsonl")
     score_all(captured, config)
     answers = gathered(captured.run, tasks_of(captured, config)).answers["teacher"]
@@ -111,12 +87,12 @@ def test_the_teacher_is_the_one_that_answered(asked: tuple[CapturedRun, Project]
 
 def test_what_changed_is_asked_anew_and_nothing_else(asked: tuple[CapturedRun, Project]) -> None:
     captured, project = asked
-    project.rows("facts.jsonl", *rows(6))
-    project.rows("more.jsonl", *(row | {"domain": "elsewhere"} for row in rows(3)))
+    project.rows("facts.jsonl", *choice_rows(6))
+    project.rows("more.jsonl", *(row | {"domain": "elsewhere"} for row in choice_rows(3)))
     score_all(captured, with_tasks(captured, project, facts="facts.jsonl"))
     both = with_tasks(captured, project, more="more.jsonl", facts="facts.jsonl")
     assert score_all(captured, both) == {"medical": 1, "teacher": 1}, "the new task, of those who are asked its domain"
-    project.rows("facts.jsonl", *rows(5))
+    project.rows("facts.jsonl", *choice_rows(5))
     assert score_all(captured, with_tasks(captured, project, facts="facts.jsonl"))["medical"] == 1
     save_student(captured, StudentLayout("medical").initial, seed=9)
     changed = score_all(captured, with_tasks(captured, project, facts="facts.jsonl"))
@@ -125,7 +101,7 @@ def test_what_changed_is_asked_anew_and_nothing_else(asked: tuple[CapturedRun, P
 
 def test_several_processes_find_the_same_answers(asked: tuple[CapturedRun, Project]) -> None:
     captured, project = asked
-    project.rows("facts.jsonl", *rows(140))
+    project.rows("facts.jsonl", *choice_rows(140))
     config = with_tasks(captured, project, facts="facts.jsonl")
     tasks = tasks_of(captured, config)
     pieces = missing_tasks(captured.run, tasks, 3)
@@ -164,7 +140,7 @@ def test_students_are_looked_at_where_their_teachers_answers_hang(asked: tuple[C
     """In two rounds, and once; the controls on the specialist's own domain."""
     captured, project = asked
     project.rows("words.jsonl", *({"id": w, "prompt": f"the {w}", "answer": "(\\w+ )*(rest|pay|is|a)"} for w in WORDS))
-    project.rows("facts.jsonl", *rows(4))
+    project.rows("facts.jsonl", *choice_rows(4))
     words = {"path": "words.jsonl", "domain": "medical", "marking": "regex", "max_new_tokens": 4}
     project.set("evaluate.bridges", {"texts": 5, "positions": 3, "sure": 0.01})
     config = with_tasks(captured, project, words=words, facts="facts.jsonl")

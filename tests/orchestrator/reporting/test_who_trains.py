@@ -1,0 +1,143 @@
+"""Which students and controls train, and how a report has them beside one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.measured_run import TIMES, differences, evaluation, measured_run, put, score, unmeasured
+from support.small_configuration import clinic
+
+from orchestrator.config.students import student_groups
+from orchestrator.render.markdown import markdown
+from orchestrator.reporting.evaluation import pairs
+from orchestrator.reporting.report import Report, build_report
+from orchestrator.reporting.timing import Timing, Worked
+from workers.evaluation.metrics.resampling import Estimate
+from workers.layout import StudentLayout
+
+
+def test_each_specialist_is_followed_by_its_control() -> None:
+    chains = student_groups(clinic(defaults={"model": "acme/student", "loss": {"kl": 0.75, "ce": 0.5}}))
+    assert [[s.name for s in chain] for chain in chains] == [
+        ["medical", "medical.hard_labels"],
+        ["legal", "legal.hard_labels"],
+    ]
+    specialist, control = chains[0]
+    assert (control.config.loss.kl, control.config.loss.ce) == (0, 1.25), "the weights of the loss add up to the same"
+    assert control.config.train == specialist.config.train and control.mix == specialist.mix
+    assert (specialist.control_of, control.control_of) == (None, "medical")
+
+
+def test_the_generalist_trains_on_all_domains_equally() -> None:
+    chains = student_groups(clinic(evaluate={"baselines": ["generalist"]}))
+    assert [[s.name for s in chain] for chain in chains] == [["medical"], ["legal"], ["generalist"]]
+    assert chains[-1][0].mix == {"legal": 0.5, "medical": 0.5}
+
+
+def test_without_controls_only_specialists_train() -> None:
+    chains = student_groups(clinic(evaluate={"baselines": ["initial", "single_expert"]}))
+    assert [[s.name for s in chain] for chain in chains] == [["medical"], ["legal"]]
+
+
+def test_a_control_on_given_answers_is_its_specialist_with_other_texts_and_another_loss() -> None:
+    [(specialist, hard, given), _] = student_groups(
+        clinic(evaluate={"baselines": ["given_answers", "hard_labels"], "control_tokens": 100})
+    )
+    assert (given.name, given.control_of, given.end_tokens) == ("medical.given_answers", "medical", 100)
+    assert given.given_only and not hard.given_only and not specialist.given_only
+    assert given.config == hard.config and (given.mix, given.end_tokens) == (hard.mix, hard.end_tokens)
+
+
+def test_what_training_took(tmp_path: Path) -> None:
+    """A control starts from its specialist's weights; of a student that left no log, no seconds are known."""
+    run = measured_run(tmp_path)
+    put(run, StudentLayout("medical.hard_labels").done, {"tokens": 500, "steps": 3})
+    report = build_report(run, run.located_config(), None, {}, Timing())
+    assert report.trained.keys() == {"medical", "medical.hard_labels"}, "legal has not ended"
+    report.take_timing(Worked(TIMES, {"medical": 40.0, "legal": 7.0}))
+    medical, control = report.trained["medical"], report.trained["medical.hard_labels"]
+    assert (medical.tokens, medical.steps, medical.seconds) == (5000, 25, 40.0)
+    assert (medical.parameters, medical.flops) == (7, 6 * 7 * 5000)
+    assert (control.tokens, control.seconds, control.flops) == (500, None, 6 * 7 * 500)
+    assert report.timing == TIMES and Report.from_json(report.to_json()).trained == report.trained
+    assert "| medical | 7 | 5,000 | 25 | 40 | 2.1e+05 |" in markdown(report)
+
+
+FROM_SCRATCH = {"medical": {}, "large": {"loss": {"kl": 0, "ce": 1}, "mix": {"medical": 1}}}
+
+
+def test_a_specialist_that_learns_from_labels_is_its_own_control() -> None:
+    config = clinic(specialists=FROM_SCRATCH, evaluate={"baselines": ["hard_labels"]})
+    assert [[s.name for s in chain] for chain in student_groups(config)] == [
+        ["medical", "medical.hard_labels"],
+        ["large"],
+    ]
+
+
+def test_what_stands_beside_a_specialist_is_scored_on_its_domain_and_paired_with_it(tmp_path: Path) -> None:
+    changes = {"specialists": FROM_SCRATCH, "evaluate": {"beside": {"medical": ["large"]}}}
+    run, measured = measured_run(tmp_path, **changes), evaluation()
+    measured.scores["large"] = {"medical": score(0.09)}
+    measured.differences["medical - large"] = {**differences(), "kl": Estimate(0.02, 0.01, 0.03)}
+    report = build_report(run, run.located_config(), measured, {}, TIMES)
+    assert {n: s.kl for n, s in report.students["medical"].beside.items()} == {"large": 0.09}
+    assert report.students["large"].beside == {} and report.differences["medical - large"].low == 0.01
+    assert pairs(run.located_config(), "medical")["medical - large"] == ("medical", "large")
+    text = markdown(report)
+    assert "| – large | 0.0900 |" in text and "- KL of medical - large: +0.0200 (paired" in text
+    assert "| – large | 0.1800 |" in text, "its reverse KL"
+
+
+def test_a_control_on_given_answers_is_reported_beside_its_specialist(tmp_path: Path) -> None:
+    run, measured = measured_run(tmp_path, evaluate={"baselines": ["given_answers"]}), evaluation()
+    put(run, StudentLayout("medical.given_answers").done, {"tokens": 500, "steps": 3})
+    measured.scores["medical.given_answers"] = {"medical": score(0.7)}
+    medical = build_report(run, run.located_config(), measured, {}, TIMES).students["medical"]
+    assert medical.given_answers is not None and medical.given_answers.kl == 0.7
+    assert medical.given_answers_tokens == 500
+
+
+def test_a_short_control_ends_where_its_specialist_keeps_its_weights() -> None:
+    """On the same schedule. Nobody's best checkpoint is compared: it would be of another step."""
+    best = {"model": "acme/student", "train": {"tokens": 4000, "keep": "best"}}
+    chains = student_groups(clinic(defaults=best, evaluate={"control_tokens": "25%"}))
+    for specialist, control in chains:
+        assert (specialist.snapshot_tokens, specialist.end_tokens) == (1000, None)
+        assert (control.snapshot_tokens, control.end_tokens) == (None, 1000)
+        assert (control.config.train.tokens, control.config.train.keep) == (4000, "last")
+        assert specialist.config.train.keep == "best"
+    [(specialist,), _] = student_groups(clinic(defaults=best, evaluate={"control_tokens": 7, "baselines": []}))
+    assert specialist.snapshot_tokens == 7, "a control may be added later"
+    for specialist, control in student_groups(clinic(defaults=best)):
+        assert specialist.snapshot_tokens is control.end_tokens is None and control.config.train.keep == "best"
+
+
+@pytest.mark.parametrize(
+    ("written", "own"), [("25%", "medical.at_control_tokens"), ("100%", "medical"), (None, "medical")]
+)
+def test_hard_labels_are_compared_at_equal_tokens(written: str | None, own: str) -> None:
+    found = pairs(clinic(evaluate={"control_tokens": written}), "medical")
+    assert found == {
+        "medical - hard_labels": (own, "medical.hard_labels"),
+        "medical - given_answers": (own, "medical.given_answers"),
+        "medical - generalist": ("medical", "generalist"),
+        "medical - teacher_4bit": ("medical", "teacher_4bit"),
+    }
+
+
+def test_the_scores_of_a_specialist_after_as_many_tokens_as_its_control(tmp_path: Path) -> None:
+    run, measured = measured_run(tmp_path), evaluation()
+    put(run, StudentLayout("medical.hard_labels").done, {"tokens": 500, "steps": 3})
+    measured.scores["medical.at_control_tokens"] = {"medical": score(0.2)}
+    measured.probes["medical.at_control_tokens"] = {"medical": [{"rank": 9, "probability": 0.1}] * 2}
+    report = build_report(run, run.located_config(), measured, {}, TIMES)
+    medical = report.students["medical"]
+    assert medical.at_control_tokens is not None and medical.at_control_tokens.kl == 0.2
+    assert medical.heldout is not None and medical.heldout.kl == 0.111
+    assert (medical.tokens, medical.hard_labels_tokens) == (5000, 500)
+    assert [(p.at_control_tokens, p.specialist) for p in medical.probes] == [(9, 2), (9, 3)]
+    assert Report.from_json(report.to_json()) == report
+    later = unmeasured(run)
+    later.take_scores(report)
+    assert later.students["medical"] == medical

@@ -102,6 +102,8 @@ def _change(student: StudentReport) -> list[str]:
         found.append(f"Ask more items{now}: the share passes, and only its interval reaches below the gate.")
     if c is not None:
         found.append(f"{_capital(c.advice if c.floor is None else f'{c.verdict}: {c.advice}')}.")
+        if c.verdict == "data-bound":
+            found[-1] += " Both are of models before the learning rate falls; what that takes off comes on top."
         if c.floor is None and c.light != "green":
             promised = _capital(LIGHT_MEANING[c.light])
             found.append(f"Its weights began {c.kl0:.3f} nats from the teacher, {c.light}. {promised}.")

@@ -140,6 +140,18 @@ def test_the_pointer_and_the_keys_show_runners_up(browser: Any, pages: dict[str,
         assert tokens.last.evaluate("element => element === document.activeElement")
         shown.page.keyboard.press("Escape")
         assert not panel.is_visible()
+        tokens.nth(0).focus()
+        assert panel.is_visible()
+        tokens.nth(0).blur()
+        assert not panel.is_visible()
+
+
+def test_runners_up_go_with_the_pointer(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["report"]) as shown:
+        shown.page.locator(".t").first.hover()
+        assert shown.page.locator("#panel").is_visible() and shown.page.locator(".t.here").count() == 1
+        shown.page.locator("h1").hover()
+        assert not shown.page.locator("#panel").is_visible() and shown.page.locator(".t.here").count() == 0
 
 
 def test_a_touch_shows_them_too(browser: Any, pages: dict[str, Path]) -> None:

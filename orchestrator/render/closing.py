@@ -118,7 +118,7 @@ def closing_lines(report: Report) -> list[str]:
     lines += [*task_lines(report), *cost_lines(report)]
     lines += store_lines(report)
     lines += [f"note: {note}" for note in report.notes]
-    lines += [f"FAILED {name}: {error}" for name, error in report.failures.items()]
+    lines += [f"FAILED {name}: {error}" for name, error in report.failures.items() if name not in report.students]
     return [*lines, timing_line(report.timing)]
 
 

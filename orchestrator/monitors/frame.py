@@ -111,9 +111,8 @@ def _pace(part: Part) -> Text:
 def _loss(part: Part, cells: int, label: str) -> Text:
     if part.loss is None:
         return Text("")
-    return Text(f"{label}{part.loss:.3f} ").append(
-        sparkline(part.losses.values(cells)) if cells else "", style="magenta"
-    )
+    curve = sparkline(part.losses.values(cells)) if cells else ""
+    return Text(f"{label}{part.loss:.3f} ").append(curve, style="magenta")
 
 
 def _details(part: Part, progress: Progress) -> Text:

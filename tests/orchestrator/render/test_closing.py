@@ -97,7 +97,7 @@ def decided(report: Report, *, terminal: bool, width: int | None = None) -> list
 
 def test_what_is_decided_stands_last_with_the_way_to_the_report(report: Report) -> None:
     medical, legal, where = decided(report, terminal=False)
-    assert medical.startswith("• medical: KL to the teacher 0.111 (") and where.endswith("report.html")
+    assert medical.startswith("• medical: KL to its teacher 0.111 (") and where.endswith("report.html")
     assert legal == "✘ legal did not train: ValueError: loss is NaN at step 88"
 
 

@@ -142,7 +142,8 @@ def _to_pass(gate: GateReport, items: int) -> str:
     said = f"Raise its score first: the share lies {lies} the gate, whatever number of questions is asked."
     if reach > _TOLD_TO:
         more = _rounded_up(items * (reach / _TOLD_TO) ** 2)
-        said += f" {items:,} tell it only to {100 * reach:.0f} points; {100 * _TOLD_TO:.0f} take about {more:,}."
+        said += f" {items:,} questions tell it only to {100 * reach:.0f} points; about {more:,} tell it to"
+        said += f" {100 * _TOLD_TO:.0f}."
     return said
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.render.cards import answer_of, cards_of
 from orchestrator.render.jinja import filled
 from orchestrator.render.page.assets import own_assets
-from orchestrator.render.page.cards import answer_of, cards_of
 from orchestrator.render.page.pictures import picture_groups
 from orchestrator.render.page.tokens import embedded, guesses_json, texts_of
 from orchestrator.render.sentences import cost_lines, four_bit_lines, store_lines, timing_line
@@ -24,7 +24,7 @@ def report_page(report: Report, texts: Texts) -> str:
         "report.html.j2",
         report=report,
         cards=cards,
-        answer=answer_of(cards),
+        answer=answer_of(report, cards),
         groups=picture_groups(report),
         heat=_heat(report),
         tables=answer_tables(report),

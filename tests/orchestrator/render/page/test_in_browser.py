@@ -177,7 +177,7 @@ def test_a_touch_shows_them_too(browser: Any, pages: dict[str, Path]) -> None:
 def test_the_verdicts_come_first(browser: Any, pages: dict[str, Path]) -> None:
     """In the window of a desk and without scrolling: who passes, why not, what to change."""
     with opened(browser, pages["report"]) as shown:
-        assert "Pass the gate: medical. Fail the gate: legal. Did not train: code." in shown.page.inner_text("header")
+        assert "Passed: medical. Failed: legal. Did not train: code." in shown.page.inner_text("header")
         for words in ("the gate asks for 80.0%", "Data-bound: train on", "did not train"):
             box = shown.page.get_by_text(words).first.bounding_box()
             assert box is not None and box["y"] + box["height"] < 900, words

@@ -26,10 +26,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Form = Literal["q4_0", "q8_0"]
+from workers.quantise.config import GROUP
 
-GROUP = 32
-"""Weights that share a scale."""
+Form = Literal["q4_0", "q8_0"]
 
 BITS: dict[Form, float] = {"q4_0": 4.5, "q8_0": 8.5}
 """Bits that a weight takes, with its part of the scale."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from orchestrator.config.schema import RunConfig
 from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.quantise.config import QuantiseConfig, QuantisedConfig
-from workers.student.config import LossConfig, SpecialistConfig
+from workers.student.config import LossConfig, SpecialistConfig, TrainConfig
 
 INITIAL, HARD_LABELS, GENERALIST, SINGLE_EXPERT = "initial", "hard_labels", "generalist", "single_expert"
 GIVEN_ANSWERS, TEACHER_4BIT = "given_answers", "teacher_4bit"
@@ -145,29 +145,31 @@ def _control(of: Student, kind: str) -> Student:
 
 def _quantised(of: Student, settings: QuantisedConfig) -> Student:
     """The same student trained on from its trained weights, on a lattice, with its loss as that ended."""
-    own, train, loss = settings.train, of.config.train, of.config.loss
-    kl, ce = loss.weights_at(1.0)
+    loss = of.config.loss
+    kl = loss.kl if loss.kl_end is None else loss.kl_end
+    ce = loss.ce if loss.ce_end is None else loss.ce_end
     if loss.weighting == "constant" or (kl and ce):  # else one part would be left to share positions out to
         loss = loss.model_copy(update={"kl": kl, "ce": ce, "kl_end": None, "ce_end": None})
-    changes = {
-        "tokens": quantised_tokens(of.config),
-        "lr": train.lr * QUANTISED_LR if own.lr is None else own.lr,
-        "batch_tokens": own.batch_tokens or train.batch_tokens,
-        "schedule": own.schedule,
-        "warmup": own.warmup,
-        "quantise": QuantiseConfig(**settings.rounding().model_dump()),
-    }
     model = of.config.model.model_copy(update={"lora": None})  # its adapters are in the weights that it goes on from
-    changed = {"train": train.model_copy(update=changes), "loss": loss, "model": model, "quantised": None}
+    train = quantised_train(of.config.train, settings)
+    changed = {"train": train, "loss": loss, "model": model, "quantised": None}
     return Student(f"{of.name}.{QUANTISED}", of.config.model_copy(update=changed), of.mix, quantised_of=of.name)
 
 
-def quantised_tokens(specialist: SpecialistConfig) -> int:
-    """Target tokens that the quantised sibling of a specialist trains on; 0 where it has none."""
-    if specialist.quantised is None:
-        return 0
-    tokens = specialist.quantised.train.tokens
-    return tokens if isinstance(tokens, int) else max(1, round(tokens * specialist.train.tokens))
+def quantised_train(train: TrainConfig, settings: QuantisedConfig) -> TrainConfig:
+    """How the quantised sibling of a specialist that is trained as `train` says is trained."""
+    own = settings.train
+    share = own.tokens if isinstance(own.tokens, float) else own.tokens / train.tokens
+    return train.model_copy(
+        update={
+            "tokens": max(1, round(share * train.tokens)),
+            "lr": train.lr * QUANTISED_LR if own.lr is None else own.lr,
+            "batch_tokens": own.batch_tokens or train.batch_tokens,
+            "schedule": own.schedule,
+            "warmup": own.warmup,
+            "quantise": QuantiseConfig(**settings.rounding().model_dump()),
+        }
+    )
 
 
 def starts_from(student: Student) -> StudentLayout:

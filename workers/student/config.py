@@ -217,7 +217,7 @@ class TrainConfig(Settings):
         if self.quantise is None or not self.quantise.start:
             return self
         start = self.quantise.start
-        if (1 - start) * self.tokens < self.batch_tokens:
+        if round(start * self.tokens) > self.tokens - self.batch_tokens:
             raise ValueError(
                 f"`quantise.start` is {start:.4g}, which leaves no whole step of {self.batch_tokens:,} tokens "
                 f"(batch_tokens) of {self.tokens:,} to be trained on the lattice; start earlier"

@@ -61,10 +61,10 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         if controls and (beside := compared_with_control(config, name)) != name:
             models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
         if (settings := config.specialists[name].quantised) is not None:
-            rounded = stored(f"{name}.{PTQ}", source=StudentLayout(name).final)
+            rounded = replace(stored(f"{name}.{PTQ}", source=StudentLayout(name).final), harness=False)
             models.append(replace(rounded, kind="ptq", rounding=settings.rounding()))
             if run.student_done(sibling := f"{name}.{QUANTISED}") is not None:
-                models.append(stored(sibling, source=StudentLayout(sibling).final))
+                models.append(replace(rounded, name=sibling, source=StudentLayout(sibling).final))
         models += _milestones(run, config, name, own)
     if run.student_done(GENERALIST) is not None:
         models += _milestones(run, config, GENERALIST, domains)

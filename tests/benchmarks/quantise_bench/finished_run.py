@@ -31,10 +31,7 @@ class FinishedRun:
 
     def __init__(self, source: Path, folder: Path) -> None:
         there = ["config.resolved.yaml", "environment.json", "prompts", "targets"]
-        there += [
-            f"students/{s.name}/{part}" for s in (source / "students").iterdir() for part in ("final", "done.json")
-        ]
-        students = [f"students/{folder.name}" for folder in (source / "students").iterdir()]
+        students = [f"students/{student.name}" for student in (source / "students").iterdir()]
         there += [f"{student}/{part}" for student in students for part in ("final", "done.json", "initial.json")]
         for name in there:
             if (source / name).is_dir():

@@ -71,19 +71,22 @@ def loss_figures(run: Path, specialists: list[str], seeds: int, settings: str) -
         for seed in range(seeds):
             one = program("siblings.py", run, name, settings, seed)
             found.append(one)
-            losses = [one[f"{kind} - whole"] for kind in ("ptq", "qad", "further")]
-            rows.append([f"{name}, seed {seed}", one["tokens"], one["lr"], one["whole"], *map(_interval, losses)])
-            rows[-1] += [one["qad_over_ptq"][0], _interval(one["qad - further"])]
-    heads = ["", "tokens", "lr", "KL", "PTQ loses", "QAD loses", "whole, as long", "QAD/PTQ", "QAD less whole, as long"]
-    show("held-out KL to the teacher, nats a token", heads, rows)
-    ptq, qad, further = (mean(one[f"{kind} - whole"][0] for one in found) for kind in ("ptq", "qad", "further"))
+            rows.append([f"{name}, seed {seed}", one["tokens"], one["lr"], one["whole"]])
+            rows[-1] += [_interval(one[f"{kind} - whole"]) for kind in ("ptq", "qad", "further", "further ptq")]
+            rows[-1] += [one["qad_over_ptq"][0], _interval(one["qad - further ptq"])]
+            print(rows[-1], flush=True)
+    heads = ["", "tokens", "lr", "KL", "PTQ", "QAD", "whole, as long", "its PTQ", "QAD/PTQ", "QAD less that"]
+    show("held-out KL to the teacher, nats a token; losses beyond it", heads, rows)
+    ptq, qad, further, its_ptq = (
+        mean(one[f"{kind} - whole"][0] for one in found) for kind in ("ptq", "qad", "further", "further ptq")
+    )
     sure = {kind: round(mean(one[f"{kind} - whole, overconfidence"] for one in found), 5) for kind in ("ptq", "qad")}
     return {
         "ptq_loss": round(ptq, 6),
         "qad_loss": round(qad, 6),
         "qad_over_ptq": round(qad / ptq, 4),
         "whole_as_long_loss": round(further, 6),
-        "qad_over_ptq_beyond_whole_as_long": round((qad - further) / ptq, 4),
+        "whole_as_long_then_ptq_loss": round(its_ptq, 6),
         "qad_better_than_ptq": sum(one["qad - ptq"][2] < 0 for one in found),
         "trainings": len(found),
         "overconfidence_added": sure,

@@ -4,7 +4,8 @@ python tests/benchmarks/quantise_bench/siblings.py RUN SPECIALIST SETTINGS SEED 
 
 SETTINGS is the JSON of a specialist's `quantised`; the seed is of the order of texts. Prints one JSON object: KL to the
 teacher in nats a token on the specialist's own held-out texts, of itself (`whole`), rounded (`ptq`), of its sibling
-(`qad`) and of one that is trained as that is but for the lattice (`further`); and paired 95 % intervals of differences.
+(`qad`), and of one that is trained as that is but for the lattice (`further`), also when that is rounded
+(`further ptq`); and paired 95 % intervals of differences.
 """
 
 from __future__ import annotations
@@ -40,20 +41,26 @@ def main() -> None:
     join_process_group(0, 1, "127.0.0.1", int(sys.argv[5]) if len(sys.argv) > 5 else 29678, "cpu")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-        run = FinishedRun(source, Path(folder, "run"))
-        student = run.sibling(name, settings)
+        run = FinishedRun(source, Path(folder, "run"), name)
+        student = run.sibling(settings)
         done = run.train(student, seed)
-        found = run.scores(name, settings)
+        found = run.scores(settings)
         train = student.config.train.model_copy(update={"quantise": None})
         run.train(replace(student, config=student.config.model_copy(update={"train": train})), seed)
-        further = run.scores(name, settings)[student.name]
-    scores = {"whole": found[name], "ptq": found[f"{name}.ptq"], "qad": found[student.name], "further": further}
+        later = run.scores(settings)
+    scores = {"whole": found[name], "ptq": found[f"{name}.ptq"], "qad": found[student.name]}
+    scores |= {"further": later[student.name], "further ptq": later[f"{student.name}.ptq"]}
     print(json.dumps({"tokens": done["tokens"], "steps": done["steps"], "lr": train.lr} | _figures(scores)))
 
 
 def _figures(scores: dict[str, DomainScores]) -> dict[str, Any]:
     figures: dict[str, Any] = {n: summarise(s, RESAMPLES, 0)["kl"] for n, s in scores.items()}
-    for one, other in (("ptq", "whole"), ("qad", "whole"), ("further", "whole"), ("qad", "ptq"), ("qad", "further")):
+    for one, other in (
+        *((n, "whole") for n in scores if n != "whole"),
+        ("qad", "ptq"),
+        ("qad", "further"),
+        ("qad", "further ptq"),
+    ):
         found = paired_differences(scores[one], scores[other], RESAMPLES, 0)
         kl, sure = found["kl"], found["overconfidence_to_teacher"]
         figures[f"{one} - {other}"] = [kl.value, kl.low, kl.high]

@@ -44,8 +44,8 @@ def main() -> None:
     join_process_group(0, 1, "127.0.0.1", 29679, "cpu")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-        run = FinishedRun(source, Path(folder, "run"))
-        student = run.sibling(name, QuantisedConfig.model_validate("qad"))
+        run = FinishedRun(source, Path(folder, "run"), name)
+        student = run.sibling(QuantisedConfig.model_validate("qad"))
         storage, on_lattice = run.run.storage, student.config.train.model_copy(update={"zero": "auto"})
         kinds = {"whole": on_lattice.model_copy(update={"quantise": None}), "quantised": on_lattice}
         optimisers, took = {}, dict[str, list[tuple[float, float]]]()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+import math
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.panel import Panel
 from rich.text import Text
 
 from orchestrator.config.students import GENERALIST
+from orchestrator.render.cards import card_of
 from orchestrator.render.columns import print_columns
 from orchestrator.render.sentences import (
     cost_lines,
@@ -33,13 +38,35 @@ def print_closing(report: Report, out: Console) -> None:
         print_columns(out, ["model", "domain", "KL ± 95 %", "acceptance", "top-1"], rows, ["model", "domain"])
     for line in closing_lines(report):
         out.print(line, markup=False, soft_wrap=True)
-    print_gates(report, out)
 
 
-def print_gates(report: Report, out: Console) -> None:
-    """Print whether specialists pass the gate; in red of those that do not."""
-    for passed, line in gate_lines(report):
-        out.print(Text(line, style="" if passed else "bold red"), soft_wrap=True)
+_MARKS = {"passed": ("✔", "bold green"), "failed": ("✘", "bold red"), "open": ("•", "bold")}
+
+
+def print_verdicts(report: Report, out: Console, lines: Sequence[str] = ()) -> None:
+    """Print what is decided of each specialist and the numbers that decide, and `lines` below: in a frame on a
+    terminal, else as lines."""
+    said = [_verdict(report, name) for name in report.students]
+    for name in report.models:
+        said += [Text(line, style="" if ok else "bold red") for ok, line in gate_lines(report, only=name)]
+    said += [Text(line) for line in lines]
+    if out.is_terminal and said:
+        out.print(Panel(Group(*said), title=report.run, title_align="left", padding=(0, 1)))
+        return
+    for line in said:
+        out.print(line, soft_wrap=True)
+
+
+def _verdict(report: Report, name: str) -> Text:
+    card, error, gate = card_of(report, name), report.students[name].error, report.students[name].gate
+    mark, style = _MARKS[card.state]
+    text = Text(f"{mark} {name}" if card.state == "open" else f"{mark} {name} {card.word}", style=style)
+    numbers = "; ".join(f"{what} {value} ({beside})" for what, value, beside in card.numbers)
+    asked = ""
+    if gate is not None and not gate.passed:
+        asked = f"; {gate.domain} asks for {gate.threshold:.1%} at the lower end, it has "
+        asked += f"{gate.retention_low:.1%}" if math.isfinite(gate.retention_low) else "any part"
+    return text.append(f": {error or numbers or 'was not scored'}{asked}", style="not bold default")
 
 
 def _print_table(report: Report, measured: dict[str, StudentReport], out: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.render.cards import card_of
 from orchestrator.render.jinja import filled
 from orchestrator.render.page.assets import own_assets
 from orchestrator.render.page.pictures import pictures
@@ -20,7 +21,7 @@ def report_page(report: Report, texts: Texts) -> str:
     return filled(
         "report.html.j2",
         report=report,
-        cards=[_card(report, name) for name in report.students],
+        cards=[card_of(report, name) for name in report.students],
         pictures=list(pictures(report)),
         heat=_heat(report),
         texts=shown,
@@ -42,37 +43,6 @@ def _lines(report: Report) -> list[str]:
     """What else is to be said, in sentences."""
     measured = [*four_bit_lines(report), *bridge_lines(report), *cost_lines(report)]
     return [*measured, *store_lines(report), *report.notes]
-
-
-@dataclass(frozen=True)
-class Card:
-    """What decides of one specialist: whether it passes, three numbers, four sentences."""
-
-    name: str
-    state: str
-    """`passed`, `failed`, or `open` where no gate judges it."""
-    word: str
-    numbers: Sequence[tuple[str, str, str]]
-    """What is measured, its value, and its interval or what it is beside."""
-    sentences: Sequence[str]
-
-
-def _card(report: Report, name: str) -> Card:
-    student, verdict = report.students[name], report.verdicts[name]
-    state = {True: "passed", False: "failed", None: "open"}[verdict.passed]
-    word = {"passed": "passes the gate", "failed": "fails the gate", "open": "no gate"}[state]
-    if student.error is not None:
-        state, word = "failed", "did not train"
-    numbers = []
-    if (own := student.heldout) is not None:
-        numbers.append(("KL to the teacher", f"{own.kl:.3f}", f"{own.kl_low:.3f} … {own.kl_high:.3f} nats a token"))
-    task = student.tasks.get(student.domain)
-    if task is not None and (kept := task.specialist.retention) is not None:
-        numbers.append(("of its teacher's score", f"{kept.value:.1%}", f"{kept.low:.1%} … {kept.high:.1%}"))
-    if student.cost is not None and student.cost.times_fewer_flops is not None:
-        beside = f"{student.cost.parameters:,} parameters"
-        numbers.append(("of its teacher's FLOPs", f"1/{student.cost.times_fewer_flops:.3g}", beside))
-    return Card(name, state, word, numbers, verdict.sentences)
 
 
 @dataclass(frozen=True)

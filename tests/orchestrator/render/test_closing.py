@@ -11,7 +11,7 @@ from rich.console import Console
 from support.measured_run import measured_report, opened, with_short_control
 from support.small_configuration import clinic
 
-from orchestrator.render.closing import closing_lines, print_closing
+from orchestrator.render.closing import closing_lines, print_closing, print_verdicts
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
 
@@ -86,3 +86,23 @@ def test_markup_in_messages_is_text(tmp_path: Path) -> None:
 def test_nothing_measured_prints_no_table(tmp_path: Path) -> None:
     report = build_report(opened(tmp_path), clinic(), None, {}, Timing())
     assert printed(report) == closing_lines(report)
+
+
+def decided(report: Report, *, terminal: bool, width: int | None = None) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, highlight=False, force_terminal=terminal, width=width, color_system=None)
+    print_verdicts(report, console, ["Report: runs/clinic/report.html"])
+    return out.getvalue().splitlines()
+
+
+def test_what_is_decided_stands_last_with_the_way_to_the_report(report: Report) -> None:
+    medical, legal, where = decided(report, terminal=False)
+    assert medical.startswith("• medical: KL to the teacher 0.111 (") and where.endswith("report.html")
+    assert legal == "✘ legal did not train: ValueError: loss is NaN at step 88"
+
+
+@pytest.mark.parametrize("width", [80, 130])
+def test_a_terminal_gets_it_in_a_frame(report: Report, width: int) -> None:
+    first, *lines, last = decided(report, terminal=True, width=width)
+    assert "clinic" in first and {line[0] for line in lines} == {"│"} and last.startswith("╰")
+    assert {len(line) for line in (first, *lines, last)} == {width}

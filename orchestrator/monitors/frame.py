@@ -84,7 +84,7 @@ def _table(progress: Progress, parts: Sequence[Part], width: int, ascii_only: bo
     columns += [
         _column(table, [_pace(part) for part in parts], justify="right"),
         _column(table, [Text(left(part)) for part in parts], justify="right"),
-        _column(table, [_loss(part, cells) for part in parts]),
+        _column(table, [_loss(part, cells, "loss " if width >= _WIDE else "") for part in parts]),
         _column(table, [_details(part, progress) for part in parts], ratio=1),
     ]
     for row in zip(*columns, strict=True):
@@ -108,10 +108,11 @@ def _pace(part: Part) -> Text:
     return Text(speed(part)) if part.state == "working" else Text(part.state, style=_STYLES[part.state])
 
 
-def _loss(part: Part, cells: int) -> Text:
+def _loss(part: Part, cells: int, label: str) -> Text:
     if part.loss is None:
         return Text("")
-    return Text(f"{part.loss:.3f} ").append(sparkline(part.losses.values(cells)) if cells else "", style="magenta")
+    curve = sparkline(part.losses.values(cells)) if cells else ""
+    return Text(f"{label}{part.loss:.3f} ").append(curve, style="magenta")
 
 
 def _details(part: Part, progress: Progress) -> Text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -10,7 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from orchestrator.config.students import GENERALIST
-from orchestrator.render.cards import card_of
+from orchestrator.render.cards import Card, cards_of
 from orchestrator.render.columns import print_columns
 from orchestrator.render.sentences import (
     cost_lines,
@@ -40,13 +39,14 @@ def print_closing(report: Report, out: Console) -> None:
         out.print(line, markup=False, soft_wrap=True)
 
 
-_MARKS = {"passed": ("✔", "bold green"), "failed": ("✘", "bold red"), "open": ("•", "bold")}
+_MARKS = {"passed": ("✔", "bold green"), "open": ("•", "bold")}
+_NOT = ("✘", "bold red")
 
 
 def print_verdicts(report: Report, out: Console, lines: Sequence[str] = ()) -> None:
     """Print what is decided of each specialist and the numbers that decide, and `lines` below: in a frame on a
     terminal, else as lines."""
-    said = [_verdict(report, name) for name in report.students]
+    said = [_verdict(card) for card in cards_of(report)]
     for name in report.models:
         said += [Text(line, style="" if ok else "bold red") for ok, line in gate_lines(report, only=name)]
     said += [Text(line) for line in lines]
@@ -57,16 +57,14 @@ def print_verdicts(report: Report, out: Console, lines: Sequence[str] = ()) -> N
         out.print(line, soft_wrap=True)
 
 
-def _verdict(report: Report, name: str) -> Text:
-    card, error, gate = card_of(report, name), report.students[name].error, report.students[name].gate
-    mark, style = _MARKS[card.state]
-    text = Text(f"{mark} {name}" if card.state == "open" else f"{mark} {name} {card.word}", style=style)
-    numbers = "; ".join(f"{what} {value} ({beside})" for what, value, beside in card.numbers)
-    asked = ""
-    if gate is not None and not gate.passed:
-        asked = f"; {gate.domain} asks for {gate.threshold:.1%} at the lower end, it has "
-        asked += f"{gate.retention_low:.1%}" if math.isfinite(gate.retention_low) else "any part"
-    return text.append(f": {error or numbers or 'was not scored'}{asked}", style="not bold default")
+def _verdict(card: Card) -> Text:
+    """Whether a specialist passes, the numbers that decide and, where it does not pass, why."""
+    mark, style = _MARKS.get(card.state, _NOT)
+    text = Text(f"{mark} {card.name}" if card.state == "open" else f"{mark} {card.name} {card.word}", style=style)
+    said = [f"{what} {value} ({beside})" for what, beside, value in card.numbers] or ["was not scored"]
+    if card.state != "open":
+        said = [card.why] if card.state == "broken" else [*said, card.why]
+    return text.append(f": {'; '.join(said)}", style="not bold default")
 
 
 def _print_table(report: Report, measured: dict[str, StudentReport], out: Console) -> None:
@@ -119,7 +117,7 @@ def closing_lines(report: Report) -> list[str]:
     lines += [*task_lines(report), *cost_lines(report)]
     lines += store_lines(report)
     lines += [f"note: {note}" for note in report.notes]
-    lines += [f"FAILED {name}: {error}" for name, error in report.failures.items()]
+    lines += [f"FAILED {name}: {error}" for name, error in report.failures.items() if name not in report.students]
     return [*lines, timing_line(report.timing)]
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from support.toys.run_events import step, unit
 
+from orchestrator.cli.output import monitors
 from orchestrator.monitors import log
 from orchestrator.monitors.frame import frame
 from orchestrator.monitors.log import LogMonitor, summary
@@ -102,6 +103,14 @@ def test_a_terminal_keeps_lines_above_the_bars_and_the_last_frame() -> None:
     monitor.stop()
     assert "[red]stays[/red]" in out.getvalue(), "markup in what is said is text"
     assert "medical" in out.getvalue().rsplit("stays", 1)[1]
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_INTERACTIVE"])
+def test_what_is_no_terminal_gets_no_bars_whatever_is_asked_for(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    for quiet in (False, True):
+        [monitor] = monitors(quiet)
+        assert isinstance(monitor, LogMonitor)
 
 
 class Clock:

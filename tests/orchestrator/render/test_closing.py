@@ -72,7 +72,7 @@ def test_the_lines_below(report: Report) -> None:
     assert "medical after 5,000 target tokens: KL 0.111 distilled, 0.333 from hard labels" in text
     assert "single-expert teacher" in text and "medical 1.78, legal 1.89" in text
     assert "medical, rank of each probe: specialist 2, 3; hard labels 71, -" in text
-    assert "FAILED legal: ValueError: loss is NaN at step 88" in text
+    assert "FAILED" not in text, "what became of specialists stands below"
     assert "3 × is not JSON" in text and "damaged" not in text
     for seconds in ("teacher 61 s", "students 47 s", "both at once 33 s", "wall 92 s"):
         assert seconds in text
@@ -80,7 +80,7 @@ def test_the_lines_below(report: Report) -> None:
 
 def test_markup_in_messages_is_text(tmp_path: Path) -> None:
     report = measured_report(tmp_path, {"legal": "KeyError: [bold]x[/bold] [/]"})
-    assert "FAILED legal: KeyError: [bold]x[/bold] [/]" in printed(report)
+    assert "✘ legal did not train: KeyError: [bold]x[/bold] [/]" in decided(report, terminal=False)
 
 
 def test_nothing_measured_prints_no_table(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def decided(report: Report, *, terminal: bool, width: int | None = None) -> list
 
 def test_what_is_decided_stands_last_with_the_way_to_the_report(report: Report) -> None:
     medical, legal, where = decided(report, terminal=False)
-    assert medical.startswith("• medical: KL to the teacher 0.111 (") and where.endswith("report.html")
+    assert medical.startswith("• medical: KL to its teacher 0.111 (") and where.endswith("report.html")
     assert legal == "✘ legal did not train: ValueError: loss is NaN at step 88"
 
 

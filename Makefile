@@ -29,7 +29,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in tests/benchmarks/*.py tests/benchmarks/driving/*.py; do $(BIN)/python $$script || exit 1; done
 
 install: $(STAMP)
 

@@ -8,6 +8,7 @@ from orchestrator.render.sentences import (
     cost_lines,
     four_bit_lines,
     interval_cell,
+    quantised_lines,
     store_lines,
     timing_line,
 )
@@ -42,6 +43,8 @@ def markdown(report: Report) -> str:
         after=_after,
         four_bit=four_bit,
         weighed=four_bit_lines(report),
+        quantised={n: s for n, s in report.students.items() if s.quantised is not None and s.quantised.scores},
+        rounding_costs=quantised_lines(report),
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         interval=interval_cell,
         answered=answer_tables(report),

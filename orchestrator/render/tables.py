@@ -62,6 +62,8 @@ def _tasks(report: Report) -> Table:
                 "given answers alone": task.given_answers,
                 "generalist": task.generalist,
                 "its teacher at 4 bit": task.teacher_4bit,
+                "rounded (PTQ)": task.ptq,
+                "rounded and trained (QAD)": task.quantised,
             }
             shares = _format_shares(name, task.format)
             for label, score in beside.items():

@@ -30,11 +30,13 @@ BELOW: dict[str, set[str]] = {
     "orchestrator.runs": {"orchestrator.config"},
     # Settings and jobs of all that works; their rooms import the heavy libraries inside functions.
     "orchestrator.config": {"workers.teacher", "workers.student", "workers.evaluation", "workers.export"},
-    "workers.evaluation": {"workers.targets", "workers.channels"},
-    "workers.export": {"cluster"},
+    "workers.evaluation": {"workers.targets", "workers.channels", "workers.quantise"},
+    "workers.export": {"workers.quantise"},
     # The target store is all that teacher and student share.
     "workers.teacher": {"workers.targets", "workers.channels"},
-    "workers.student": {"workers.targets", "workers.channels"},
+    "workers.student": {"workers.targets", "workers.channels", "workers.quantise"},
+    # One rounding of weights, in training, evaluation and export.
+    "workers.quantise": {"cluster"},
     "workers.targets": {"workers"},
     "workers.channels": {"cluster"},
     "workers": {"cluster"},

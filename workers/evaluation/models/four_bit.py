@@ -1,11 +1,11 @@
 """The teacher at 4 bit: its linear weights rounded to 4-bit numbers, and computed with as what they then are.
 
-Weights only, round to nearest, symmetric, in groups of 32 along the input with a 16-bit step each: GGUF's Q4_0
-(`quantize_row_q4_0_ref` of llama.cpp's ggml-quants.c), 4.5 bits a weight. That is what people run who do not calibrate,
-needs no texts, and its short groups lose less than the groups of 128 that GPTQ (arXiv 2210.17323) and AWQ (arXiv
-2306.00978) take, at .3 bits more: SmolLM2-135M is then .304 nats from itself on English text, with a zero point .316 in
-groups of 32 and .328 in groups of 64, and with steps of a seventh in place of an eighth .439. A calibrated one can be
-measured too, as a folder (`evaluate.models`).
+Weights only, round to nearest, symmetric, in groups of 32 along the input (the last of a row may be shorter) with a
+16-bit step each: GGUF's Q4_0 (`workers/quantise/lattice.py`), 4.5 bits a weight. That is what people run who do not
+calibrate, needs no texts, and its short groups lose less than the groups of 128 that GPTQ (arXiv 2210.17323) and AWQ
+(arXiv 2306.00978) take, at .3 bits more: SmolLM2-135M is then .304 nats from itself on English text, with a zero point
+.316 in groups of 32 and .328 in groups of 64, and with steps of a seventh in place of an eighth .439. A calibrated one
+can be measured too, as a folder (`evaluate.models`).
 
 Embeddings, the LM head, norms, biases and routers stay as they are, as is usual. The rounding is simulated: numbers are
 put in the place of weights in the type that these have, so what is measured is what it does to the model, not a speed.
@@ -23,9 +23,7 @@ from torch import Tensor, nn
 
 from workers.evaluation.cost import RoundedWeights
 from workers.model_sizes import EXPERT_WEIGHTS
-
-GROUP = 32
-"""Weights that share a step. The last group of a row may be shorter."""
+from workers.quantise.lattice import GROUP, on_lattice
 
 _STEP_BYTES = 2
 
@@ -59,17 +57,9 @@ def round_matrix(weight_OI: Tensor) -> None:
 
     What a number loses is half a step at most, but for those of the other sign that 7 steps do not reach: a whole one.
     """
-    for some_OI in weight_OI.split(max(1, _AT_ONCE // weight_OI.shape[1])):
-        some_OI.copy_(_rounded(some_OI.float()))
-
-
-def _rounded(x_OI: Tensor) -> Tensor:
-    O, I = x_OI.shape  # noqa: E741
-    x_OGg = nn.functional.pad(x_OI, (0, -I % GROUP)).view(O, -1, GROUP)
-    largest_OG1 = x_OGg.gather(-1, x_OGg.abs().argmax(-1, keepdim=True))
-    step_OG1 = (largest_OG1 / -8).half().float()
-    codes_OGg = (x_OGg / step_OG1).round().clamp(-8, 7)
-    return torch.where(step_OG1 == 0, 0, codes_OGg * step_OG1).flatten(1)[:, :I]
+    width = weight_OI.shape[1]
+    for some_OI in weight_OI.split(max(1, _AT_ONCE // width)):
+        some_OI.copy_(on_lattice(nn.functional.pad(some_OI, (0, -width % GROUP)), "q4_0", torch.float16)[:, :width])
 
 
 def _linear_weights(model: Any) -> Iterator[Tensor]:

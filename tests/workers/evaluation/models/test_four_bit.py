@@ -11,7 +11,8 @@ from support.model_families import DENSE
 
 from workers.evaluation.cost import RoundedWeights
 from workers.evaluation.models.cuttable import ROUNDED, why_not_rounded
-from workers.evaluation.models.four_bit import GROUP, round_matrix, round_to_4_bit
+from workers.evaluation.models.four_bit import round_matrix, round_to_4_bit
+from workers.quantise.lattice import GROUP
 
 STEP_ROUNDING = 2.0**-11
 """Of a step in 16 bits, relatively; of a number of 8 steps that is .004 of one."""

@@ -3,9 +3,9 @@
 python tests/benchmarks/quantise_bench/siblings.py RUN SPECIALIST SETTINGS
 
 SETTINGS is the JSON of a specialist's `quantised`. Prints one JSON object: KL to the teacher in nats a token on the
-specialist's own held-out texts, of itself (`whole`), rounded (`ptq`), of its sibling (`qad`), and of one that is trained
-as that is but for the lattice (`further`), also when that is rounded (`further ptq`); and paired 95 % intervals of
-differences.
+specialist's own held-out texts, of itself (`whole`), rounded (`ptq`), of its sibling (`qad`), and of one that is
+trained as that is but for the lattice (`further`), also when that is rounded (`further ptq`); and paired 95 % intervals
+of differences.
 """
 
 from __future__ import annotations

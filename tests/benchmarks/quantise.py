@@ -86,6 +86,7 @@ def loss_figures(runs: list[Path], specialists: list[str], settings: str) -> dic
         "qad_over_ptq": round(qad / ptq, 4),
         "whole_as_long_loss": round(further, 6),
         "whole_as_long_then_ptq_loss": round(its_ptq, 6),
+        "qad_over_ptq_of_whole_as_long": round((qad - further) / (its_ptq - further), 4),
         "qad_better_than_ptq": sum(one["qad - ptq"][2] < 0 for one in found),
         "trainings": len(found),
         "overconfidence_added": sure,

@@ -1,0 +1,86 @@
+"""Settings of exports: which formats a specialist is written in."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.settings import Settings
+
+Format = Literal["safetensors", "gguf", "compressed-tensors", "onnx", "mlx"]
+
+WeightType = Literal["f32", "f16", "q8_0", "q4_0"]
+
+NOT_WRITTEN: dict[str, str] = {
+    "onnx": "no exporter that is tested here writes a causal language model of transformers 5 with 4-bit weights; take "
+    "gguf, or give the safetensors export to optimum",
+    "mlx": "MLX computes on Apple's machines alone, so a file could not be measured after it was written; take the "
+    "safetensors export, of which `mlx_lm.convert --hf-path FOLDER -q` makes one",
+}
+"""Formats that have a name and no writer, and why."""
+
+_OF = {
+    "dtype": ("safetensors",),
+    "weights": ("gguf",),
+    "embeddings": ("gguf",),
+    "keep": ("gguf", "compressed-tensors"),
+    "tokenizer": ("gguf",),
+}
+"""Which formats read which setting."""
+
+
+class ExportConfig(Settings):
+    """One format in which specialists are written. A name alone (`gguf`) is the short form of `{format: gguf}`."""
+
+    format: Format
+    """`safetensors`: a folder that transformers loads. `gguf`: one file for llama.cpp and ollama. `compressed-tensors`:
+    a folder with 4-bit weights (W4A16, groups of 32) that transformers and vLLM load. `onnx` and `mlx` are not written,
+    and say why."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the weights in safetensors. Null: as they were trained."""
+
+    weights: WeightType | None = None
+    """Type of the weights of linear layers in gguf. Null: q4_0."""
+
+    embeddings: WeightType | None = None
+    """Type of embeddings and LM head in gguf. Null: q8_0 where `weights` are quantised, else as `weights`."""
+
+    keep: list[str] = Field(default=[])
+    """Linear layers whose weights are not quantised, by parts of their names (`lm_head`, `layers.0.`)."""
+
+    tokenizer: Literal["own", "none"] = "own"
+    """`own`: the gguf file holds the tokenizer, and a tokenizer that llama.cpp cannot express is refused. `none`: it
+    holds none and takes token ids alone, which is enough to measure it and nothing else."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"format": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agree(self) -> ExportConfig:
+        if self.format in NOT_WRITTEN:
+            raise ValueError(f"{self.format} is not written: {NOT_WRITTEN[self.format]}")
+        for name in sorted(self.model_fields_set & _OF.keys()):
+            if self.format not in _OF[name]:
+                raise ValueError(f"{name} is a setting of {' and '.join(_OF[name])}, not of {self.format}; take it out")
+        return self
+
+    @property
+    def linear_type(self) -> WeightType:
+        """Type of the weights of linear layers in gguf."""
+        return self.weights or "q4_0"
+
+    @property
+    def embedding_type(self) -> WeightType:
+        """Type of embeddings and LM head in gguf."""
+        return self.embeddings or ("q8_0" if self.linear_type in ("q4_0", "q8_0") else self.linear_type)
+
+    @property
+    def label(self) -> str:
+        """What tells this export from others of a specialist; empty of plain safetensors."""
+        if self.format == "safetensors":
+            return self.dtype or ""
+        return f"gguf-{self.linear_type}" if self.format == "gguf" else "w4a16"

@@ -21,7 +21,7 @@ NOT_WRITTEN: dict[str, str] = {
 """Formats that have a name and no writer, and why."""
 
 _OF = {
-    "dtype": ("safetensors",),
+    "dtype": ("safetensors", "compressed-tensors"),
     "weights": ("gguf",),
     "embeddings": ("gguf",),
     "keep": ("gguf", "compressed-tensors"),
@@ -39,7 +39,7 @@ class ExportConfig(Settings):
     and say why."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of the weights in safetensors. Null: as they were trained."""
+    """Type of the weights that are not quantised, in safetensors and compressed-tensors. Null: as they were trained."""
 
     weights: WeightType | None = None
     """Type of the weights of linear layers in gguf. Null: q4_0."""
@@ -53,6 +53,10 @@ class ExportConfig(Settings):
     tokenizer: Literal["own", "none"] = "own"
     """`own`: the gguf file holds the tokenizer, and a tokenizer that llama.cpp cannot express is refused. `none`: it
     holds none and takes token ids alone, which is enough to measure it and nothing else."""
+
+    measure: int = Field(default=32, ge=0)
+    """Held-out texts on which the written file is measured, in the program that people run it with. 0: it is not, and
+    that program need not be installed. A plain copy of safetensors is not measured."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,3 +88,8 @@ class ExportConfig(Settings):
         if self.format == "safetensors":
             return self.dtype or ""
         return f"gguf-{self.linear_type}" if self.format == "gguf" else "w4a16"
+
+    @property
+    def copied(self) -> bool:
+        """Whether the export has the trained model's own bytes."""
+        return self.format == "safetensors" and self.dtype is None

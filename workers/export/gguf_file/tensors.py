@@ -94,19 +94,30 @@ def _order(name: str) -> tuple[int, int, str]:
 
 
 def arranged(weight: Tensor, tensor: Planned, family: Family, read: Read) -> Tensor:
-    """A weight as llama.cpp computes with it."""
-    if family.rotates_pairs and ".attn_q." in tensor.name:
-        return _paired(weight, int(read("num_attention_heads")))
-    if family.rotates_pairs and ".attn_k." in tensor.name:
-        return _paired(weight, int(read("num_key_value_heads") or read("num_attention_heads")))
-    if family.norm_shift and tensor.name.endswith("norm.weight"):
-        return weight.float() + family.norm_shift
-    return weight
+    """A weight as llama.cpp computes with it: of each head the rows 0, n/2, 1, n/2 + 1, ... where it rotates neighbours
+    and transformers halves."""
+    if heads := _turned(tensor, family, read):
+        return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape)
+    return weight.float() + family.norm_shift if _shifted(tensor, family) else weight
 
 
-def _paired(weight: Tensor, heads: int) -> Tensor:
-    """The rows of each head in the order 0, n/2, 1, n/2 + 1, ...: llama.cpp rotates neighbours, transformers halves."""
-    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape)
+def disarranged(weight: Tensor, tensor: Planned, family: Family, read: Read) -> Tensor:
+    """What `arranged` was given."""
+    if heads := _turned(tensor, family, read):
+        return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
+    return weight - family.norm_shift if _shifted(tensor, family) else weight
+
+
+def _turned(tensor: Planned, family: Family, read: Read) -> int:
+    """The heads whose rows are in another order; 0 of most weights."""
+    if not family.rotates_pairs or not any(part in tensor.name for part in (".attn_q.", ".attn_k.")):
+        return 0
+    heads = read("num_attention_heads")
+    return int(heads if ".attn_q." in tensor.name else read("num_key_value_heads") or heads)
+
+
+def _shifted(tensor: Planned, family: Family) -> bool:
+    return bool(family.norm_shift) and tensor.name.endswith("norm.weight")
 
 
 def packed(weight: Tensor, kind: WeightType) -> Iterator[np.ndarray[Any, Any]]:

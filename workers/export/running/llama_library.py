@@ -77,7 +77,7 @@ def library() -> Any:
     if not found:
         raise ValueError(
             "export: gguf is measured in llama.cpp, and the package xllamacpp is not installed; install "
-            "stillhouse[llama-cpp], or set evaluate.exports false"
+            "stillhouse[llama-cpp], or set measure: 0 in this export"
         )
     opened = ctypes.CDLL(str(found[0]))
     for name, (result, arguments) in _FUNCTIONS.items():

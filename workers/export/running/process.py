@@ -86,7 +86,8 @@ def _load(runtime: str, path: Path, threads: int, context: int) -> Loaded:
 def _answer(loaded: Loaded, asked: dict[str, Any], array: np.ndarray[Any, Any], out: IO[bytes]) -> None:
     match asked["do"]:
         case "logits":
-            loaded.forget()
+            if asked["first"]:
+                loaded.forget()
             send(out, {}, loaded.feed(array))
         case "tokens":
             send(out, {"ids": [loaded.tokens(text) for text in asked["texts"]]})

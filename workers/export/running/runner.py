@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from workers.export.running.process import Runtime, receive, send
+
+_AT_ONCE = 256
+"""Positions of which logits come at once: of a vocabulary of 151,936 they are 156 MB."""
 
 
 class Runner:
@@ -49,7 +52,13 @@ class Runner:
 
     def logits(self, ids_T: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """[T, V] logits behind each token of a text."""
-        return self._ask({"do": "logits"}, ids_T.astype(np.int32))[1]
+        return np.concatenate([logits_nV for _, logits_nV in self.pieces(ids_T)])
+
+    def pieces(self, ids_T: np.ndarray[Any, Any]) -> Iterator[tuple[slice, np.ndarray[Any, Any]]]:
+        """The same, some positions at a time: which, and their logits [n, V]."""
+        for start in range(0, len(ids_T), _AT_ONCE):
+            place = slice(start, min(start + _AT_ONCE, len(ids_T)))
+            yield place, self._ask({"do": "logits", "first": start == 0}, ids_T[place].astype(np.int32))[1]
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts, by the file's own tokenizer."""

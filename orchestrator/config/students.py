@@ -1,7 +1,8 @@
 """Which students a run trains, and one after which.
 
 A specialist and then its controls, in the same workers: a control differs in nothing but its loss, its texts and where
-it ends, and loading torch and DeepSpeed once more costs seconds.
+it ends, and loading torch and DeepSpeed once more costs seconds. Last its quantised sibling, which goes on from its
+trained weights.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from dataclasses import dataclass
 
 from orchestrator.config.schema import RunConfig
 from workers.layout import AT_CONTROL_TOKENS, StudentLayout
-from workers.student.config import LossConfig, SpecialistConfig
+from workers.quantise.config import QuantiseConfig, QuantisedConfig
+from workers.student.config import LossConfig, SpecialistConfig, TrainConfig
 
 INITIAL, HARD_LABELS, GENERALIST, SINGLE_EXPERT = "initial", "hard_labels", "generalist", "single_expert"
 GIVEN_ANSWERS, TEACHER_4BIT = "given_answers", "teacher_4bit"
 """What specialists are measured against (`evaluate.baselines`)."""
 CONTROLS = (HARD_LABELS, GIVEN_ANSWERS)
 """Of these, students that are trained beside each specialist, for as many tokens as one another."""
+QUANTISED, PTQ = "quantised", "ptq"
+"""A specialist's sibling that was trained on a lattice, and the specialist with its weights put on that lattice without
+training (post-training quantisation)."""
 TEACHER, UNIGRAM = "teacher", "unigram"
 """What else has scores: the teacher on the probes; and, where the truth is known, how often each token occurs."""
 
@@ -57,6 +62,10 @@ def split_milestone(model: str) -> tuple[str, int] | None:
     return (student, int(tokens)) if kept != tokens and tokens.isdigit() else None
 
 
+QUANTISED_LR = 0.2
+"""Of a specialist's peak rate, that of its quantised sibling where none is given."""
+
+
 @dataclass(frozen=True)
 class Student:
     """A model to train: a specialist, or a control beside it."""
@@ -65,6 +74,8 @@ class Student:
     config: SpecialistConfig
     mix: dict[str, float]
     control_of: str | None = None
+    quantised_of: str | None = None
+    """The specialist whose trained weights it goes on from."""
     end_tokens: int | None = None
     """Target tokens at which a control ends, on the schedule of its specialist's whole budget. None: at that budget."""
     snapshot_tokens: int | None = None
@@ -85,6 +96,7 @@ def student_groups(config: RunConfig) -> list[list[Student]]:
         milestones = milestones_of(config, specialist)
         group = [Student(name, specialist, config.mix_of(name), snapshot_tokens=tokens, milestones=milestones)]
         group += [_control(group[0], kind) for kind in controls_of(config, name)]
+        group += [_quantised(group[0], specialist.quantised)] if specialist.quantised is not None else []
         groups.append(group)
     if config.specialists and GENERALIST in config.evaluate.baselines:
         first = next(iter(config.specialists.values()))
@@ -114,6 +126,10 @@ def milestones_of(config: RunConfig, student: SpecialistConfig) -> tuple[int, ..
         return ()
     last = train.tokens * (1 - train.decay) if train.schedule == "wsd" else train.tokens
     first = floor.first * train.tokens
+    if train.quantise is not None and train.quantise.start:
+        first = max(first, train.quantise.start * train.tokens)  # models before are on another curve likewise
+        if first > last:
+            return ()
     steps = max(floor.points - 1, 1)
     return tuple(sorted({round(first * (last / first) ** (i / steps)) for i in range(floor.points)}))
 
@@ -127,6 +143,41 @@ def _control(of: Student, kind: str) -> Student:
     return Student(f"{of.name}.{kind}", control, of.mix, control_of=of.name, end_tokens=end, given_only=given)
 
 
+def _quantised(of: Student, settings: QuantisedConfig) -> Student:
+    """The same student trained on from its trained weights, on a lattice, with its loss as that ended."""
+    loss = of.config.loss
+    kl = loss.kl if loss.kl_end is None else loss.kl_end
+    ce = loss.ce if loss.ce_end is None else loss.ce_end
+    if loss.weighting == "constant" or (kl and ce):  # else one part would be left to share positions out to
+        loss = loss.model_copy(update={"kl": kl, "ce": ce, "kl_end": None, "ce_end": None})
+    model = of.config.model.model_copy(update={"lora": None})  # its adapters are in the weights that it goes on from
+    train = quantised_train(of.config.train, settings)
+    changed = {"train": train, "loss": loss, "model": model, "quantised": None}
+    return Student(f"{of.name}.{QUANTISED}", of.config.model_copy(update=changed), of.mix, quantised_of=of.name)
+
+
+def quantised_train(train: TrainConfig, settings: QuantisedConfig) -> TrainConfig:
+    """How the quantised sibling of a specialist that is trained as `train` says is trained."""
+    own = settings.train
+    share = own.tokens if isinstance(own.tokens, float) else own.tokens / train.tokens
+    return train.model_copy(
+        update={
+            "tokens": max(1, round(share * train.tokens)),
+            "lr": train.lr * QUANTISED_LR if own.lr is None else own.lr,
+            "batch_tokens": own.batch_tokens or train.batch_tokens,
+            "schedule": own.schedule,
+            "warmup": own.warmup,
+            "quantise": QuantiseConfig(**settings.rounding().model_dump()),
+        }
+    )
+
+
 def starts_from(student: Student) -> StudentLayout:
-    """Whose initial weights a student starts from: a control's are its specialist's."""
-    return StudentLayout(student.control_of or student.name)
+    """Of whose weights a student's are made: a control's of its specialist's initial ones, a quantised sibling's of its
+    trained ones."""
+    return StudentLayout(student.control_of or student.quantised_of or student.name)
+
+
+def initial_key(student: Student) -> str:
+    """The folder of the weights that a student starts from."""
+    return starts_from(student).initial if student.quantised_of is None else starts_from(student).final

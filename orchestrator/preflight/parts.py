@@ -137,6 +137,8 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
     what += f", teacher's head {naturalsize(heads)}" if heads else ""
     gradients = trained * 4 // (least if stage >= 2 else 1)
     optimiser = trained * (12 if stage else 8) // least
+    if specialist.roundings:  # rounded, beside masters that the stages 1 and 2 have anyway
+        optimiser += parameters * (4 if stage == 0 else width // least if stage == 3 else 0)
     flat = trained * width // (least if stage == 3 else 1) if stage else 0
     logits = 3 * chunk_tokens("cuda" if train.gpus_per_worker else "cpu", max(vocabulary, 1)) * vocabulary * 4
     # Of a text, as much again may be its prompt, of which there need be no targets.

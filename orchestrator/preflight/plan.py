@@ -22,7 +22,7 @@ from orchestrator.preflight.parts import (
     student_part,
     teacher_part,
 )
-from orchestrator.preflight.planning.controls import control_note, control_words
+from orchestrator.preflight.planning.controls import control_note, control_words, quantised_words
 from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
 from orchestrator.preflight.planning.prices import plan_prices, single_expert_parameters
 from orchestrator.preflight.planning.record import RunPlan
@@ -142,7 +142,7 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         plan.notes.append(control_note(config))
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
-        mix += control_words(config, name)
+        mix += control_words(config, name) + quantised_words(config, name)
         held = heads_held(specialist, config.mix_of(name))
         items.append(_student(name, f"specialists.{name}.train", specialist, mix, vocabulary, held))
     if config.specialists and GENERALIST in config.evaluate.baselines:

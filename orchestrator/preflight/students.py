@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.preflight.memory import linear_layers
+from orchestrator.preflight.memory import decoder_of, linear_layers
 from orchestrator.preflight.model_folders import check_model_folder
+from workers.architectures import architecture
 from workers.fetching.folder import model_folder
 from workers.fingerprint import tokenizer_fingerprint
 from workers.model_files import expert_count, known_model_type, read_model_config
-from workers.student.config import LoraConfig, ModelConfig
+from workers.model_sizes import tensor_shapes
+from workers.quantise.config import GROUP, RoundingConfig, names
+from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig
 from workers.student.models.dense_sibling import SIBLINGS, expert_width, why_not_merge
+
+_FAMILIES = (
+    *("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "granite", "olmo2", "smollm3"),
+    *("ministral", "olmo3"),
+)
+"""Architectures whose layers have the linear layers of `_widths`."""
 
 
 def check_students(config: RunConfig, tokenizer: str) -> None:
@@ -27,6 +37,7 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
         model, where = specialist.model, f"specialists.{name}.model"
         if model.source is None:
             _check_architecture(f"{where}.config", (model.config or {}).get("model_type"))
+            _check_roundings(f"specialists.{name}", specialist, None, None)
             continue
         folder = _same_tokenizer(config, where, model.source, model.revision, tokenizer)
         model_config = read_model_config(folder)
@@ -34,6 +45,7 @@ def check_students(config: RunConfig, tokenizer: str) -> None:
             _check_architecture(where, model_config.get("model_type"))
         _check_dropped(where, model.drop_layers, int(model_config.get("num_hidden_layers", 0)))
         _check_experts(where, model, model_config, folder)
+        _check_roundings(f"specialists.{name}", specialist, folder, model_config)
         if model.lora is not None:
             _check_lora(where, model.lora, sorted(linear_layers(model, folder, model_config)))
 
@@ -112,3 +124,66 @@ def _check_dropped(where: str, drop: int | list[int], layers: int) -> None:
             f"{where}.drop_layers: {drop} of {layers} layers; give a number below "
             f"{layers}, or indices 0 to {layers - 1}"
         )
+
+
+def _check_roundings(
+    where: str, specialist: SpecialistConfig, folder: Path | None, base: dict[str, Any] | None
+) -> None:
+    """Of a specialist that begins as its settings `where` say, perhaps from a folder with a configuration `base`. Of
+    architectures whose layers are not known here, and of weights that are not downloaded, `validate --deep` and the
+    beginning of training tell. Raises ValueError."""
+    for key, rounding in specialist.roundings.items():
+        widths, hidden = _widths(specialist.model, folder, base)
+        _check_names(f"{where}.{key}", rounding, widths)
+        for name, width in widths.items():
+            if width % GROUP and not rounding.keeps(name):
+                short = name.split(".")[-1]
+                raise ValueError(
+                    f"{where}.{key}.format: {name} has {width} inputs, which {rounding.format} cannot divide into "
+                    f"groups of {GROUP}; add {short} to keep, or choose sizes that {GROUP} divides"
+                )
+        if rounding.embeddings is not None and hidden % GROUP:
+            raise ValueError(
+                f"{where}.{key}.embeddings: rows have {hidden} numbers, which {rounding.embeddings} cannot divide into "
+                f"groups of {GROUP}; leave embeddings out, or choose a hidden size that {GROUP} divides"
+            )
+
+
+def _check_names(where: str, rounding: RoundingConfig, widths: dict[str, int]) -> None:
+    there = sorted({name.split(".")[-1] for name in widths})
+    missing = [kept for kept in rounding.keep if not any(names(kept, name) for name in widths)]
+    if there and missing:
+        raise ValueError(f"{where}.keep: {missing} are no linear layers of the decoder; there are {there}")
+    if widths and all(map(rounding.keeps, widths)):
+        raise ValueError(
+            f"{where}.keep: all of {there} would stay as they are; name fewer, or take {where.split('.')[-1]} out"
+        )
+
+
+def _widths(model: ModelConfig, folder: Path | None, base: dict[str, Any] | None) -> tuple[dict[str, int], int]:
+    """Inputs of a student's linear layers by full name, none where they are not known; and its hidden size, or 0."""
+    config = decoder_of(model, base)
+    kind = str(config.get("model_type"))
+    known = architecture(kind) if kind in _FAMILIES else None
+
+    def size(name: str) -> int:
+        return int((known.value(config, name) if known is not None else config.get(name)) or 0)
+
+    hidden = size("hidden_size")
+    if known is not None and hidden:
+        heads = size("num_attention_heads")
+        attended = heads * (size("head_dim") or hidden // max(heads, 1))
+        return dict(_of_layers(size("num_hidden_layers"), hidden, attended, size("intermediate_size"))), hidden
+    if folder is None or model.merge_experts is not None:
+        return {}, hidden
+    shapes = {n: s for n, s in tensor_shapes(folder).items() if ".layers." in n and n.endswith(".weight")}
+    return {n.removesuffix(".weight"): s[1] for n, s in shapes.items() if len(s) == 2}, hidden
+
+
+def _of_layers(layers: int, hidden: int, attended: int, inside: int) -> Iterator[tuple[str, int]]:
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        yield from ((f"{prefix}.self_attn.{name}_proj", hidden) for name in "qkv")
+        yield f"{prefix}.self_attn.o_proj", attended
+        yield from ((f"{prefix}.mlp.{name}_proj", hidden) for name in ("gate", "up"))
+        yield f"{prefix}.mlp.down_proj", inside

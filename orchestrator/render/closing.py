@@ -11,6 +11,7 @@ from orchestrator.render.sentences import (
     cost_lines,
     four_bit_lines,
     gate_lines,
+    quantised_lines,
     store_lines,
     task_lines,
     timing_line,
@@ -84,7 +85,7 @@ def closing_lines(report: Report) -> list[str]:
     if report.single_expert is not None:
         kl = ", ".join(f"{domain} {value:.2f}" for domain, value in report.single_expert.kl.items())
         lines.append(f"single-expert teacher (one expert a layer, no router): KL {kl}")
-    lines += four_bit_lines(report)
+    lines += [*four_bit_lines(report), *quantised_lines(report)]
     for name, student in report.students.items():
         if student.probes:
             lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")

@@ -11,6 +11,7 @@ from orchestrator.render.sentences import (
     gate_lines,
     interval_cell,
     nats_cell,
+    quantised_lines,
     store_lines,
     timing_line,
 )
@@ -44,6 +45,8 @@ def markdown(report: Report) -> str:
         after=_after,
         four_bit=four_bit,
         weighed=four_bit_lines(report),
+        quantised={n: s for n, s in report.students.items() if s.quantised is not None and s.quantised.scores},
+        rounding_costs=quantised_lines(report),
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         interval=interval_cell,
         nats=nats_cell,

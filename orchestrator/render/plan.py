@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from cluster.nodes.kinds import PlannedNode
 from cluster.resources import MEMORY
+from orchestrator.config.students import QUANTISED
 from orchestrator.preflight.parts import Part
 from orchestrator.preflight.planning.record import BaselinePrice, RunPlan
 from orchestrator.render.columns import print_columns
@@ -58,7 +59,8 @@ def _price_line(name: str, price: BaselinePrice) -> str:
     words += [f"scores {price.scored_tokens:,} held-out ones" if words else f"scores {price.scored_tokens:,} tokens"]
     words += [f"about {price.flops:.2g} FLOPs", f"holds weights of {naturalsize(price.held_bytes)} to be scored"]
     words += [f"leaves {naturalsize(price.stored_bytes)} in the storage"] if price.stored_bytes else []
-    return f"baseline {name}: {', '.join(words)}"
+    what = "quantised siblings" if name == QUANTISED else f"baseline {name}"
+    return f"{what}: {', '.join(words)}"
 
 
 def _print_inventory(plan: RunPlan, out: Console) -> None:

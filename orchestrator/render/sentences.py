@@ -137,6 +137,26 @@ def four_bit_lines(report: Report) -> list[str]:
     return lines
 
 
+def quantised_lines(report: Report) -> list[str]:
+    """Of each specialist with a quantised sibling, what rounding costs with and without training for it."""
+    lines = []
+    for name, student in report.students.items():
+        if student.quantised is None or (found := student.quantised.scores) is None:
+            continue
+        rounded = f"{name} at {student.quantised.format}"
+        lost = found.ptq_loss
+        said = f"{rounded}: rounding alone adds {lost.kl:.4f} nats of KL ({lost.low:.4f} … {lost.high:.4f})"
+        if found.qad_loss is not None and found.qad_less_ptq is not None:
+            trained, apart = found.qad_loss, found.qad_less_ptq
+            said += f", training with it {trained.kl:+.4f} ({trained.low:+.4f} … {trained.high:+.4f})"
+            better = "better" if apart.high < 0 else "worse" if apart.low > 0 else "neither better nor worse"
+            said += f": {better} by {apart.kl:+.4f} ({apart.low:+.4f} … {apart.high:+.4f})"
+            if (share := found.qad_over_ptq) is not None and math.isfinite(share.value):
+                said += f", {share.percent} of what rounding alone loses"
+        lines.append(said)
+    return lines
+
+
 def cost_lines(report: Report) -> list[str]:
     """Of each specialist that was timed beside its teacher, how much less it costs and what it keeps, in a sentence."""
     lines = []

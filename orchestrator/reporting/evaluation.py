@@ -27,6 +27,7 @@ from orchestrator.reporting.measures.parrot import (
     inheritance_reports,
     parrot_reports,
 )
+from orchestrator.reporting.measures.quantised import QuantisedScores, quantised_scores
 from orchestrator.reporting.measures.tasks import Answered, TaskReport, task_reports
 from workers.evaluation.bridges.texts import BridgeFindings
 from workers.evaluation.cost import RoundedWeights, Speed
@@ -95,6 +96,7 @@ class Evaluation:
     harness: dict[str, dict[str, HarnessReport]] = field(default_factory=dict)
     """By specialist and task."""
     bridges: dict[str, BridgesReport] = field(default_factory=dict)
+    quantised: dict[str, QuantisedScores] = field(default_factory=dict)
     rounded: RoundedWeights | None = None
     """What the teacher at 4 bit weighs."""
     texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
@@ -133,6 +135,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         own_text=own_text_reports(config, models, results.own),
         harness=harness_reports(config, results.harness),
         bridges=bridges_reports(config, results.bridges),
+        quantised=quantised_scores(config, models),
         rounded=results.rounded,
         texts=results.texts,
     )

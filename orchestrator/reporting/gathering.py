@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import GIVEN_ANSWERS, HARD_LABELS, INITIAL
+from orchestrator.config.students import GIVEN_ANSWERS, HARD_LABELS, INITIAL, QUANTISED
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.measures.costs import student_cost
+from orchestrator.reporting.measures.quantised import quantised_report
 from orchestrator.reporting.measures.shown import HardPrompt, apart_tokens
 from orchestrator.reporting.measures.tasks import gate_report
 from orchestrator.reporting.records import (
@@ -152,9 +154,10 @@ def student_report(
     name: str,
     captured: Captured,
     evaluation: Evaluation | None,
-    error: str | None,
+    failures: Mapping[str, str],
 ) -> StudentReport:
     """One specialist: what it was made of, and its scores on its own domain."""
+    sibling = failures.get(f"{name}.{QUANTISED}")
     own, done = config.own_domain(name), run.student_done(name) or {}
     control, given = (run.student_done(f"{name}.{kind}") or {} for kind in (HARD_LABELS, GIVEN_ANSWERS))
     key, tasks = export_key(name), evaluation.tasks.get(name, {}) if evaluation is not None else {}
@@ -166,7 +169,7 @@ def student_report(
         base=_base(config, written, name),
         model=_initial_weights(run.read_json(StudentLayout(name).initial_facts)),
         export=key if run.storage.exists(f"{key}/config.json") else None,
-        error=error,
+        error=failures.get(name),
         curve=_curve(run, name, done),
         before=_first_kl(config, done.get("before")),
         heldout=_score(evaluation, name, own),
@@ -187,6 +190,7 @@ def student_report(
         own_text=evaluation.own_text.get(name) if evaluation else None,
         bias=evaluation.bias.get(name) if evaluation else None,
         bridges=evaluation.bridges.get(name) if evaluation else None,
+        quantised=quantised_report(run, config, name, evaluation.quantised.get(name) if evaluation else None, sibling),
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,

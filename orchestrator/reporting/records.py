@@ -15,6 +15,7 @@ from orchestrator.reporting.measures.costs import StudentCost
 from orchestrator.reporting.measures.harness import HarnessReport
 from orchestrator.reporting.measures.own_text import OwnTextReport
 from orchestrator.reporting.measures.parrot import BiasReport, InheritanceReport, ParrotReport
+from orchestrator.reporting.measures.quantised import QuantisedReport
 from orchestrator.reporting.measures.shown import HardPrompt
 from orchestrator.reporting.measures.tasks import GateReport, TaskReport
 from orchestrator.reporting.scores import (
@@ -270,6 +271,8 @@ class StudentReport:
     """What swapped names do to its answers beyond its teacher's; None where none were swapped."""
     bridges: BridgesReport | None = None
     """At the tokens that its teacher's answers hang on; None where these were not looked for."""
+    quantised: QuantisedReport | None = None
+    """Its quantised sibling, and what rounding alone does; None where it has none."""
     cost: StudentCost | None
     """What it costs to run; None where it was not timed."""
     gate: GateReport | None

@@ -123,7 +123,7 @@ class Report:
             if (scored := earlier.students.get(name)) is not None:
                 of_text = ("heldout", "initial", "hard_labels", "given_answers", "at_control_tokens", "beside")
                 of_models = ("difference", "probes", "calibration", "hardest", "capacity", "cost", "own_text")
-                of_tasks = ("gate", "tasks", "harness", "parrot", "inheritance", "bias", "bridges")
+                of_tasks = ("gate", "tasks", "harness", "parrot", "inheritance", "bias", "bridges", "quantised")
                 kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
                 self.students[name] = replace(student, **kept)
                 self.verdicts[name] = earlier.verdicts[name]
@@ -180,9 +180,7 @@ def build_report(
     failures = {name: without_folders(run, why) for name, why in failures.items()}
     scores = evaluation.scores if evaluation is not None else {}
     differences = {n: Difference.of(d) for n, d in evaluation.differences.items()} if evaluation else {}
-    students = {
-        n: student_report(run, config, written, n, captured, evaluation, failures.get(n)) for n in config.specialists
-    }
+    students = {n: student_report(run, config, written, n, captured, evaluation, failures) for n in config.specialists}
     asked = {(a.source, a.domains) for a in prompts.asked if not a.given}
     return Report(
         run=config.name,

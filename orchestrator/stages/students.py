@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.config.students import Student, starts_from
+from orchestrator.config.students import Student, initial_key
 from orchestrator.runs.context import RunContext
 from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.student.training.job import SpecialistJob
@@ -18,7 +18,7 @@ def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: 
         SpecialistJob(
             name=student.name,
             run_uri=ctx.run.uri,
-            initial=starts_from(student).initial,
+            initial=initial_key(student),
             mix=student.mix,
             loss=student.config.loss.model_dump(),
             texts=student.config.texts.model_dump(),
@@ -44,6 +44,7 @@ def snapshots_of(student: Student) -> dict[str, int]:
 
 
 def _first_kl(student: Student, ctx: RunContext) -> dict[str, Any] | None:
-    """Of what learns from distributions; a control begins where its specialist does."""
-    measured = student.config.loss.soft and student.control_of is None
+    """Of what learns from distributions; a control begins where its specialist does, and a quantised sibling where it
+    ended."""
+    measured = student.config.loss.soft and student.control_of is None and student.quantised_of is None
     return ctx.config.evaluate.first_kl.model_dump() if measured else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.model_cache import use_model_cache
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import CONTROLS
+from orchestrator.config.students import CONTROLS, QUANTISED
 from orchestrator.runs.folder import RunFolder, find_run
 from workers.fetching.folder import model_folder
 from workers.layout import AT_CONTROL_TOKENS, StudentLayout
@@ -48,7 +48,7 @@ def _models(run: RunFolder, config: RunConfig, teacher: bool) -> dict[str, str |
     models: dict[str, str | Path] = {}
     for name in config.specialists:
         own, controls = StudentLayout(name), [f"{name}.{kind}" for kind in CONTROLS]
-        for student in (name, *controls):
+        for student in (name, *controls, f"{name}.{QUANTISED}"):
             if run.student_done(student) is not None:
                 models[student] = StudentLayout(student).final
         if models.keys() & controls and run.storage.exists(own.at_control_tokens_facts):

@@ -9,6 +9,7 @@ from cluster.storage import Storage
 from workers.evaluation.bridges.config import BridgesConfig
 from workers.evaluation.harness.config import HarnessConfig
 from workers.layout import scores_folder
+from workers.quantise.config import RoundingConfig
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,13 @@ class ModelToScore:
 
     name: str
     kind: Literal[
-        "stored", "milestone", "folder", "single_expert", "unigram", "teacher", "whole_teacher", "teacher_4bit"
+        "stored", "milestone", "ptq", "folder", "single_expert", "unigram", "teacher", "whole_teacher", "teacher_4bit"
     ]
-    """`stored`: a model's folder below the run. `milestone`: such a one that is scored for its KL alone. `folder`: any
-    model's, as settings name it. `single_expert`: the teacher at `source`, cut down for its one domain. `unigram`: how
-    often each token occurs in the training targets of its one domain. `teacher`: what the probes' store says. The last
-    two have no source. `whole_teacher`: the teacher at `source`, asked the items of tasks. `teacher_4bit`: it, with its
-    weights rounded to 4 bit."""
+    """`stored`: a model's folder below the run. `milestone`: such a one that is scored for its KL alone. `ptq`: such a
+    one whose weights are rounded as it is loaded. `folder`: any model's, as settings name it. `single_expert`: the
+    teacher at `source`, cut down for its one domain. `unigram`: how often each token occurs in the training targets of
+    its one domain. `teacher`: what the probes' store says. The last two have no source. `whole_teacher`: the teacher at
+    `source`, asked the items of tasks. `teacher_4bit`: it, with its weights rounded to 4 bit."""
     source: str
     domains: tuple[str, ...]
     revision: str | None = None
@@ -40,6 +41,8 @@ class ModelToScore:
     """Whether it is asked the tasks of lm-evaluation-harness."""
     teacher: str = ""
     """Of kind `whole_teacher`: its name in the settings."""
+    rounding: RoundingConfig | None = None
+    """Of kind `ptq`: what is rounded, and to what."""
 
 
 @dataclass(frozen=True)

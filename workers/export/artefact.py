@@ -53,7 +53,9 @@ class Artefact:
     peak_mb: float | None = None
     """Memory of the runtime's process at most, MiB."""
     same_ids: bool | None = None
-    """Whether the file's tokenizer gives the ids of transformers on the prompts; None where it has none."""
+    """Whether the file's tokenizer gives the ids of transformers on the texts; None where it has none."""
+    stamp: str = ""
+    """What it was made of, and how: another stamp, and it is made again."""
 
     @property
     def within_gate(self) -> bool | None:

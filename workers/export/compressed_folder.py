@@ -19,7 +19,7 @@ from workers.export.gguf_file.families import FAMILIES, reader, widths
 from workers.export.model_folder import ModelWeights
 from workers.export.shards import write_shards
 from workers.model_files import read_model_config
-from workers.quantise.groups import GROUP
+from workers.quantise.config import GROUP
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def why_not_compressed(config: dict[str, Any]) -> str | None:
 
 def is_packed(name: str, shape: list[int], export: ExportConfig) -> bool:
     """Whether a weight is quantised."""
-    return len(shape) == 2 and not name.endswith(_UNQUANTISED) and not any(part in name for part in export.keep)
+    return len(shape) == 2 and not name.endswith(_UNQUANTISED) and not export.keeps(name)
 
 
 def write_compressed(model: Path, folder: Path, export: ExportConfig) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.settings import Settings
+from workers.quantise.config import QuantisedWeights, names
 
 Format = Literal["safetensors", "gguf", "compressed-tensors", "onnx", "mlx"]
 
@@ -42,13 +43,16 @@ class ExportConfig(Settings):
     """Type of the weights that are not quantised, in safetensors and compressed-tensors. Null: as they were trained."""
 
     weights: WeightType | None = None
-    """Type of the weights of linear layers in gguf. Null: q4_0."""
+    """Type of the weights of linear layers in gguf. Null: what the model was trained on (`train.quantise`), else
+    q4_0."""
 
     embeddings: WeightType | None = None
-    """Type of embeddings and LM head in gguf. Null: q8_0 where `weights` are quantised, else as `weights`."""
+    """Type of embeddings and LM head in gguf. Null: what the model was trained on, else q8_0 where `weights` are
+    quantised, and as `weights` where they are not."""
 
-    keep: list[str] = Field(default=[])
-    """Linear layers whose weights are not quantised, by parts of their names (`lm_head`, `layers.0.`)."""
+    keep: tuple[str, ...] = ()
+    """Linear layers whose weights are not quantised: the last part of their names, for example [down_proj], or more of
+    it ([layers.0.mlp.down_proj]). Those of `train.quantise.keep` are not, either."""
 
     tokenizer: Literal["own", "none"] = "own"
     """`own`: the gguf file holds the tokenizer, and a tokenizer that llama.cpp cannot express is refused. `none`: it
@@ -72,6 +76,19 @@ class ExportConfig(Settings):
                 raise ValueError(f"{name} is a setting of {' and '.join(_OF[name])}, not of {self.format}; take it out")
         return self
 
+    def of_model(self, trained: QuantisedWeights | None) -> ExportConfig:
+        """The same with what is left open as a model has it, whose folder says this of its weights."""
+        if trained is None or self.format not in ("gguf", "compressed-tensors"):
+            return self
+        found: dict[str, Any] = {"keep": (*self.keep, *trained.keep)}
+        if self.format == "gguf" and self.weights is None:
+            found |= {"weights": trained.format, "embeddings": self.embeddings or trained.embeddings or "f16"}
+        return self.model_copy(update=found)
+
+    def keeps(self, weight: str) -> bool:
+        """Whether a weight, by its full name, is of a linear layer that is not quantised."""
+        return any(names(kept, weight.removesuffix(".weight")) for kept in self.keep)
+
     @property
     def linear_type(self) -> WeightType:
         """Type of the weights of linear layers in gguf."""
@@ -87,7 +104,9 @@ class ExportConfig(Settings):
         """What tells this export from others of a specialist; empty of plain safetensors."""
         if self.format == "safetensors":
             return self.dtype or ""
-        return f"gguf-{self.linear_type}" if self.format == "gguf" else "w4a16"
+        if self.format == "gguf":
+            return "-".join(["gguf", *([self.weights] if self.weights else [])])
+        return "w4a16"
 
     @property
     def copied(self) -> bool:

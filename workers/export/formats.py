@@ -21,7 +21,7 @@ from workers.export.running.process import Runtime
 from workers.export.safetensors_folder import TOKENIZER_FILES
 from workers.export.shards import write_shards
 from workers.model_files import read_model_config
-from workers.quantise.groups import GROUP
+from workers.quantise.config import GROUP
 
 if TYPE_CHECKING:
     from torch import Tensor

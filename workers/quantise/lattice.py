@@ -21,12 +21,17 @@ Legend: O outputs, I inputs, G groups, g the 32 weights of a group.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from workers.quantise.groups import GROUP, Form
+from workers.quantise.config import GROUP
 
-__all__ = ["GROUP", "Form", "codes", "grouped", "on_lattice", "values"]
+Form = Literal["q4_0", "q8_0"]
+
+BITS: dict[Form, float] = {"q4_0": 4.5, "q8_0": 8.5}
+"""Bits that a weight takes, with its part of the scale."""
 
 _AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Weights that are rounded at once: what is held beside a matrix is a few times that, in float32. Fewer of them fit a

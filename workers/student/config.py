@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.settings import Count, Range, Settings, Share
+from workers.quantise.config import QuantiseConfig, QuantisedConfig, RoundingConfig
 from workers.student.losses.config import LossConfig
 
 _SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"}
@@ -199,12 +200,32 @@ class TrainConfig(Settings):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
 
+    quantise: QuantiseConfig | None = None
+    """Train with weights on a lattice of few bits, on which the trained model then is. Null: weights are whole."""
+
     @model_validator(mode="after")
     def _something_to_go_on_from(self) -> TrainConfig:
         if self.restarts and self.checkpoint_steps is None and self.checkpoint_s is None:
             raise ValueError(
                 "`checkpoint_steps` and `checkpoint_s` are both null: a range of `workers`, or `max_failures`, would "
                 "begin again at step 0; give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _some_steps_on_the_lattice(self) -> TrainConfig:
+        if self.quantise is None or not self.quantise.start:
+            return self
+        start = self.quantise.start
+        if round(start * self.tokens) > self.tokens - self.batch_tokens:
+            raise ValueError(
+                f"`quantise.start` is {start:.4g}, which leaves no whole step of {self.batch_tokens:,} tokens "
+                f"(batch_tokens) of {self.tokens:,} to be trained on the lattice; start earlier"
+            )
+        if self.keep == "best":
+            raise ValueError(
+                "`keep: best` compares losses, and those from before `quantise.start` are of weights that are not on "
+                "the lattice; take `keep: last`, or `quantise.start: 0%`"
             )
         return self
 
@@ -266,6 +287,29 @@ class SpecialistConfig(Settings):
 
     train: TrainConfig = TrainConfig()
     """How it is trained."""
+
+    quantised: QuantisedConfig | None = None
+    """Another student, `NAME.quantised`, that goes on from its trained weights with these on a lattice of few bits.
+    `qad` is the preset. Null: none."""
+
+    @property
+    def roundings(self) -> dict[str, RoundingConfig]:
+        """What is put on a lattice, of itself or its sibling, by the setting that says so."""
+        said = {"train.quantise": self.train.quantise, "quantised": self.quantised}
+        return {key: settings.rounding() for key, settings in said.items() if settings is not None}
+
+    @model_validator(mode="after")
+    def _one_way_to_the_lattice(self) -> SpecialistConfig:
+        if self.train.quantise is not None and self.model.lora is not None:
+            raise ValueError(
+                "`model.lora` leaves the weights as they are, and `train.quantise` trains all of those that are "
+                "rounded; take one of them out, or `quantised: qad`, which goes on from the merged weights"
+            )
+        if self.train.quantise is not None and self.quantised is not None:
+            raise ValueError(
+                "`train.quantise` and `quantised` are both given: it is on the lattice already; take one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _losses_compare(self) -> SpecialistConfig:

@@ -1,9 +1,9 @@
-"""What controls cost, in words."""
+"""What controls and quantised siblings cost, in words."""
 
 from __future__ import annotations
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import CONTROLS, controls_of
+from orchestrator.config.students import CONTROLS, QUANTISED, controls_of, quantised_train
 
 
 def control_words(config: RunConfig, name: str) -> str:
@@ -13,6 +13,15 @@ def control_words(config: RunConfig, name: str) -> str:
     each = ", each" if len(kinds) > 1 else ""
     what = "controls" if each else "control"
     return f"; then its {what} ({', '.join(kinds)}){each} on {config.control_tokens_of(name):,} of them"
+
+
+def quantised_words(config: RunConfig, name: str) -> str:
+    """What a specialist's quantised sibling trains on, to follow the same; empty where it has none."""
+    specialist = config.specialists[name]
+    if specialist.quantised is None:
+        return ""
+    tokens = quantised_train(specialist.train, specialist.quantised).tokens
+    return f"; then its {QUANTISED} sibling ({specialist.quantised.format}) on {tokens:,}"
 
 
 def control_note(config: RunConfig) -> str:

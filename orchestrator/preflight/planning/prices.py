@@ -1,4 +1,5 @@
-"""What each of `evaluate.baselines` adds to a run: training, scoring, storage, memory. Estimates.
+"""What each of `evaluate.baselines` adds to a run, and what quantised siblings do: training, scoring, storage, memory.
+Estimates.
 
 FLOPs are 6 for each parameter and trained token, and 2 for each parameter that a scored one meets (C = 6 N D of arXiv
 2001.08361, section 2.1), of target tokens alone: what stands before them in a text comes on top.
@@ -15,9 +16,11 @@ from orchestrator.config.students import (
     GENERALIST,
     GIVEN_ANSWERS,
     INITIAL,
+    QUANTISED,
     SINGLE_EXPERT,
     TEACHER_4BIT,
     controls_of,
+    quantised_train,
 )
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.parts import student_parameters, student_width
@@ -32,6 +35,8 @@ def plan_prices(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: in
     named = {other for others in config.evaluate.beside.values() for other in others}
     wanted = [b for b in config.evaluate.baselines if config.specialists or b not in (INITIAL, *CONTROLS, GENERALIST)]
     plan.baselines = {name: prices.of(name) for name in [*wanted, *(n for n in config.specialists if n in named)]}
+    if any(s.quantised is not None for s in config.specialists.values()):
+        plan.baselines[QUANTISED] = prices.of_siblings()
     if GIVEN_ANSWERS in plan.baselines:
         _note_given(plan, config)
 
@@ -73,13 +78,17 @@ class _Prices:
             for n in config.specialists
             if name == INITIAL or name in controls_of(config, n)
         ]
-        return BaselinePrice(
-            trained_tokens=sum(p.trained_tokens for p in each),
-            scored_tokens=sum(p.scored_tokens for p in each),
-            flops=sum(p.flops for p in each),
-            stored_bytes=sum(p.stored_bytes for p in each),
-            held_bytes=max((p.held_bytes for p in each), default=0),
-        )
+        return _together(each)
+
+    def of_siblings(self) -> BaselinePrice:
+        """That of all quantised siblings, and of scoring the specialists with their weights rounded."""
+        each = []
+        for name, specialist in self._config.specialists.items():
+            if specialist.quantised is not None:
+                tokens = quantised_train(specialist.train, specialist.quantised).tokens
+                own = self._config.own_domain(name)
+                each += [self._trained(name, tokens, [own]), self._scored(self._parameters[name], [own])]
+        return _together(each)
 
     def _trained(self, specialist: str, tokens: int, domains: Iterable[str]) -> BaselinePrice:
         """A student of a specialist's model, trained on so many tokens and scored on domains."""
@@ -105,6 +114,16 @@ class _Prices:
             stored_bytes=0,
             held_bytes=parameters * self._width,
         )
+
+
+def _together(each: list[BaselinePrice]) -> BaselinePrice:
+    return BaselinePrice(
+        trained_tokens=sum(p.trained_tokens for p in each),
+        scored_tokens=sum(p.scored_tokens for p in each),
+        flops=sum(p.flops for p in each),
+        stored_bytes=sum(p.stored_bytes for p in each),
+        held_bytes=max((p.held_bytes for p in each), default=0),
+    )
 
 
 def _note_given(plan: RunPlan, config: RunConfig) -> None:

@@ -56,7 +56,7 @@ class RunPlan:
     control_tokens: dict[str, int] = field(default_factory=dict)
     """By specialist: target tokens that each of its controls trains on."""
     baselines: dict[str, BaselinePrice] = field(default_factory=dict)
-    """By baseline, and by specialist that `evaluate.beside` names."""
+    """By baseline, and by specialist that `evaluate.beside` names; `quantised`: of all quantised siblings."""
     given_tokens: dict[str, int] = field(default_factory=dict)
     """By domain: target tokens of training prompts whose answers are given, about."""
     longest_answer: dict[str, int] = field(default_factory=dict)

@@ -17,6 +17,8 @@ from orchestrator.config.students import (
     GIVEN_ANSWERS,
     HARD_LABELS,
     INITIAL,
+    PTQ,
+    QUANTISED,
     TEACHER,
     TEACHER_4BIT,
     measured_domains,
@@ -83,6 +85,10 @@ class TaskReport:
     """Of the specialist when it had seen as many tokens as its controls."""
     generalist: TaskScore | None
     teacher_4bit: TaskScore | None = None
+    ptq: TaskScore | None = None
+    """Of the specialist with its weights rounded."""
+    quantised: TaskScore | None = None
+    """Of its quantised sibling."""
     format: FormatReport | None = None
     """None where no task has one."""
 
@@ -170,6 +176,8 @@ def _report(config: RunConfig, name: str, answers: Mapping[str, Sequence[Answere
         at_control_tokens=score(f"{name}.{AT_CONTROL_TOKENS}"),
         generalist=score(GENERALIST),
         teacher_4bit=score(TEACHER_4BIT),
+        ptq=score(f"{name}.{PTQ}"),
+        quantised=score(f"{name}.{QUANTISED}"),
         format=_format(config, name, answers),
     )
 

@@ -11,6 +11,8 @@ from orchestrator.config.students import (
     CONTROLS,
     GENERALIST,
     INITIAL,
+    PTQ,
+    QUANTISED,
     SINGLE_EXPERT,
     TEACHER,
     TEACHER_4BIT,
@@ -58,6 +60,11 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
         models += [stored(control, source=StudentLayout(control).final) for control in controls]
         if controls and (beside := compared_with_control(config, name)) != name:
             models.append(stored(beside, source=StudentLayout(name).at_control_tokens))
+        if (settings := config.specialists[name].quantised) is not None:
+            rounded = replace(stored(f"{name}.{PTQ}", source=StudentLayout(name).final), harness=False)
+            models.append(replace(rounded, kind="ptq", rounding=settings.rounding()))
+            if run.student_done(sibling := f"{name}.{QUANTISED}") is not None:
+                models.append(replace(rounded, name=sibling, source=StudentLayout(sibling).final))
         models += _milestones(run, config, name, own)
     if run.student_done(GENERALIST) is not None:
         models += _milestones(run, config, GENERALIST, domains)

@@ -22,7 +22,7 @@ from workers.evaluation.harness.asked import harness_asked
 from workers.evaluation.job import ModelToScore, ScoringTask, TextsToShow, UnitToScore, unscored
 from workers.evaluation.tasks.asked import asked_now
 from workers.fingerprint import hash_json, model_fingerprint
-from workers.layout import score_key
+from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan
 from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN, WEIGHTS
 from workers.targets.commits.log import Entry
@@ -42,6 +42,9 @@ _OWN_FORMAT = 1
 
 _ROUNDING_FORMAT = 1
 """Of a teacher at 4 bit. Whoever changes how weights are rounded raises it."""
+
+_PTQ_FORMAT = 1
+"""Of a specialist whose weights are rounded. Whoever changes how raises it."""
 
 _SHOWN_FORMAT = 2
 """Of a file of texts token by token. Whoever changes what is shown, or which texts, raises it."""
@@ -193,8 +196,9 @@ def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, r
     """A digest of what a model is: of one in the run its files with their times, so that one made anew is scored
     anew."""
     state: Any
-    if kind in ("stored", "milestone"):
+    if kind in ("stored", "milestone", "ptq"):
         state = [[f.key, f.bytes, f.modified] for f in run.storage.listing(source)]
+        state += [_roundings(config, source)] if kind == "ptq" else []
     elif kind == "folder":
         state = model_fingerprint(source, revision)
     elif kind == "single_expert":
@@ -208,6 +212,12 @@ def _weights_digest(run: RunFolder, config: RunConfig, kind: str, source: str, r
     else:
         state = [[entry.unit, entry.content_hash] for entry in TargetStore(run.storage, TRAIN).log.each()]
     return hash_json([kind, state])
+
+
+def _roundings(config: RunConfig, source: str) -> list[Any]:
+    """How the weights of a specialist, by the folder of its trained model, are rounded."""
+    of_source = [s for name, s in config.specialists.items() if StudentLayout(name).final == source]
+    return [_PTQ_FORMAT, *(s.quantised.rounding().model_dump() for s in of_source if s.quantised is not None)]
 
 
 def _truth_digest(truth: str | None) -> str:

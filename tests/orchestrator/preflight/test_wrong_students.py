@@ -225,3 +225,50 @@ def test_given_answers_want_some_in_each_domain_of_a_specialist(project: Project
     assert stillhouse("validate", project.write()).code == 0
     project.set("prompts.legal", {"path": "legal.jsonl", "answers": "sampled"})
     assert "of 'legal'" in stillhouse("validate", project.write()).error
+
+
+# Weights on a lattice -----------------------------------------------------------------------------------------
+
+
+NEW = {
+    "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 32,
+    "num_attention_heads": 2, "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rounding", "told"),
+    [
+        ({"intermediate_size": 80}, {}, "format: model.layers.0.mlp.down_proj has 80 inputs"),
+        ({"head_dim": 24}, {}, "format: model.layers.0.self_attn.o_proj has 48 inputs"),
+        ({"hidden_size": 80}, {}, "format: model.layers.0.self_attn.q_proj has 80 inputs"),
+        (
+            {"hidden_size": 80},
+            {"keep": ["q_proj", "k_proj", "v_proj", "up_proj", "gate_proj"], "embeddings": "q8_0"},
+            "embeddings: rows have 80",
+        ),
+        ({}, {"keep": ["down"]}, "keep: ['down'] are no linear layers of the decoder; there are ['down_proj'"),
+        ({}, {"keep": ["self_attn.o_proj", "layers.2.mlp.up_proj"]}, "keep: ['layers.2.mlp.up_proj']"),
+    ],
+)
+@pytest.mark.parametrize("setting", ["train.quantise", "quantised"])
+def test_weights_that_cannot_be_on_a_lattice(
+    project: Project, stillhouse: Command, setting: str, sizes: Any, rounding: Any, told: str
+) -> None:
+    project.set("specialists.legal.model", {"config": NEW | sizes})
+    project.set(f"specialists.legal.{setting}", {"format": "q4_0", **rounding})
+    assert stillhouse("validate", project.write()).error.startswith(f"error: specialists.legal.{setting}.{told}")
+
+
+def test_weights_of_a_base_that_cannot_be_on_a_lattice(project: Project, stillhouse: Command) -> None:
+    project.model("narrow", experts=0, intermediate_size=48)
+    project.set("specialists.legal.model", {"base": "narrow", "config": None})
+    project.set("specialists.legal.quantised", "qad")
+    error = stillhouse("validate", project.write()).error
+    assert error.startswith("error: specialists.legal.quantised.format: model.layers.0.mlp.down_proj has 48 inputs")
+
+
+def test_weights_that_can_be_on_a_lattice(project: Project, stillhouse: Command) -> None:
+    project.set("specialists.legal.model", {"config": NEW})
+    project.set("specialists.legal.quantised", "qad")
+    assert stillhouse("validate", project.write()).code == 0

@@ -8,7 +8,7 @@ import pytest
 from support.measured_run import TIMES, differences, evaluation, measured_run, put, score, unmeasured
 from support.small_configuration import clinic
 
-from orchestrator.config.students import student_groups
+from orchestrator.config.students import initial_key, milestones_of, student_groups
 from orchestrator.render.markdown import markdown
 from orchestrator.reporting.evaluation import pairs
 from orchestrator.reporting.report import Report, build_report
@@ -141,3 +141,45 @@ def test_the_scores_of_a_specialist_after_as_many_tokens_as_its_control(tmp_path
     later = unmeasured(run)
     later.take_scores(report)
     assert later.students["medical"] == medical
+
+
+QUANTISED = {"medical": {"quantised": "qad"}, "legal": {}}
+
+
+def test_a_quantised_sibling_goes_on_from_what_its_specialist_became() -> None:
+    """After the controls, for which nobody should wait if it fails."""
+    lora = {"base": "acme/student", "lora": {"rank": 4}}
+    loss = {"kl": 0.5, "ce": 0.5, "ce_end": 0.0, "kl_end": 1.0}
+    specialist = {"model": lora, "loss": loss, "train": {"tokens": 5000, "lr": 1e-3}, "quantised": "qad"}
+    [[medical, control, sibling]] = student_groups(clinic(specialists={"medical": specialist}))
+    assert (sibling.name, sibling.quantised_of, sibling.control_of) == ("medical.quantised", "medical", None)
+    assert initial_key(sibling) == StudentLayout("medical").final
+    assert initial_key(control) == initial_key(medical) == StudentLayout("medical").initial
+    assert sibling.config.model.lora is None and medical.config.model.lora is not None
+    own, train = medical.config.train, sibling.config.train
+    assert (train.tokens, train.lr) == (500, pytest.approx(2e-4)) and train.workers == own.workers
+    assert train.quantise is not None and (train.quantise.format, train.quantise.start) == ("q4_0", 0)
+    assert own.quantise is None and sibling.config.quantised is None
+    now = sibling.config.loss
+    assert (now.kl, now.ce, now.kl_end, now.ce_end) == (1.0, 0.0, None, None), "the loss as it ended"
+    assert (sibling.mix, sibling.milestones, sibling.snapshot_tokens) == (medical.mix, (), None)
+
+
+def test_how_a_quantised_sibling_is_trained_can_be_said() -> None:
+    own = {"tokens": 700, "lr": 1e-5, "batch_tokens": 100, "schedule": "constant", "warmup": 0}
+    settings = {"format": "q8_0", "keep": ["down_proj"], "train": own}
+    [[*_, sibling]] = student_groups(clinic(specialists={"medical": {"quantised": settings}}))
+    found = sibling.config.train
+    assert {key: getattr(found, key) for key in own} == own
+    assert found.quantise is not None and found.quantise.keep == ("down_proj",)
+
+
+def test_models_before_the_lattice_are_no_milestones() -> None:
+    train = {"tokens": "1M", "quantise": {"format": "q4_0", "start": "50%"}}
+    config = clinic(specialists={"medical": {"train": train}}, evaluate={"floor": {"points": 4}})
+    assert milestones_of(config, config.specialists["medical"])[0] == 500_000
+    late = clinic(
+        specialists={"medical": {"train": {**train, "quantise": {"format": "q4_0", "start": "90%"}}}},
+        evaluate={"floor": {"points": 4}},
+    )
+    assert milestones_of(late, late.specialists["medical"]) == (), "the rate falls from 80 % on"

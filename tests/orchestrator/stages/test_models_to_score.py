@@ -16,9 +16,9 @@ from workers.splits import HELDOUT
 from workers.units import Unit, UnitPlan
 
 
-def trained(folder: Path, *students: str, **evaluate: Any) -> RunFolder:
+def trained(folder: Path, *students: str, specialists: Any = None, **evaluate: Any) -> RunFolder:
     """A run of which some students are done."""
-    run = opened(folder, evaluate=evaluate)
+    run = opened(folder, evaluate=evaluate, **({"specialists": specialists} if specialists else {}))
     domains = ("medical", "legal")
     write_manifest(
         run.storage, UnitPlan(HELDOUT, tuple(Unit(u, (d,), "teacher", 4, 9, True) for u, d in enumerate(domains))), []
@@ -55,3 +55,15 @@ def test_controls_share_what_they_stand_beside(tmp_path: Path) -> None:
     run = trained(tmp_path, "medical", *(f"medical.{k}" for k in kinds), control_tokens=7, baselines=kinds)
     names = ["medical", "medical.hard_labels", "medical.given_answers", "medical.at_control_tokens"]
     assert list(found(run)) == names
+
+
+def test_a_quantised_sibling_stands_beside_its_specialist_rounded(tmp_path: Path) -> None:
+    specialists = {"medical": {"quantised": "qad"}, "legal": {"quantised": {"format": "q8_0"}}}
+    run = trained(tmp_path, "medical", "medical.quantised", "legal", specialists=specialists, baselines=[])
+    models = {m.name: m for m in models_to_score(run, run.located_config())}
+    assert list(models) == ["medical", "medical.ptq", "medical.quantised", "legal", "legal.ptq"]
+    ptq, qad = models["medical.ptq"], models["medical.quantised"]
+    assert (ptq.kind, ptq.source, ptq.domains) == ("ptq", "students/medical/final", ("medical",))
+    assert (qad.kind, qad.source, qad.domains) == ("stored", "students/medical.quantised/final", ("medical",))
+    assert ptq.rounding is not None and (ptq.rounding.format, ptq.rounding.embeddings) == ("q4_0", "q8_0")
+    assert qad.rounding is None and hash(ptq) != hash(models["legal.ptq"])

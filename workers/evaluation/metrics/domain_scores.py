@@ -21,7 +21,7 @@ from workers.evaluation.metrics.calibration import (
     error_by_chance,
     in_bins,
 )
-from workers.evaluation.metrics.resampling import Estimate, bootstrap_interval, resampled_sums
+from workers.evaluation.metrics.resampling import Estimate, bootstrap_interval, ratio, resampled_sums
 
 _IN_CURVES = ("kl", "reverse_kl", "tv", "agree", "nll", "confidence", "teacher_at_top", "hit")
 
@@ -169,6 +169,17 @@ def paired_differences(a: DomainScores, b: DomainScores, resamples: int, seed: i
     whole_K, draws_RK = table_PK.sum(0), resampled_sums(table_PK, resamples, seed)
     draws_RK = draws_RK[:, :-1] / np.maximum(draws_RK[:, -1:], 1e-9)
     return {n: Estimate.of(whole_K[k] / whole_K[-1], draws_RK[:, k]) for k, n in enumerate(_COMPARED)}
+
+
+def paired_share(a: DomainScores, b: DomainScores, base: DomainScores, resamples: int, seed: int) -> Estimate:
+    """The KL that a has beyond `base` as a share of what b has beyond it, with a paired 95 % interval over prompts; NaN
+    where b has nothing beyond it. Raises ValueError for scores of other positions."""
+    if not a.prompts == b.prompts == base.prompts:
+        raise ValueError("paired scores must be of the same positions")
+    table_P2 = np.stack([s.by_prompt["kl"] - base.by_prompt["kl"] for s in (a, b)], 1)
+    draws_R2 = resampled_sums(table_P2, resamples, seed)
+    whole_2 = table_P2.sum(0)
+    return Estimate.of(float(ratio(whole_2[0], whole_2[1])), ratio(draws_R2[:, 0], draws_R2[:, 1]))
 
 
 def by_domain(tables: Sequence[pa.Table]) -> dict[str, DomainScores]:

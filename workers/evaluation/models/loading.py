@@ -18,6 +18,7 @@ from workers.evaluation.models.single_expert import TEXTS, favourite_experts, si
 from workers.fetching.folder import model_folder
 from workers.manifest import read_plan
 from workers.model_files import torch_dtype
+from workers.quantise.layers import round_weights
 from workers.splits import HELDOUT
 from workers.two_part_model import TwoPartModel
 
@@ -39,9 +40,12 @@ class Models:
             return unigram_counts(self._storage, model.domains[0], self._heldout.store.header.vocabulary)
         device = self._device
         dtype = torch_dtype("auto", device)
-        if model.kind in ("stored", "milestone"):
+        if model.kind in ("stored", "milestone", "ptq"):
             with local_folder(self._storage, model.source) as folder:
-                return TwoPartModel(_from_folder(folder, dtype).to(device).eval(), device)
+                whole = _from_folder(folder, dtype).to(device).eval()
+            if model.rounding is not None:
+                round_weights(whole, model.rounding)
+            return TwoPartModel(whole, device)
         if model.kind in ("folder", "whole_teacher", "teacher_4bit"):
             folder = model_folder(model.source, model.revision)
             whole = _from_folder(folder, dtype, trust_remote_code=model.trust_remote_code).to(device).eval()

@@ -67,7 +67,7 @@ def _type(name: str, source: str, shape: list[int], export: ExportConfig) -> Wei
     if len(shape) < 2:
         return "f32"
     kind = export.embedding_type if name in _EMBEDDINGS else export.linear_type
-    if kind in _BLOCK_BYTES and any(part in source for part in export.keep):
+    if kind in _BLOCK_BYTES and export.keeps(source):
         return "f32"
     if kind in _BLOCK_BYTES and shape[-1] % GROUP:
         raise ValueError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.logit_map import LogitMap, logit_map
+from workers.quantise.config import QuantisedWeights
 from workers.student.batches.packing import Layout, Texts
 from workers.student.losses.fused import Divergence, HeadTargets, fused_loss, loss_of_logits
 from workers.student.models.head import can_be_fused, can_be_packed
@@ -48,6 +49,8 @@ class DistillationModel(nn.Module):
         self.layout: Layout = "packed" if layout == "packed" and can_be_packed(causal_lm, attention) else "padded"
         self._divergence = divergence
         self.causal_lm = causal_lm
+        self.quantised: QuantisedWeights | None = None
+        """Its weights that are trained on a lattice; None where all are whole."""
         if self.fused:
             self.loss_head = LossHead(causal_lm.get_output_embeddings(), divergence, logit_map(causal_lm.config))
         self.register_state_dict_post_hook(_drop_frozen)

@@ -24,6 +24,7 @@ def start_engine(
     import torch
 
     from workers.model_files import torch_dtype
+    from workers.quantise.layers import quantised_weights
     from workers.student.losses.objective import divergence_of
     from workers.student.models.student_model import DistillationModel, load_causal_lm
 
@@ -40,6 +41,11 @@ def start_engine(
 
         add_adapters(causal_lm, lora, seed)
     model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
+    if train.quantise is not None:
+        try:
+            model.quantised = quantised_weights(causal_lm, train.quantise)
+        except ValueError as error:
+            raise ValueError(f"train.quantise.{error}") from None
     engine = engine_over(model, train, str(dtype).removeprefix("torch."))
     if engine.zero_optimization_stage() == 3 and model.fused:
         keep_whole(engine, list(model.loss_head.parameters()))

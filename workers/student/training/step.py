@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from workers.quantise.config import QuantisedWeights
+from workers.quantise.masters import Masters
 from workers.student.batches.batching import MicroBatch, micro_batches
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.training.schedule import learning_rate
@@ -28,6 +31,30 @@ class Optimiser:
         """`heads` are those of the teachers whose hidden states are learned from, on the device."""
         self._engine, self._device, self._loss, self._train, self._heads = engine, device, loss, train, heads
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
+        self._masters: Masters | None = None
+        if (quantised := engine.module.quantised) is not None:
+            self._masters = Masters(engine, engine.module.causal_lm, quantised.weights)
+
+    @property
+    def quantised(self) -> QuantisedWeights | None:
+        """The weights that are on a lattice as they are now; None where none is."""
+        lowered = self._masters is not None and self._masters.lowered
+        return self._engine.module.quantised if lowered else None
+
+    def settle(self, tokens: int, *, loaded: bool = False) -> None:
+        """Put weights on their lattice, if they are computed with there when `tokens` of the budget are behind.
+        `loaded`: a checkpoint was loaded into the engine. A collective."""
+        quantise = self._train.quantise
+        if self._masters is None or quantise is None:
+            return
+        if loaded:
+            self._masters.loaded()
+        if tokens / self._train.tokens >= quantise.start:
+            self._masters.lower()
+
+    def masters_in_place(self) -> AbstractContextManager[None]:
+        """For the length of a block, weights that are on a lattice are what the optimiser moves. A collective."""
+        return nullcontext() if self._masters is None else self._masters.lifted()
 
     def share_ahead(self, rows: list[TargetRow], tokens: int) -> list[MicroBatch] | None:
         """This worker's micro-batches of a global batch, when `tokens` of the budget are behind; any thread may ask.
@@ -44,6 +71,7 @@ class Optimiser:
         `share`: this worker's part of it, where `share_ahead` has made it. Returns the mean loss per target token (a
         divergence is 0 at best), the norm of the gradient before clipping, and the learning rate.
         """
+        self.settle(tokens)
         targets, spent, train = sum(r.targets for r in rows), tokens / self._train.tokens, self._train
         lr = learning_rate(spent, train.lr, train.schedule, train.warmup, train.decay)
         for group in self._engine.optimizer.param_groups:
@@ -55,8 +83,11 @@ class Optimiser:
             # DeepSpeed averages gradients over workers. Scaled here, the large ones need not be.
             loss, floor = self._forward(batch.scaled(self._world / targets))
             self._engine.backward(loss)
+            if self._masters is not None and i == len(work) - 1:
+                self._masters.lift()
             self._engine.step()
             total += loss.detach().double().cpu() - floor
+        self.settle(tokens + targets)
         mean = float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
         return mean, float(self._engine.get_global_grad_norm() or 0.0), lr
 

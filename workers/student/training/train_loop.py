@@ -150,7 +150,7 @@ class Trainer:
             self.cadence.note(loss)
             self._note_step(loss, norm, lr, started, read)
             if due := [kept for kept, tokens in self.job.snapshots.items() if before < tokens <= self.tokens]:
-                self.models.write_snapshots(self.engine, self.step, self.tokens, due)
+                self.models.write_snapshots(self.engine, self.optimiser.quantised, self.step, self.tokens, due)
             if self.cadence.due(self.step) or self.tokens >= self.budget:
                 self._checkpoint()
         self._finish()
@@ -203,7 +203,9 @@ class Trainer:
     def _resume(self) -> Cursor | None:
         pointer = self.checkpoints.resume(self.engine)
         if pointer is None:
+            self.optimiser.settle(0)
             return None
+        self.optimiser.settle(pointer.tokens, loaded=True)
         self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
         self.before = pointer.before
         return Cursor.from_dict(pointer.cursor)
@@ -222,7 +224,8 @@ class Trainer:
             self.history,
             self.before,
         )
-        self.checkpoints.save(self.engine, pointer)
+        with self.optimiser.masters_in_place():
+            self.checkpoints.save(self.engine, pointer)
         self.cadence.restart()
         self.report(CheckpointSaved(student=self.job.name, step=self.step, tokens=self.tokens, loss=pointer.loss))
 
@@ -235,7 +238,7 @@ class Trainer:
         if final_step != self.step:
             self._go_back_to(best)
         self._check_learned()
-        self.models.write_final(self.engine)
+        self.models.write_final(self.engine, self.optimiser.quantised)
         if self.rank == 0:
             pause_point("final-files")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
@@ -257,6 +260,7 @@ class Trainer:
         self.engine, device = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
         self.checkpoints.load(self.engine, pointer)
         self.optimiser = Optimiser(self.engine, device, loss, self.train, self.heads)
+        self.optimiser.settle(pointer.tokens, loaded=True)
 
     def _check_learned(self) -> None:
         """Measure the final weights on the first batch. Raises NothingLearned."""

@@ -20,6 +20,7 @@ from torch import nn
 from workers.fetching.folder import model_folder
 from workers.logit_map import LogitMap
 from workers.model_files import expert_count
+from workers.quantise.layers import quantised_weights
 from workers.student.batches.batching import collate
 from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.config import LossConfig
@@ -62,7 +63,7 @@ def try_students(specialists: Mapping[str, SpecialistConfig], scheme: str, vocab
     found: dict[str, Tried] = {}
     for name, specialist in specialists.items():
         same = "".join(part.model_dump_json() for part in (specialist.model, specialist.loss))
-        same += f" {specialist.train.packing} {specialist.train.gradient_checkpointing}"
+        same += f" {specialist.train.packing} {specialist.train.gradient_checkpointing} {specialist.roundings}"
         if same not in tried:
             tried[same] = try_student(f"specialists.{name}", specialist, scheme, vocabulary)
         found[name] = tried[same]
@@ -116,6 +117,11 @@ def _check_built(where: str, specialist: SpecialistConfig, meta: Any, vocabulary
             target_names(meta, specialist.model.lora.targets)
         except ValueError as error:
             raise ValueError(f"{where}.{error}") from None
+    for key, rounding in specialist.roundings.items():
+        try:
+            quantised_weights(meta, rounding)
+        except ValueError as error:
+            raise ValueError(f"{where}.{key}.{error}") from None
 
 
 def _small(config: Any, size: int) -> Any | None:

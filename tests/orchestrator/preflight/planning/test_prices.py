@@ -70,3 +70,18 @@ def test_a_specialist_beside_another_has_a_price(project: Project, stillhouse: C
     assert list(plan["baselines"]) == ["legal"] and plan["baselines"]["legal"]["trained_tokens"] == 1000
     said = stillhouse("plan", project.write()).out
     assert "baseline legal: trains on 1,000 target tokens, scores " in said and " in the storage" in said
+
+
+def test_quantised_siblings_have_a_price(project: Project, stillhouse: Callable[..., Any]) -> None:
+    project.set("evaluate", {"baselines": []})
+    before = planned(project, stillhouse)
+    project.set("specialists.medical.quantised", {"format": "q4_0", "keep": ["o_proj"], "train": {"tokens": "20%"}})
+    plan = planned(project, stillhouse)
+    price = plan["baselines"]["quantised"]
+    assert before["baselines"] == {} and price["trained_tokens"] == 200
+    memory = [{p["name"]: p["memory"] for p in one["parts"]} for one in (before, plan)]
+    assert memory[1]["specialist medical"] > memory[0]["specialist medical"], "masters beside rounded weights"
+    assert memory[1]["specialist legal"] == memory[0]["specialist legal"]
+    said = " ".join(stillhouse("plan", project.write()).out.split())
+    assert "quantised siblings: trains on 200 target tokens" in said
+    assert "then its quantised sibling (q4_0) on 200" in said

@@ -92,7 +92,7 @@ def test_types_of_weights(exported_model: Callable[[str], Path], tmp_path: Path)
     found = types(weights="q4_0")
     assert found["token_embd.weight"] == found["output.weight"] == "Q8_0"
     assert found["blk.1.ffn_down.weight"] == "Q4_0" and found["blk.1.attn_norm.weight"] == "F32"
-    found = types(weights="q4_0", embeddings="q4_0", keep=["layers.0.", "o_proj"])
+    found = types(weights="q4_0", embeddings="q4_0", keep=["layers.0.mlp.down_proj", "o_proj"])
     assert found["token_embd.weight"] == "Q4_0" and found["blk.1.attn_output.weight"] == "F32"
     assert found["blk.0.ffn_down.weight"] == "F32" and found["blk.1.ffn_down.weight"] == "Q4_0"
     assert set(types(weights="f16").values()) == {"F16", "F32"}

@@ -215,3 +215,43 @@ def test_a_loss_of_nothing_is_refused() -> None:
         LossConfig(kl=0, ce=0)
     with pytest.raises(ValidationError):
         LossConfig(kl=-1, ce=2)
+
+
+# On a lattice -----------------------------------------------------------------------------------------------
+
+
+Q4 = {"format": "q4_0"}
+
+
+@pytest.mark.parametrize(
+    "train, told",
+    [
+        ({"quantise": Q4 | {"start": 1.0}}, "start"),
+        ({"quantise": Q4 | {"start": "100%"}}, "start"),
+        ({"tokens": 1000, "batch_tokens": 100, "quantise": Q4 | {"start": 0.95}}, "start earlier"),
+        ({"keep": "best", "quantise": Q4 | {"start": "50%"}}, "`keep: last`"),
+        ({"quantise": {"format": "q4_k"}}, "q4_0"),
+        ({"quantise": Q4 | {"embeddings": "q4_0"}}, "q8_0"),
+        ({"quantise": {"start": 0.1}}, "format"),
+    ],
+)
+def test_a_training_that_would_never_be_on_the_lattice_or_on_none(train: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        TrainConfig.model_validate(train)
+
+
+def test_a_share_of_the_budget_may_go_before_the_lattice() -> None:
+    found = TrainConfig.model_validate({"tokens": 1000, "batch_tokens": 100, "quantise": Q4 | {"start": "90%"}})
+    assert found.quantise is not None and found.quantise.start == 0.9
+    assert TrainConfig.model_validate(found.model_dump()) == found
+    assert TrainConfig.model_validate({"keep": "best", "quantise": Q4}).quantise is not None
+
+
+def test_a_student_is_on_the_lattice_in_one_way() -> None:
+    """Adapters leave the weights that would be rounded as they are; a sibling goes on from the merged ones."""
+    model = {"base": "a", "lora": {}}
+    with pytest.raises(ValidationError, match="`quantised: qad`"):
+        SpecialistConfig.model_validate({"model": model, "train": {"quantise": Q4}})
+    assert SpecialistConfig.model_validate({"model": model, "quantised": "qad"}).quantised is not None
+    with pytest.raises(ValidationError, match="on the lattice already"):
+        SpecialistConfig.model_validate({"model": "a", "train": {"quantise": Q4}, "quantised": "qad"})

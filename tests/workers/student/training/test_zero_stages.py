@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.comparing.plain_training import first_batches, plain_training
 from support.comparing.tolerances import LOSSES, of_gradients
 from support.small_students import (
-    MIX,
     CommitUnit,
     MakeTargets,
     V,
@@ -28,12 +28,8 @@ from support.small_students import (
 
 from cluster.holder import Holder
 from cluster.storage import LocalStorage
-from workers.manifest import read_plan
 from workers.student.config import LossConfig, TrainConfig
-from workers.student.training.schedule import learning_rate
 from workers.targets.encoding.schema import StoreHeader
-from workers.targets.reader import TargetStream
-from workers.targets.store import TargetStore
 
 STEPS, BATCH = 4, 120
 LOSS = LossConfig(kl=1.0, ce=0.25)
@@ -61,45 +57,6 @@ class Trained:
     weights: dict[str, torch.Tensor]
 
 
-def batches(storage: LocalStorage) -> list[Any]:
-    stream = TargetStream(TargetStore(storage, "train"), read_plan(storage, "train"), MIX, 0)
-    return [stream.next_batch(BATCH) for _ in range(STEPS)]
-
-
-def plain_training(storage: LocalStorage, initial: Path, budget: int) -> tuple[list[float], list[float], Any]:
-    """Mean loss and gradient norm of each step, and the model after the last; one text at a time, nothing fused."""
-    from transformers import AutoModelForCausalLM
-
-    train = TrainConfig(tokens=budget, **TRAIN)
-    model = AutoModelForCausalLM.from_pretrained(initial, dtype=torch.float32).train()
-    optimizer = torch.optim.AdamW(model.parameters(), betas=train.betas, weight_decay=train.weight_decay)
-    losses, norms, spent = [], [], 0
-    for rows in batches(storage):
-        targets = sum(r.targets for r in rows)
-        total = torch.zeros(())
-        entropy = 0.0
-        for row in rows:
-            ids = torch.from_numpy(row.tokens.astype(np.int64))
-            logp_TV = model(input_ids=ids[None, :-1]).logits[0, row.start - 1 :].log_softmax(-1)
-            at = 0
-            for t, n in enumerate(row.num_kept.tolist()):
-                w = torch.from_numpy(row.weights[at : at + n])
-                total = total - LOSS.kl * (w * logp_TV[t, row.ids[at : at + n].astype(np.int64)]).sum()
-                total = total - LOSS.ce * logp_TV[t, int(row.tokens[row.start + t])]
-                at += n
-            entropy += float(row.entropy.astype(np.float64).sum())
-        loss = total / targets
-        optimizer.zero_grad()
-        loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spent / budget, train.lr, train.schedule, train.warmup, train.decay)
-        optimizer.step()
-        losses.append(loss.item() - LOSS.kl * entropy / targets)
-        spent += targets
-    return losses, norms, model
-
-
 @pytest.fixture(scope="module")
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
@@ -112,8 +69,9 @@ def trained(
     storage = LocalStorage(root)
     fill_store(storage, make_header(vocabulary=V), make_targets, commit)
     make_student(root)
-    budget = sum(r.targets for rows in batches(storage) for r in rows)
-    losses, norms, model = plain_training(storage, root / "initial", budget)
+    batches = first_batches(storage, STEPS, BATCH)
+    budget = sum(r.targets for rows in batches for r in rows)
+    losses, norms, model = plain_training(batches, root / "initial", LOSS, TrainConfig(tokens=budget, **TRAIN))
 
     def job(name: str, zero: int | str, train: dict[str, Any] = {}, **extra: Any) -> dict[str, Any]:
         return student_job(root, name, LOSS.model_dump(), {**TRAIN, "tokens": budget, "zero": zero, **train}, **extra)

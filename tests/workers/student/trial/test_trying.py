@@ -144,3 +144,17 @@ def test_trying_changes_no_random_number_of_the_process() -> None:
     torch.manual_seed(5)
     tried({"config": SIZES})
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("setting", ["train.quantise", "quantised"])
+def test_weights_that_cannot_be_on_a_lattice(setting: str) -> None:
+    """48 neurons, which groups of 32 do not divide."""
+
+    def settings(**quantise: Any) -> dict[str, Any]:
+        own = {"format": "q4_0", **quantise}
+        return {"quantised": own} if setting == "quantised" else {"train": {"quantise": own}}
+
+    message = fault({"config": SIZES}, **settings())
+    assert message.startswith(f"specialists.legal.{setting}.format: model.layers.0.mlp.down_proj has 48 inputs")
+    assert tried({"config": SIZES}, **settings(keep=["down_proj"], embeddings="q8_0")).stepped
+    assert f"{setting}.keep: ['no_proj']" in fault({"config": SIZES}, **settings(keep=["no_proj"]))

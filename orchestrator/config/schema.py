@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from cluster.config import ClusterConfig
 from cluster.settings import Settings, Text
 from workers.evaluation.config import EvaluateConfig
+from workers.export.config import ExportConfig
 from workers.student.config import InitialConfig, SpecialistConfig
 from workers.targets.config import Precision, TargetsConfig
 from workers.teacher.config import AnswersConfig, SamplingChanges, TeacherConfig
@@ -172,8 +173,8 @@ class RunConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured."""
 
-    export: list[Literal["safetensors"]] = ["safetensors"]
-    """Formats in which specialists are exported."""
+    export: list[ExportConfig] = [ExportConfig(format="safetensors")]
+    """Formats in which specialists are exported, for example [safetensors, gguf]."""
 
     cluster: ClusterConfig = ClusterConfig()
     """Where it runs."""
@@ -183,6 +184,14 @@ class RunConfig(Settings):
     def _short_sources(cls, value: Any) -> Any:
         if isinstance(value, dict):
             return {k: {"path": v} if isinstance(v, str) else v for k, v in value.items()}
+        return value
+
+    @field_validator("export", mode="after")
+    @classmethod
+    def _told_apart(cls, value: list[ExportConfig]) -> list[ExportConfig]:
+        labels = [export.label for export in value]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"{twice} is there twice; two exports of a specialist differ in format, dtype or weights")
         return value
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from orchestrator.driver.trainings import Trainings
 from orchestrator.monitors.base import Monitor
 from orchestrator.preflight.place import Needs
 from orchestrator.render.model_card import model_card
-from orchestrator.render.page.writing import write_report
+from orchestrator.render.page.writing import last_texts, write_report
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
@@ -29,7 +29,7 @@ from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
 from orchestrator.stages.evaluation import Evaluations
-from orchestrator.stages.export import export
+from orchestrator.stages.export import Exports, export
 from orchestrator.stages.preparing.preparation import Preparation
 from workers.evaluation.resources import resource_request
 from workers.layout import REPORT_JSON
@@ -88,8 +88,8 @@ def _gate_code(report: Report) -> int:
     return 3 if report.fails_gate() else 0
 
 
-def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> list[str]:
-    """Exports of what is trained, with the scores of the last report; returns their keys."""
+def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
+    """Exports of what is trained, with the scores of the last report, in which they are noted."""
     config = file.located()
     run = RunFolder.of(config)
     run.refuse_other(file.config)
@@ -99,7 +99,13 @@ def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> list[str]:
         report, last = build_report(run, config, None, {}, Timing()), run.read_json(REPORT_JSON)
         if last is not None:
             report.take_scores(Report.from_json(last))
-        return export(session.ctx, {name: model_card(report, name) for name in report.students})
+        exports = export(session.ctx, {name: model_card(report, name) for name in report.students})
+        if last is not None:
+            session.ctx.require_lease()
+            noted = Report.from_json(last)
+            noted.note_exports(exports.keys, exports.artefacts)
+            write_report(run.storage, noted, last_texts(run.storage))
+    return exports
 
 
 def freeze_prompts(session: Session, preparation: Preparation) -> Contract:
@@ -128,7 +134,10 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     report = build_report(ctx.run, ctx.config, measured, session.failures, Timing())
     if exports:
         ctx.require_lease()
-        report.note_exports(export(ctx, {name: model_card(report, name) for name in report.students}))
+        written = export(ctx, {name: model_card(report, name) for name in report.students})
+        report.note_exports(written.keys, written.artefacts)
+        session.failures.update(written.failures)
+        report.failures = {**report.failures, **written.failures}
     report.take_timing(session.worked())  # of the exports too; it reads all events
     ctx.require_lease()
     write_report(ctx.run.storage, report, measured.texts if measured is not None else {})

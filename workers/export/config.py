@@ -71,9 +71,9 @@ class ExportConfig(Settings):
     def _agree(self) -> ExportConfig:
         if self.format in NOT_WRITTEN:
             raise ValueError(f"{self.format} is not written: {NOT_WRITTEN[self.format]}")
-        for name in sorted(self.model_fields_set & _OF.keys()):
-            if self.format not in _OF[name]:
-                raise ValueError(f"{name} is a setting of {' and '.join(_OF[name])}, not of {self.format}; take it out")
+        for name, formats in _OF.items():
+            if self.format not in formats and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is a setting of {' and '.join(formats)}, not of {self.format}; take it out")
         return self
 
     def of_model(self, trained: QuantisedWeights | None) -> ExportConfig:

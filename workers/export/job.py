@@ -43,6 +43,8 @@ class ExportJob:
     card: str
     base: str | None = None
     """Name of the model that its weights began as."""
+    licence: str | None = None
+    """Of that model, where its card states one."""
     domain: str | None = None
     """Domain of the run at `store` whose held-out texts it is measured on; None: of `texts`."""
     texts: str | None = None
@@ -59,10 +61,15 @@ class ExportJob:
 
 def done(storage: Storage, job: ExportJob) -> Artefact | None:
     """What is known of the export if it is there already, whole and of the same model."""
-    if not storage.exists(f"{job.target}/{SUMS}"):
+    found = artefact_at(storage, job.target)
+    return found if found is not None and found.stamp == job.stamp else None
+
+
+def artefact_at(storage: Storage, key: str) -> Artefact | None:
+    """What is known of the export in a folder of a store; None where there is no whole one."""
+    if not (storage.exists(f"{key}/{SUMS}") and storage.exists(f"{key}/{RECORD}")):
         return None
-    record = json.loads(storage.read(f"{job.target}/{RECORD}"))
-    return Artefact.from_dict(record) if record.get("stamp") == job.stamp else None
+    return Artefact.from_dict(json.loads(storage.read(f"{key}/{RECORD}")))
 
 
 def run_apart(job: ExportJob) -> Artefact:
@@ -92,7 +99,7 @@ def run(job: ExportJob) -> Artefact:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stillhouse-export-")))
         export = ExportConfig.model_validate(job.export).of_model(QuantisedWeights.of_folder(model))
         tokenizer = Path(job.tokenizer)
-        path = write(export, model, tokenizer, folder, Named(job.name, base=job.base))
+        path = write(export, model, tokenizer, folder, Named(job.name, job.licence, job.base))
         artefact = Artefact(
             format=_format(export, model),
             path=job.target if path == folder else f"{job.target}/{path.name}",

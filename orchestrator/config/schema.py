@@ -189,9 +189,11 @@ class RunConfig(Settings):
     @field_validator("export", mode="after")
     @classmethod
     def _told_apart(cls, value: list[ExportConfig]) -> list[ExportConfig]:
-        labels = [export.label for export in value]
-        if twice := next((label for label in labels if labels.count(label) > 1), None):
-            raise ValueError(f"{twice} is there twice; two exports of a specialist differ in format, dtype or weights")
+        told = [(export.format, export.label) for export in value]
+        if twice := [export.format for export, own in zip(value, told, strict=True) if told.count(own) > 1]:
+            raise ValueError(
+                f"{twice[0]} is there twice; two exports of a specialist differ in format, dtype or weights"
+            )
         return value
 
     @model_validator(mode="after")

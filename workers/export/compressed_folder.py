@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _UNQUANTISED = ("embed_tokens.weight", "lm_head.weight")
 
 
-def why_not_compressed(config: dict[str, Any]) -> str | None:
+def why_not_compressed(config: dict[str, Any], export: ExportConfig) -> str | None:
     """Why a model of a config.json cannot be written, or None if it can."""
     kind = str(config.get("model_type"))
     if kind not in FAMILIES:
@@ -35,8 +35,8 @@ def why_not_compressed(config: dict[str, Any]) -> str | None:
     if config.get("quantization_config"):
         return "its weights are quantised already"
     for name, width in widths(reader(config)).items():
-        if width % GROUP:
-            return f"its {name} is {width}, which groups of {GROUP} do not divide"
+        if width % GROUP and not export.keep:
+            return f"its {name} is {width}, which groups of {GROUP} do not divide; keep such layers"
     return None
 
 
@@ -49,7 +49,7 @@ def write_compressed(model: Path, folder: Path, export: ExportConfig) -> None:
     """Write a folder's model to another folder, a part at a time. Raises ValueError for a width that 32 does not
     divide, and for weights that are not finite."""
     config, weights = read_model_config(model), ModelWeights(model)
-    if (reason := why_not_compressed(config)) is not None:
+    if (reason := why_not_compressed(config, export)) is not None:
         raise ValueError(f"export: compressed-tensors: {reason}")
     kept = sorted(
         name.removesuffix(".weight")

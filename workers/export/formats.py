@@ -51,7 +51,7 @@ class Named:
 def why_not(export: ExportConfig, config: dict[str, Any], tokenizer: Path) -> str | None:
     """Why a model of a config.json, with the tokenizer of a folder, cannot be exported so; None if it can."""
     if export.format == "compressed-tensors":
-        return why_not_compressed(config)
+        return why_not_compressed(config, export)
     if export.format != "gguf":
         return None
     if (reason := why_not_gguf(config)) is not None:
@@ -61,7 +61,9 @@ def why_not(export: ExportConfig, config: dict[str, Any], tokenizer: Path) -> st
     quantised = {"q4_0", "q8_0"} & {export.linear_type, export.embedding_type}
     for name, width in widths(reader(config)).items() if quantised else ():
         if width % GROUP and not export.keep:
-            return f"its {name} is {width}, which blocks of {GROUP} do not divide; take weights: f16"
+            return (
+                f"its {name} is {width}, which blocks of {GROUP} do not divide; take weights: f16, or keep such layers"
+            )
     return None
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from cluster.storage import Storage, local_folder, open_storage
 from workers.export.artefact import RECORD, SUMS, Artefact, digest_of, seal, weight_bytes
 from workers.export.config import ExportConfig
-from workers.export.formats import RUNTIMES, Named, write
+from workers.export.formats import RUNTIMES, Named, why_not, write
 from workers.fingerprint import hash_json
 from workers.model_files import read_model_config
 from workers.quantise.config import QuantisedWeights
@@ -99,6 +99,8 @@ def run(job: ExportJob) -> Artefact:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stillhouse-export-")))
         export = ExportConfig.model_validate(job.export).of_model(QuantisedWeights.of_folder(model))
         tokenizer = Path(job.tokenizer)
+        if (reason := why_not(export, read_model_config(model), tokenizer)) is not None:
+            raise ValueError(f"export: {export.format}: {reason}")
         path = write(export, model, tokenizer, folder, Named(job.name, job.licence, job.base))
         artefact = Artefact(
             format=_format(export, model),

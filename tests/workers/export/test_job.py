@@ -1,0 +1,97 @@
+"""An export in its process: what a kill leaves, and what is told of a wrong one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.storage import open_storage
+from workers.export.artefact import SUMS, Artefact, sha256_of
+from workers.export.job import ExportJob, artefact_at, done, run_apart
+
+
+@pytest.fixture
+def job(exported_model: Callable[[str], Path], tmp_path: Path) -> ExportJob:
+    pytest.importorskip("gguf")
+    settings = {"format": "gguf", "tokenizer": "none", "measure": 0}
+    source = str(exported_model("llama"))
+    return ExportJob(str(tmp_path), source, "out", source, "small", settings, "# A card\n", "its base", "mit")
+
+
+def test_a_killed_export_leaves_nothing_that_looks_whole(job: ExportJob, tmp_path: Path) -> None:
+    storage, marks = open_storage(job.store), tmp_path / "marks"
+    marks.mkdir()
+    asked = {"STILLHOUSE_PAUSE_AT": "file-uploaded:2", "STILLHOUSE_PAUSE_DIR": str(marks)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workers.export.job"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **asked},
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(asdict(job)).encode())
+    process.stdin.close()
+    deadline = time.monotonic() + 120
+    while not list(marks.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert len(list((tmp_path / "out").iterdir())) >= 2, "some files are there"
+    assert artefact_at(storage, "out") is None and done(storage, job) is None
+    artefact = run_apart(job)
+    assert artefact_at(storage, "out") == done(storage, job) == artefact
+    assert done(storage, replace(job, version="another")) is None
+    assert done(storage, replace(job, card="another")) == artefact, "a card is no reason to write weights again"
+
+
+def test_what_is_put_away(job: ExportJob, tmp_path: Path) -> None:
+    artefact = run_apart(job)
+    folder = tmp_path / "out"
+    assert artefact == Artefact.from_dict(json.loads((folder / "artefact.json").read_text()))
+    assert artefact.path == "out/small-q4_0.gguf" and artefact.runtime == "llama.cpp" and artefact.within_gate is None
+    assert artefact.sha256 == sha256_of(folder / "small-q4_0.gguf")
+    card = (folder / "README.md").read_text()
+    assert card.startswith("# A card\n") and artefact.sha256 in card and "It was not measured." in card
+    listed = dict(reversed(line.split("  ")) for line in (folder / SUMS).read_text().splitlines())
+    assert listed == {p.name: sha256_of(p) for p in folder.iterdir() if p.name != SUMS}
+    again = run_apart(replace(job, target="second"))
+    assert again.sha256 == artefact.sha256, "the same model makes the same file"
+
+
+def test_errors_come_out_of_the_process(job: ExportJob, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no model at"):
+        run_apart(replace(job, source=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="tokenizer"):
+        run_apart(replace(job, export={"format": "gguf", "measure": 0}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_text_is_measured_on(job: ExportJob, exported_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """In transformers, whose own folder it is: what the runtime adds is nothing, what bfloat16 costs is little."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{i}": i for i in range(320)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(tmp_path / "tokenizer")
+    ids = np.random.default_rng(0).integers(1, 320, 300)
+    (tmp_path / "text").write_text(" ".join(f"w{i}" for i in ids))
+    settings = {"format": "safetensors", "dtype": "bfloat16", "measure": 1}
+    texts = str(tmp_path / "text")
+    artefact = run_apart(replace(job, export=settings, tokenizer=str(tmp_path / "tokenizer"), texts=texts))
+    assert (artefact.texts, artefact.tokens, artefact.weights_differing) == (1, 255, 0)
+    assert artefact.kl_teacher is None and artefact.kl_float is not None and artefact.kl_fake_quant is not None
+    assert artefact.kl_fake_quant < 1e-6 < artefact.kl_float and artefact.within_gate
+    assert artefact.perplexity is not None and artefact.perplexity > 100
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "on 255 positions of 1 held-out texts" in card and "| weights that differ" in card

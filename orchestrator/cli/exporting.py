@@ -87,7 +87,8 @@ def _file_of(where: str, sets: list[str]) -> ConfigFile:
 
 
 def _folder(model: Path, out: Path | None, asked: list[ExportConfig], texts: Path | None, as_json: bool) -> None:
-    from orchestrator.stages.export import export_folder, told
+    from orchestrator.stages.export import export_folder
+    from workers.export.artefact import told
 
     if out is None or len(asked) != 1:
         raise ValueError("export: --model takes one --format, and --out FOLDER, which is written")

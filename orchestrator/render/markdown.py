@@ -53,6 +53,7 @@ def markdown(report: Report) -> str:
         formats=any(t.format for m in report.questioned.values() for t in m.tasks.values()),
         bridges=bridge_lines(report),
         costs=cost_lines(report),
+        files=[artefact for student in report.students.values() for artefact in student.artefacts],
         gates=[line for _, line in gate_lines(report)],
         store_lines=store_lines(report),
         timing=timing_line(report.timing),

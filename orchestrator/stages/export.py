@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.config.students import QUANTISED
 from orchestrator.runs.context import RunContext
-from workers.export.artefact import Artefact
+from workers.export.artefact import Artefact, told
 from workers.export.config import ExportConfig
 from workers.export.formats import why_not, why_not_here
 from workers.export.job import ExportJob, done, run_apart
@@ -132,16 +132,3 @@ def _plain_card(model: Path, form: ExportConfig) -> str:
     return "\n".join(
         [*front, "", f"# {model.name}", "", f"Written as {form.format} by stillhouse of {model.name}.", ""]
     )
-
-
-def told(artefact: Artefact) -> str:
-    """What is known of a file, in a line."""
-    parts = [f"{artefact.bytes / 1e6:,.1f} MB"]
-    if artefact.kl_float is not None:
-        parts.append(f"{artefact.kl_float:.4f} nats from the model before rounding")
-    if artefact.kl_fake_quant is not None:
-        late = "" if artefact.within_gate else ", which is more than its runtime's arithmetic should cost"
-        parts.append(f"{artefact.kl_fake_quant:.4f} from the rounded one in {artefact.runtime}{late}")
-    if artefact.tokens_per_s is not None and artefact.peak_mb is not None:
-        parts.append(f"{artefact.tokens_per_s:.1f} tokens/s, {artefact.peak_mb:,.0f} MiB")
-    return "; ".join(parts)

@@ -26,7 +26,7 @@ from workers.targets.reader import TargetRow
 from workers.two_part_model import TwoPartModel
 
 _PROMPT_TOKENS = 64
-"""Of the prompt that speed is measured with, at most."""
+"""Of the beginning of the longest text, which speed is measured with; at most."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def measure(
     longest = max(len(row.tokens) for row in texts.rows)
     with Runner(RUNTIMES[export.format], path, threads=2, context=_context(longest)) as runner:
         same_ids = _require_same_ids(runner, tokenizer, export, texts)
-        prompt_T = max((row.tokens[: row.start] for row in texts.rows), key=len)[:_PROMPT_TOKENS]
+        prompt_T = max((row.tokens for row in texts.rows), key=len)[:_PROMPT_TOKENS]
         timed = runner.speed(prompt_T)
         peak_mb = runner.peak_mb()
         loaded = _load(model)

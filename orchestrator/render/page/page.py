@@ -9,7 +9,14 @@ from orchestrator.render.jinja import filled
 from orchestrator.render.page.assets import own_assets
 from orchestrator.render.page.pictures import pictures
 from orchestrator.render.page.tokens import embedded, guesses_json, texts_of
-from orchestrator.render.sentences import bridge_lines, cost_lines, four_bit_lines, store_lines, timing_line
+from orchestrator.render.sentences import (
+    bridge_lines,
+    cost_lines,
+    export_lines,
+    four_bit_lines,
+    store_lines,
+    timing_line,
+)
 from orchestrator.reporting.measures.shown import Texts
 from orchestrator.reporting.report import Report
 
@@ -30,6 +37,7 @@ def report_page(report: Report, texts: Texts) -> str:
             *four_bit_lines(report),
             *bridge_lines(report),
             *cost_lines(report),
+            *export_lines(report),
             *store_lines(report),
             *report.notes,
         ],
@@ -40,7 +48,7 @@ def report_page(report: Report, texts: Texts) -> str:
 
 def _lines(report: Report) -> list[str]:
     """What else is to be said, in sentences."""
-    measured = [*four_bit_lines(report), *bridge_lines(report), *cost_lines(report)]
+    measured = [*four_bit_lines(report), *bridge_lines(report), *cost_lines(report), *export_lines(report)]
     return [*measured, *store_lines(report), *report.notes]
 
 

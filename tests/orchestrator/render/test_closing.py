@@ -104,4 +104,4 @@ def test_exported_files_are_told_with_what_they_lose(report: Report) -> None:
     assert second == "exports/medical.gguf-q8_0/medical-q8_0.gguf: 1.0 MB"
     assert Report.from_json(report.to_json()) == report
     text = markdown(report)
-    assert "## Exported files" in text and "| `exports/medical.gguf-q8_0/medical-q8_0.gguf` | 1,000,000 | |" in text
+    assert "## Exported files" in text and "| `exports/medical.gguf-q8_0/medical-q8_0.gguf` | 1,000,000 |" in text

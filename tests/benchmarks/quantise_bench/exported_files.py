@@ -1,10 +1,10 @@
 """Exported files of a real model: against ggml's reference, llama.cpp's own converter, and transformers.
 
-    python tests/benchmarks/exports.py MODEL TEXT [--converter FOLDER] [--texts 8]
+    python tests/benchmarks/quantise_bench/exported_files.py MODEL TEXT [--converter FOLDER] [--texts 8]
 
 MODEL is a folder of transformers with its tokenizer (SmolLM2-135M), TEXT a file of text, FOLDER an unpacked
-convert-hf-to-gguf (with a `sentencepiece` beside it). Without a model (`make bench` has none) the lattice alone is
-measured. The last line is one JSON object. Some minutes on two quiet cores.
+convert-hf-to-gguf (with a `sentencepiece` beside it). Without a model the lattice alone is measured. The last line is
+one JSON object. Some minutes on two quiet cores.
 """
 
 from __future__ import annotations

@@ -37,9 +37,8 @@ from orchestrator.reporting.records import (
 )
 from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, ProbeRanks, Score
+from orchestrator.runs.exported import artefacts_of
 from orchestrator.runs.folder import RunFolder
-from workers.export.artefact import Artefact
-from workers.export.job import artefact_at
 from workers.first_kl import kl0_light
 from workers.layout import AT_CONTROL_TOKENS, PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
@@ -149,12 +148,6 @@ def _asked(item: dict[str, Any]) -> AskedReport:
     return AskedReport(**item | {"domains": tuple(item["domains"]), "sampling": sampling})
 
 
-def _artefacts(run: RunFolder, config: RunConfig, name: str) -> tuple[Artefact, ...]:
-    """What is known of the files that a specialist and its quantised sibling were exported as."""
-    keys = [export_key(n, form.label) for n in (name, f"{name}.{QUANTISED}") for form in config.export]
-    return tuple(found for key in keys if (found := artefact_at(run.storage, key)) is not None)
-
-
 def student_report(
     run: RunFolder,
     config: RunConfig,
@@ -177,7 +170,7 @@ def student_report(
         base=_base(config, written, name),
         model=_initial_weights(run.read_json(StudentLayout(name).initial_facts)),
         export=key if run.storage.exists(f"{key}/config.json") else None,
-        artefacts=_artefacts(run, config, name),
+        artefacts=artefacts_of(run, config, name),
         error=failures.get(name),
         curve=_curve(run, name, done),
         before=_first_kl(config, done.get("before")),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.captured_run import CapturedRun, capture, train_medical
-from support.project import Project
+from support.project import SPECIAL, WORDS, Project
 
 from workers.export.artefact import KL_GATE, SUMS, sha256_of
 from workers.export.job import artefact_at
@@ -57,6 +57,10 @@ def test_a_file_is_measured_and_put_where_it_belongs(
     assert listed.keys() == {"README.md", "artefact.json", file.name} == {p.name for p in folder.iterdir()} - {SUMS}
     assert all(sha256_of(folder / name) == digest for name, digest in listed.items())
     assert "## This file" in (folder / "README.md").read_text()
+    asked = stillhouse("ask", "trial", "the fever is", "--files", "--no-teacher", "--tokens", "2", "--json")
+    answers = json.loads(asked.out)["answers"]
+    (token, near), (_, whole) = answers[artefact["path"]]["next"][0], answers["medical"]["next"][0]
+    assert token in WORDS + SPECIAL and 0 < near < 1 and near != whole
 
 
 def test_what_is_there_is_not_made_again_unless_the_model_is_another(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workers.export.gguf_file.sentencepiece import SPACE, byte_tokens, scores, why_not_sentencepiece
 from workers.model_files import read_json_object
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def why_not_expressible(folder: Path) -> str | None:
         return "there is no tokenizer.json"
     content = read_json_object(path)
     try:
-        _splitting(content)
+        _express(content)
         _added_around(content)
     except ValueError as error:
         return str(error)
@@ -66,14 +67,16 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, vocabulary: int) -> None:
     import gguf
 
     content = read_json_object(folder / "tokenizer.json")
-    splitting, (begins, ends) = _splitting(content), _added_around(content)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(splitting.name)
+    splitting, (begins, ends) = _express(content), _added_around(content)
     texts, types = _tokens(content, vocabulary)
+    writer.add_tokenizer_model("gpt2" if splitting is not None else "llama")
+    writer.add_tokenizer_pre(splitting.name if splitting is not None else "default")
     writer.add_token_list(texts)
+    if splitting is None:
+        writer.add_token_scores(scores(content, texts))
     writer.add_token_types(types)
-    special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=vocabulary)
-    special.merges = _merges(content)
+    special = gguf.SpecialVocab(folder, load_merges=splitting is not None, n_vocab=vocabulary)
+    special.merges = _merges(content) if splitting is not None else []
     special.add_special_token = {"bos": begins, "eos": ends}
     special.add_to_gguf(writer, quiet=True)
     writer.add_add_space_prefix(False)
@@ -84,13 +87,28 @@ def write_no_tokenizer(writer: GGUFWriter) -> None:
     writer.add_tokenizer_model("none")
 
 
+def _express(content: dict[str, Any]) -> Splitting | None:
+    """How its text is split; None of SentencePiece's kind, which splits none. Raises ValueError for others."""
+    model = content.get("model") or {}
+    if not (model.get("type") == "BPE" and model.get("byte_fallback")):
+        return _splitting(content)
+    _require_plain(content)
+    if (reason := why_not_sentencepiece(content)) is not None:
+        raise ValueError(f"its BPE is SentencePiece's (byte_fallback): {reason}")
+    return None
+
+
+def _require_plain(content: dict[str, Any]) -> None:
+    for token in content.get("added_tokens") or []:
+        if odd := [name for name in ("single_word", "lstrip", "rstrip") if token.get(name)]:
+            raise ValueError(f"llama.cpp has no {odd[0]} of the token {token['content']!r}")
+
+
 def _splitting(content: dict[str, Any]) -> Splitting:
     """How its text is split. Raises ValueError where that, or anything after it, is not what llama.cpp does."""
     model = content.get("model") or {}
     if model.get("type") != "BPE":
-        raise ValueError(f"its tokens are found by {model.get('type')}, and only byte-level BPE is written")
-    if model.get("byte_fallback"):
-        raise ValueError("its BPE is SentencePiece's (byte_fallback), and only byte-level BPE is written")
+        raise ValueError(f"its tokens are found by {model.get('type')}, and only BPE is written")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ValueError(f"llama.cpp has no {name} of BPE")
@@ -103,9 +121,7 @@ def _splitting(content: dict[str, Any]) -> Splitting:
     whole = bool(model.get("ignore_merges"))
     if whole != found.ignores_merges:
         raise ValueError(f"llama.cpp takes ignore_merges {not whole} for {found.name}, its tokenizer.json says {whole}")
-    for token in content.get("added_tokens") or []:
-        if odd := [name for name in ("single_word", "lstrip", "rstrip") if token.get(name)]:
-            raise ValueError(f"llama.cpp has no {odd[0]} of the token {token['content']!r}")
+    _require_plain(content)
     return found
 
 
@@ -152,11 +168,15 @@ def _tokens(content: dict[str, Any], vocabulary: int) -> tuple[list[str], list[i
     added = content.get("added_tokens") or []
     if (most := max([*own.values(), *(t["id"] for t in added)])) >= vocabulary:
         raise ValueError(f"the tokenizer has the id {most}, and the model {vocabulary} ids")
+    bytes_ = set(byte_tokens()) if content["model"].get("byte_fallback") else set()
     for text, number in own.items():
-        texts[number], types[number] = text, int(gguf.TokenType.NORMAL)
+        texts[number] = text
+        types[number] = int(gguf.TokenType.BYTE if text in bytes_ else gguf.TokenType.NORMAL)
     for token in added:
         kind = gguf.TokenType.CONTROL if token.get("special") else gguf.TokenType.USER_DEFINED
-        texts[token["id"]], types[token["id"]] = token["content"], int(kind)
+        # What is not special is looked for in the text as it was before spaces became something else.
+        shown = token["content"].replace(SPACE, " ") if bytes_ and not token.get("special") else token["content"]
+        texts[token["id"]], types[token["id"]] = shown, int(kind)
     return [text if text is not None else f"[PAD{i}]" for i, text in enumerate(texts)], types
 
 

@@ -86,6 +86,62 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def sentencepiece_of(folder: Path, *, all_pairs: bool = True) -> Path:
+    """Gemma's kind: spaces become a letter, unknown letters bytes, and a token is made of any two that make it up."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(vocab_size=200, show_progress=False)
+    tokenizer.train_from_iterator(["".join(c for c in text if ord(c) < 256) for text in TEXTS[:3]] * 4, trainer)
+    content = json.loads(tokenizer.to_str())
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<|begin|>", "<|end|>"]
+    old = [token for token, _ in sorted(content["model"]["vocab"].items(), key=lambda item: item[1])]
+    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *old]
+    pairs = list(dict.fromkeys(left + right for left, right in content["model"]["merges"]))
+    cuts = [(token[:i], token[i:]) for token in pairs for i in range(1, len(token))]
+    merges = [list(cut) for cut in cuts if cut[0] in old and cut[1] in old]
+    content["model"] |= {"vocab": {w: i for i, w in enumerate(words)}, "byte_fallback": True, "unk_token": "<unk>"}
+    content["model"]["merges"] = merges if all_pairs else content["model"]["merges"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"] = [{"id": i, "content": w, **flags, "special": True} for i, w in enumerate(special)]
+    content["added_tokens"].append({"id": len(words), "content": "▁▁▁", **flags, "special": False})
+    content["added_tokens"][-1]["normalized"] = True
+    around = {"bos": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}}
+    single = [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    content["post_processor"] = {
+        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<bos>": around["bos"]},
+    }  # fmt: skip
+    content["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    own = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(own | {"unk_token": "<unk>"}))
+    return folder
+
+
+def test_ids_of_sentencepiece(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    folder = sentencepiece_of(tmp_path)
+    assert why_not_expressible(folder) is None
+    own = AutoTokenizer.from_pretrained(folder)
+    expected = [own(text)["input_ids"] for text in TEXTS]
+    with Runner("llama.cpp", write(model, folder, tmp_path / "model.gguf"), context=64) as runner:
+        assert runner.tokens(TEXTS) == expected
+    assert expected[0][0] == 2 and any(6 <= i < 262 for i in expected[2]), "bytes of what is in no token"
+    assert len(expected[0]) < len(TEXTS[0]) / 2, "merges were used"
+
+
+def test_merges_that_are_not_those_of_sentencepiece_are_refused(tmp_path: Path) -> None:
+    assert "not all pairs" in (why_not_expressible(sentencepiece_of(tmp_path, all_pairs=False)) or "")
+
+
 def write(model: Path, tokenizer: Path, path: Path) -> Path:
     write_gguf(model, tokenizer, path, ExportConfig(format="gguf", weights="f16"), About("a model"))
     return path
@@ -138,7 +194,7 @@ TWO_BEFORE = {"type": "TemplateProcessing", "single": [{"SpecialToken": {}}, {"S
     ("change", "said"),
     [
         (changed(model_type="WordLevel"), "found by WordLevel"),
-        (changed(model_byte_fallback=True), "SentencePiece"),
+        (changed(model_byte_fallback=True), "falls back to bytes and has no token <0x00>"),
         (changed(model_end_of_word_suffix="</w>"), "no end_of_word_suffix"),
         (changed(model_ignore_merges=True), "ignore_merges False"),
         (changed(pre_tokenizer={"type": "Whitespace"}), "pre-tokenizer is not among"),

@@ -1,5 +1,7 @@
 # make quickstart   venv, install, and the whole method on this machine in minutes
 # make test         venv, install, and all tests that CI runs
+# make test-long    faults, scale and three seeds; the report's pages in a browser, if there are a Chromium and the
+#                   packages of '.[browser]' in the venv (skipped otherwise)
 # make test-vllm    the vLLM engine beside the transformers engine, on a CPU, in a venv of its own (Linux, x86-64)
 .PHONY: quickstart test test-long test-vllm lint bench clean install
 
@@ -27,7 +29,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in tests/benchmarks/*.py tests/benchmarks/driving/*.py; do $(BIN)/python $$script || exit 1; done
 
 install: $(STAMP)
 

@@ -12,12 +12,13 @@ from cluster.settings import Settings
 
 Light = Literal["green", "amber", "red"]
 
-_MEANING = {
+LIGHT_MEANING: dict[Light, str] = {
     "green": "near enough to learn from its own text too",
     "amber": "nearer than most: learn from the teacher's text first",
     "red": "far: it takes tokens of the teacher's text before anything else helps; a base that is nearer (of the "
     "teacher's family, larger, or less cut) needs fewer",
 }
+"""What a light promises, in words."""
 
 
 class FirstKlConfig(Settings):
@@ -56,5 +57,5 @@ class FirstKl:
         light = kl0_light(self.kl, green, red)
         return (
             f"KL to its teacher before training {self.kl:.3f} nats a token (first batch, {self.tokens:,} tokens), "
-            f"{light}: {_MEANING[light]}"
+            f"{light}: {LIGHT_MEANING[light]}"
         )

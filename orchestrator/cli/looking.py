@@ -46,7 +46,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Build report.html of a run anew: of its last report, or, while it runs, of what there is by now. Several runs:
-    put their specialists side by side, each beside those of the first run."""
+    put their specialists side by side, each beside those of the first run (--out FILE: as a page)."""
     if len(where) > 1:
         _compare_runs(where, out, as_json)
         return
@@ -74,9 +74,11 @@ def _compare_runs(where: list[str], out: Path | None, as_json: bool) -> None:
     from orchestrator.reporting.side_by_side import SideBySide, side_by_side
     from orchestrator.stages.scoring.compared_runs import compared_run
 
-    if out is not None:
-        raise ValueError("report: --out is for the page of one run; several are printed (--json for programs)")
     found = side_by_side([compared_run(one) for one in where], RESAMPLES)
+    if out is not None:
+        from orchestrator.render.page.side_by_side import side_by_side_page
+
+        write_page(out, side_by_side_page(found))
     if as_json:
         print_json(TypeAdapter(SideBySide).dump_python(found, mode="json"))
         return

@@ -19,22 +19,27 @@ ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def monitors(quiet: bool) -> list[Monitor]:
-    """Progress on standard output, or on standard error where a program reads the output."""
-    from orchestrator.monitors.console import ConsoleMonitor
+    """Progress on standard output, or on standard error where a program reads the output: bars on a terminal, lines
+    elsewhere, also where FORCE_COLOR wants colours in them."""
+    from orchestrator.monitors.log import LogMonitor
+    from orchestrator.monitors.terminal import TerminalMonitor
 
-    return [ConsoleMonitor(ERR if quiet else Console(highlight=False))]
+    stream = sys.stderr if quiet else sys.stdout
+    console = Console(file=stream, highlight=False)
+    return [TerminalMonitor(console) if stream.isatty() and console.is_interactive else LogMonitor(console)]
 
 
 def show_report(as_json: bool, report: Report, lines: list[str]) -> None:
-    """A report for a program, or its closing table and lines, and `lines` below them, for a person."""
-    from orchestrator.render.closing import print_closing, print_gates
+    """A report for a program; or, for a person, its table and lines, and last what is decided, with `lines` below."""
+    from orchestrator.render.closing import print_closing, print_verdicts
 
     if as_json:
         print_json(report.to_dict())
-        print_gates(report, ERR)
+        print_verdicts(report, ERR)
         return
-    print_closing(report, Console(highlight=False))
-    after(False, None, lines)
+    out = Console(highlight=False)
+    print_closing(report, out)
+    print_verdicts(report, out, lines)
 
 
 def folder_of(file: ConfigFile) -> str:

@@ -18,7 +18,7 @@ def run(config: Config, sets: Sets = [], as_json: Json = False) -> None:
     file = load_config(config, sets)
     code, report = pipeline.run_all(file, monitors(as_json))
     folder = folder_of(file)
-    show_report(as_json, report, [f'Report: {folder}/report.html.  Try: stillhouse ask {folder} "..."'])
+    show_report(as_json, report, [f"Report: {folder}/report.html", f'Try: stillhouse ask {folder} "..."'])
     raise typer.Exit(code)
 
 

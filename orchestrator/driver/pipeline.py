@@ -22,6 +22,7 @@ from orchestrator.monitors.base import Monitor
 from orchestrator.preflight.place import Needs
 from orchestrator.render.model_card import model_card
 from orchestrator.render.page.writing import last_texts, write_report
+from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
@@ -31,8 +32,9 @@ from orchestrator.stages.capture import lacking, limited, missing_units, open_st
 from orchestrator.stages.evaluation import Evaluations
 from orchestrator.stages.export import Exports, export
 from orchestrator.stages.preparing.preparation import Preparation
+from workers.channels.events import UnitsPlanned
 from workers.evaluation.resources import resource_request
-from workers.layout import REPORT_JSON
+from workers.layout import PROMPTS_SUMMARY, REPORT_JSON
 from workers.splits import TRAIN
 from workers.targets.contract import Contract
 
@@ -41,10 +43,12 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
     """The whole run; returns the exit code (1 if a specialist failed, 3 if one does not pass the gate) and the
     report."""
     with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True)) as session:
+        session.ctx.come_to("prepare")
         with Preparation(session.ctx, initials=True) as preparation:
             preparation.try_out()
             declared = freeze_prompts(session, preparation)
-            captures = Captures(session.ctx, missing_units(session.ctx.run))
+            session.ctx.come_to("capture and train")
+            captures = begin_captures(session)
             make_initial_weights(session, preparation, declared.vocabulary)  # while the teacher loads
         watch(session, captures, Trainings(session.ctx, [], declared, session.failures, repairs=True))
         report = measure_and_export(session)
@@ -54,16 +58,19 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
 def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | None) -> RunFolder:
     """The teacher's part alone: all missing units, or the first `limit` of them."""
     with open_session(file, monitors, Needs(teachers=True)) as session:
+        session.ctx.come_to("prepare")
         with Preparation(session.ctx) as preparation:
             preparation.try_out()
             freeze_prompts(session, preparation)
-        watch(session, Captures(session.ctx, limited(missing_units(session.ctx.run), limit)), None)
+        session.ctx.come_to("capture")
+        watch(session, begin_captures(session, limit), None)
     return session.ctx.run
 
 
 def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -> dict[str, str]:
     """The students' part alone, from units that are captured already; returns the failures."""
     with open_session(file, monitors, Needs(students=True, only=tuple(only))) as session:
+        session.ctx.come_to("prepare")
         with Preparation(session.ctx, initials=True) as preparation:
             preparation.try_out()
             declared = freeze_prompts(session, preparation)
@@ -73,6 +80,7 @@ def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -
                     "at once"
                 )
             make_initial_weights(session, preparation, declared.vocabulary)
+        session.ctx.come_to("train")
         watch(session, None, Trainings(session.ctx, only, declared, session.failures, repairs=False))
     return session.failures
 
@@ -96,6 +104,7 @@ def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
     if not any(run.student_done(n) for n in config.specialists):
         raise ValueError(f"export: no specialist of {run.uri} is trained yet; run `stillhouse train` first")
     with open_leased(file, monitors) as session:
+        session.ctx.come_to("export")
         report, last = build_report(run, config, None, {}, Timing()), run.read_json(REPORT_JSON)
         if last is not None:
             report.take_scores(Report.from_json(last))
@@ -112,12 +121,19 @@ def freeze_prompts(session: Session, preparation: Preparation) -> Contract:
     """Prompts frozen and stores opened; returns what students expect of theirs. What is there already is only read."""
     summary = preparation.prompts(session.found.take_screened())
     splits = ", ".join(f"{s['prompts']} {name} in {s['units']} units" for name, s in summary["splits"].items())
-    session.ctx.say(f"prompts frozen: {splits}; {summary['rejected']} rows rejected")
-    for reason, count in summary["reasons"].items():
-        session.ctx.say(f"  rejected: {count} × {reason}")
+    session.ctx.say(f"prompts frozen: {splits}; {rejected_rows(summary['reasons'])}")
     declared = open_stores(session.ctx.run, session.ctx.config, session.found.tokenizer, summary["vocabulary"])
     preparation.heads()
     return declared
+
+
+def begin_captures(session: Session, limit: int | None = None) -> Captures:
+    """The teachers' passes over all missing units, or the first `limit` of them."""
+    ctx = session.ctx
+    missing, summary = missing_units(ctx.run), ctx.run.read_json(PROMPTS_SUMMARY) or {}
+    planned = sum(split["units"] for split in summary["splits"].values())
+    ctx.report(UnitsPlanned(units=planned, committed=planned - sum(map(len, missing.values()))))
+    return Captures(ctx, limited(missing, limit))
 
 
 def make_initial_weights(session: Session, preparation: Preparation, vocabulary: int) -> None:
@@ -129,10 +145,12 @@ def make_initial_weights(session: Session, preparation: Preparation, vocabulary:
 def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     """Evaluate, export, report."""
     ctx = session.ctx
+    ctx.come_to("evaluate")
     measured = _measured(session)
     session.save()
     report = build_report(ctx.run, ctx.config, measured, session.failures, Timing())
     if exports:
+        ctx.come_to("export")
         ctx.require_lease()
         written = export(ctx, {name: model_card(report, name) for name in report.students})
         report.note_exports(written.keys, written.artefacts)

@@ -19,10 +19,11 @@ from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
 from orchestrator.preflight.place import Needs
+from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.timing import Worked, timing_of
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.folder import RunFolder
-from workers.channels.events import Message
+from workers.channels.events import Message, RunStarted
 from workers.channels.messages import ControlMessage
 from workers.evaluation.harness.asked import freeze_harness
 from workers.evaluation.tasks.asked import freeze_items
@@ -96,6 +97,7 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
         with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
             ctx = RunContext(run, run.open(file).located(), lease, watching.take)
             with watching.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
+                ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
                 try:
                     if needs is not None and needs.evaluator:
@@ -111,9 +113,8 @@ def _freeze_tasks(ctx: RunContext, found: Checked) -> None:
     """Keep the questions that models will be asked in the run."""
     tasks = found.take_tasks()
     for task in tasks:
-        ctx.say(f"task {task.name}: {len(task.items)} items; {len(task.rejected)} rows rejected")
-        for reason, count in Counter(row.reason for row in task.rejected).most_common():
-            ctx.say(f"  rejected: {count} × {reason}")
+        reasons = Counter(row.reason for row in task.rejected)
+        ctx.say(f"task {task.name}: {len(task.items)} items; {rejected_rows(reasons)}")
     if tasks:
         freeze_items(ctx.run.storage, [unit for task in tasks for unit in task.units])
     if found.harness:

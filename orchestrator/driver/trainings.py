@@ -54,11 +54,10 @@ class Trainings:
         self, ctx: RunContext, only: list[str], declared: Contract, failures: dict[str, str], *, repairs: bool
     ) -> None:
         self._ctx, self._declared, self._repairs, self._failures = ctx, declared, repairs, failures
-        groups = [
-            [s for s in group if ctx.run.student_done(s.name) is None]
-            for group in student_groups(ctx.config)
-            if not only or group[0].name in only
-        ]
+        asked = [group for group in student_groups(ctx.config) if not only or group[0].name in only]
+        self._done = {s.name: done for group in asked for s in group if (done := ctx.run.student_done(s.name))}
+        """What those left that were trained before."""
+        groups = [[s for s in group if s.name not in self._done] for group in asked]
         self._groups = [group for group in groups if group]
         self._calls: dict[Any, list[Student]] = {}
         self._places: dict[str, str] = {}
@@ -76,6 +75,12 @@ class Trainings:
         """Send every group of students to the supervisor."""
         self._started = self._told = time.monotonic()
         self._since = {student.name: self._started for group in self._groups for student in group}
+        for name, done in self._done.items():
+            tokens = int(done["tokens"])
+            self._ctx.report(StudentState(student=name, state="done", tokens=tokens, budget=tokens))
+        for student in (s for group in self._groups for s in group):
+            budget = student.end_tokens or student.config.train.tokens
+            self._ctx.report(StudentState(student=student.name, state="queued", budget=budget))
         if not self._groups:
             return
         where = beside_driver()  # Ray would choose any node, and a lost one would be the end of all students

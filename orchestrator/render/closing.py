@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.panel import Panel
 from rich.text import Text
 
 from orchestrator.config.students import GENERALIST
+from orchestrator.render.cards import Card, cards_of
 from orchestrator.render.columns import print_columns
 from orchestrator.render.sentences import (
     cost_lines,
@@ -34,13 +38,34 @@ def print_closing(report: Report, out: Console) -> None:
         print_columns(out, ["model", "domain", "KL ± 95 %", "acceptance", "top-1"], rows, ["model", "domain"])
     for line in closing_lines(report):
         out.print(line, markup=False, soft_wrap=True)
-    print_gates(report, out)
 
 
-def print_gates(report: Report, out: Console) -> None:
-    """Print whether specialists pass the gate; in red of those that do not."""
-    for passed, line in gate_lines(report):
-        out.print(Text(line, style="" if passed else "bold red"), soft_wrap=True)
+_MARKS = {"passed": ("✔", "bold green"), "open": ("•", "bold")}
+_NOT = ("✘", "bold red")
+
+
+def print_verdicts(report: Report, out: Console, lines: Sequence[str] = ()) -> None:
+    """Print what is decided of each specialist and the numbers that decide, and `lines` below: in a frame on a
+    terminal, else as lines."""
+    said = [_verdict(card) for card in cards_of(report)]
+    for name in report.models:
+        said += [Text(line, style="" if ok else "bold red") for ok, line in gate_lines(report, only=name)]
+    said += [Text(line) for line in lines]
+    if out.is_terminal and said:
+        out.print(Panel(Group(*said), title=report.run, title_align="left", padding=(0, 1)))
+        return
+    for line in said:
+        out.print(line, soft_wrap=True)
+
+
+def _verdict(card: Card) -> Text:
+    """Whether a specialist passes, the numbers that decide and, where it does not pass, why."""
+    mark, style = _MARKS.get(card.state, _NOT)
+    text = Text(f"{mark} {card.name}" if card.state == "open" else f"{mark} {card.name} {card.word}", style=style)
+    said = [f"{what} {value} ({beside})" for what, beside, value in card.numbers] or ["was not scored"]
+    if card.state != "open":
+        said = [card.why] if card.state == "broken" else [*said, card.why]
+    return text.append(f": {'; '.join(said)}", style="not bold default")
 
 
 def _print_table(report: Report, measured: dict[str, StudentReport], out: Console) -> None:
@@ -93,7 +118,7 @@ def closing_lines(report: Report) -> list[str]:
     lines += [*task_lines(report), *cost_lines(report), *export_lines(report)]
     lines += store_lines(report)
     lines += [f"note: {note}" for note in report.notes]
-    lines += [f"FAILED {name}: {error}" for name, error in report.failures.items()]
+    lines += [f"FAILED {name}: {error}" for name, error in report.failures.items() if name not in report.students]
     return [*lines, timing_line(report.timing)]
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from orchestrator.config.students import GIVEN_ANSWERS, HARD_LABELS
 from orchestrator.render.jinja import filled
 from orchestrator.render.sentences import (
-    bridge_lines,
     cost_lines,
     four_bit_lines,
-    gate_lines,
     interval_cell,
-    nats_cell,
     quantised_lines,
     store_lines,
     timing_line,
 )
+from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.report import Report
 
 _SINGLE_EXPERT = "*single-expert teacher* (one expert a layer, no router)"
@@ -49,12 +47,9 @@ def markdown(report: Report) -> str:
         rounding_costs=quantised_lines(report),
         short_controls=any(s.at_control_tokens is not None for s in report.students.values()),
         interval=interval_cell,
-        nats=nats_cell,
-        formats=any(t.format for m in report.questioned.values() for t in m.tasks.values()),
-        bridges=bridge_lines(report),
+        answered=answer_tables(report),
         costs=cost_lines(report),
         files=[artefact for student in report.students.values() for artefact in student.artefacts],
-        gates=[line for _, line in gate_lines(report)],
         store_lines=store_lines(report),
         timing=timing_line(report.timing),
     )

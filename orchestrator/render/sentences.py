@@ -27,14 +27,21 @@ def store_lines(report: Report) -> list[str]:
 def _rejected_lines(report: Report) -> list[str]:
     """A line for each source of prompts and each domain of answers."""
     rows, answers = report.prompts.reasons_by_source, report.targets.rejected_by_domain
-    lines = [f"rows of prompts.{source} rejected: {_counted(reasons)}" for source, reasons in rows.items()]
-    return lines + [f"answers of {domain} rejected: {_counted(reasons)}" for domain, reasons in answers.items()]
+    lines = [f"rows of prompts.{source} rejected: {counted(reasons)}" for source, reasons in rows.items()]
+    return lines + [f"answers of {domain} rejected: {counted(reasons)}" for domain, reasons in answers.items()]
 
 
-def _counted(reasons: Mapping[str, int]) -> str:
+def rejected_rows(reasons: Mapping[str, int]) -> str:
+    """How many rows are rejected, and why most of them."""
+    words = f"{sum(reasons.values()):,} rows rejected"
+    return f"{words}: {counted(reasons, 3)}" if reasons else words
+
+
+def counted(reasons: Mapping[str, int], shown: int = _SHOWN) -> str:
+    """Reasons with their counts; the rarer ones together."""
     most = sorted(reasons.items(), key=lambda item: -item[1])
-    words = [f"{count:,} × {reason}" for reason, count in most[:_SHOWN]]
-    if rest := most[_SHOWN:]:
+    words = [f"{count:,} × {reason}" for reason, count in most[:shown]]
+    if rest := most[shown:]:
         words.append(f"{sum(count for _, count in rest):,} × {len(rest):,} other reasons")
     return "; ".join(words)
 

@@ -9,7 +9,7 @@ from cluster.lease import Lease, LeaseLost
 from orchestrator.config.schema import RunConfig
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
-from workers.channels.events import Event, Message
+from workers.channels.events import Event, Message, Stage, StageStarted
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class RunContext:
     def say(self, text: str) -> None:
         """Tell a person something."""
         self.report(Message(text=text))
+
+    def come_to(self, stage: Stage) -> None:
+        """Tell which stage begins."""
+        self.report(StageStarted(stage=stage))
 
     def require_lease(self, *, look: bool = True) -> None:
         """Raise RunFailed if another driver took the run over. Without `look`, only if a beat has found that out."""

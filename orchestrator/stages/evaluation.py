@@ -19,6 +19,7 @@ from orchestrator.stages.ray_data import quieten, restarted
 from orchestrator.stages.scoring.gathered import gathered
 from orchestrator.stages.scoring.models import models_to_score
 from orchestrator.stages.scoring.tasks import all_tasks, missing_tasks
+from workers.channels.events import EvaluationStarted
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.harness.asked import harness_asked
 from workers.evaluation.job import ScoringJob, ScoringTask
@@ -43,6 +44,7 @@ class Evaluations:
         planned, left = (sum(len(t.units) for t in tasks) for tasks in (self._tasks, missing))
         if left < planned:
             ctx.say(f"evaluate: {planned - left} of {planned} pairs of model and unit are scored already")
+        ctx.report(EvaluationStarted(units=planned, scored=planned - left))
         job = scoring_job(ctx.run, ctx.config, ctx.board)
         self.call: Any = begin(job, missing, settings) if missing else ray.put(0)
         """Ends when no score is missing, or with an error."""

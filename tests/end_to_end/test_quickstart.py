@@ -35,7 +35,7 @@ def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
     for domain, student in report["students"].items():
         assert student["heldout"]["kl"] < student["initial"]["kl"]
         assert report["single_expert"]["kl"][domain] > 1  # an expert alone is no model
-        assert all(p["teacher"] == 1 for p in student["probes"])
+        assert all(p["teacher"] == 1 and p["specialist"] and p["hard_labels"] for p in student["probes"])
         assert student["heldout"]["truth_excess_kl"] > 0
         assert student["own_text"]["prompts"] == 32 and student["own_text"]["kl"]["value"] > 0
         assert student["parrot"]["items"] == 100 and set(student["parrot"]["by_edit"]) == {"entity", "names"}

@@ -1,7 +1,8 @@
 """What a run tells while it works: typed events, in one schema with one version.
 
 Events are telemetry. Losing any of them, or all, changes what a person sees and the report's seconds, and nothing else;
-what steers a run travels by messages.py. A changed or renamed field raises SCHEMA_VERSION.
+what steers a run travels by messages.py. A changed or renamed field raises SCHEMA_VERSION; a new kind, or a new field
+with a default, does not: a program of before passes over the segments that have one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,35 @@ class Message(_Event):
     """The student that it is about, if any."""
 
 
+class RunStarted(_Event):
+    """An attempt at a run begins."""
+
+    kind: Literal["run_started"] = "run_started"
+    run: str
+    storage: str
+    """Where the run's folder lies."""
+    attempt: int
+
+
+Stage = Literal["prepare", "capture", "train", "capture and train", "evaluate", "export"]
+
+
+class StageStarted(_Event):
+    """The run comes to its next stage."""
+
+    kind: Literal["stage_started"] = "stage_started"
+    stage: Stage
+
+
+class UnitsPlanned(_Event):
+    """How many units the run has when this attempt comes to its capture."""
+
+    kind: Literal["units_planned"] = "units_planned"
+    units: int
+    committed: int
+    """Of them, those that are captured and in order."""
+
+
 class CaptureStarted(_Event):
     """A teacher's pass over units begins."""
 
@@ -48,6 +78,18 @@ class ReplicaReady(_Event):
     teacher: str
     weights_held: list[int]
     """Numbers of weights, by rank."""
+    replica: str = ""
+    """Which one."""
+
+
+class ReplicaAtWork(_Event):
+    """How many texts a replica has in its slots, told when that changed much, and once a minute."""
+
+    kind: Literal["replica_at_work"] = "replica_at_work"
+    teacher: str
+    replica: str
+    texts: int
+    slots: int
 
 
 class UnitCommitted(_Event):
@@ -80,11 +122,12 @@ class UnitDamaged(_Event):
 
 
 class StudentState(_Event):
-    """A student begins to load libraries and weights, in its place; trains; is done; or failed."""
+    """A student is to be trained and has no place yet; begins to load libraries and weights, in its place; trains; is
+    done; or failed."""
 
     kind: Literal["student_state"] = "student_state"
     student: str
-    state: Literal["loading", "training", "done", "failed"]
+    state: Literal["queued", "loading", "training", "done", "failed"]
     step: int = 0
     tokens: int = 0
     budget: int = 0
@@ -132,6 +175,16 @@ class CheckpointSaved(_Event):
     loss: float
 
 
+class EvaluationStarted(_Event):
+    """Models are scored from now on."""
+
+    kind: Literal["evaluation_started"] = "evaluation_started"
+    units: int
+    """Pairs of a model and a unit that are to be scored."""
+    scored: int
+    """Of them, those that an earlier attempt has scored."""
+
+
 class ModelScored(_Event):
     """A process begins to score a model, on one domain or on several, or has scored a unit more."""
 
@@ -145,14 +198,19 @@ class ModelScored(_Event):
 
 Event = (
     Message
+    | RunStarted
+    | StageStarted
+    | UnitsPlanned
     | CaptureStarted
     | ReplicaReady
+    | ReplicaAtWork
     | UnitCommitted
     | UnitDamaged
     | StudentState
     | StudentStep
     | StudentWaiting
     | CheckpointSaved
+    | EvaluationStarted
     | ModelScored
 )
 

@@ -49,14 +49,15 @@ def codes(weight_OI: Tensor, form: Form, scale_dtype: torch.dtype = torch.bfloat
     d_OG1 = _scale(x_OGg, form)
     if scale_dtype != torch.float16:  # as which it is stored in any case, after its inverse was taken
         d_OG1 = d_OG1.to(scale_dtype).float()
-    steps_OGg = x_OGg * torch.where(d_OG1 == 0, 0, d_OG1.reciprocal())
+    steps_OGg = (x_OGg * torch.where(d_OG1 == 0, 0, d_OG1.reciprocal())).nan_to_num_(0)
+    # A float becomes an integer by losing what is behind the point, ten times faster than by trunc.
     if form == "q4_0":
-        codes_OGg = steps_OGg.add_(8.5).trunc_().clamp_(0, 15).sub_(8)
+        codes_OGg = steps_OGg.add_(8.5).clamp_(0, 15).to(torch.int8).sub_(8)
     else:
         # torch rounds halves to even. What is left beyond the whole is exact, and so is its double.
-        whole_OGg = steps_OGg.trunc()
-        codes_OGg = whole_OGg.add_(steps_OGg.sub_(whole_OGg).mul_(2).trunc_()).clamp_(-127, 127)
-    return codes_OGg.nan_to_num_(0).to(torch.int8), d_OG1[..., 0].half()
+        codes_OGg = steps_OGg.clamp_(-127, 127).to(torch.int8)
+        codes_OGg += steps_OGg.sub_(codes_OGg).mul_(2).to(torch.int8)
+    return codes_OGg, d_OG1[..., 0].half()
 
 
 def values(codes_OGg: Tensor, scale_OG: Tensor) -> Tensor:
@@ -89,4 +90,10 @@ def _scale(x_OGg: Tensor, form: Form) -> Tensor:
     """[O, G, 1] in float32."""
     if form == "q8_0":
         return x_OGg.abs().amax(-1, keepdim=True) / 127
-    return x_OGg.gather(-1, x_OGg.abs().argmax(-1, keepdim=True)) / -8
+    high_OG1, low_OG1 = x_OGg.amax(-1, keepdim=True), x_OGg.amin(-1, keepdim=True)
+    largest_OG1 = torch.where(high_OG1 > -low_OG1, high_OG1, low_OG1)
+    both_OG = ((high_OG1 == -low_OG1) & (high_OG1 != 0))[..., 0]
+    if bool(both_OG.any()):  # then the first of them; to look for it everywhere would take longer than all the rest
+        some_Ng = x_OGg[both_OG]
+        largest_OG1[both_OG] = some_Ng.gather(-1, some_Ng.abs().argmax(-1, keepdim=True))
+    return largest_OG1 / -8

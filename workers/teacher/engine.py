@@ -74,6 +74,10 @@ class TeacherEngine(Protocol):
     def steps(self) -> int:
         """Forward passes so far. A rank whose number stands still for long is hung."""
 
+    @property
+    def at_work(self) -> int:
+        """Texts that are in its slots now."""
+
     def describe(self) -> dict[str, Any]:
         """Facts for the record: weights held, dtype, ranks."""
 

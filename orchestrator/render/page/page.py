@@ -1,41 +1,38 @@
-"""The page itself: what a reader needs first, the pictures, the texts, and all numbers as JSON."""
+"""The page itself: what a reader needs first, the pictures, the tables, the texts, and all numbers as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from orchestrator.render.cards import answer_of, cards_of
 from orchestrator.render.jinja import filled
 from orchestrator.render.page.assets import own_assets
-from orchestrator.render.page.pictures import pictures
+from orchestrator.render.page.pictures import picture_groups
 from orchestrator.render.page.tokens import embedded, guesses_json, texts_of
-from orchestrator.render.sentences import (
-    bridge_lines,
-    cost_lines,
-    export_lines,
-    four_bit_lines,
-    store_lines,
-    timing_line,
-)
+from orchestrator.render.sentences import cost_lines, export_lines, four_bit_lines, store_lines, timing_line
+from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.measures.shown import Texts
 from orchestrator.reporting.report import Report
 
 
 def report_page(report: Report, texts: Texts) -> str:
     """report.html: one file that asks no network for anything and runs no script but its own."""
-    shown = texts_of(report, texts)
+    shown, cards = texts_of(report, texts), cards_of(report)
     return filled(
         "report.html.j2",
         report=report,
-        cards=[_card(report, name) for name in report.students],
-        pictures=list(pictures(report)),
+        cards=cards,
+        answer=answer_of(cards),
+        groups=picture_groups(report),
         heat=_heat(report),
+        tables=answer_tables(report),
         texts=shown,
         guesses=guesses_json(shown),
-        data=embedded(report.to_dict()),
+        data=embedded(_rounded(report.to_dict())),
         lines=[
             *four_bit_lines(report),
-            *bridge_lines(report),
             *cost_lines(report),
             *export_lines(report),
             *store_lines(report),
@@ -46,61 +43,49 @@ def report_page(report: Report, texts: Texts) -> str:
     )
 
 
-def _lines(report: Report) -> list[str]:
-    """What else is to be said, in sentences."""
-    measured = [*four_bit_lines(report), *bridge_lines(report), *cost_lines(report), *export_lines(report)]
-    return [*measured, *store_lines(report), *report.notes]
+def _rounded(value: Any) -> Any:
+    """JSON whose fractions have six digits: more than anything is measured to, and a third less to load."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
-class Card:
-    """What decides of one specialist: whether it passes, three numbers, four sentences."""
+class HeatCell:
+    """A model's KL on a domain."""
 
-    name: str
-    state: str
-    """`passed`, `failed`, or `open` where no gate judges it."""
-    word: str
-    numbers: Sequence[tuple[str, str, str]]
-    """What is measured, its value, and its interval or what it is beside."""
-    sentences: Sequence[str]
-
-
-def _card(report: Report, name: str) -> Card:
-    student, verdict = report.students[name], report.verdicts[name]
-    state = {True: "passed", False: "failed", None: "open"}[verdict.passed]
-    word = {"passed": "passes the gate", "failed": "fails the gate", "open": "no gate"}[state]
-    if student.error is not None:
-        state, word = "failed", "did not train"
-    numbers = []
-    if (own := student.heldout) is not None:
-        numbers.append(("KL to the teacher", f"{own.kl:.3f}", f"{own.kl_low:.3f} … {own.kl_high:.3f} nats a token"))
-    task = student.tasks.get(student.domain)
-    if task is not None and (kept := task.specialist.retention) is not None:
-        numbers.append(("of its teacher's score", f"{kept.value:.1%}", f"{kept.low:.1%} … {kept.high:.1%}"))
-    if student.cost is not None and student.cost.times_fewer_flops is not None:
-        beside = f"{student.cost.parameters:,} parameters"
-        numbers.append(("of its teacher's FLOPs", f"1/{student.cost.times_fewer_flops:.3g}", beside))
-    return Card(name, state, word, numbers, verdict.sentences)
+    said: str
+    shade: float
+    """How strongly it is coloured, 0 to 1."""
+    own: bool
+    """Whether the domain is the one that the model is for."""
 
 
 @dataclass(frozen=True)
 class Heat:
-    """KL by model and domain, each with how strongly its cell is coloured, 0 to 1."""
+    """KL by model and domain."""
 
     domains: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[tuple[str, float] | None]]]
+    rows: Sequence[tuple[str, Sequence[HeatCell | None]]]
 
 
 def _heat(report: Report) -> Heat:
+    """Domains in the order of the specialists that are for them, so that these stand on the diagonal."""
     rows = {name: {d: s.kl for d, s in by.items()} for name, by in report.table.items()}
     if report.single_expert is not None:
         rows["single-expert teacher"] = dict(report.single_expert.kl)
     if report.teacher_4bit is not None:
         rows["teacher at 4 bit"] = {domain: score.kl for domain, score in report.teacher_4bit.by_domain.items()}
-    domains = sorted({d for row in rows.values() for d in row})
+    known = {d for row in rows.values() for d in row}
+    own = {name: student.domain for name, student in report.students.items()}
+    domains = [d for d in dict.fromkeys([*own.values(), *sorted(known)]) if d in known]
     most = max((kl for row in rows.values() for kl in row.values()), default=1.0) or 1.0
 
-    def cell(row: dict[str, float], domain: str) -> tuple[str, float] | None:
-        return (f"{row[domain]:.3f}", max(row[domain], 0.0) / most) if domain in row else None
+    def cell(name: str, domain: str) -> HeatCell | None:
+        if (kl := rows[name].get(domain)) is None:
+            return None
+        return HeatCell(f"{kl:.3f}", max(kl, 0.0) / most, own.get(name) == domain)
 
-    return Heat(domains, [(name, [cell(row, d) for d in domains]) for name, row in rows.items()])
+    return Heat(domains, [(name, [cell(name, d) for d in domains]) for name in rows])

@@ -32,15 +32,16 @@ class Picture:
     rows: Sequence[Sequence[str]]
 
 
-def pictures(report: Report) -> Iterator[Picture]:
-    """Those of which there are numbers."""
-    yield from _losses(report)
+def picture_groups(report: Report) -> dict[str, list[Picture]]:
+    """Those of which there are numbers: of all specialists together then of each by its name."""
+    groups = {"All together": [*_parrot(report), *_losses(report), *_timeline(report)]}
     for name, student in report.students.items():
-        yield from _reliability(report, name, student)
-        yield from _by_entropy(report, name, student)
-        yield from _floor(name, student)
-    yield from _parrot(report)
-    yield from _timeline(report)
+        groups[name] = [
+            *_reliability(report, name, student),
+            *_by_entropy(report, name, student),
+            *_floor(name, student),
+        ]
+    return {name: group for name, group in groups.items() if group}
 
 
 def _losses(report: Report) -> Iterator[Picture]:
@@ -73,7 +74,7 @@ def _reliability(report: Report, name: str, student: StudentReport) -> Iterator[
 
     series = [line(label, bins, (OWN, CONTROL)[i]) for i, (label, bins) in enumerate(found.items())]
     held = [(b.confidence, b.teacher_at_top) for b in found["specialist"]]
-    series.append(Series("as its teacher has it", held, TEACHER))
+    series.append(Series("its teacher", held, TEACHER))
     part = Axis("top probability", 0.0, 1.0, percent=True), Axis("how often it is right", 0.0, 1.0, percent=True)
     title = f"Is {name} as right as it is sure?"
     about = (

@@ -34,7 +34,8 @@ def stored_page(found: Mapping[str, Any]) -> str:
         before=found["text"].encode()[: found["target_byte"]].decode(errors="replace"),
         tokens=[p["token"][1] for p in positions],
         shades=[_shade(-n["token_logprob"]) for n in numbers],
-        values=[f"log p {n['token_logprob']:.2f}; entropy {n['entropy']:.2f} nats" for n in numbers],
+        saying="log p {}; entropy {} nats",
+        values=[(f"{n['token_logprob']:.2f}", f"{n['entropy']:.2f}") for n in numbers],
         columns=columns,
     )
     about = (
@@ -52,7 +53,8 @@ def answers_page(prompt: str, answers: Mapping[str, Mapping[str, Any]]) -> str:
             before=prompt,
             tokens=[step["token"] for step in answer["steps"]],
             shades=[round(1 - step["probability"], 2) for step in answer["steps"]],
-            values=[f"taken with {step['probability']:.1%}" for step in answer["steps"]],
+            saying="taken with {}",
+            values=[(f"{step['probability']:.1%}",) for step in answer["steps"]],
             columns={name: [[(t, p) for t, p in step["next"]] for step in answer["steps"]]},
         )
         for name, answer in answers.items()

@@ -113,7 +113,7 @@ def _axes(root: ET.Element, frame: _Frame) -> None:
 def _names(root: ET.Element, frame: _Frame, series: Sequence[Series]) -> None:
     """Each series' name beside its last point, moved apart."""
     ends = [(one, held[-1]) for one in series if one.name and (held := frame.held(one.points))]
-    ups = apart([end[1] for _, end in ends], 15, _TOP + 8, frame.floor)
+    ups = apart([end[1] for _, end in ends], 18, _TOP + 8, frame.floor)
     for (one, end), up in zip(ends, ups, strict=True):
         style = f"s{one.style % SERIES}"
         line(root, (end[0] + 2, end[1]), (frame.right + 10, up), f"lead {style}")

@@ -43,7 +43,8 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
         name, sums = task.model.name, []
         asked = task.model.domains if PROBES in splits_of(task.model) else ()
         ranks = results.probes.setdefault(name, {}) if asked else {}
-        ranks |= {domain: [] for domain in asked}
+        for domain in asked:  # a model may have a second task, which comes after its probes
+            ranks.setdefault(domain, [])
         units = [unit for unit in task.units if unit.split not in (OWN, BRIDGES)]  # what is compared is told
         for unit, data in zip(units, run.storage.read_many([unit.key for unit in units]), strict=True):
             if data is None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.config.students import Student, initial_key, student_groups
+from orchestrator.config.students import PTQ, QUANTISED, Student, initial_key, student_groups
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.evaluation import scoring_job
 from orchestrator.stages.scoring.models import models_to_score
 from orchestrator.stages.scoring.tasks import all_tasks
 from workers.evaluation.heldout.sums import from_bytes
+from workers.evaluation.job import ModelToScore
 from workers.evaluation.metrics.domain_scores import DomainScores, by_domain
 from workers.layout import StudentLayout
 from workers.quantise.config import QuantisedConfig
@@ -27,12 +28,11 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 class FinishedRun:
-    """A copy of a run, in a folder of its own, in which quantised siblings are trained and scored."""
+    """A copy of a run, in a folder of its own, in which quantised siblings of a specialist are trained and scored."""
 
-    def __init__(self, source: Path, folder: Path) -> None:
+    def __init__(self, source: Path, folder: Path, specialist: str) -> None:
         there = ["config.resolved.yaml", "environment.json", "prompts", "targets"]
-        students = [f"students/{student.name}" for student in (source / "students").iterdir()]
-        there += [f"{student}/{part}" for student in students for part in ("final", "done.json", "initial.json")]
+        there += [f"students/{specialist}/{part}" for part in ("final", "done.json", "initial.json")]
         for name in there:
             if (source / name).is_dir():
                 shutil.copytree(source / name, folder / name)
@@ -40,19 +40,19 @@ class FinishedRun:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / name, folder / name)
         self.run = RunFolder(str(folder))
-        self._config = self.run.located_config()
+        self._config, self._name = self.run.located_config(), specialist
 
-    def config(self, name: str, settings: QuantisedConfig) -> RunConfig:
-        """Its configuration, in which a specialist has a quantised sibling, and nothing but the KL is measured."""
-        config = self._config
+    def config(self, settings: QuantisedConfig) -> RunConfig:
+        """Its configuration, in which the specialist has a quantised sibling, and nothing but the KL is measured."""
+        config, name = self._config, self._name
         specialists = {name: config.specialists[name].model_copy(update={"quantised": settings})}
         few = {"baselines": [], "tasks": None, "floor": None, "own_text": None, "truth": None, "probes": None}
         evaluate = config.evaluate.model_copy(update=few)
         return config.model_copy(update={"specialists": specialists, "evaluate": evaluate})
 
-    def sibling(self, name: str, settings: QuantisedConfig) -> Student:
-        """The student that goes on from a specialist."""
-        return student_groups(self.config(name, settings))[0][-1]
+    def sibling(self, settings: QuantisedConfig) -> Student:
+        """The student that goes on from the specialist."""
+        return student_groups(self.config(settings))[0][-1]
 
     def train(self, student: Student, seed: int) -> dict[str, Any]:
         """Train it in this process, a process group of one; what it left."""
@@ -75,19 +75,23 @@ class FinishedRun:
         train_specialist(SpecialistJob.from_fields(asdict(job)))
         return self.run.student_done(student.name) or {}
 
-    def scores(self, name: str, settings: QuantisedConfig) -> dict[str, DomainScores]:
-        """Of a specialist, of itself rounded and of its sibling, on its own domain's held-out texts."""
+    def scores(self, settings: QuantisedConfig) -> dict[str, DomainScores]:
+        """Of the specialist, of itself rounded, of its sibling and of that rounded, on its own held-out texts."""
         from workers.evaluation.scorer import Scorer
 
-        config = self.config(name, settings)
-        models = [m for m in models_to_score(self.run, config) if m.name.split(".")[0] == name]
-        own = (config.own_domain(name),)
-        models = [replace(m, domains=own, timed=False, task_domains=(), writes="") for m in models]
+        config = self.config(settings)
+        own = (config.own_domain(self._name),)
+        few: dict[str, Any] = {"domains": own, "timed": False, "task_domains": (), "writes": ""}
+        models = {m.name: replace(m, **few) for m in self._models(config)}
+        sibling = models[f"{self._name}.{QUANTISED}"]
+        rounded = replace(sibling, name=f"{sibling.name}.{PTQ}", kind="ptq", rounding=settings.rounding())
         scorer, found = Scorer(scoring_job(self.run, config, "")), {}
-        for task in all_tasks(self.run, config, models):
+        for task in all_tasks(self.run, config, [*models.values(), rounded]):
             units = tuple(unit for unit in task.units if unit.split == HELDOUT)
             scorer(replace(task, units=units))
-            sums = [from_bytes(self.run.storage.read(unit.key)) for unit in units]
-            if sums:
+            if sums := [from_bytes(self.run.storage.read(unit.key)) for unit in units]:
                 found[task.model.name] = by_domain(sums)[own[0]]
         return found
+
+    def _models(self, config: RunConfig) -> list[ModelToScore]:
+        return [m for m in models_to_score(self.run, config) if m.name.split(".")[0] == self._name]

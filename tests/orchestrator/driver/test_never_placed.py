@@ -54,7 +54,9 @@ def test_the_evaluator_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     work = ScoringTask(ModelToScore("medical", "stored", "", ()), ())
     monkeypatch.setattr(evaluation, "models_to_score", lambda *_: [])
     monkeypatch.setattr(evaluation, "missing_tasks", lambda *_: [work])
-    context = SimpleNamespace(config=config, run=run, board="no-board", say=lambda text: None)
+    context = SimpleNamespace(
+        config=config, run=run, board="no-board", say=lambda text: None, report=lambda event: None
+    )
     session: Any = SimpleNamespace(ctx=context, poll=lambda patience_s=0.0: [])
     with pytest.raises(RunFailed, match=r"evaluate: the evaluator wants 1 x 1 CPU \+ 1 GPU .* the largest node has 0"):
         pipeline._measured(session)

@@ -16,23 +16,32 @@ from workers.channels.events import (
     SCHEMA_VERSION,
     CaptureStarted,
     CheckpointSaved,
+    EvaluationStarted,
     Event,
     Message,
     ModelScored,
+    ReplicaAtWork,
     ReplicaReady,
+    RunStarted,
+    StageStarted,
     StudentState,
     StudentStep,
     StudentWaiting,
     UnitCommitted,
     UnitDamaged,
+    UnitsPlanned,
     from_lines,
     to_lines,
 )
 
 ALL: list[Event] = [
     Message(text="a line\nof two, ünd \u2028", student="medical"),
+    RunStarted(run="r", storage="s3://bucket/r", attempt=2),
+    StageStarted(stage="capture and train"),
+    UnitsPlanned(units=9, committed=6),
     CaptureStarted(teacher="t", units=3, repairs=1),
-    ReplicaReady(teacher="t", weights_held=[3, 4]),
+    ReplicaReady(teacher="t", weights_held=[3, 4], replica="x"),
+    ReplicaAtWork(teacher="t", replica="x", texts=3, slots=4),
     UnitCommitted(
         split="train", unit=3, won=True, started=1.5, finished=2.5, rows=1, tokens=9, targets=5, bytes=99, rejected=1
     ),
@@ -41,6 +50,7 @@ ALL: list[Event] = [
     StudentStep(student="m", step=1, tokens=2, budget=3, loss=0.1, grad_norm=1.0, lr=1e-5, waited=0.0, seconds=[1, 2]),
     StudentWaiting(student="m", unit=4, waited=0.5, seconds=[]),
     CheckpointSaved(student="m", step=1, tokens=2, loss=0.1),
+    EvaluationStarted(units=5, scored=2),
     ModelScored(model="m", domain="legal"),
 ]
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from support.measured_run import measured_report, opened, with_short_control
 from support.small_configuration import clinic
 
-from orchestrator.render.closing import closing_lines, print_closing
+from orchestrator.render.closing import closing_lines, print_closing, print_verdicts
 from orchestrator.render.markdown import markdown
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
@@ -74,7 +74,7 @@ def test_the_lines_below(report: Report) -> None:
     assert "medical after 5,000 target tokens: KL 0.111 distilled, 0.333 from hard labels" in text
     assert "single-expert teacher" in text and "medical 1.78, legal 1.89" in text
     assert "medical, rank of each probe: specialist 2, 3; hard labels 71, -" in text
-    assert "FAILED legal: ValueError: loss is NaN at step 88" in text
+    assert "FAILED" not in text, "what became of specialists stands below"
     assert "3 × is not JSON" in text and "damaged" not in text
     for seconds in ("teacher 61 s", "students 47 s", "both at once 33 s", "wall 92 s"):
         assert seconds in text
@@ -82,7 +82,7 @@ def test_the_lines_below(report: Report) -> None:
 
 def test_markup_in_messages_is_text(tmp_path: Path) -> None:
     report = measured_report(tmp_path, {"legal": "KeyError: [bold]x[/bold] [/]"})
-    assert "FAILED legal: KeyError: [bold]x[/bold] [/]" in printed(report)
+    assert "✘ legal did not train: KeyError: [bold]x[/bold] [/]" in decided(report, terminal=False)
 
 
 def test_nothing_measured_prints_no_table(tmp_path: Path) -> None:
@@ -105,3 +105,23 @@ def test_exported_files_are_told_with_what_they_lose(report: Report) -> None:
     assert Report.from_json(report.to_json()) == report
     text = markdown(report)
     assert "## Exported files" in text and "| `exports/medical.gguf-q8_0/medical-q8_0.gguf` | 1,000,000 |" in text
+
+
+def decided(report: Report, *, terminal: bool, width: int | None = None) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, highlight=False, force_terminal=terminal, width=width, color_system=None)
+    print_verdicts(report, console, ["Report: runs/clinic/report.html"])
+    return out.getvalue().splitlines()
+
+
+def test_what_is_decided_stands_last_with_the_way_to_the_report(report: Report) -> None:
+    medical, legal, where = decided(report, terminal=False)
+    assert medical.startswith("• medical: KL to its teacher 0.111 (") and where.endswith("report.html")
+    assert legal == "✘ legal did not train: ValueError: loss is NaN at step 88"
+
+
+@pytest.mark.parametrize("width", [80, 130])
+def test_a_terminal_gets_it_in_a_frame(report: Report, width: int) -> None:
+    first, *lines, last = decided(report, terminal=True, width=width)
+    assert "clinic" in first and {line[0] for line in lines} == {"│"} and last.startswith("╰")
+    assert {len(line) for line in (first, *lines, last)} == {width}

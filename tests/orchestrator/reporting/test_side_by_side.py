@@ -12,13 +12,15 @@ import pytest
 from rich.console import Console
 from support.measured_run import measured_report
 
-from orchestrator.render.looking.runs import print_side_by_side
+from orchestrator.render.looking.runs import print_side_by_side, run_labels
+from orchestrator.render.page.side_by_side import side_by_side_page
 from orchestrator.reporting.measures.capacity import CapacityReport, GeneralistFloor
 from orchestrator.reporting.side_by_side import ComparedRun, side_by_side
 from workers.evaluation.heldout.sums import SUMMED
 from workers.evaluation.metrics.domain_scores import DomainScores
 
 TEXT = ["a", "b"]
+FOLDERS = ["s3://one/a/runs/x", "s3://one/b/runs/x", "s3://one/a/runs/y"]
 
 
 def scores(kl: float) -> DomainScores:
@@ -43,6 +45,19 @@ def test_the_same_text_gives_paired_differences_to_the_first_run(tmp_path: Path)
     assert first is None and second is not None and found.same_text
     assert second.kl == pytest.approx(-0.1 * scores(1.0).by_prompt["kl"].mean() / 10) and second.high < 0
     assert found.floors == {}  # of one seed
+
+
+def test_runs_are_told_apart_by_as_much_of_their_folders_as_it_takes(tmp_path: Path) -> None:
+    runs = [run(tmp_path / str(i), where, 0.2, TEXT) for i, where in enumerate(["a/runs/x", "b/runs/x", "a/runs/y"])]
+    found = side_by_side([replace(one, name=name) for one, name in zip(runs, FOLDERS, strict=True)], 100)
+    assert list(run_labels(found).values()) == ["a/runs/x", "b/runs/x", "a/runs/y"]
+    assert run_labels(replace(found, specialists=found.specialists[1:3]))["s3://one/b/runs/x"] == "x"
+
+
+def test_the_page_has_the_numbers_and_what_they_say(tmp_path: Path) -> None:
+    page = side_by_side_page(side_by_side([run(tmp_path, "one", 0.2, TEXT), run(tmp_path, "two", 0.1, TEXT)], 500))
+    assert page.count('role="img"') == 1 and "two: 0.1110 (0.1010 … 0.1410), nearer to the teacher" in page
+    assert page.count("<tr>") == 5 and "not scored" in page and "one, two: side by side" in page
 
 
 def test_other_text_gives_none_and_is_said(tmp_path: Path) -> None:

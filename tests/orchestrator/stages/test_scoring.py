@@ -209,6 +209,18 @@ def test_students_write_text_that_their_teacher_reads(scored: tuple[CapturedRun,
     assert {(t.model.name, t.after) for t in again} == {("medical", False), ("teacher", True)}
 
 
+def test_probes_are_kept_where_a_model_has_a_second_task(scored: tuple[CapturedRun, RunConfig]) -> None:
+    """Texts to show are chosen by the scores of the first one."""
+    captured, config = scored
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"shown_texts": 1})})
+    tasks, scoring = tasks_of(captured, config), Scorer(scoring_job(captured.run, config, ""))
+    for task in sorted(tasks, key=lambda task: task.after):
+        scoring(task)
+    found = compare(gathered(captured.run, tasks), config)
+    assert found.texts["medical"].keys() == {"medical"} == found.texts["medical.hard_labels"].keys()
+    assert [len(found.probes[n]["medical"]) for n in ("medical", "medical.hard_labels", "teacher")] == [1, 1, 1]
+
+
 def test_the_teacher_at_4_bit_is_the_rounded_teacher(scored: tuple[CapturedRun, RunConfig], tmp_path: Path) -> None:
     """On every domain that it answers, and weighed; nothing is loaded again for what is there."""
     captured, config = scored

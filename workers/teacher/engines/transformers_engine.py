@@ -76,6 +76,7 @@ class TransformersEngine:
         self._shared_texts = ranks > 1 and not self._own_texts
         self._captures = rank == 0 or self._own_texts
         self._ahead: tuple[int, _Texts] | None = None  # begun in the slots that the last call left, and its slots
+        self._work: Generation | None = None  # of the call under way, or of the last one
 
     @cached_property
     def _head_is_plain(self) -> bool:
@@ -85,6 +86,11 @@ class TransformersEngine:
     def steps(self) -> int:
         """Forward passes so far (TeacherEngine.steps)."""
         return self._parts.steps
+
+    @property
+    def at_work(self) -> int:
+        """Texts in slots now (TeacherEngine.at_work)."""
+        return self._work.live if self._work is not None else 0
 
     def describe(self) -> dict[str, Any]:
         """Facts for the record: weights that this rank holds, their type, where they are, what ends an answer."""
@@ -119,6 +125,7 @@ class TransformersEngine:
             most = slots if then else min(slots, max(sum(map(_is_asked, requests)), 1))
             work = Generation(self._parts, Ends(self.stop_ids, self._decode), slots=most)
             made = _Texts(requests, spec, work, self.stop_ids)
+        self._work = made.work
         for batch in self._agreed(by_tokens(made.given, requests, tokens)):
             self._score(batch, made)
         ahead = [_Texts(list(then), spec, made.work, self.stop_ids)] if then else []

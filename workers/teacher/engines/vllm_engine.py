@@ -85,7 +85,7 @@ class VllmEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self.config, self.steps, self._calls = config, 0, 0
+        self.config, self.steps, self.at_work, self._calls = config, 0, 0, 0
         folder = model_folder(config.model, config.revision)
         trust = config.trust_remote_code
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
@@ -157,7 +157,7 @@ class VllmEngine:
                     live |= self._add(waiting.popleft(), texts, spec)
                 if not self._engine.has_unfinished_requests():  # asks the other ranks too
                     return scores
-                self.steps += 1
+                self.steps, self.at_work = self.steps + 1, len(live)
                 for output in self._step():
                     text = live[output.request_id]
                     if output.prompt_logprobs:
@@ -169,6 +169,7 @@ class VllmEngine:
                     if complete or output.finished:
                         del live[output.request_id]
         finally:
+            self.at_work = 0
             if live:
                 self._engine.abort_request(list(live))
 

@@ -81,9 +81,9 @@ class Generation:
         return [self.texts.pop(number) for number in numbers]
 
     @property
-    def live(self) -> bool:
-        """Whether a step has anything to run."""
-        return bool(self._live)
+    def live(self) -> int:
+        """Texts that a step has to run."""
+        return len(self._live)
 
     @property
     def wants_to_join(self) -> bool:

@@ -32,7 +32,8 @@ class Answer:
 
 class FaultTolerantGroup:
     """Leads one worker group at a time. `place` gives the place to make it in, `lost` says whether that is gone since,
-    `say` is told of every fault, and the run's `board` of how a fetch of the model goes."""
+    `say` is told of every fault, `at_work` of how many texts are in slots, and the run's `board` of how a fetch of the
+    model goes."""
 
     def __init__(
         self,
@@ -42,10 +43,11 @@ class FaultTolerantGroup:
         place: Callable[[], Any],
         say: Callable[[str], None],
         lost: Callable[[], bool] = lambda: False,
+        at_work: Callable[[int], None] = lambda texts: None,
         board: str = "",
     ) -> None:
         self._config, self._name, self._place, self._say = config, name, place, say
-        self._lost, self._board = lost, board
+        self._lost, self._at_work, self._board = lost, at_work, board
         self._worker_group: WorkerGroup | None = None
         self._batch_scale = BatchScaleMemory()
         self._known_good: tuple[list[TextRequest], CaptureSpec] | None = None
@@ -137,7 +139,7 @@ class FaultTolerantGroup:
             group = self._place()
             if causes:
                 self._say(f"{self._name}: its worker group did not start, once more: {causes[-1]}")
-            self._worker_group = WorkerGroup(self._config, group, self._board)
+            self._worker_group = WorkerGroup(self._config, group, self._board, self._at_work)
             try:
                 facts = self._worker_group.start()
                 self._tokenizer = self._tokenizer or self._worker_group.tokenizer()

@@ -80,6 +80,7 @@ class RankActor:
             return self._engine.run(requests, spec, batch_scale=batch_scale, texts=texts, then=then)
 
     @ray.method(concurrency_group="heartbeat")
-    def steps(self) -> int:
-        """Forward passes so far; answered while `run` runs, as long as the process does anything at all."""
-        return self._engine.steps if self._engine is not None else 0
+    def pulse(self) -> tuple[int, int]:
+        """Forward passes so far, and texts in slots now; answered while `run` runs, as long as the process does
+        anything at all."""
+        return (self._engine.steps, self._engine.at_work) if self._engine is not None else (0, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,14 @@ _OTHERS_S = 5.0
 
 
 class WorkerGroup:
-    """`ep_size` ranks as one model, in a placement group that is ready. After a fault it is closed and made anew."""
+    """`ep_size` ranks as one model, in a placement group that is ready. After a fault it is closed and made anew.
+    `at_work` is told now and then, while texts are run, how many of them are in slots."""
 
-    def __init__(self, config: TeacherConfig, group: Any, board: str = "") -> None:
-        self.config, self.ranks, self._board = config, config.ep_size, board
+    def __init__(
+        self, config: TeacherConfig, group: Any, board: str = "", at_work: Callable[[int], None] = lambda texts: None
+    ) -> None:
+        self.config, self.ranks, self._board, self._at_work = config, config.ep_size, board, at_work
+        self._looked = time.monotonic()
         self._facts: list[dict[str, Any]] = []
         device = "cuda" if config.gpus_per_rank else "cpu"
         self._ranks = [
@@ -83,7 +87,7 @@ class WorkerGroup:
 
         `texts` and `then`: see TeacherEngine.run.
         """
-        if self.config.dispatch == "all_reduce" or self.ranks == 1:
+        if self._shares_texts:
             return self._gather([r.run.remote(requests, spec, batch_scale, texts, then) for r in self._ranks])[0]
         shares, ahead = deal(requests, self.ranks), deal(list(then), self.ranks)
         calls = [
@@ -92,6 +96,11 @@ class WorkerGroup:
         ]
         place = np.array([i for share in shares for i in share])
         return UnitTargets.join(self._gather(calls)).select(np.argsort(place))
+
+    @property
+    def _shares_texts(self) -> bool:
+        """Whether all ranks run the same texts."""
+        return self.config.dispatch == "all_reduce" or self.ranks == 1
 
     def close(self) -> None:
         """End the ranks, stopped ones too. Their place is kept."""
@@ -111,6 +120,8 @@ class WorkerGroup:
         while running := [c for c in calls if rank_of[c] not in results and rank_of[c] not in faults]:
             failed = bool(faults)
             patience = look_s if deadline is None else min(look_s, max(deadline - time.monotonic(), 0))
+            if deadline is None:  # calls may be shorter than what lies between two looks
+                patience = max(self._looked + look_s - time.monotonic(), 0)
             wanted, wait_s = (len(running), _OTHERS_S) if failed else (1, patience)
             done, _ = ray.wait(running, num_returns=wanted, timeout=wait_s)
             for call in done:
@@ -120,7 +131,7 @@ class WorkerGroup:
                 raise self._first(faults, left)
             if faults:
                 continue  # the others' errors may be on their way
-            if deadline is None and left:
+            if deadline is None and left and time.monotonic() >= self._looked + look_s:
                 self._look(detector, left, look_s)
             elif left and deadline is not None and time.monotonic() >= deadline:
                 late = self.config.start_deadline_s
@@ -140,15 +151,20 @@ class WorkerGroup:
             faults[rank] = GroupFault("dead", f"what {self._names([rank])} made was lost with its node")
 
     def _look(self, detector: HangDetector, running: list[int], timeout_s: float) -> None:
-        """Ask the ranks that run for their steps. Raises GroupFault if they count as hung."""
-        asked = {self._ranks[r].steps.remote(): r for r in running}
+        """Ask the ranks that run for their steps and texts. Raises GroupFault if they count as hung."""
+        asked = {self._ranks[r].pulse.remote(): r for r in running}
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
-        now = time.monotonic()
+        self._looked = now = time.monotonic()
+        in_slots = []
         for call in done:
             try:
-                detector.heard(asked[call], ray.get(call), now)
+                steps, texts = ray.get(call)
             except ray.exceptions.RayActorError:
                 return  # its call says so too
+            detector.heard(asked[call], steps, now)
+            in_slots.append(texts)
+        if in_slots:
+            self._at_work(max(in_slots) if self._shares_texts else sum(in_slots))
         late = f"for {self.config.hang_deadline_s:g} s (teacher.hang_deadline_s)"
         if silent := detector.silent(running, now):
             raise GroupFault("hung", f"{self._names(silent)} did not answer {late}")

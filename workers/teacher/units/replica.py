@@ -18,7 +18,7 @@ from cluster.lease import Fence
 from cluster.placement import place_group, state_of
 from cluster.storage import open_storage
 from workers.channels.board import Control, Reporter
-from workers.channels.events import Message, ReplicaReady
+from workers.channels.events import Message, ReplicaAtWork, ReplicaReady
 from workers.channels.messages import CaptureStopped, ReplicaLost, ReplicaPlaced, UnitCaptured
 from workers.fetching.names import is_remote
 from workers.fingerprint import model_fingerprint
@@ -28,6 +28,9 @@ from workers.teacher.groups.recovery import CannotCapture
 from workers.teacher.groups.resources import resource_request
 from workers.teacher.units.answers import AnswerRules
 from workers.teacher.units.unit_runner import Row, UnitRunner
+
+_TELL_S = 60.0
+"""Seconds after which the texts in slots are told again, however little they changed."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,10 @@ class Replica:
             place=self._find_place,
             lost=self._lost_its_place,
             say=self._say,
+            at_work=self._at_work,
             board=job.board,
         )
+        self._told_at_work = (-1, 0.0)
         storage = open_storage(job.run_uri)
         self._runner = UnitRunner(
             storage,
@@ -102,7 +107,8 @@ class Replica:
             # Raised here it would be raised again by every replica that Ray Data starts instead of this one.
             self._control(CaptureStopped(job.name, str(error)))
             return
-        self._report(ReplicaReady(teacher=job.name, weights_held=[fact["weights_held"] for fact in facts]))
+        held = [fact["weights_held"] for fact in facts]
+        self._report(ReplicaReady(teacher=job.name, weights_held=held, replica=self._me))
         self._pool.rest.remote(self._me)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -176,6 +182,13 @@ class Replica:
             if answer == "nothing":
                 raise NotNeeded
             time.sleep(1)
+
+    def _at_work(self, texts: int) -> None:
+        """Tell how many texts are in slots, if that changed by an eighth of them or was told a minute ago."""
+        slots, (told, when), now = self._job.teacher.replica_slots, self._told_at_work, time.monotonic()
+        if abs(texts - told) >= max(1, slots // 8) or now - when >= _TELL_S:
+            self._told_at_work = texts, now
+            self._report(ReplicaAtWork(teacher=self._job.name, replica=self._me, texts=texts, slots=slots))
 
     def _say(self, text: str) -> None:
         self._report(Message(text=text))

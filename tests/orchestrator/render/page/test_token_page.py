@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from support.pages.guesses import guesses_of
+
 from orchestrator.render.page.token_page import answers_page, stored_page
-
-
-def guesses_of(page: str) -> list[dict[str, Any]]:
-    [found] = re.findall(r'id="guesses">(.*?)</script>', page)
-    return json.loads(found)
 
 
 def shades_of(page: str) -> list[float]:
@@ -39,6 +35,7 @@ def test_a_stored_text_is_coloured_by_its_surprise() -> None:
     page = stored_page(found)
     assert shades_of(page) == [0.1, 1.0] and "3 more positions" in page and "&lt;p&gt;" in page
     [one] = guesses_of(page)
+    assert one["says"] == ["log p -0.50; entropy 1.50 nats", "log p -50.00; entropy 1.50 nats"]
     assert one["columns"].keys() == {"stored", "teacher"} and one["columns"]["stored"][0] == [["␣a", 0.5], ["b", 0.25]]
     assert "ä before" in page and "before</script>" not in page
 
@@ -53,3 +50,11 @@ def test_answers_are_coloured_by_how_unsure_they_were() -> None:
     assert shades_of(page) == [0.25] and "it ends at once" in page and "the &lt;b&gt;" in page
     first, second = guesses_of(page)
     assert first["columns"] == {"teacher": [[[" fever", 0.75], [" rule", 0.25]]]} and second["tokens"] == []
+    assert first["tokens"] == [" fever"] and first["says"] == ["taken with 75.0%"]
+
+
+def test_a_token_takes_few_bytes_however_long_its_words_are() -> None:
+    word = "incomprehensibilities"
+    steps = [{"token": word, "probability": 0.5, "next": [[f"{word}{i}", 0.5 - i / 10] for i in range(5)]}] * 500
+    one, many = (len(answers_page("x", {"teacher": {"steps": some}})) for some in (steps[:1], steps))
+    assert (many - one) / 499 < len(word) + 150

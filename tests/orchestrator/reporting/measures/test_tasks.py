@@ -18,7 +18,7 @@ from support.small_configuration import clinic
 from orchestrator.config.loading import dump
 from orchestrator.config.schema import RunConfig
 from orchestrator.driver import pipeline
-from orchestrator.render.closing import print_closing
+from orchestrator.render.closing import print_closing, print_verdicts
 from orchestrator.render.markdown import markdown
 from orchestrator.render.model_card import model_card
 from orchestrator.render.sentences import gate_lines, task_lines
@@ -127,8 +127,9 @@ def test_a_gate_that_is_not_passed_is_told_in_red(report: Report) -> None:
     assert not passed and line.startswith("gate FAILED: medical keeps 50.0% of its teacher's score on legal")
     out = Console(record=True, force_terminal=True, width=200, highlight=False, file=io.StringIO())
     print_closing(report, out)
+    print_verdicts(report, out)
     text = out.export_text(styles=True)
-    assert "\x1b[1;31mgate FAILED" in text
+    assert "\x1b[1;31m✘ medical fails the gate" in text and "the gate asks for 90.0% at the lower end" in text
     assert "medical on 200 items of medical: 85.5% right, teacher 90.0%, hard labels 60.0%, initial 45.0%" in text
 
 
@@ -165,10 +166,10 @@ def test_a_gate_that_is_not_passed_ends_a_command_with_3(
     monkeypatch.setattr(pipeline, "measure_and_export", lambda *_, **__: measured)
     (tmp_path / "run.yaml").write_text(dump(clinic()))
     shown = stillhouse("evaluate", tmp_path / "run.yaml")
-    assert shown.code == code and ("gate FAILED" in shown.out) == (code == 3)
+    assert shown.code == code and ("fails the gate" in shown.out) == (code == 3)
     piped = stillhouse("evaluate", tmp_path / "run.yaml", "--json")
     assert piped.code == code and json.loads(piped.out)["students"]["medical"]["gate"]["passed"] == (code == 0)
-    assert ("gate FAILED" in piped.err) == (code == 3)
+    assert ("fails the gate" in piped.err) == (code == 3)
 
 
 def test_models_that_were_not_trained_here_are_asked_all_domains() -> None:

@@ -59,7 +59,9 @@ def test_a_rank_killed_or_stopped_while_it_generates(
     assert answer.targets.content_hash() == undisturbed.content_hash()
     (said,) = lead.said
     assert f"(process {pid} on " in said and said.endswith("run again")
-    assert ("died (killed" if number == signal.SIGKILL else "did not answer for 8 s") in said
+    # Its own silence, or its peer's in the collective: both have the same deadline.
+    found = ["died (killed"] if number == signal.SIGKILL else ["did not answer for 8 s", "kept the others waiting"]
+    assert any(words in said for words in found)
 
 
 def test_a_rank_killed_while_it_scores(lead: Lead) -> None:

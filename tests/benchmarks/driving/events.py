@@ -1,6 +1,6 @@
 """What a million events cost: bytes, memory, and the seconds of a save at the beginning and at the end.
 
-    python tests/benchmarks/events.py [--events 1000000] [--save 2000]
+    python tests/benchmarks/driving/events.py [--events 1000000] [--save 2000]
 
 `rewritten` is how events were kept before: all in memory, the whole file written again at each save.
 """
@@ -16,13 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(CHECKOUT))
 
 from cluster.storage import LocalStorage  # noqa: E402
 from orchestrator.monitors.jsonl import JsonlMonitor  # noqa: E402
-from orchestrator.reporting.timing import timing  # noqa: E402
-from orchestrator.runs.events import read_events  # noqa: E402
+from orchestrator.reporting.timing import timing_of  # noqa: E402
 from workers.channels.events import Event, StudentStep, UnitCommitted, to_lines  # noqa: E402
 
 
@@ -54,8 +53,8 @@ def segments(count: int, every: int) -> dict[str, Any]:
         monitor.stop()
         grown = _peak_mb() - before
         began, peak = time.process_time(), _peak_mb()
-        found = timing(read_events(storage), 0)
-        files = storage.listing("events")
+        found = timing_of(storage).timing
+        files = list(storage.listing("events"))
         return {
             "written_mb": sum(f.bytes for f in files) / 1e6,
             "objects": len(files),

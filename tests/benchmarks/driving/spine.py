@@ -1,6 +1,6 @@
 """The whole spine on the quickstart: what a run costs and gives. Takes minutes.
 
-python tests/benchmarks/spine.py [--seed 0]
+python tests/benchmarks/driving/spine.py [--seed 0]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def main() -> None:

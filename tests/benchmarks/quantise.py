@@ -1,0 +1,120 @@
+"""Weights of four bits: the lattice beside ggml's, what rounding costs specialists, and what training with it costs.
+
+python tests/benchmarks/quantise.py [--run RUN] [--specialists NAME ...] [--seeds 3] [--steps 60]
+    [--settings '{"format": "q4_0", "embeddings": "q8_0"}'] [--only lattice loss steps]
+
+`--run` is the folder of a finished run with its stores, the quickstart for example; it is copied. A seed is an order of
+the texts of a sibling. Without a run there is the lattice alone. Nothing else should run for `steps`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from targets_bench.tables import show
+
+from workers.quantise.lattice import Form, codes, values
+
+SUBJECTS = ["lattice", "loss", "steps"]
+HERE = Path(__file__).resolve().parent
+WEIGHTS = 4 << 20
+MISSING = ("lattice_differing", "ptq_loss", "qad_loss", "qad_over_ptq", "qad_step_over_step", "gguf_kl_fake_quant")
+
+
+def main() -> None:
+    """Print tables and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--specialists", nargs="+", default=["medical", "code"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60, help="timed, of each kind")
+    parser.add_argument("--settings", default='{"format": "q4_0", "embeddings": "q8_0"}')
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
+    args = parser.parse_args()
+    figures: dict[str, Any] = dict.fromkeys(MISSING)
+    if "lattice" in args.only and find_spec("gguf") is not None:
+        figures |= lattice_figures()
+    if "loss" in args.only and args.run:
+        figures |= loss_figures(args.run, args.specialists, args.seeds, args.settings)
+    if "steps" in args.only and args.run:
+        figures |= step_figures(args.run, args.specialists, args.steps)
+    print(json.dumps(figures))
+
+
+def lattice_figures() -> dict[str, Any]:
+    """Weights that gguf-py, which ggml's own agrees with, rounds otherwise; with ggml's scales, as files have them."""
+    import gguf
+    from gguf.quants import dequantize, quantize
+
+    weights_OI = torch.randn(WEIGHTS // 1024, 1024, generator=torch.Generator().manual_seed(0))
+    forms: dict[Form, Any] = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
+    found = {}
+    for form, kind in forms.items():
+        theirs = torch.from_numpy(dequantize(quantize(weights_OI.numpy(), kind), kind))
+        found[form] = int((values(*codes(weights_OI, form, torch.float16)) != theirs).sum())
+    return {"lattice_differing": sum(found.values()), "lattice_weights": WEIGHTS * len(forms)}
+
+
+def loss_figures(run: Path, specialists: list[str], seeds: int, settings: str) -> dict[str, Any]:
+    """What a specialist loses rounded, trained on with rounding, and trained on as long without."""
+    rows, found = [], list[dict[str, Any]]()
+    for name in specialists:
+        for seed in range(seeds):
+            one = program("siblings.py", run, name, settings, seed)
+            found.append(one)
+            rows.append([f"{name}, seed {seed}", one["tokens"], one["lr"], one["whole"]])
+            rows[-1] += [_interval(one[f"{kind} - whole"]) for kind in ("ptq", "qad", "further", "further ptq")]
+            rows[-1] += [one["qad_over_ptq"][0], _interval(one["qad - further ptq"])]
+            print(rows[-1], flush=True)
+    heads = ["", "tokens", "lr", "KL", "PTQ", "QAD", "whole, as long", "its PTQ", "QAD/PTQ", "QAD less that"]
+    show("held-out KL to the teacher, nats a token; losses beyond it", heads, rows)
+    ptq, qad, further, its_ptq = (
+        mean(one[f"{kind} - whole"][0] for one in found) for kind in ("ptq", "qad", "further", "further ptq")
+    )
+    sure = {kind: round(mean(one[f"{kind} - whole, overconfidence"] for one in found), 5) for kind in ("ptq", "qad")}
+    return {
+        "ptq_loss": round(ptq, 6),
+        "qad_loss": round(qad, 6),
+        "qad_over_ptq": round(qad / ptq, 4),
+        "whole_as_long_loss": round(further, 6),
+        "whole_as_long_then_ptq_loss": round(its_ptq, 6),
+        "qad_better_than_ptq": sum(one["qad - ptq"][2] < 0 for one in found),
+        "trainings": len(found),
+        "overconfidence_added": sure,
+    }
+
+
+def step_figures(run: Path, specialists: list[str], steps: int) -> dict[str, Any]:
+    """A step on the lattice over one with whole weights."""
+    found = {name: program("steps.py", run, name, steps) for name in specialists}
+    rows = [[n, f["whole"]["wall_s"], f["quantised"]["wall_s"], f["wall"], f["cpu"]] for n, f in found.items()]
+    show("a step", ["", "whole s", "quantised s", "over, wall", "over, CPU"], rows)
+    return {
+        "qad_step_over_step": round(mean(f["wall"] for f in found.values()), 3),
+        "qad_step_over_step_cpu": round(mean(f["cpu"] for f in found.values()), 3),
+    }
+
+
+def program(name: str, *arguments: object) -> dict[str, Any]:
+    """What a program of quantise_bench prints last, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "quantise_bench" / name), *map(str, arguments)]
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
+def _interval(found: list[float]) -> str:
+    return f"{found[0]:+.5f} ({found[1]:+.5f} … {found[2]:+.5f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ LIGHT_MEANING: dict[Light, str] = {
     "green": "near enough to learn from its own text too",
     "amber": "nearer than most: learn from the teacher's text first",
     "red": "far: it takes tokens of the teacher's text before anything else helps; a base that is nearer (of the "
-    "teacher's family, larger, or less cut) needs fewer",
+    "teacher's family, larger, or with fewer layers dropped) needs fewer",
 }
 """What a light promises, in words."""
 

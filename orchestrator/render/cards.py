@@ -12,7 +12,13 @@ from orchestrator.reporting.report import Report
 from workers.first_kl import LIGHT_MEANING
 
 _WORDS = {"passed": "passes the gate", "failed": "fails the gate", "open": "no gate", "broken": "did not train"}
-_COUNTED = {"passed": "Pass the gate", "failed": "Fail the gate", "broken": "Did not train", "open": "Not judged"}
+_COUNTED = {"passed": "Passed", "failed": "Failed", "broken": "Did not train", "open": "Not judged"}
+_TOLD_TO = 0.05
+"""How far below a share its interval should reach, for the advice on how many items to ask."""
+
+_MOST_TIMES = 50
+"""Times the items of now, beyond which it is no use to ask more."""
+
 _LABELS = ("How near", "What it keeps", "How far to trust it", "What it costs")
 """Of a verdict's sentences."""
 
@@ -44,15 +50,21 @@ def cards_of(report: Report) -> list[Card]:
     return [_card(report, name) for name in report.students]
 
 
-def answer_of(cards: Sequence[Card]) -> str:
-    """Which specialists pass, in a sentence."""
+def answer_of(report: Report, cards: Sequence[Card]) -> str:
+    """Which specialists pass, and what that takes."""
     if not cards:
         return "This run trains no specialists."
     states = {card.state for card in cards}
-    if states == {"open"}:
+    threshold = next((s.gate.threshold for s in report.students.values() if s.gate is not None), None)
+    if threshold is None and states != {"broken"}:
         return "No gate is set (`evaluate.gate`), so nothing passes or fails: these are the numbers to judge by."
     by_state = {_COUNTED[s]: [card.name for card in cards if card.state == s] for s in _COUNTED if s in states}
-    return " ".join(f"{said}: {', '.join(names)}." for said, names in by_state.items())
+    passed, judged = (sum(card.state in some for card in cards) for some in (("passed",), ("passed", "failed")))
+    said = " ".join(f"{word}: {', '.join(names)}." for word, names in by_state.items())
+    if threshold is None:
+        return said
+    asked = f"it surely keeps {threshold:.0%} of its teacher's score (lower end of the 95 % interval, in each domain)"
+    return f"{passed} of {judged} pass. {said} A specialist passes where {asked}."
 
 
 def _card(report: Report, name: str) -> Card:
@@ -80,6 +92,9 @@ def _numbers(student: StudentReport) -> list[tuple[str, str, str]]:
     task = student.tasks.get(student.domain)
     if task is not None and (kept := task.specialist.retention) is not None:
         found.append(("Part of its teacher's score", f"{kept.low:.1%} … {kept.high:.1%}", f"{kept.value:.1%}"))
+        beside = {"teacher": task.teacher, "hard labels": task.hard_labels, "untrained": task.initial}
+        others = ", ".join(f"{who} {s.score.value:.1%}" for who, s in beside.items() if s is not None)
+        found.append((f"Right answers of {task.items:,}", others, f"{task.specialist.score.value:.1%}"))
     if (cost := student.cost) is not None and cost.times_fewer_flops is not None:
         found.append(
             ("Part of its teacher's FLOPs", f"{cost.parameters:,} parameters", f"1/{cost.times_fewer_flops:.3g}")
@@ -96,10 +111,8 @@ def _advised(student: StudentReport) -> str:
 def _change(student: StudentReport) -> list[str]:
     found: list[str] = []
     gate, c = student.gate, student.capacity
-    if gate is not None and not gate.passed and gate.retention >= gate.threshold:
-        task = student.tasks.get(gate.domain)
-        now = f" than {task.items:,}" if task is not None else ""
-        found.append(f"Ask more items{now}: the share passes, and only its interval reaches below the gate.")
+    if gate is not None and not gate.passed and gate.domain in student.tasks:
+        found.append(_to_pass(gate, student.tasks[gate.domain].items))
     if c is not None:
         found.append(f"{_capital(c.advice if c.floor is None else f'{c.verdict}: {c.advice}')}.")
         if c.verdict == "data-bound":
@@ -112,6 +125,32 @@ def _change(student: StudentReport) -> list[str]:
     if student.parrot is not None:
         found += [f"{_capital(flag)}." for flag in student.parrot.flags]
     return found
+
+
+def _to_pass(gate: GateReport, items: int) -> str:
+    """What a gate that is not passed asks for. The width of an interval falls as one over the root of the items."""
+    over, reach = gate.retention - gate.threshold, gate.retention - gate.retention_low
+    if not math.isfinite(reach) or not math.isfinite(over):
+        return f"Ask more questions than {items:,}: they do not tell what it keeps."
+    many = items * (reach / over) ** 2 if over > 0 else math.inf
+    if many <= _MOST_TIMES * items:
+        return (
+            f"Ask about {_rounded_up(many):,} questions in place of {items:,}: the share passes, and only its interval "
+            "reaches below the gate."
+        )
+    lies = f"only {100 * over:.1f} points above" if over > 0 else f"{-100 * over:.1f} points below"
+    said = f"Raise its score first: the share lies {lies} the gate, whatever number of questions is asked."
+    if reach > _TOLD_TO:
+        more = _rounded_up(items * (reach / _TOLD_TO) ** 2)
+        said += f" {items:,} questions tell it only to {100 * reach:.0f} points; about {more:,} tell it to"
+        said += f" {100 * _TOLD_TO:.0f}."
+    return said
+
+
+def _rounded_up(number: float) -> int:
+    """To two digits."""
+    step = 10 ** max(math.floor(math.log10(max(number, 1))) - 1, 0)
+    return math.ceil(round(number / step, 6)) * step
 
 
 def _capital(text: str) -> str:

@@ -215,7 +215,9 @@ def nats_cell(interval: Interval) -> str:
 
 def timing_line(timing: Timing) -> str:
     """How long teacher and students worked."""
-    return (
+    said = (
         f"teacher {timing.teacher_s:.0f} s, students {timing.students_s:.0f} s, "
         f"both at once {timing.overlap_s:.0f} s, wall {timing.wall_s:.0f} s"
     )
+    rest = timing.else_s
+    return said if rest is None else f"{said}, of which {rest:.0f} s were neither (loading, evaluation, export)"

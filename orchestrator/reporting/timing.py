@@ -34,6 +34,14 @@ class Timing:
     """When `teacher` and each student were at work: seconds since the first of all, in order; breaks that a picture
     would not show are left out."""
 
+    @property
+    def else_s(self) -> float | None:
+        """How long none of them worked: loading, evaluation, export. None where nothing is known of when they did."""
+        if not self.spans or not self.wall_s:
+            return None
+        both = Spans([span for own in self.spans.values() for span in own])
+        return max(self.wall_s - both.seconds, 0.0)
+
 
 @dataclass(frozen=True)
 class Worked:

@@ -60,10 +60,19 @@ def _near(student: StudentReport, difference: Difference | None) -> str:
     if student.hard_labels is not None:
         own_then = student.at_control_tokens
         then = "" if own_then is None else f" where it was itself {own_then.kl:.3f} after as many tokens"
-        beside.append(f"learning from the same text's tokens alone leaves {student.hard_labels.kl:.3f}{then}")
+        control = f"its control of hard labels, fine-tuned on the same text, is at {student.hard_labels.kl:.3f}{then}"
+        beside.append(control if student.difference is None else f"{control}: {_told(student.difference)}")
     if difference is not None:
         beside.append(f"a generalist of its size is {_apart(difference)}")
     return "; ".join([said, *beside])
+
+
+def _told(difference: Difference) -> str:
+    """What a difference to another model says of the specialist."""
+    if difference.low <= 0 <= difference.high:
+        return f"no nearer and no farther, as far as can be told ({difference.low:+.3f} … {difference.high:+.3f} nats)"
+    word, ends = "nearer" if difference.high < 0 else "farther", sorted((abs(difference.low), abs(difference.high)))
+    return f"it is {word} by {abs(difference.kl):.3f} ({ends[0]:.3f} … {ends[1]:.3f})"
 
 
 def _apart(difference: Difference) -> str:
@@ -115,17 +124,20 @@ def _sure(student: StudentReport) -> str:
     found, task = student.calibration, student.tasks.get(student.domain)
     if found is None:
         return "How sure it may be was not measured"
-    surer = "surer" if found.overconfidence_to_teacher > 0 else "less sure"
-    said = f"It is {abs(found.overconfidence_to_teacher):.1%} {surer} of its tokens than its teacher holds them likely"
-    if found.ece <= found.ece_by_chance:
-        said += " and as right as it says"
-    elif found.temperature != 1:
-        said += f" (a temperature of {found.temperature:.2f} repairs most)"
+    said = []
     if task is not None and (over := task.specialist.overconfidence) is not None:
         theirs = task.teacher.overconfidence
         beside = f", its teacher {_surer(theirs)}" if theirs is not None else ""
-        said += f"; of its answers to questions it is {_surer(over)} ({over.low:+.1%} … {over.high:+.1%}){beside}"
-    return said
+        said.append(f"of its answers to questions it is {_surer(over)} ({over.low:+.1%} … {over.high:+.1%}){beside}")
+    gap = found.overconfidence_to_teacher
+    text = f"to its likeliest next token it gives {100 * abs(gap):.1f} points {'more' if gap > 0 else 'less'} than its"
+    text += " teacher does"
+    if found.ece <= found.ece_by_chance:
+        text += ", and is right as often as it says"
+    elif found.temperature != 1:
+        text += f" (a temperature of {found.temperature:.2f} repairs most)"
+    words = "; ".join([*said, text])
+    return words[:1].upper() + words[1:]
 
 
 def _surer(found: Interval) -> str:

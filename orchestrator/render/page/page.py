@@ -24,7 +24,7 @@ def report_page(report: Report, texts: Texts) -> str:
         "report.html.j2",
         report=report,
         cards=cards,
-        answer=answer_of(cards),
+        answer=answer_of(report, cards),
         groups=picture_groups(report),
         heat=_heat(report),
         tables=answer_tables(report),

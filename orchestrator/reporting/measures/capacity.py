@@ -140,7 +140,7 @@ def _course(config: RunConfig, student: str, domain: str, milestones: Milestones
 _NOT_KEPT: dict[str, Any] = {
     **dict.fromkeys(("floor", "floor_low", "floor_high", "exponent", "remaining", "generalist")),
     "verdict": "not measured",
-    "advice": "it kept no models on its way; `evaluate.floor` says what more tokens would bring",
+    "advice": "no models were kept while it trained (`evaluate.floor`), so what more tokens would bring is not known",
     "points": (),
 }
 

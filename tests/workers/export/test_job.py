@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cluster.storage import open_storage
 from workers.export.artefact import SUMS, Artefact, sha256_of
 from workers.export.job import ExportJob, artefact_at, done, run_apart
+from workers.quantise.config import QUANTISED_FILE, QuantisedWeights
+from workers.quantise.lattice import on_lattice
 
 
 @pytest.fixture
@@ -95,3 +99,34 @@ def test_a_file_of_text_is_measured_on(job: ExportJob, exported_model: Callable[
     assert artefact.perplexity is not None and artefact.perplexity > 100
     card = (tmp_path / "out" / "README.md").read_text()
     assert "on 255 positions of 1 held-out texts" in card and "| weights that differ" in card
+
+
+def test_a_model_that_was_trained_on_a_lattice_is_written_as_it_is(
+    job: ExportJob, exported_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Nothing is rounded once more: no weight of the file differs from the model's own."""
+    gguf = pytest.importorskip("gguf")
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(exported_model("qwen3"), tmp_path / "trained")
+    weights = load_file(folder / "model.safetensors")
+    on = {name: "q8_0" for name, weight in weights.items() if weight.dim() == 2 and "embed" not in name}
+    on = {name: form for name, form in on.items() if "lm_head" not in name and "down_proj" not in name}
+    save_file(
+        {n: on_lattice(w, "q8_0") if n in on else w for n, w in weights.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    (folder / QUANTISED_FILE).write_bytes(QuantisedWeights("q8_0", None, ("down_proj",), on).to_bytes())
+    settings = {"format": "gguf", "tokenizer": "none", "measure": 0}
+    artefact = run_apart(replace(job, source=str(folder), export=settings))
+    assert artefact.format == "gguf q8_0" and artefact.path == "out/small-q8_0.gguf"
+    written = {
+        t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy()).reshape(*reversed(t.shape.tolist()))
+        for t in gguf.GGUFReader(tmp_path / artefact.path).tensors
+    }
+    trained = load_file(folder / "model.safetensors")
+    for i, layer in ((i, f"model.layers.{i}.") for i in range(2)):
+        assert torch.equal(written[f"blk.{i}.attn_q.weight"], trained[f"{layer}self_attn.q_proj.weight"])
+        assert torch.equal(written[f"blk.{i}.ffn_down.weight"], trained[f"{layer}mlp.down_proj.weight"])
+    assert torch.equal(written["token_embd.weight"], trained["model.embed_tokens.weight"].half().float())

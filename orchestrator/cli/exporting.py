@@ -83,7 +83,11 @@ def _file_of(where: str, sets: list[str]) -> ConfigFile:
     if sets:
         raise ValueError("--set: changes a YAML file's settings; name that in place of the run")
     found = find_run(where)
-    return ConfigFile(found.config(), Path(found.environment()["config_folder"]))
+    config, (storage, _, name) = found.config(), found.uri.rpartition("/")
+    if name != config.name:
+        raise ValueError(f"export: the folder {found.uri} holds the run {config.name!r}; give it that name")
+    here = config.model_copy(update={"storage": storage})  # it may have been moved, or be named from elsewhere
+    return ConfigFile(here, Path(found.environment()["config_folder"]))
 
 
 def _folder(model: Path, out: Path | None, asked: list[ExportConfig], texts: Path | None, as_json: bool) -> None:

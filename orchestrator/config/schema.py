@@ -207,6 +207,11 @@ class RunConfig(Settings):
                 )
         self._check_models()
         self._check_beside()
+        for i, export in enumerate(self.export):
+            if unknown := sorted(set(export.specialists or ()) - self.specialists.keys()):
+                raise ValueError(
+                    f"export.{i}.specialists: {unknown[0]!r} is no specialist; there are {sorted(self.specialists)}"
+                )
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")

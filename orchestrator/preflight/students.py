@@ -198,6 +198,8 @@ def check_exports(config: RunConfig, teachers: Mapping[str, Path], *, elsewhere:
         if not elsewhere and (reason := why_not_here(export)) is not None:
             raise ValueError(f"{where}: {reason}")
         for name, specialist in config.specialists.items():
+            if not export.of(name):
+                continue
             tokenizer = teachers[config.teacher_of(config.own_domain(name))]
             for wanted in (
                 export,

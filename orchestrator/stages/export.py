@@ -43,7 +43,7 @@ def export(ctx: RunContext, cards: Mapping[str, str]) -> Exports:
             if (facts := ctx.run.student_done(student)) is None:
                 continue
             tokenizer = model_folder(teacher.model, teacher.revision, weights=False)
-            for form in ctx.config.export:
+            for form in (f for f in ctx.config.export if f.of(name)):
                 key = export_key(student, form.label)
                 if form.copied:
                     export_safetensors(ctx.run.storage, StudentLayout(student).final, key, tokenizer, cards[name])

@@ -58,6 +58,9 @@ class ExportConfig(Settings):
     """`own`: the gguf file holds the tokenizer, and a tokenizer that llama.cpp cannot express is refused. `none`: it
     holds none and takes token ids alone, which is enough to measure it and nothing else."""
 
+    specialists: list[str] | None = None
+    """Names of the specialists that are written so. Null: all."""
+
     measure: int = Field(default=32, ge=0)
     """Held-out texts on which the written file is measured, in the program that people run it with. 0: it is not, and
     that program need not be installed. A plain copy of safetensors is not measured."""
@@ -88,6 +91,10 @@ class ExportConfig(Settings):
     def keeps(self, weight: str) -> bool:
         """Whether a weight, by its full name, is of a linear layer that is not quantised."""
         return any(names(kept, weight.removesuffix(".weight")) for kept in self.keep)
+
+    def of(self, specialist: str) -> bool:
+        """Whether a specialist is written so."""
+        return self.specialists is None or specialist in self.specialists
 
     @property
     def linear_type(self) -> WeightType:

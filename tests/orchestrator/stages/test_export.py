@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ def test_formats_of_the_command_line_and_of_a_folder(
     )
 
 
+def test_a_run_that_was_moved_is_exported_where_it_is(
+    captured: CapturedRun, stillhouse: Command, tmp_path: Path
+) -> None:
+    shutil.copytree(tmp_path / "runs" / "trial", tmp_path / "elsewhere" / "trial")
+    exports(stillhouse, "elsewhere/trial", "--format", "safetensors:bfloat16")
+    assert (tmp_path / "elsewhere/trial/exports/medical.bfloat16" / SUMS).exists()
+    assert not (tmp_path / "runs/trial/exports").exists()
+    shutil.move(tmp_path / "elsewhere" / "trial", tmp_path / "elsewhere" / "other")
+    assert "holds the run 'trial'" in stillhouse("export", "elsewhere/other").error
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -117,7 +129,7 @@ def test_formats_of_the_command_line_and_of_a_folder(
         (("--model", "nowhere", "--format", "gguf", "--out", "x"), "no model folder"),
     ],
 )
-def test_wrong_words(words: tuple[str, ...], said: str, captured: CapturedRun, stillhouse: Command) -> None:
+def test_wrong_words(words: tuple[str, ...], said: str, project: Project, stillhouse: Command) -> None:
     assert said in stillhouse("export", *words).error
 
 
@@ -131,6 +143,8 @@ def test_wrong_words(words: tuple[str, ...], said: str, captured: CapturedRun, s
         (["compressed-tensors"], {}, "is 16, which groups of 32 do not divide"),
         ([GGUF | {"dtype": "float16"}], {}, "dtype is a setting of safetensors and compressed-tensors, not of gguf"),
         (["safetensors", {"format": "safetensors"}, "gguf"], {}, "safetensors is there twice"),
+        ([GGUF | {"specialists": ["surgery"]}], {}, "export.0.specialists: 'surgery' is no specialist; there are"),
+        ([GGUF | {"specialists": ["legal"], "keep": []}], {}, "legal cannot be written"),
     ],
 )
 def test_validate_refuses_what_cannot_be_written(

@@ -105,16 +105,26 @@ def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
         raise ValueError(f"export: no specialist of {run.uri} is trained yet; run `stillhouse train` first")
     with open_leased(file, monitors) as session:
         session.ctx.come_to("export")
-        report, last = build_report(run, config, None, {}, Timing()), run.read_json(REPORT_JSON)
+        report, last = build_report(run, config, None, {}, Timing()), _last_report(session)
         if last is not None:
-            report.take_scores(Report.from_json(last))
+            report.take_scores(last)
         exports = export(session.ctx, {name: model_card(report, name) for name in report.students})
         if last is not None:
             session.ctx.require_lease()
-            noted = Report.from_json(last)
-            noted.note_exports(exports.keys, exports.artefacts)
-            write_report(run.storage, noted, last_texts(run.storage))
+            last.note_exports(exports.keys, exports.artefacts)
+            write_report(run.storage, last, last_texts(run.storage))
     return exports
+
+
+def _last_report(session: Session) -> Report | None:
+    """A run's report; None where it has none, or one of an earlier version, whose scores cards then go without."""
+    if (said := session.ctx.run.read_json(REPORT_JSON)) is None:
+        return None
+    try:
+        return Report.from_json(said)
+    except ValueError:
+        session.ctx.say("report.json is of an earlier version: cards go without scores; `stillhouse evaluate` has them")
+        return None
 
 
 def freeze_prompts(session: Session, preparation: Preparation) -> Contract:

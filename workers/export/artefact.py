@@ -106,19 +106,19 @@ def told(artefact: Artefact) -> str:
     """How large and how near a file is, in a line."""
     parts = [f"{artefact.bytes / 1e6:,.1f} MB"]
     if artefact.kl_float is not None:
-        parts.append(f"{artefact.kl_float:.4f} nats from the model before rounding")
+        parts.append(f"{artefact.kl_float:z.4f} nats from the model before rounding")
     if artefact.kl_fake_quant is not None:
         late = "" if artefact.within_gate else ", which is more than its runtime's arithmetic should cost"
-        parts.append(f"{artefact.kl_fake_quant:.4f} from the rounded one in {artefact.runtime}{late}")
+        parts.append(f"{artefact.kl_fake_quant:z.4f} from the rounded one in {artefact.runtime}{late}")
     if artefact.tokens_per_s is not None and artefact.peak_mb is not None:
         parts.append(f"{artefact.tokens_per_s:.1f} tokens/s, {artefact.peak_mb:,.0f} MiB")
     return "; ".join(parts)
 
 
 _ROWS = (
-    ("KL divergence from the teacher, nats per token", "kl_teacher", ".4f"),
-    ("KL divergence from the model before rounding", "kl_float", ".4f"),
-    ("KL divergence from the rounded model, in its own arithmetic", "kl_fake_quant", ".4f"),
+    ("KL divergence from the teacher, nats per token", "kl_teacher", "z.4f"),
+    ("KL divergence from the model before rounding", "kl_float", "z.4f"),
+    ("KL divergence from the rounded model, in its own arithmetic", "kl_fake_quant", "z.4f"),
     ("top-1 agreement with the model before rounding", "top1_agreement", ".1%"),
     ("perplexity", "perplexity", ".3f"),
     ("weights that differ from the rounded model's", "weights_differing", ",d"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,10 @@ class Runner:
         self._what = f"{path.name} in {runtime}"
         program = [sys.executable, "-m", "workers.export.running.process", runtime]
         self._process = subprocess.Popen(
-            [*program, str(path), str(threads), str(context)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*program, str(path), str(threads), str(context)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TQDM_DISABLE": "1"},  # bars of loading
         )
         try:
             self.vocabulary = int(self._answer()[0]["vocabulary"])

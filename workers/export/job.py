@@ -78,7 +78,7 @@ def run_apart(job: ExportJob) -> Artefact:
     Raises ValueError for what the format or the runtime cannot do, RuntimeError for an export that failed.
     """
     finished = subprocess.run(
-        [sys.executable, "-m", "workers.export.job"],
+        [sys.executable, "-P", "-m", "workers.export.job"],
         input=json.dumps(asdict(job)).encode(),
         stdout=subprocess.PIPE,
         env={**os.environ, "TQDM_DISABLE": "1"},  # bars of loading

@@ -26,7 +26,7 @@ class Runner:
 
     def __init__(self, runtime: Runtime, path: Path, *, threads: int = 2, context: int = 4096) -> None:
         self._what = f"{path.name} in {runtime}"
-        program = [sys.executable, "-m", "workers.export.running.process", runtime]
+        program = [sys.executable, "-P", "-m", "workers.export.running.process", runtime]
         self._process = subprocess.Popen(
             [*program, str(path), str(threads), str(context)],
             stdin=subprocess.PIPE,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.servers.s3_servers import reached_at
 
-from cluster.storage import open_storage
+from cluster.storage import join, open_storage
 from workers.export.artefact import SUMS, Artefact, sha256_of
-from workers.export.job import ExportJob, artefact_at, done, run_apart
+from workers.export.job import ExportJob, artefact_at, done, run, run_apart
 from workers.quantise.config import QUANTISED_FILE, QuantisedWeights
 from workers.quantise.lattice import on_lattice
 
@@ -130,3 +132,19 @@ def test_a_model_that_was_trained_on_a_lattice_is_written_as_it_is(
         assert torch.equal(written[f"blk.{i}.attn_q.weight"], trained[f"{layer}self_attn.q_proj.weight"])
         assert torch.equal(written[f"blk.{i}.ffn_down.weight"], trained[f"{layer}mlp.down_proj.weight"])
     assert torch.equal(written["token_embd.weight"], trained["model.embed_tokens.weight"].half().float())
+
+
+def test_an_export_of_a_store_on_s3(
+    job: ExportJob, exported_model: Callable[[str], Path], moto_endpoint: str, tmp_path: Path
+) -> None:
+    """The model comes down, the files go up, and those of an earlier export are gone."""
+    with reached_at(moto_endpoint) as bucket:
+        uri = join(bucket, uuid.uuid4().hex)
+        storage = open_storage(uri)
+        storage.upload_folder(exported_model("llama"), "students/a/final")
+        storage.write("exports/a.gguf/old.gguf", b"of an earlier export")
+        artefact = run(replace(job, store=uri, source="students/a/final", target="exports/a.gguf"))
+        assert artefact_at(storage, "exports/a.gguf") == artefact
+        names = ("README.md", SUMS, "artefact.json", "small-q4_0.gguf")
+        assert storage.keys("exports/a.gguf") == sorted(f"exports/a.gguf/{name}" for name in names)
+        assert storage.size(artefact.path) == artefact.bytes

@@ -48,6 +48,7 @@ def _why_not_spaces(content: dict[str, Any]) -> str | None:
 
 
 def byte_tokens() -> list[str]:
+    """The tokens that stand for bytes, in their order."""
     return [f"<0x{byte:02X}>" for byte in range(256)]
 
 

@@ -79,7 +79,7 @@ def token(page: Page, text: str) -> Picture:
     """The first texts, with the runners-up at a token that reads so."""
     page.set_viewport_size({"width": WIDTH, "height": 440})
     mark = page.locator(".t", has_text=text).first
-    page.locator(".text", has=mark).first.evaluate("element => element.previousElementSibling.scrollIntoView()")
+    page.locator(".text", has=mark).first.evaluate("element => element.scrollIntoView()")
     mark.hover()
     return picture_of(page.screenshot())
 

@@ -159,7 +159,10 @@ def quantised_lines(report: Report) -> list[str]:
             said += f", training with it {trained.kl:+.4f} ({trained.low:+.4f} … {trained.high:+.4f})"
             better = "better" if apart.high < 0 else "worse" if apart.low > 0 else "neither better nor worse"
             said += f": {better} by {apart.kl:+.4f} ({apart.low:+.4f} … {apart.high:+.4f})"
-            if (share := found.qad_over_ptq) is not None and math.isfinite(share.value):
+            share = found.qad_over_ptq
+            if trained.high < 0:
+                said += "; the tokens that it trained on brought more than rounding takes"
+            elif share is not None and math.isfinite(share.value):
                 said += f", {share.percent} of what rounding alone loses"
         lines.append(said)
     return lines

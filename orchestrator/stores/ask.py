@@ -116,9 +116,9 @@ def _answer(last_logits: Callable[[Any], Any], tokenizer: Any, prompt: str, toke
         token = int(logits_V.argmax())
         if token == tokenizer.eos_token_id:
             break
-        before = tokenizer.decode(ids[0, length:])
+        before = tokenizer.decode(ids[0])
         ids = torch.cat([ids, torch.tensor([[token]])], 1)
-        written = tokenizer.decode(ids[0, length:])
+        written = tokenizer.decode(ids[0])
         own = written[len(before) :] if written.startswith(before) else tokenizer.decode([token])
         steps.append({"token": own, "probability": best.values[0].item(), "next": nearly})
     return {"text": tokenizer.decode(ids[0, length:]), "next": first, "steps": steps}

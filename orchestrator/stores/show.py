@@ -67,7 +67,8 @@ def show_text(source: OpenTargets, question: Question) -> dict[str, Any]:
     positions = []
     for t, position in enumerate(shown):
         token = int(targets.tokens[position])
-        own = {"position": position, "token": [token, pieces.text(token)], "stored": stored[t]}
+        behind = pieces.after(int(targets.tokens[position - 1]), token)
+        own = {"position": position, "token": [token, pieces.text(token)], "behind": behind, "stored": stored[t]}
         positions.append(own | ({"exact": exact[t]} if exact else {}))
     return {
         **source.facts(),

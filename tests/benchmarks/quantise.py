@@ -1,10 +1,10 @@
 """Weights of four bits: the lattice beside ggml's, what rounding costs specialists, and what training with it costs.
 
-python tests/benchmarks/quantise.py [--run RUN] [--specialists NAME ...] [--seeds 3] [--steps 60]
+python tests/benchmarks/quantise.py [--runs RUN ...] [--specialists NAME ...] [--steps 60]
     [--settings '{"format": "q4_0", "embeddings": "q8_0"}'] [--only lattice loss steps]
 
-`--run` is the folder of a finished run with its stores, the quickstart for example; it is copied. A seed is an order of
-the texts of a sibling. Without a run there is the lattice alone. Nothing else should run for `steps`.
+`--runs` are folders of finished runs with their stores, quickstarts of several seeds for example; what is needed of
+them is copied. Without one there is the lattice alone. Nothing else should run for `steps`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ MISSING = ("lattice_differing", "ptq_loss", "qad_loss", "qad_over_ptq", "qad_ste
 def main() -> None:
     """Print tables and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[])
     parser.add_argument("--specialists", nargs="+", default=["medical", "code"])
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="timed, of each kind")
     parser.add_argument("--settings", default='{"format": "q4_0", "embeddings": "q8_0"}')
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
@@ -43,10 +42,10 @@ def main() -> None:
     figures: dict[str, Any] = dict.fromkeys(MISSING)
     if "lattice" in args.only and find_spec("gguf") is not None:
         figures |= lattice_figures()
-    if "loss" in args.only and args.run:
-        figures |= loss_figures(args.run, args.specialists, args.seeds, args.settings)
-    if "steps" in args.only and args.run:
-        figures |= step_figures(args.run, args.specialists, args.steps)
+    if "loss" in args.only and args.runs:
+        figures |= loss_figures(args.runs, args.specialists, args.settings)
+    if "steps" in args.only and args.runs:
+        figures |= step_figures(args.runs[0], args.specialists, args.steps)
     print(json.dumps(figures))
 
 
@@ -64,14 +63,14 @@ def lattice_figures() -> dict[str, Any]:
     return {"lattice_differing": sum(found.values()), "lattice_weights": WEIGHTS * len(forms)}
 
 
-def loss_figures(run: Path, specialists: list[str], seeds: int, settings: str) -> dict[str, Any]:
+def loss_figures(runs: list[Path], specialists: list[str], settings: str) -> dict[str, Any]:
     """What a specialist loses rounded, trained on with rounding, and trained on as long without."""
     rows, found = [], list[dict[str, Any]]()
-    for name in specialists:
-        for seed in range(seeds):
-            one = program("siblings.py", run, name, settings, seed)
+    for run in runs:
+        for name in specialists:
+            one = program("siblings.py", run, name, settings)
             found.append(one)
-            rows.append([f"{name}, seed {seed}", one["tokens"], one["lr"], one["whole"]])
+            rows.append([f"{name}, seed {one['seed']}", one["tokens"], one["lr"], one["whole"]])
             rows[-1] += [_interval(one[f"{kind} - whole"]) for kind in ("ptq", "qad", "further", "further ptq")]
             rows[-1] += [one["qad_over_ptq"][0], _interval(one["qad - further ptq"])]
             print(rows[-1], flush=True)
@@ -87,6 +86,7 @@ def loss_figures(run: Path, specialists: list[str], seeds: int, settings: str) -
         "qad_over_ptq": round(qad / ptq, 4),
         "whole_as_long_loss": round(further, 6),
         "whole_as_long_then_ptq_loss": round(its_ptq, 6),
+        "qad_over_ptq_of_whole_as_long": round((qad - further) / (its_ptq - further), 4),
         "qad_better_than_ptq": sum(one["qad - ptq"][2] < 0 for one in found),
         "trainings": len(found),
         "overconfidence_added": sure,

@@ -9,8 +9,9 @@ from typing import Any
 from orchestrator.render.cards import answer_of, cards_of
 from orchestrator.render.jinja import filled
 from orchestrator.render.page.assets import own_assets
+from orchestrator.render.page.farthest import farthest
 from orchestrator.render.page.pictures import picture_groups
-from orchestrator.render.page.tokens import embedded, guesses_json, texts_of
+from orchestrator.render.page.tokens import FULL_KL, embedded, guesses_json, texts_of
 from orchestrator.render.sentences import cost_lines, export_lines, four_bit_lines, store_lines, timing_line
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.measures.shown import Texts
@@ -29,6 +30,8 @@ def report_page(report: Report, texts: Texts) -> str:
         heat=_heat(report),
         tables=answer_tables(report),
         texts=shown,
+        farthest={name: farthest(some) for name, some in shown.items()},
+        full_kl=FULL_KL,
         guesses=guesses_json(shown),
         data=embedded(_rounded(report.to_dict())),
         lines=[

@@ -17,6 +17,9 @@ from orchestrator.reporting.scores import CurvePoint, ReliabilityBin
 OWN, CONTROL, MIXED, BEGIN, TEACHER = range(5)
 """The styles of a specialist and of what stands beside it, the same in all pictures."""
 
+_MOST_BARS = 16
+"""Of a picture in which edits have bars of their own."""
+
 _LEAST_TOKENS = 40
 """Of a point that is shown; of fewer a mean says little."""
 
@@ -177,13 +180,16 @@ def _parrot(report: Report) -> Iterator[Picture]:
         rows += [Bar(n, v, lo, hi, s, f"{v:+.1%} ({lo:+.1%} … {hi:+.1%})") for n, v, lo, hi, s in found]
     if not rows:
         return
-    axis = Axis.over("points of accuracy", [v for r in rows for v in (r.value, r.low, r.high)], percent=True, zero=True)
+    # Of many, edits have their numbers below: each is of few items, and their wide intervals would squeeze the rest.
+    drawn = [r for r in rows if r.style != BEGIN] if len(rows) > _MOST_BARS else rows
+    ends = [v for r in drawn for v in (r.value, r.low, r.high)]
+    axis = Axis.over("points of accuracy", ends, percent=True, zero=True)
     title = "Rule or words?"
     about = (
         "What edits of questions cost a specialist beyond what they cost its teacher, with 95 % intervals: above 0 it "
         "leans on words more than its teacher does."
     )
-    yield Picture(title, about, bars(title, about, axis, rows), ["who", "index"], [[r.name, r.said] for r in rows])
+    yield Picture(title, about, bars(title, about, axis, drawn), ["who", "index"], [[r.name, r.said] for r in rows])
 
 
 def _timeline(report: Report) -> Iterator[Picture]:

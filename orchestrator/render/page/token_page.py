@@ -32,7 +32,7 @@ def stored_page(found: Mapping[str, Any]) -> str:
         title=found["prompt_uid"],
         note=f"sample {found['sample']} of unit {found['unit']}, by {found['teacher']}; {left:,} more positions",
         before=found["text"].encode()[: found["target_byte"]].decode(errors="replace"),
-        tokens=[p["token"][1] for p in positions],
+        tokens=[p["behind"] for p in positions],
         shades=[_shade(-n["token_logprob"]) for n in numbers],
         saying="log p {}; entropy {} nats",
         values=[(f"{n['token_logprob']:.2f}", f"{n['entropy']:.2f}") for n in numbers],

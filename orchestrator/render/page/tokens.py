@@ -40,6 +40,8 @@ class TokenText:
     """These numbers, of each token."""
     columns: Mapping[str, Guesses]
     """By model, what it holds likely at each token."""
+    kl: Sequence[float] = ()
+    """Of each token, where texts are told apart by it."""
 
     @property
     def shown(self) -> list[tuple[str, str]]:
@@ -86,6 +88,7 @@ def _of(text: ShownText, control: ShownText | None) -> TokenText:
             for kl, own, theirs in zip(text.kl, text.probability, text.teacher_probability, strict=True)
         ],
         columns=columns,
+        kl=text.kl,
     )
 
 

@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from orchestrator.render.svg.drawing import SERIES, Point, apart, dot, line, markup, path, picture, text
+from orchestrator.render.svg.drawing import (
+    SERIES,
+    Point,
+    apart,
+    dot,
+    line,
+    markup,
+    path,
+    picture,
+    room,
+    shortened,
+    text,
+)
 from orchestrator.render.svg.scales import Axis
 
 WIDTH, HEIGHT = 640, 320
 _LEFT, _TOP, _BOTTOM, _LABELS = 62, 28, 44, 150
-"""Room beside the axes; on the right that of the lines' names."""
+"""Room beside the axes; on the right that of the lines' names, at the least."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ def chart(
 ) -> str:
     """The markup of a chart. `diagonal`: with the line on which both axes are equal. Points that an axis does not hold,
     or that are not finite, are left out."""
-    frame = _Frame(x, y, *size)
+    frame = _Frame(x, y, *size, room([shortened(one.name) for one in series], _LABELS))
     root = picture(*size, title, description)
     _axes(root, frame)
     if diagonal:
@@ -70,10 +82,11 @@ class _Frame:
     y: Axis
     width: float
     height: float
+    labels: float
 
     @property
     def right(self) -> float:
-        return self.width - _LABELS
+        return self.width - self.labels
 
     @property
     def floor(self) -> float:
@@ -117,4 +130,4 @@ def _names(root: ET.Element, frame: _Frame, series: Sequence[Series]) -> None:
     for (one, end), up in zip(ends, ups, strict=True):
         style = f"s{one.style % SERIES}"
         line(root, (end[0] + 2, end[1]), (frame.right + 10, up), f"lead {style}")
-        text(root, (frame.right + 14, up + 4), one.name, f"name {style}")
+        text(root, (frame.right + 14, up + 4), shortened(one.name), f"name {style}")

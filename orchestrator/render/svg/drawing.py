@@ -58,6 +58,16 @@ def text(parent: ET.Element, at: Point, what: str, style: str = "", anchor: str 
     ET.SubElement(parent, "text", place | ({"class": style} if style else {})).text = _printable(what)
 
 
+def shortened(name: str, most: int = 28) -> str:
+    """A name that fits beside a picture: of a long one the middle is left out."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+
+
+def room(names: Sequence[str], least: float) -> float:
+    """How wide names are at most, as they are drawn on a phone: 10 units a letter and a margin."""
+    return max([least, *(10 * len(name) + 20 for name in names)])
+
+
 def apart(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
     """Places moved as little as it takes to be so far from one another, between two ends where that is possible."""
     order = sorted(range(len(places)), key=lambda i: places[i])

@@ -41,6 +41,7 @@ class FinishedRun:
                 shutil.copy2(source / name, folder / name)
         self.run = RunFolder(str(folder))
         self._config, self._name = self.run.located_config(), specialist
+        self.seed = self._config.seed
 
     def config(self, settings: QuantisedConfig) -> RunConfig:
         """Its configuration, in which the specialist has a quantised sibling, and nothing but the KL is measured."""
@@ -54,7 +55,7 @@ class FinishedRun:
         """The student that goes on from the specialist."""
         return student_groups(self.config(settings))[0][-1]
 
-    def train(self, student: Student, seed: int) -> dict[str, Any]:
+    def train(self, student: Student) -> dict[str, Any]:
         """Train it in this process, a process group of one; what it left."""
         from workers.student.training.train_loop import train_specialist
 
@@ -67,7 +68,7 @@ class FinishedRun:
             loss=student.config.loss.model_dump(),
             texts=student.config.texts.model_dump(),
             train={**student.config.train.model_dump(), "zero": "auto"},
-            seed=seed,
+            seed=self.seed,
             declared=Contract.of(TargetStore(self.run.storage, TRAIN).header),
             epoch=1,
             board="",

@@ -1,11 +1,11 @@
 """A quantised sibling of a finished run's specialist, trained and scored, and one that goes on with whole weights.
 
-python tests/benchmarks/quantise_bench/siblings.py RUN SPECIALIST SETTINGS SEED [PORT]
+python tests/benchmarks/quantise_bench/siblings.py RUN SPECIALIST SETTINGS
 
-SETTINGS is the JSON of a specialist's `quantised`; the seed is of the order of texts. Prints one JSON object: KL to the
-teacher in nats a token on the specialist's own held-out texts, of itself (`whole`), rounded (`ptq`), of its sibling
-(`qad`), and of one that is trained as that is but for the lattice (`further`), also when that is rounded
-(`further ptq`); and paired 95 % intervals of differences.
+SETTINGS is the JSON of a specialist's `quantised`. Prints one JSON object: KL to the teacher in nats a token on the
+specialist's own held-out texts, of itself (`whole`), rounded (`ptq`), of its sibling (`qad`), and of one that is
+trained as that is but for the lattice (`further`), also when that is rounded (`further ptq`); and paired 95 % intervals
+of differences.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ RESAMPLES = 1000
 
 def main() -> None:
     """Train and score both."""
-    source, name, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[4])
+    source, name = Path(sys.argv[1]), sys.argv[2]
     settings = QuantisedConfig.model_validate_json(sys.argv[3])
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    join_process_group(0, 1, "127.0.0.1", int(sys.argv[5]) if len(sys.argv) > 5 else 29678, "cpu")
+    join_process_group(0, 1, "127.0.0.1", 29678, "cpu")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
         run = FinishedRun(source, Path(folder, "run"), name)
         student = run.sibling(settings)
-        done = run.train(student, seed)
+        done = run.train(student)
         found = run.scores(settings)
         train = student.config.train.model_copy(update={"quantise": None})
-        run.train(replace(student, config=student.config.model_copy(update={"train": train})), seed)
+        run.train(replace(student, config=student.config.model_copy(update={"train": train})))
         later = run.scores(settings)
     scores = {"whole": found[name], "ptq": found[f"{name}.ptq"], "qad": found[student.name]}
     scores |= {"further": later[student.name], "further ptq": later[f"{student.name}.ptq"]}
-    print(json.dumps({"tokens": done["tokens"], "steps": done["steps"], "lr": train.lr} | _figures(scores)))
+    facts = {"seed": run.seed, "tokens": done["tokens"], "steps": done["steps"], "lr": train.lr}
+    print(json.dumps(facts | _figures(scores)))
 
 
 def _figures(scores: dict[str, DomainScores]) -> dict[str, Any]:

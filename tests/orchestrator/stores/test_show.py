@@ -28,6 +28,7 @@ def test_show_prints_the_first_text_token_by_token(captured: CapturedRun, stillh
     assert [p["position"] for p in shown["positions"]] == list(range(start, length))
     assert [p["token"][0] for p in shown["positions"]] == targets.tokens[start:length].tolist()
     assert " ".join(p["token"][1] for p in shown["positions"]) == shown["text"].split(" ", start)[-1]
+    assert "".join(p["behind"] for p in shown["positions"]).replace("␣", " ").lstrip() in shown["text"]
     at = 0
     for t, position in enumerate(shown["positions"]):
         stored, kept = position["stored"], int(targets.num_kept[t])

@@ -57,7 +57,7 @@ def answers() -> dict[str, Any]:
 
 def stored() -> dict[str, Any]:
     numbers = {"entropy": 1.5, "token_logprob": -5.0, "ids": [[1, "␣a", 0.5], [2, "b", 0.25]]}
-    position = {"position": 4, "token": [1, "␣a"], "stored": numbers, "exact": numbers}
+    position = {"position": 4, "token": [1, "a"], "behind": "␣a", "stored": numbers, "exact": numbers}
     whole = {"run": "runs/x", "split": "train", "scheme": "systematic", "prompt_uid": "x/1", "sample": 0, "unit": 3}
     text = {"teacher": "teacher", "text": "before", "target_byte": 6, "tokens": 9, "start": 4, "top": 2}
     return whole | text | {"positions": [position] * 5}
@@ -88,6 +88,19 @@ def test_a_page_is_quiet_alone_and_no_wider_than_its_window(
         assert shown.overflow <= 0
         paper = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (min(rgb(paper)) > 200) == (scheme == "light")
+
+
+def test_long_names_do_not_widen_a_phone(browser: Any, tmp_path: Path) -> None:
+    report, name = full_report(tmp_path / "run"), "a_specialist_of_which_the_name_is_far_too_long"
+    for named in (report.students, report.verdicts, report.table, report.curves, report.calibration):
+        named[name] = named["medical"]  # type: ignore[attr-defined, index]
+    report.timing.spans[name] = report.timing.spans["medical"]
+    page = tmp_path / "page.html"
+    page.write_text(report_page(report, {name: full_texts()["medical"]}), encoding="utf-8")
+    with opened(browser, page, 390) as shown:
+        assert shown.overflow <= 0
+        texts = shown.page.locator("svg.picture text").evaluate_all("all => all.map(t => t.getBoundingClientRect())")
+        assert min(box["left"] for box in texts) >= 0 and max(box["right"] for box in texts) <= 390
 
 
 def rgb(colour: str) -> list[int]:
@@ -164,7 +177,7 @@ def test_a_touch_shows_them_too(browser: Any, pages: dict[str, Path]) -> None:
 def test_the_verdicts_come_first(browser: Any, pages: dict[str, Path]) -> None:
     """In the window of a desk and without scrolling: who passes, why not, what to change."""
     with opened(browser, pages["report"]) as shown:
-        assert "Pass the gate: medical. Fail the gate: legal. Did not train: code." in shown.page.inner_text("header")
+        assert "Passed: medical. Failed: legal. Did not train: code." in shown.page.inner_text("header")
         for words in ("the gate asks for 80.0%", "Data-bound: train on", "did not train"):
             box = shown.page.get_by_text(words).first.bounding_box()
             assert box is not None and box["y"] + box["height"] < 900, words

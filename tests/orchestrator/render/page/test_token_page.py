@@ -16,7 +16,9 @@ def shades_of(page: str) -> list[float]:
 
 def position(token: str, logprob: float, exact: bool) -> dict[str, Any]:
     stored = {"entropy": 1.5, "token_logprob": logprob, "ids": [[1, token, 0.5], [2, "b", 0.25], [3, "c", 0.125]]}
-    return {"position": 4, "token": [1, token], "stored": stored} | ({"exact": stored} if exact else {})
+    return {"position": 4, "token": [1, token], "behind": f"␣{token}", "stored": stored} | (
+        {"exact": stored} if exact else {}
+    )
 
 
 def test_a_stored_text_is_coloured_by_its_surprise() -> None:
@@ -37,7 +39,7 @@ def test_a_stored_text_is_coloured_by_its_surprise() -> None:
     [one] = guesses_of(page)
     assert one["says"] == ["log p -0.50; entropy 1.50 nats", "log p -50.00; entropy 1.50 nats"]
     assert one["columns"].keys() == {"stored", "teacher"} and one["columns"]["stored"][0] == [["␣a", 0.5], ["b", 0.25]]
-    assert "ä before" in page and "before</script>" not in page
+    assert one["tokens"] == ["␣␣a", "␣</script>"] and "ä before" in page and "before</script>" not in page
 
 
 def test_answers_are_coloured_by_how_unsure_they_were() -> None:

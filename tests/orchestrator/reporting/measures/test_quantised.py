@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def test_it_is_said(report: Report) -> None:
     assert f"- {said}" in text
     assert "| – PTQ | q4_0 | q8_0 | 0.2800 | +0.0800 (+0.0800 … +0.0800) |" in text
     assert "| – QAD after 500 tokens | q4_0 | q8_0 | 0.2200 |" in text
+
+
+def test_a_sibling_that_came_nearer_than_its_specialist_has_no_share_of_a_loss(report: Report) -> None:
+    medical = report.students["medical"]
+    assert medical.quantised is not None
+    nearer = scored(clinic(**QAD), whole=0.2, ptq=0.28, quantised=0.15)["medical"]
+    report.students["medical"] = replace(medical, quantised=replace(medical.quantised, scores=nearer))
+    (said,) = (line for line in closing_lines(report) if line.startswith("medical at q4_0"))
+    assert said.endswith("(-0.1300 … -0.1300); the tokens that it trained on brought more than rounding takes")
 
 
 def test_without_scores_nothing_is_said(tmp_path: Path) -> None:

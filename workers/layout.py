@@ -8,7 +8,8 @@
     tasks/asked.json tasks/*.json                           questions with known answers, as they are asked
     tasks/harness.json                                      which tasks of lm-evaluation-harness are asked
     scores/medical/                                         sums of a model's scores, by held-out unit; its answers
-    exports/medical/ report.{html,md,json} texts.json       what a run is for
+    exports/medical/ exports/medical.gguf/                  an exported student, by format
+    report.{html,md,json} texts.json                        what a run is for
     events/0001/                                            what attempt 1 told while it worked
     ray_train/                                              what Ray Train keeps of its own
 
@@ -70,9 +71,9 @@ def piece_key(number: int, generation: str = FIRST_GENERATION) -> str:
     return f"{pieces_folder(generation)}/{number:06d}.parquet"
 
 
-def export_key(student: str) -> str:
-    """The folder of an exported specialist."""
-    return f"exports/{student}"
+def export_key(student: str, label: str = "") -> str:
+    """The folder of an exported student; `label` tells a format from others, and is empty of plain safetensors."""
+    return f"exports/{student}.{label}" if label else f"exports/{student}"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ def ask(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 24,
     top: Annotated[int, typer.Option(min=1, help="Runners-up to show.")] = 5,
     no_teacher: Annotated[bool, typer.Option("--no-teacher", help="Do not load the teacher.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="Ask exported files too, each in its own program.")] = False,
     page: Html = None,
     as_json: Json = False,
 ) -> None:
@@ -28,7 +29,7 @@ def ask(
     from orchestrator.render.looking.answers import show_answers
     from orchestrator.stores.ask import ask_run
 
-    answers = ask_run(where, prompt, tokens=tokens, top=top, teacher=not no_teacher)
+    answers = ask_run(where, prompt, tokens=tokens, top=top, teacher=not no_teacher, files=files)
     if page is not None:
         from orchestrator.render.page.token_page import answers_page
 

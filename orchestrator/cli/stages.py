@@ -108,16 +108,6 @@ def compare(
     raise typer.Exit(code)
 
 
-def export(config: Config, sets: Sets = [], as_json: Json = False) -> None:
-    """Export what is trained as folders that transformers loads."""
-    from orchestrator.config.loading import load_config
-    from orchestrator.driver import pipeline
-
-    file = load_config(config, sets)
-    folders = pipeline.export_only(file, monitors(as_json))
-    after(as_json, {"exports": folders}, [f"exported {folder_of(file)}/{f}" for f in folders])
-
-
 def teach() -> None:
     """The old name of `capture`."""
     raise ValueError("teach: this command is called `stillhouse capture` now")

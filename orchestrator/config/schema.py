@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from cluster.config import ClusterConfig
 from cluster.settings import Settings, Text
 from workers.evaluation.config import EvaluateConfig
+from workers.export.config import ExportConfig
 from workers.student.config import InitialConfig, SpecialistConfig
 from workers.targets.config import Precision, TargetsConfig
 from workers.teacher.config import AnswersConfig, SamplingChanges, TeacherConfig
@@ -172,8 +173,8 @@ class RunConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured."""
 
-    export: list[Literal["safetensors"]] = ["safetensors"]
-    """Formats in which specialists are exported."""
+    export: list[ExportConfig] = [ExportConfig(format="safetensors")]
+    """Formats in which specialists are exported, for example [safetensors, gguf]."""
 
     cluster: ClusterConfig = ClusterConfig()
     """Where it runs."""
@@ -183,6 +184,16 @@ class RunConfig(Settings):
     def _short_sources(cls, value: Any) -> Any:
         if isinstance(value, dict):
             return {k: {"path": v} if isinstance(v, str) else v for k, v in value.items()}
+        return value
+
+    @field_validator("export", mode="after")
+    @classmethod
+    def _told_apart(cls, value: list[ExportConfig]) -> list[ExportConfig]:
+        told = [(export.format, export.label) for export in value]
+        if twice := [export.format for export, own in zip(value, told, strict=True) if told.count(own) > 1]:
+            raise ValueError(
+                f"{twice[0]} is there twice; two exports of a specialist differ in format, dtype or weights"
+            )
         return value
 
     @model_validator(mode="after")
@@ -196,6 +207,11 @@ class RunConfig(Settings):
                 )
         self._check_models()
         self._check_beside()
+        for i, export in enumerate(self.export):
+            if unknown := sorted(set(export.specialists or ()) - self.specialists.keys()):
+                raise ValueError(
+                    f"export.{i}.specialists: {unknown[0]!r} is no specialist; there are {sorted(self.specialists)}"
+                )
         for name in self.specialists:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"specialists: {name!r} is not a name; use letters, digits, _ and -")

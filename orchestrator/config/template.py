@@ -48,5 +48,5 @@ evaluate:
   # gate: {retention: 95%}            # exit code 3 where a specialist keeps less
   gpus: 1
 
-export: [safetensors]
+export: [safetensors]            # also gguf (llama.cpp, ollama), compressed-tensors (vLLM)
 """

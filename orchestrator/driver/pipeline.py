@@ -21,7 +21,7 @@ from orchestrator.driver.trainings import Trainings
 from orchestrator.monitors.base import Monitor
 from orchestrator.preflight.place import Needs
 from orchestrator.render.model_card import model_card
-from orchestrator.render.page.writing import write_report
+from orchestrator.render.page.writing import last_texts, write_report
 from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
@@ -30,7 +30,7 @@ from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
 from orchestrator.stages.evaluation import Evaluations
-from orchestrator.stages.export import export
+from orchestrator.stages.export import Exports, export
 from orchestrator.stages.preparing.preparation import Preparation
 from workers.channels.events import UnitsPlanned
 from workers.evaluation.resources import resource_request
@@ -96,8 +96,8 @@ def _gate_code(report: Report) -> int:
     return 3 if report.fails_gate() else 0
 
 
-def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> list[str]:
-    """Exports of what is trained, with the scores of the last report; returns their keys."""
+def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
+    """Exports of what is trained, with the scores of the last report, in which they are noted."""
     config = file.located()
     run = RunFolder.of(config)
     run.refuse_other(file.config)
@@ -105,10 +105,26 @@ def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> list[str]:
         raise ValueError(f"export: no specialist of {run.uri} is trained yet; run `stillhouse train` first")
     with open_leased(file, monitors) as session:
         session.ctx.come_to("export")
-        report, last = build_report(run, config, None, {}, Timing()), run.read_json(REPORT_JSON)
+        report, last = build_report(run, config, None, {}, Timing()), _last_report(session)
         if last is not None:
-            report.take_scores(Report.from_json(last))
-        return export(session.ctx, {name: model_card(report, name) for name in report.students})
+            report.take_scores(last)
+        exports = export(session.ctx, {name: model_card(report, name) for name in report.students})
+        if last is not None:
+            session.ctx.require_lease()
+            last.note_exports(exports.keys, exports.artefacts)
+            write_report(run.storage, last, last_texts(run.storage))
+    return exports
+
+
+def _last_report(session: Session) -> Report | None:
+    """A run's report; None where it has none, or one of an earlier version, whose scores cards then go without."""
+    if (said := session.ctx.run.read_json(REPORT_JSON)) is None:
+        return None
+    try:
+        return Report.from_json(said)
+    except ValueError:
+        session.ctx.say("report.json is of an earlier version: cards go without scores; `stillhouse evaluate` has them")
+        return None
 
 
 def freeze_prompts(session: Session, preparation: Preparation) -> Contract:
@@ -146,7 +162,10 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     if exports:
         ctx.come_to("export")
         ctx.require_lease()
-        report.note_exports(export(ctx, {name: model_card(report, name) for name in report.students}))
+        written = export(ctx, {name: model_card(report, name) for name in report.students})
+        report.note_exports(written.keys, written.artefacts)
+        session.failures.update(written.failures)
+        report.failures = {**report.failures, **written.failures}
     report.take_timing(session.worked())  # of the exports too; it reads all events
     ctx.require_lease()
     write_report(ctx.run.storage, report, measured.texts if measured is not None else {})

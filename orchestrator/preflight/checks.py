@@ -19,7 +19,7 @@ from orchestrator.preflight.passed_on import check_passed_on
 from orchestrator.preflight.place import Needs, check_place
 from orchestrator.preflight.planning.tasks import task_notes
 from orchestrator.preflight.prompts import check_answering
-from orchestrator.preflight.students import check_students
+from orchestrator.preflight.students import check_exports, check_students
 from orchestrator.preflight.trial import try_prompts
 from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
 from orchestrator.prompts.policy import PolicyResolver
@@ -124,6 +124,7 @@ def check(
     check_new_models(config, found.teacher_folders[config.first_teacher()])
     check_sources(config)
     check_students(config, found.tokenizer.fingerprint)
+    check_exports(config, found.teacher_folders, elsewhere=elsewhere)
     check_storage(file)
     run = RunFolder.of(config)
     if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.memory import decoder_of, linear_layers
 from orchestrator.preflight.model_folders import check_model_folder
 from workers.architectures import architecture
+from workers.export.formats import why_not, why_not_here
 from workers.fetching.folder import model_folder
 from workers.fingerprint import tokenizer_fingerprint
 from workers.model_files import expert_count, known_model_type, read_model_config
 from workers.model_sizes import tensor_shapes
-from workers.quantise.config import GROUP, RoundingConfig, names
+from workers.quantise.config import GROUP, QuantisedWeights, RoundingConfig, names
 from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig
 from workers.student.models.dense_sibling import SIBLINGS, expert_width, why_not_merge
 
@@ -187,3 +188,41 @@ def _of_layers(layers: int, hidden: int, attended: int, inside: int) -> Iterator
         yield f"{prefix}.self_attn.o_proj", attended
         yield from ((f"{prefix}.mlp.{name}_proj", hidden) for name in ("gate", "up"))
         yield f"{prefix}.mlp.down_proj", inside
+
+
+def check_exports(config: RunConfig, teachers: Mapping[str, Path], *, elsewhere: bool) -> None:
+    """Every specialist can be written in every format of `export`. `teachers`: their folders, with the tokenizers.
+    `elsewhere`: exports are written on another machine, which need not lack what this one lacks. Raises ValueError."""
+    for i, export in enumerate(config.export):
+        where = f"export.{i} ({export.format})"
+        if not elsewhere and (reason := why_not_here(export)) is not None:
+            raise ValueError(f"{where}: {reason}")
+        for name, specialist in config.specialists.items():
+            if not export.of(name):
+                continue
+            tokenizer = teachers[config.teacher_of(config.own_domain(name))]
+            for wanted in (
+                export,
+                *(export.of_model(_planned(rounding)) for rounding in specialist.roundings.values()),
+            ):
+                if (reason := why_not(wanted, _made_config(specialist.model), tokenizer)) is not None:
+                    raise ValueError(f"{where}: {name} cannot be written: {reason}, or take it out of export")
+
+
+def _planned(rounding: RoundingConfig) -> QuantisedWeights:
+    """What the folder of a model that is trained so will say of its weights."""
+    return QuantisedWeights(rounding.format, rounding.embeddings, rounding.keep, {})
+
+
+def _made_config(model: ModelConfig) -> dict[str, Any]:
+    """What the config.json of a student will say, as far as its settings do."""
+    if model.source is None:
+        return dict(model.config or {})
+    base = read_model_config(model_folder(model.source, model.revision, weights=False))
+    config, kinds = decoder_of(model, base), list(base.get("layer_types") or ())
+    if not model.drop_layers or not kinds:
+        return config
+    if isinstance(model.drop_layers, list):
+        return {**config, "layer_types": [kind for i, kind in enumerate(kinds) if i not in model.drop_layers]}
+    one = len(set(kinds)) == 1  # which ones are taken is measured: of several kinds, any may be left
+    return {**config, "layer_types": kinds[model.drop_layers :] if one else ["of any kind"]}

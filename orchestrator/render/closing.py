@@ -13,6 +13,7 @@ from orchestrator.render.cards import Card, cards_of
 from orchestrator.render.columns import print_columns
 from orchestrator.render.sentences import (
     cost_lines,
+    export_lines,
     four_bit_lines,
     gate_lines,
     quantised_lines,
@@ -114,7 +115,7 @@ def closing_lines(report: Report) -> list[str]:
     for name, student in report.students.items():
         if student.probes:
             lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")
-    lines += [*task_lines(report), *cost_lines(report)]
+    lines += [*task_lines(report), *cost_lines(report), *export_lines(report)]
     lines += store_lines(report)
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"FAILED {name}: {error}" for name, error in report.failures.items() if name not in report.students]

@@ -13,6 +13,7 @@ from orchestrator.reporting.measures.tasks import Interval
 from orchestrator.reporting.records import ModelReport, StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.timing import Timing
+from workers.export.artefact import told
 
 _SHOWN = 8
 """Reasons of one domain that are told apart; a filter may give as many as there are answers."""
@@ -190,6 +191,12 @@ def cost_lines(report: Report) -> list[str]:
             kept = f", and keeps {gate.retention:.1%} of its score ({gate.domain}, at least {gate.retention_low:.1%})"
         lines.append(f"{name} takes {', '.join(parts)} of its teacher{kept}: 1/{cost.target:g} by {by} is {reached}")
     return lines
+
+
+def export_lines(report: Report) -> list[str]:
+    """Of each exported file that was measured, how large and how near to what was trained it is."""
+    files = [artefact for student in report.students.values() for artefact in student.artefacts]
+    return [f"{artefact.path}: {told(artefact)}" for artefact in files]
 
 
 def _students(report: Report, only: str | None) -> list[tuple[str, StudentReport | ModelReport]]:

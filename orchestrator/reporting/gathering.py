@@ -37,6 +37,7 @@ from orchestrator.reporting.records import (
 )
 from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, ProbeRanks, Score
+from orchestrator.runs.exported import artefacts_of
 from orchestrator.runs.folder import RunFolder
 from workers.first_kl import kl0_light
 from workers.layout import AT_CONTROL_TOKENS, PROMPTS_SUMMARY, StudentLayout, export_key
@@ -169,6 +170,7 @@ def student_report(
         base=_base(config, written, name),
         model=_initial_weights(run.read_json(StudentLayout(name).initial_facts)),
         export=key if run.storage.exists(f"{key}/config.json") else None,
+        artefacts=artefacts_of(run, config, name),
         error=failures.get(name),
         curve=_curve(run, name, done),
         before=_first_kl(config, done.get("before")),

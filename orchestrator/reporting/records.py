@@ -26,6 +26,7 @@ from orchestrator.reporting.scores import (
     ProbeRanks,
     Score,
 )
+from workers.export.artefact import Artefact
 from workers.first_kl import Light
 
 
@@ -231,6 +232,8 @@ class StudentReport:
     model: InitialWeights | None
     export: str | None
     """Key of the exported model below the run's folder."""
+    artefacts: tuple[Artefact, ...] = ()
+    """Files of other formats that it and its quantised sibling were exported as, as they were measured."""
     error: str | None
     """Why it failed."""
     curve: tuple[LossPoint, ...]

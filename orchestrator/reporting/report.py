@@ -7,7 +7,7 @@ what a run does not have is null (a single thing) or empty (several), so that jq
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, ClassVar
@@ -51,6 +51,7 @@ from orchestrator.reporting.scores import (
 from orchestrator.reporting.timing import Timing, Worked
 from orchestrator.reporting.verdict import Verdict, generalist_label, verdict_of
 from orchestrator.runs.folder import RunFolder
+from workers.export.artefact import Artefact
 from workers.layout import REPORT_HTML, export_key
 
 SCHEMA_VERSION = 3
@@ -105,11 +106,15 @@ class Report:
     html: str
     """The same with pictures, beside it."""
 
-    def note_exports(self, keys: Collection[str]) -> None:
-        """Note which specialists are exported now, by the keys of their folders."""
+    def note_exports(self, keys: Collection[str], artefacts: Mapping[str, Sequence[Artefact]] | None = None) -> None:
+        """Note which specialists are exported now, by the keys of their folders, and what is known of their files; of
+        one that is there already, what is known now."""
         for name, student in self.students.items():
             if (key := export_key(name)) in keys:
-                self.students[name] = replace(student, export=key)
+                student = replace(student, export=key)
+            now = {artefact.path: artefact for artefact in (artefacts or {}).get(name, ())}
+            files = {**{artefact.path: artefact for artefact in student.artefacts}, **now}
+            self.students[name] = replace(student, artefacts=tuple(files.values()))
 
     def take_timing(self, worked: Worked) -> None:
         """Note the seconds of the run's parts, and of each student's training."""

@@ -42,7 +42,7 @@ def imported(package: str) -> set[str]:
 
 
 EXTRAS = PROJECT["optional-dependencies"]
-DECLARED = names(PROJECT["dependencies"]) | names(EXTRAS["hub"]) | names(EXTRAS["lora"]) | names(EXTRAS["harness"])
+DECLARED = names(PROJECT["dependencies"]).union(*(names(EXTRAS[extra]) for extra in EXTRAS if extra != "dev"))
 
 
 @pytest.mark.parametrize("package", PACKAGES)

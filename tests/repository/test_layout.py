@@ -31,7 +31,7 @@ BELOW: dict[str, set[str]] = {
     # Settings and jobs of all that works; their rooms import the heavy libraries inside functions.
     "orchestrator.config": {"workers.teacher", "workers.student", "workers.evaluation", "workers.export"},
     "workers.evaluation": {"workers.targets", "workers.channels", "workers.quantise"},
-    "workers.export": {"workers.quantise"},
+    "workers.export": {"workers.evaluation"},
     # The target store is all that teacher and student share.
     "workers.teacher": {"workers.targets", "workers.channels"},
     "workers.student": {"workers.targets", "workers.channels", "workers.quantise"},
@@ -81,6 +81,13 @@ IMPORTERS = {
         "workers/evaluation/harness/loading.py",
     },
     "accelerate": set(),
+    "gguf": {
+        "workers/export/gguf_file/reading.py",
+        "workers/export/gguf_file/settings.py",
+        "workers/export/gguf_file/tensors.py",
+        "workers/export/gguf_file/tokenizer.py",
+        "workers/export/gguf_file/writing.py",
+    },
     "peft": {"workers/student/models/lora.py"},
     "pickle": set(),
     "boto3": set(),

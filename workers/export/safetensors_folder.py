@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.storage import Storage
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -28,7 +28,7 @@ def export_safetensors(storage: Storage, source: str, key: str, tokenizer_folder
     if not storage.exists(f"{source}/config.json"):
         raise FileNotFoundError(f"export: no trained model at {source}; run `stillhouse train` first")
     keys = storage.copy_folder(source, key)
-    written = {f"{key}/{name}": tokenizer_folder / name for name in _TOKENIZER_FILES}
+    written = {f"{key}/{name}": tokenizer_folder / name for name in TOKENIZER_FILES}
     for target, file in written.items():
         if file.exists():
             storage.write(target, file.read_bytes())

@@ -22,13 +22,17 @@ def write_report(storage: Storage, report: Report, texts: Texts) -> None:
     storage.write(REPORT_JSON, report.to_json().encode())  # the last: who sees it finds the others
 
 
+def last_texts(storage: Storage) -> Texts:
+    """The texts of a run's last report; none where it has none."""
+    return texts_from_json(storage.read(REPORT_TEXTS)) if storage.exists(REPORT_TEXTS) else Texts()
+
+
 def page_of_last(storage: Storage, so_far: Callable[[], Report], timing: Timing) -> str:
     """The page of a run as it stands: of its last report, or of what there is `so_far` where it has none yet, with the
     seconds until now."""
     texts = Texts()
     if storage.exists(REPORT_JSON):
-        report = Report.from_json(storage.read(REPORT_JSON))
-        texts = texts_from_json(storage.read(REPORT_TEXTS)) if storage.exists(REPORT_TEXTS) else Texts()
+        report, texts = Report.from_json(storage.read(REPORT_JSON)), last_texts(storage)
     else:
         report = so_far()  # it reads the stores' logs from end to end
     report.timing = timing

@@ -12,8 +12,10 @@ from support.measured_run import measured_report, opened, with_short_control
 from support.small_configuration import clinic
 
 from orchestrator.render.closing import closing_lines, print_closing, print_verdicts
+from orchestrator.render.markdown import markdown
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
+from workers.export.artefact import Artefact
 
 LONG = "a_specialist_whose_name_is_longer_than_the_lines_of_most_terminals_that_people_ever_work_at"
 
@@ -86,6 +88,23 @@ def test_markup_in_messages_is_text(tmp_path: Path) -> None:
 def test_nothing_measured_prints_no_table(tmp_path: Path) -> None:
     report = build_report(opened(tmp_path), clinic(), None, {}, Timing())
     assert printed(report) == closing_lines(report)
+
+
+def test_exported_files_are_told_with_what_they_lose(report: Report) -> None:
+    files = (
+        Artefact("gguf q4_0", "exports/medical.gguf/medical-q4_0.gguf", 91_726_688, "ab", "llama.cpp", kl_float=0.2934,
+                 kl_fake_quant=0.0042, tokens_per_s=53.87, peak_mb=519.5),
+        Artefact("gguf q8_0", "exports/medical.gguf-q8_0/medical-q8_0.gguf", 1_000_000, "cd", "llama.cpp"),
+    )  # fmt: skip
+    report.note_exports(["exports/medical"], {"medical": files[:1]})
+    report.note_exports([], {"medical": [files[1], replace(files[0], kl_fake_quant=0.02)]})
+    first, second = (line for line in closing_lines(report) if line.startswith("exports/"))
+    assert first.startswith("exports/medical.gguf/medical-q4_0.gguf: 91.7 MB; 0.2934 nats from the model before")
+    assert "0.0200 from the rounded one in llama.cpp, which is more than" in first and "53.9 tokens/s, 520 MiB" in first
+    assert second == "exports/medical.gguf-q8_0/medical-q8_0.gguf: 1.0 MB"
+    assert Report.from_json(report.to_json()) == report
+    text = markdown(report)
+    assert "## Exported files" in text and "| `exports/medical.gguf-q8_0/medical-q8_0.gguf` | 1,000,000 |" in text
 
 
 def decided(report: Report, *, terminal: bool, width: int | None = None) -> list[str]:

@@ -1,0 +1,1 @@
+"""GGUF, the file of llama.cpp and ollama: one file with weights, settings, tokenizer and chat template."""

@@ -39,7 +39,8 @@ def export(
     sets: Sets = [],
     as_json: Json = False,
 ) -> None:
-    """Export what is trained, and measure each file in the program that people run it with."""
+    """Export what is trained, and measure each file in the program that people run it with; exit code 3 if that
+    computes otherwise than training did."""
     asked = [_format_of(name) for name in formats]
     if (run is None) == (model is None):
         raise ValueError("export: name a run (or its YAML file), or a model folder with --model; one of the two")
@@ -57,7 +58,8 @@ def export(
     data = {"exports": written.keys, "artefacts": files, "failures": written.failures}
     lines = [f"exported {folder_of(file)}/{key}" for key in written.keys]
     after(as_json, data, [*lines, *(f"{key} FAILED: {why}" for key, why in written.failures.items())])
-    raise typer.Exit(1 if written.failures else 0)
+    beyond = any(artefact.within_gate is False for of_one in written.artefacts.values() for artefact in of_one)
+    raise typer.Exit(1 if written.failures else 3 if beyond else 0)
 
 
 def _format_of(name: str) -> ExportConfig:
@@ -102,3 +104,5 @@ def _folder(model: Path, out: Path | None, asked: list[ExportConfig], texts: Pat
         raise ValueError(f"--texts: there is no file {str(texts)!r}")
     artefact = export_folder(model, out, asked[0], texts)
     after(as_json, artefact.to_dict(), [f"exported {out.parent / artefact.path}: {told(artefact)}"])
+    if artefact.within_gate is False:
+        raise typer.Exit(3)

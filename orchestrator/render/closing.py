@@ -24,6 +24,7 @@ from orchestrator.render.sentences import (
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import ProbeRanks, Score
+from workers.export.artefact import told
 
 
 def print_closing(report: Report, out: Console) -> None:
@@ -50,6 +51,8 @@ def print_verdicts(report: Report, out: Console, lines: Sequence[str] = ()) -> N
     said = [_verdict(card) for card in cards_of(report)]
     for name in report.models:
         said += [Text(line, style="" if ok else "bold red") for ok, line in gate_lines(report, only=name)]
+    beyond = [a for s in report.students.values() for a in s.artefacts if a.within_gate is False]
+    said += [Text(f"✘ {artefact.path}: {told(artefact)}", style="bold red") for artefact in beyond]
     said += [Text(line) for line in lines]
     if out.is_terminal and said:
         out.print(Panel(Group(*said), title=report.run, title_align="left", padding=(0, 1)))

@@ -139,8 +139,10 @@ class Report:
         return {**self.students, **self.models}
 
     def fails_gate(self) -> bool:
-        """Whether a specialist keeps less of its teacher's scores than `evaluate.gate` asks."""
-        return any(model.gate is not None and not model.gate.passed for model in self.questioned.values())
+        """Whether a specialist keeps less of its teacher's scores than `evaluate.gate` asks, or an exported file is
+        computed otherwise by its runtime than it was trained."""
+        failed = any(model.gate is not None and not model.gate.passed for model in self.questioned.values())
+        return failed or any(a.within_gate is False for s in self.students.values() for a in s.artefacts)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, `schema` first."""

@@ -39,6 +39,9 @@ class Artefact:
     """KL(model before it was rounded || file), nats per token."""
     kl_fake_quant: float | None = None
     """KL(model on the format's lattice || file): what the runtime's own arithmetic costs."""
+    overconfidence: float | None = None
+    """How much more probability the file gives its likeliest token than the teacher gives that token, on average; None
+    as of `kl_teacher`."""
     top1_agreement: float | None = None
     """Share of positions at which file and unrounded model have the same most probable token."""
     perplexity: float | None = None
@@ -119,6 +122,7 @@ _ROWS = (
     ("KL divergence from the teacher, nats per token", "kl_teacher", "z.4f"),
     ("KL divergence from the model before rounding", "kl_float", "z.4f"),
     ("KL divergence from the rounded model, in its own arithmetic", "kl_fake_quant", "z.4f"),
+    ("overconfidence: what it gives its likeliest token beyond what the teacher does", "overconfidence", "z.4f"),
     ("top-1 agreement with the model before rounding", "top1_agreement", ".1%"),
     ("perplexity", "perplexity", ".3f"),
     ("weights that differ from the rounded model's", "weights_differing", ",d"),

@@ -70,6 +70,7 @@ def measure(
         kl_teacher=before["teacher"] / tokens if texts.exact is not None else None,
         kl_float=before["kl"] / tokens,
         kl_fake_quant=after["kl"] / tokens,
+        overconfidence=before["surer"] / tokens if texts.exact is not None else None,
         top1_agreement=before["agree"] / tokens,
         perplexity=float(np.exp(before["nll"] / tokens)),
         texts=len(texts.rows),
@@ -101,8 +102,9 @@ def _round(loaded: Any, export: ExportConfig, model: Path) -> None:
 
 
 def _compared(runner: Runner, loaded: TwoPartModel, texts: Texts, *, teacher: bool) -> dict[str, float]:
-    """Sums over all target positions: KL(model || file), KL(teacher || file), agreement, -log q of the text."""
-    total = dict.fromkeys(("kl", "teacher", "agree", "nll"), 0.0)
+    """Sums over all target positions: KL(model || file), KL(teacher || file), agreement, -log q of the text, and by how
+    much the file is surer of its likeliest token than the teacher."""
+    total = dict.fromkeys(("kl", "teacher", "agree", "nll", "surer"), 0.0)
     for row in texts.rows:
         ids_1S = torch.from_numpy(row.tokens.astype(np.int64))[None]
         hidden_SH = loaded.body(ids_1S, torch.ones_like(ids_1S))[0]
@@ -115,7 +117,10 @@ def _compared(runner: Runner, loaded: TwoPartModel, texts: Texts, *, teacher: bo
             total["agree"] += float((logp_nV.argmax(-1) == logq_nV.argmax(-1)).sum())
             total["nll"] -= float(logq_nV.gather(1, labels_n1).sum())
             if teacher and texts.exact is not None:
-                total["teacher"] += _kl(texts.exact(row, positions), logq_nV)
+                teacher_nV = texts.exact(row, positions)
+                total["teacher"] += _kl(teacher_nV, logq_nV)
+                top_n1 = logq_nV.argmax(-1, keepdim=True)
+                total["surer"] += float((logq_nV.gather(1, top_n1).exp() - teacher_nV.gather(1, top_n1).exp()).sum())
     return total
 
 

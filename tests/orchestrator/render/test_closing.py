@@ -125,3 +125,13 @@ def test_a_terminal_gets_it_in_a_frame(report: Report, width: int) -> None:
     first, *lines, last = decided(report, terminal=True, width=width)
     assert "clinic" in first and {line[0] for line in lines} == {"│"} and last.startswith("╰")
     assert {len(line) for line in (first, *lines, last)} == {width}
+
+
+def test_a_file_that_its_runtime_computes_otherwise_fails_a_gate(report: Report) -> None:
+    near = Artefact("gguf q4_0", "exports/medical.gguf/m.gguf", 1000, "ab", "llama.cpp", kl_fake_quant=0.004)
+    report.students["medical"] = replace(report.students["medical"], artefacts=(near,))
+    assert not report.fails_gate() and not any(near.path in line for line in decided(report, terminal=False))
+    far = replace(near, kl_fake_quant=0.02)
+    report.students["medical"] = replace(report.students["medical"], artefacts=(near, far))
+    [line] = [line for line in decided(report, terminal=False) if near.path in line]
+    assert report.fails_gate() and line.startswith("✘ ") and "0.0200 from the rounded one in llama.cpp" in line

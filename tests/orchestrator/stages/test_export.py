@@ -53,7 +53,12 @@ def test_a_file_is_measured_and_put_where_it_belongs(
     assert (artefact["bytes"], artefact["sha256"]) == (file.stat().st_size, sha256_of(file))
     assert artefact["weights_differing"] == 0 and artefact["texts"] == 2 and artefact["same_ids"] is None
     assert artefact["kl_float"] > 0 and artefact["kl_fake_quant"] < min(KL_GATE, artefact["kl_float"])
-    assert artefact["kl_teacher"] > 0 and artefact["tokens_per_s"] > 0 and artefact["peak_mb"] > 1
+    assert (
+        -1 < artefact["overconfidence"] < 1
+        and artefact["kl_teacher"] > 0
+        and artefact["tokens_per_s"] > 0
+        and artefact["peak_mb"] > 1
+    )
     listed = dict(line.split("  ")[::-1] for line in (folder / SUMS).read_text().splitlines())
     assert listed.keys() == {"README.md", "artefact.json", file.name} == {p.name for p in folder.iterdir()} - {SUMS}
     assert all(sha256_of(folder / name) == digest for name, digest in listed.items())

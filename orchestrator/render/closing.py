@@ -68,7 +68,7 @@ def _verdict(card: Card) -> Text:
     said = [f"{what} {value} ({beside})" for what, beside, value in card.numbers] or ["was not scored"]
     if card.state != "open":
         said = [card.why] if card.state == "broken" else [*said, card.why]
-    return text.append(f": {'; '.join(said)}", style="not bold default")
+    return text.append(f": {' · '.join(said)}", style="not bold default")
 
 
 def _print_table(report: Report, measured: dict[str, StudentReport], out: Console) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,6 +57,15 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
         about = path.stat()
         shapes |= _shapes_of_file(path, about.st_mtime_ns, about.st_size)
     return shapes
+
+
+def tensor_files(paths: Iterable[Path]) -> dict[str, Path]:
+    """Which of some safetensors files each tensor is in."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        with safe_open(path, framework="numpy") as file:
+            found |= dict.fromkeys(file.keys(), path)
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -49,8 +49,8 @@ class Part:
     """What it waits for, or what it failed of."""
     pace: Rate = field(default_factory=Rate)
     """Of `done`."""
-    tokens: Rate = field(default_factory=Rate)
-    """Of target tokens; none in an evaluation."""
+    targets: Rate = field(default_factory=Rate)
+    """Of target tokens, where `done` counts units."""
     losses: Curve = field(default_factory=Curve)
     loss: float | None = None
 
@@ -69,17 +69,21 @@ class Part:
             return None
         return max(self.total - self.done, 0) / pace
 
+    @property
+    def tokens(self) -> Rate:
+        """The rate of target tokens; of no use in an evaluation."""
+        return self.targets if self.counts == "units" else self.pace
+
     def enter(self, state: State, time: float, note: str = "") -> None:
         """Come to a state, or stay in it with another note."""
         if state != self.state:
             self.state, self.since = state, time
         self.note = note
 
-    def reach(self, time: float, done: int, tokens: int | None = None) -> None:
-        """So much is done by then; `tokens` where `done` counts others."""
+    def reach(self, time: float, done: int) -> None:
+        """So much is done by then."""
         self.done = done
         self.pace.add(time, done)
-        self.tokens.add(time, done if tokens is None else tokens)
 
 
 @dataclass
@@ -156,7 +160,7 @@ class Progress:
                 pool.hear(replica, event.time)
                 part.enter("working", event.time)
                 part.pace.add(event.time, part.done)
-                part.tokens.add(event.time, pool.targets)
+                part.targets.add(event.time, pool.targets)
             case ReplicaAtWork(replica=replica, texts=texts, slots=slots):
                 pool.hear(replica, event.time)
                 pool.slots[replica] = texts, slots
@@ -165,7 +169,8 @@ class Progress:
                 pool.rejected += event.rejected
                 if event.split == "train":
                     pool.bytes, pool.train_targets = pool.bytes + event.bytes, pool.train_targets + event.targets
-                part.reach(event.time, part.done + 1, pool.targets)
+                part.reach(event.time, part.done + 1)
+                part.targets.add(event.time, pool.targets)
         if part.total and part.done >= part.total:
             part.enter("done", event.time)
             pool.slots.clear()

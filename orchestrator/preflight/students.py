@@ -16,7 +16,7 @@ from workers.fetching.folder import model_folder
 from workers.fingerprint import tokenizer_fingerprint
 from workers.model_files import expert_count, known_model_type, read_model_config
 from workers.model_sizes import tensor_shapes
-from workers.quantise.config import GROUP, QuantisedWeights, RoundingConfig, names
+from workers.quantise.config import QuantisedWeights, RoundingConfig
 from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig
 from workers.student.models.dense_sibling import SIBLINGS, expert_width, why_not_merge
 
@@ -135,30 +135,12 @@ def _check_roundings(
     beginning of training tell. Raises ValueError."""
     for key, rounding in specialist.roundings.items():
         widths, hidden = _widths(specialist.model, folder, base)
-        _check_names(f"{where}.{key}", rounding, widths)
-        for name, width in widths.items():
-            if width % GROUP and not rounding.keeps(name):
-                short = name.split(".")[-1]
-                raise ValueError(
-                    f"{where}.{key}.format: {name} has {width} inputs, which {rounding.format} cannot divide into "
-                    f"groups of {GROUP}; add {short} to keep, or choose sizes that {GROUP} divides"
-                )
-        if rounding.embeddings is not None and hidden % GROUP:
-            raise ValueError(
-                f"{where}.{key}.embeddings: rows have {hidden} numbers, which {rounding.embeddings} cannot divide into "
-                f"groups of {GROUP}; leave embeddings out, or choose a hidden size that {GROUP} divides"
-            )
-
-
-def _check_names(where: str, rounding: RoundingConfig, widths: dict[str, int]) -> None:
-    there = sorted({name.split(".")[-1] for name in widths})
-    missing = [kept for kept in rounding.keep if not any(names(kept, name) for name in widths)]
-    if there and missing:
-        raise ValueError(f"{where}.keep: {missing} are no linear layers of the decoder; there are {there}")
-    if widths and all(map(rounding.keeps, widths)):
-        raise ValueError(
-            f"{where}.keep: all of {there} would stay as they are; name fewer, or take {where.split('.')[-1]} out"
-        )
+        try:
+            if widths:
+                rounding.check_layers(widths)
+            rounding.check_rows("rows have", hidden)
+        except ValueError as error:
+            raise ValueError(f"{where}.{key}.{error}") from None
 
 
 def _widths(model: ModelConfig, folder: Path | None, base: dict[str, Any] | None) -> tuple[dict[str, int], int]:

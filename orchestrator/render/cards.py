@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.reporting.measures.tasks import GateReport
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
+from orchestrator.reporting.verdict import capitalised
 from workers.first_kl import LIGHT_MEANING
 
 _WORDS = {"passed": "passes the gate", "failed": "fails the gate", "open": "no gate", "broken": "did not train"}
@@ -114,16 +115,16 @@ def _change(student: StudentReport) -> list[str]:
     if gate is not None and not gate.passed and gate.domain in student.tasks:
         found.append(_to_pass(gate, student.tasks[gate.domain].items))
     if c is not None:
-        found.append(f"{_capital(c.advice if c.floor is None else f'{c.verdict}: {c.advice}')}.")
+        found.append(f"{capitalised(c.advice if c.floor is None else f'{c.verdict}: {c.advice}')}.")
         if c.verdict == "data-bound":
             found[-1] += " Both are of models before the learning rate falls; what that takes off comes on top."
         if c.floor is None and c.light != "green":
-            promised = _capital(LIGHT_MEANING[c.light])
+            promised = capitalised(LIGHT_MEANING[c.light])
             found.append(f"Its weights began {c.kl0:.3f} nats from the teacher, {c.light}. {promised}.")
         if c.size is not None and not c.size.enough:
-            found.append(f"{_capital(c.size.advice)}.")
+            found.append(f"{capitalised(c.size.advice)}.")
     if student.parrot is not None:
-        found += [f"{_capital(flag)}." for flag in student.parrot.flags]
+        found += [f"{capitalised(flag)}." for flag in student.parrot.flags]
     return found
 
 
@@ -151,7 +152,3 @@ def _rounded_up(number: float) -> int:
     """To two digits."""
     step = 10 ** max(math.floor(math.log10(max(number, 1))) - 1, 0)
     return math.ceil(round(number / step, 6)) * step
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

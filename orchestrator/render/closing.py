@@ -51,7 +51,7 @@ def print_verdicts(report: Report, out: Console, lines: Sequence[str] = ()) -> N
     said = [_verdict(card) for card in cards_of(report)]
     for name in report.models:
         said += [Text(line, style="" if ok else "bold red") for ok, line in gate_lines(report, only=name)]
-    beyond = [a for s in report.students.values() for a in s.artefacts if a.within_gate is False]
+    beyond = [artefact for artefact in report.artefacts if artefact.within_gate is False]
     said += [Text(f"✘ {artefact.path}: {told(artefact)}", style="bold red") for artefact in beyond]
     said += [Text(line) for line in lines]
     if out.is_terminal and said:

@@ -49,7 +49,7 @@ def markdown(report: Report) -> str:
         interval=interval_cell,
         answered=answer_tables(report),
         costs=cost_lines(report),
-        files=[artefact for student in report.students.values() for artefact in student.artefacts],
+        files=report.artefacts,
         store_lines=store_lines(report),
         timing=timing_line(report.timing),
     )

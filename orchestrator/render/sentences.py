@@ -195,8 +195,7 @@ def cost_lines(report: Report) -> list[str]:
 
 def export_lines(report: Report) -> list[str]:
     """Of each exported file that was measured, how large and how near to what was trained it is."""
-    files = [artefact for student in report.students.values() for artefact in student.artefacts]
-    return [f"{artefact.path}: {told(artefact)}" for artefact in files]
+    return [f"{artefact.path}: {told(artefact)}" for artefact in report.artefacts]
 
 
 def _students(report: Report, only: str | None) -> list[tuple[str, StudentReport | ModelReport]]:

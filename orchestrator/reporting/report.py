@@ -138,11 +138,16 @@ class Report:
         """Specialists, and models that were not trained here."""
         return {**self.students, **self.models}
 
+    @property
+    def artefacts(self) -> list[Artefact]:
+        """The exported files of all specialists."""
+        return [artefact for student in self.students.values() for artefact in student.artefacts]
+
     def fails_gate(self) -> bool:
         """Whether a specialist keeps less of its teacher's scores than `evaluate.gate` asks, or an exported file is
         computed otherwise by its runtime than it was trained."""
         failed = any(model.gate is not None and not model.gate.passed for model in self.questioned.values())
-        return failed or any(a.within_gate is False for s in self.students.values() for a in s.artefacts)
+        return failed or any(artefact.within_gate is False for artefact in self.artefacts)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, `schema` first."""

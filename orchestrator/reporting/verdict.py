@@ -61,21 +61,14 @@ def _near(student: StudentReport, difference: Difference | None) -> str:
         own_then = student.at_control_tokens
         then = "" if own_then is None else f" where it was itself {own_then.kl:.3f} after as many tokens"
         control = f"its control of hard labels, fine-tuned on the same text, is at {student.hard_labels.kl:.3f}{then}"
-        beside.append(control if student.difference is None else f"{control}: {_told(student.difference)}")
+        beside.append(control if student.difference is None else f"{control}, {_apart(student.difference)}")
     if difference is not None:
         beside.append(f"a generalist of its size is {_apart(difference)}")
     return "; ".join([said, *beside])
 
 
-def _told(difference: Difference) -> str:
-    """What a difference to another model says of the specialist."""
-    if difference.low <= 0 <= difference.high:
-        return f"no nearer and no farther, as far as can be told ({difference.low:+.3f} … {difference.high:+.3f} nats)"
-    word, ends = "nearer" if difference.high < 0 else "farther", sorted((abs(difference.low), abs(difference.high)))
-    return f"it is {word} by {abs(difference.kl):.3f} ({ends[0]:.3f} … {ends[1]:.3f})"
-
-
 def _apart(difference: Difference) -> str:
+    """How far another model is from where the specialist is, by the specialist's difference to it."""
     if difference.low <= 0 <= difference.high:
         return f"as near, as far as can be told ({-difference.high:+.3f} … {-difference.low:+.3f} nats)"
     ends = sorted((abs(difference.low), abs(difference.high)))
@@ -136,8 +129,7 @@ def _sure(student: StudentReport) -> str:
         text += ", and is right as often as it says"
     elif found.temperature != 1:
         text += f" (a temperature of {found.temperature:.2f} repairs most)"
-    words = "; ".join([*said, text])
-    return words[:1].upper() + words[1:]
+    return capitalised("; ".join([*said, text]))
 
 
 def _surer(found: Interval) -> str:
@@ -166,6 +158,11 @@ def _cost(student: StudentReport) -> str:
 
 def _points(found: Interval) -> str:
     return f"{100 * found.value:+.1f} points ({100 * found.low:+.1f} … {100 * found.high:+.1f})"
+
+
+def capitalised(sentence: str) -> str:
+    """With its first letter large."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def generalist_label(name: str) -> str:

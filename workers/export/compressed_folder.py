@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workers.export.config import ExportConfig
-from workers.export.gguf_file.families import FAMILIES, reader, widths
+from workers.export.gguf_file.families import FAMILIES, undivided
 from workers.export.model_folder import ModelWeights
 from workers.export.shards import write_shards
 from workers.model_files import read_model_config
@@ -34,9 +34,8 @@ def why_not_compressed(config: dict[str, Any], export: ExportConfig) -> str | No
         return f"{kind!r} is not among the architectures that are written: {', '.join(FAMILIES)}"
     if config.get("quantization_config"):
         return "its weights are quantised already"
-    for name, width in widths(reader(config)).items():
-        if width % GROUP and not export.keep:
-            return f"its {name} is {width}, which groups of {GROUP} do not divide; keep such layers"
+    if (left_over := undivided(config)) and not export.keep:
+        return f"{left_over}, which groups of {GROUP} do not divide; keep such layers"
     return None
 
 
@@ -83,11 +82,9 @@ def pack(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
     """[O, I / 8] the codes of a matrix, eight to a word of 32 bits, and [O, G] their scales in float32."""
     import torch
 
-    from workers.quantise.lattice import codes
+    from workers.quantise.lattice import storable_codes
 
-    codes_OGg, scale_OG = codes(weight_OI, "q4_0")
-    if not torch.isfinite(scale_OG).all():
-        raise ValueError("export: a weight is NaN, infinite, or too large for a 16-bit scale; nothing was written")
+    codes_OGg, scale_OG = storable_codes(weight_OI, "q4_0")
     nibbles = (codes_OGg.flatten(1) + 8).unflatten(1, (-1, 8)).long()
     words = (nibbles << torch.arange(0, 32, 4)).sum(-1)
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32), scale_OG.float()
@@ -97,8 +94,10 @@ def unpack(words: Tensor, scale_OG: Tensor) -> Tensor:
     """[O, I] the weights that words and scales stand for, in float32."""
     import torch
 
+    from workers.quantise.lattice import values
+
     codes_OI = ((words.long()[..., None] >> torch.arange(0, 32, 4)) & 15).flatten(1) - 8
-    return (codes_OI.unflatten(1, (-1, GROUP)) * scale_OG.float()[..., None]).flatten(1)
+    return values(codes_OI.unflatten(1, (-1, GROUP)), scale_OG)
 
 
 def _said_of_weights(ignored: list[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workers.export.compressed_folder import is_packed, unpack, why_not_compressed, write_compressed
 from workers.export.config import ExportConfig
-from workers.export.gguf_file.families import reader, why_not_gguf, widths
+from workers.export.gguf_file.families import undivided, why_not_gguf
 from workers.export.gguf_file.tokenizer import why_not_expressible
 from workers.export.model_folder import ModelWeights
 from workers.export.running.process import Runtime
@@ -59,11 +59,8 @@ def why_not(export: ExportConfig, config: dict[str, Any], tokenizer: Path) -> st
     if export.tokenizer == "own" and (reason := why_not_expressible(tokenizer)) is not None:
         return f"the tokenizer cannot be written: {reason}. With tokenizer: none the file can be measured, and no more"
     quantised = {"q4_0", "q8_0"} & {export.linear_type, export.embedding_type}
-    for name, width in widths(reader(config)).items() if quantised else ():
-        if width % GROUP and not export.keep:
-            return (
-                f"its {name} is {width}, which blocks of {GROUP} do not divide; take weights: f16, or keep such layers"
-            )
+    if quantised and not export.keep and (left_over := undivided(config)):
+        return f"{left_over}, which blocks of {GROUP} do not divide; take weights: f16, or keep such layers"
     return None
 
 

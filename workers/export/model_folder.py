@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
-from workers.model_sizes import tensor_shapes
+from workers.model_sizes import tensor_files, tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +23,7 @@ class ModelWeights:
         self.shapes: dict[str, list[int]] = tensor_shapes(folder)
         if not self.shapes:
             raise ValueError(f"export: {str(folder)!r} has no safetensors files; export reads no other weights")
-        self._files: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                self._files |= dict.fromkeys(file.keys(), path)
+        self._files = tensor_files(sorted(folder.glob("*.safetensors")))
 
     def read(self, name: str) -> Tensor:
         """A tensor, in the type in which it is stored."""

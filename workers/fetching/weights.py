@@ -13,6 +13,7 @@ from torch import Tensor
 from workers.fetching import hub, remote
 from workers.fetching.folder import model_folder
 from workers.fetching.names import folder_of, is_remote
+from workers.model_sizes import tensor_files
 
 
 def read_tensor(model: str, revision: str | None, names: Sequence[str], rows: int) -> Tensor | None:
@@ -49,10 +50,7 @@ def _indexed(folder: Path, names: Sequence[str]) -> str | None:
 
 
 def _of_files(paths: Sequence[Path], names: Sequence[str], rows: int) -> Tensor | None:
-    where: dict[str, Path] = {}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            where |= dict.fromkeys(file.keys(), path)
+    where = tensor_files(paths)
     for name in names:
         if name in where:
             with safe_open(where[name], framework="pt") as file:

@@ -37,6 +37,35 @@ class RoundingConfig(Settings):
         """This part of it alone."""
         return RoundingConfig(format=self.format, embeddings=self.embeddings, keep=self.keep)
 
+    def check_layers(self, widths: Mapping[str, int]) -> None:
+        """That linear layers can be rounded so: `widths` are their numbers of inputs, by full name. Raises ValueError,
+        beginning with the name of a setting, where `keep` means no layer, groups do not divide a width, or nothing
+        would be rounded."""
+        there = sorted({name.split(".")[-1] for name in widths})
+        if missing := [kept for kept in self.keep if not any(names(kept, name) for name in widths)]:
+            raise ValueError(f"keep: {missing} are no linear layers of the decoder; there are {there}")
+        rounded = {name: width for name, width in widths.items() if not self.keeps(name)}
+        if not rounded:
+            raise ValueError(
+                f"format: {self.format} would round nothing: the decoder's linear layers are {there}, and keep is "
+                f"{list(self.keep)}"
+            )
+        for name, width in rounded.items():
+            if width % GROUP:
+                raise ValueError(
+                    f"format: {name} has {width} inputs, which {self.format} cannot divide into groups of {GROUP}; add "
+                    f"{name.split('.')[-1]} to keep, or choose sizes that {GROUP} divides"
+                )
+
+    def check_rows(self, what: str, width: int) -> None:
+        """That the rows of embeddings can be rounded so; `what` has them, in words before their width. Raises
+        ValueError likewise."""
+        if self.embeddings is not None and width % GROUP:
+            raise ValueError(
+                f"embeddings: {what} {width} numbers, which {self.embeddings} cannot divide into groups of {GROUP}; "
+                f"leave embeddings out, or choose a hidden size that {GROUP} divides"
+            )
+
     def keeps(self, layer: str) -> bool:
         """Whether a linear layer, by its full name, stays as it is."""
         return any(names(kept, layer) for kept in self.keep)

@@ -60,6 +60,14 @@ def codes(weight_OI: Tensor, form: Form, scale_dtype: torch.dtype = torch.bfloat
     return codes_OGg, d_OG1[..., 0].half()
 
 
+def storable_codes(weight_OI: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    """The same, for a file. Raises ValueError where a scale is not finite."""
+    codes_OGg, scale_OG = codes(weight_OI, form)
+    if not torch.isfinite(scale_OG).all():
+        raise ValueError("export: a weight is NaN, infinite, or too large for a 16-bit scale; nothing was written")
+    return codes_OGg, scale_OG
+
+
 def values(codes_OGg: Tensor, scale_OG: Tensor) -> Tensor:
     """[O, I] what codes and scales stand for, in float32, in which it is exact."""
     return (codes_OGg * scale_OG.float()[..., None]).flatten(1)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.quantise.config import QuantisedWeights, RoundingConfig, names
-from workers.quantise.lattice import GROUP, Form, on_lattice
+from workers.quantise.config import QuantisedWeights, RoundingConfig
+from workers.quantise.lattice import Form, on_lattice
 
 
 def quantised_weights(causal_lm: Any, rounding: RoundingConfig) -> QuantisedWeights:
@@ -19,29 +19,11 @@ def quantised_weights(causal_lm: Any, rounding: RoundingConfig) -> QuantisedWeig
     width, or nothing would be rounded.
     """
     linear, ends = dict(_linear_layers(causal_lm)), dict(_embeddings(causal_lm))
-    there = sorted({name.split(".")[-1] for name in linear})
-    if missing := [kept for kept in rounding.keep if not any(names(kept, name) for name in linear)]:
-        raise ValueError(f"keep: {missing} are no linear layers of the decoder; there are {there}")
-    rounded = {name: module for name, module in linear.items() if not rounding.keeps(name)}
-    if not rounded:
-        raise ValueError(
-            f"format: {rounding.format} would round nothing: the decoder's linear layers are {there}, and "
-            f"keep is {list(rounding.keep)}"
-        )
-    for name, module in rounded.items():
-        if module.weight.shape[1] % GROUP:
-            raise ValueError(
-                f"format: {name} has {module.weight.shape[1]} inputs, which {rounding.format} cannot divide into "
-                f"groups of {GROUP}; add {name.split('.')[-1]} to keep, or choose sizes that {GROUP} divides"
-            )
-    found = {f"{name}.weight": rounding.format for name in rounded}
+    rounding.check_layers({name: module.weight.shape[1] for name, module in linear.items()})
+    found = {f"{name}.weight": rounding.format for name in linear if not rounding.keeps(name)}
     if rounding.embeddings is not None:
         for name, module in ends.items():
-            if module.weight.shape[1] % GROUP:
-                raise ValueError(
-                    f"embeddings: {name} has rows of {module.weight.shape[1]} numbers, which {rounding.embeddings} "
-                    f"cannot divide into groups of {GROUP}; leave embeddings out, or choose a size that {GROUP} divides"
-                )
+            rounding.check_rows(f"{name} has rows of", module.weight.shape[1])
             found[f"{name}.weight"] = rounding.embeddings
     return QuantisedWeights(rounding.format, rounding.embeddings, rounding.keep, found)
 

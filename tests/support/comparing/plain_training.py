@@ -20,6 +20,21 @@ from workers.student.training.schedule import learning_rate
 from workers.targets.reader import TargetStream
 from workers.targets.store import TargetStore
 
+STEPS, BATCH = 4, 120
+LOSS = LossConfig(kl=1.0, ce=0.25)
+TRAIN: dict[str, Any] = {
+    "batch_tokens": BATCH,
+    "micro_tokens": 48,
+    "lr": 3e-3,
+    "warmup": 0.3,
+    "schedule": "cosine",
+    "weight_decay": 0.1,
+    "clip": 0.2,
+    "workers": 2,
+    "checkpoint_steps": 2,
+}
+"""Small micro-batches, so that the workers' numbers of them differ; a clip that bites; weight decay."""
+
 
 def first_batches(storage: LocalStorage, steps: int, tokens: int) -> list[Any]:
     """The global batches of the first steps."""

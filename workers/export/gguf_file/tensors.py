@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.export.config import ExportConfig, WeightType
 from workers.export.gguf_file.families import Family, Read
-from workers.quantise.lattice import GROUP, Form, codes
+from workers.quantise.lattice import GROUP, Form, storable_codes
 
 _EMBEDDINGS = ("token_embd.weight", "output.weight")
 
@@ -134,9 +134,7 @@ def packed(weight: Tensor, kind: WeightType) -> Iterator[np.ndarray[Any, Any]]:
 
 def _blocks(weight_OI: Tensor, form: Form) -> np.ndarray[Any, Any]:
     """[O, bytes] each group as ggml has it: the scale, then codes; of four bits, the second half in the upper ones."""
-    codes_OGg, scale_OG = codes(weight_OI, form)
-    if not torch.isfinite(scale_OG).all():
-        raise ValueError("export: a weight is NaN, infinite, or too large for a 16-bit scale; nothing was written")
+    codes_OGg, scale_OG = storable_codes(weight_OI, form)
     if form == "q4_0":
         low, high = (codes_OGg + 8).to(torch.uint8).chunk(2, -1)
         codes_OGg = low | (high << 4)

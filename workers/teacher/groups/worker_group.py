@@ -119,10 +119,10 @@ class WorkerGroup:
         look_s = min(_LOOK_S, self.config.hang_deadline_s / 4)
         while running := [c for c in calls if rank_of[c] not in results and rank_of[c] not in faults]:
             failed = bool(faults)
-            patience = look_s if deadline is None else min(look_s, max(deadline - time.monotonic(), 0))
-            if deadline is None:  # calls may be shorter than what lies between two looks
-                patience = max(self._looked + look_s - time.monotonic(), 0)
-            wanted, wait_s = (len(running), _OTHERS_S) if failed else (1, patience)
+            now = time.monotonic()
+            # Calls may be shorter than what lies between two looks.
+            patience = self._looked + look_s - now if deadline is None else min(look_s, deadline - now)
+            wanted, wait_s = (len(running), _OTHERS_S) if failed else (1, max(patience, 0))
             done, _ = ray.wait(running, num_returns=wanted, timeout=wait_s)
             for call in done:
                 self._take(call, rank_of[call], results, faults)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.comparing.plain_training import first_batches, plain_training
+from support.comparing.plain_training import BATCH, LOSS, STEPS, first_batches, plain_training
+from support.comparing.plain_training import TRAIN as SAME_TRAIN
 from support.comparing.tolerances import LOSSES, of_gradients
 from support.small_students import (
     CommitUnit,
@@ -30,24 +31,11 @@ from support.small_students import (
 from cluster.storage import LocalStorage
 from workers.quantise.config import QuantisedWeights
 from workers.quantise.lattice import on_lattice
-from workers.student.config import LossConfig, TrainConfig
+from workers.student.config import TrainConfig
 from workers.targets.encoding.schema import StoreHeader
 
-STEPS, BATCH = 4, 120
-LOSS = LossConfig(kl=1.0, ce=0.25)
 QUANTISE = {"format": "q4_0", "embeddings": "q8_0", "keep": ["down_proj"]}  # 48 neurons, which 32 does not divide
-TRAIN: dict[str, Any] = {
-    "batch_tokens": BATCH,
-    "micro_tokens": 48,
-    "lr": 3e-3,
-    "warmup": 0.3,
-    "schedule": "cosine",
-    "weight_decay": 0.1,
-    "clip": 0.2,
-    "workers": 2,
-    "checkpoint_steps": 2,
-    "quantise": QUANTISE,
-}
+TRAIN = SAME_TRAIN | {"quantise": QUANTISE}
 SNAPSHOT = {"snapshots": {"at_control_tokens": 2 * BATCH}}
 MIDDLE = {"quantise": QUANTISE | {"start": 0.6}}
 """On the lattice in the last step alone."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.comparing.plain_training import first_batches, plain_training
+from support.comparing.plain_training import BATCH, LOSS, STEPS, TRAIN, first_batches, plain_training
 from support.comparing.tolerances import LOSSES, of_gradients
 from support.small_students import (
     CommitUnit,
@@ -28,23 +28,8 @@ from support.small_students import (
 
 from cluster.holder import Holder
 from cluster.storage import LocalStorage
-from workers.student.config import LossConfig, TrainConfig
+from workers.student.config import TrainConfig
 from workers.targets.encoding.schema import StoreHeader
-
-STEPS, BATCH = 4, 120
-LOSS = LossConfig(kl=1.0, ce=0.25)
-# Small micro-batches, so that the workers' numbers of them differ; a clip that bites; weight decay.
-TRAIN: dict[str, Any] = {
-    "batch_tokens": BATCH,
-    "micro_tokens": 48,
-    "lr": 3e-3,
-    "warmup": 0.3,
-    "schedule": "cosine",
-    "weight_decay": 0.1,
-    "clip": 0.2,
-    "workers": 2,
-    "checkpoint_steps": 2,
-}
 
 
 @dataclass

@@ -26,6 +26,7 @@ from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.told import scored_students
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
@@ -159,6 +160,8 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     measured = _measured(session)
     session.save()
     report = build_report(ctx.run, ctx.config, measured, session.failures, Timing())
+    for event in scored_students(report):
+        ctx.report(event)
     if exports:
         ctx.come_to("export")
         ctx.require_lease()

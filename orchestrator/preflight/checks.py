@@ -13,6 +13,7 @@ from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import SINGLE_EXPERT, TEACHER_4BIT
+from orchestrator.config.trackers import check_trackers
 from orchestrator.preflight.model_folders import check_model_folder, check_sources
 from orchestrator.preflight.new_models import check_new_models
 from orchestrator.preflight.passed_on import check_passed_on
@@ -115,11 +116,14 @@ def check(
     `reading`: how much of the sources is read; where a sample of one would have been refused, all rows decide, if they
     are not too many. What is missing among the rows of a large source's sample is noted, and decided when prompts are
     frozen, before a teacher starts.
-    `elsewhere`: the run is not for this machine, which need not have the teacher's engine, nor lm-evaluation-harness.
+    `elsewhere`: the run is not for this machine, which need not have the teacher's engine, nor lm-evaluation-harness,
+    nor trackers.
     """
     config, found = file.located(), Checked()
     use_model_cache(config.cluster.model_cache)
     check_passed_on(config)
+    if not elsewhere:
+        check_trackers(config.trackers, config.storage)
     _check_teachers(config, found, elsewhere)
     check_new_models(config, found.teacher_folders[config.first_teacher()])
     check_sources(config)

@@ -9,7 +9,7 @@ from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
 from workers.fetching.hub import is_commit
 
-_FREE_TO_CHANGE = ("cluster", "export", "initial", "storage")
+_FREE_TO_CHANGE = ("cluster", "export", "initial", "storage", "trackers")
 """Parts that do not change what was captured or trained; a later attempt may have others."""
 
 _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "probes")

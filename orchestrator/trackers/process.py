@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -57,7 +58,8 @@ def watch_run(sending: Sending, attempt: int, over: threading.Event, tell: Tell,
 
 def _end_with_input(over: threading.Event, patience_s: float) -> None:
     """Note that nobody holds this process's input any more, and end it if it does not end soon."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     over.set()
     threading.Timer(patience_s, os._exit, [1]).start()
 
@@ -73,18 +75,20 @@ def main(arguments: list[str], opener: Opener = open_tracker) -> None:
             out.flush()
 
     run, storage, attempt, name, settings = arguments
+    code = 1
     try:
         config, over = config_of(name, settings), threading.Event()
         threading.Thread(target=_end_with_input, args=(over, config.finish_s + _LINGER_S), daemon=True).start()
         sending = Sending(open_storage(storage), run, name, config)
         watch_run(sending, int(attempt), over, tell, lambda: opener(name, config, sending.group))
+        code = 0
     except Exception as error:
-        text = str(error).strip() or type(error).__name__
+        text = str(error).strip() or "no words"
         tell({"error": f"{type(error).__name__}: {text}"})
+        traceback.print_exc()
         raise
     finally:
-        out.flush()
-    os._exit(0)  # threads of libraries have nothing left to do, and may hang
+        os._exit(code)  # threads of libraries may hang, and would keep it
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Trainers:
         """Train to the end; returns what rank 0's function does."""
         from ray.train import RunConfig, ScalingConfig
 
-        from orchestrator.stages.train_internals import FreeSlotsTrainer
+        from orchestrator.stages.training.train_internals import FreeSlotsTrainer
         from workers.student.training.process_group import ProcessGroup
 
         trainer = FreeSlotsTrainer(

@@ -23,12 +23,24 @@ def free_resources() -> dict[str, dict[str, Any]]:
 def groups_made_by(actor: str) -> list[str]:
     """Ids of the placement groups that an actor made, dead or alive, as hex digits. Ray's public table does not say who
     made which."""
+    return [group.placement_group_id.hex() for group in _groups() if group.creator_actor_id.hex() == actor]
+
+
+def groups_of_the_dead() -> list[str]:
+    """Likewise those of this job that actors made which are dead for good."""
+    import ray
+
+    job = ray.get_runtime_context().get_job_id()
+    mine = [group for group in _groups() if group.creator_job_id.hex() == job]
+    return [g.placement_group_id.hex() for g in mine if g.creator_actor_dead and g.state != g.REMOVED]
+
+
+def _groups() -> list[Any]:
     import ray
     from ray.core.generated import gcs_pb2
 
     held = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
-    groups = [gcs_pb2.PlacementGroupTableData.FromString(group) for group in held]
-    return [group.placement_group_id.hex() for group in groups if group.creator_actor_id.hex() == actor]
+    return [gcs_pb2.PlacementGroupTableData.FromString(group) for group in held]
 
 
 def own_node(cpus: int | None) -> tuple[dict[str, float], dict[str, str]]:

@@ -70,7 +70,7 @@ class Paces:
     _last: dict[str, int] = field(default_factory=dict)
 
     def note(self, student: str, tokens: int, seconds: Iterable[int]) -> None:
-        """A student reports that it has trained on `tokens` in all; `seconds`: in which it stepped since its last report."""
+        """A student has trained on `tokens` in all; `seconds`: in which it stepped since its last report."""
         before, self._last[student] = self._last.get(student), tokens
         if before is not None and tokens > before:
             had, took = self.seen.get(student, (0, 0))

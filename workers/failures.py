@@ -68,7 +68,7 @@ def death(report: str) -> tuple[Literal["memory", "dead"], str]:
 def end_of_actor(error: BaseException) -> str | None:
     """How the actor of a call that ended with `error` died, in words; None where the call itself raised it."""
     names = {c.__name__ for c in type(error).__mro__}
-    if not names & {"RayActorError", "OutOfMemoryError", "WorkerCrashedError", "NodeDiedError"}:
+    if "RayTaskError" in names or "RayActorError" not in names:  # what it raised may be of both kinds
         return None
     return death(str(error))[1]
 

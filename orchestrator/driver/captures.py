@@ -55,6 +55,8 @@ class Captures:
         self._ctx = ctx
         self._calls: dict[Any, str] = {}
         self._pools: dict[str, Any] = {}
+        self._asked: dict[str, list[dict[str, Any]]] = {}
+        """The rows of each teacher's last pass."""
         self._damaged: dict[str, set[int]] = {}
         self._losses: dict[str, list[str]] = {}
         self._growing = False
@@ -136,17 +138,21 @@ class Captures:
         free as Ray notices."""
         self._note_loss(name, note)
         self._freeing_until = time.monotonic() + _FREEING_S
-        if rows := missing_units(self._ctx.run).get(name):
+        asked = {(row["split"], row["unit"]) for row in self._asked[name]}
+        missing = missing_units(self._ctx.run).get(name, [])
+        if rows := [row for row in missing if (row["split"], row["unit"]) in asked]:
             self._ctx.say(f"{note}; what is not captured is begun again")
-            self._start(name, rows)
+            self._start(name, rows, again=True)
 
-    def _start(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _start(self, name: str, rows: list[dict[str, Any]], *, again: bool = False) -> None:
+        """A pass over rows of missing units; `again`: a pool died that was to capture them."""
+        self._asked[name] = rows
         ctx, teacher = self._ctx, self._ctx.config.teachers[name]
         least, most = pool_size(teacher, len(rows))
-        again = sum(row["repair"] > 0 for row in rows)
-        units = f"{len(rows)} units" + (f" ({again} recomputed, as they are damaged)" if again else "")
+        repairs = sum(row["repair"] > 0 for row in rows)
+        units = f"{len(rows)} units" + (f" ({repairs} recomputed, as they are damaged)" if repairs else "")
         ctx.say(f"teacher {name}: {units}, {least} to {most} replicas of {teacher.ep_size} ranks")
-        ctx.report(CaptureStarted(teacher=name, units=len(rows), repairs=again))
+        ctx.report(CaptureStarted(teacher=name, units=len(rows), repairs=repairs, again=again))
         pool = TeacherPool.options(scheduling_strategy=beside_driver()).remote(len(rows), least)  # type: ignore[attr-defined]
         self._pools[name] = pool
         self._calls[pool.capture.remote(ctx.run.uri, ctx.config, name, rows, ctx.epoch, ctx.board)] = name

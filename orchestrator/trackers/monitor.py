@@ -32,6 +32,9 @@ _BROKEN_OFF_S = 5.0
 _LAST_WORDS_S = 2.0
 """Seconds to hear what a process that has ended told last."""
 
+_KEEP = 1000
+"""What a process told and nobody has looked at yet; older lines are of no use any more."""
+
 _MOST_CAUSES = 3
 """Different causes that are told of a tracker that fails; more of them would hide what else the run says."""
 
@@ -56,7 +59,7 @@ class TrackerMonitor:
         self._command = [*program, run, storage.uri, str(attempt), name, settings]
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
-        self._told: deque[dict[str, Any]] = deque()
+        self._told: deque[dict[str, Any]] = deque(maxlen=_KEEP)
         self._heard = self._again = 0.0
         self._wait_s = _AGAIN_S[0]
         self._cause, self._causes, self._done = "", list[str](), False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cluster.lease import living_holder
 from orchestrator.config.loading import apply_settings, validate
 from orchestrator.config.trackers import TrackerConfig, TrackersConfig, check_trackers
+from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.trackers.opening import open_tracker
 from orchestrator.trackers.sending import Sending
@@ -30,7 +31,7 @@ def replay(run: RunFolder, name: str, settings: Sequence[str]) -> Replayed:
     """Send a tracker what it has not been sent of a run; `settings` are as `--set` has them (trackers.mlflow.uri=...).
 
     Raises ValueError for a tracker that is not known, cannot be reached from here by its settings, or is told by the
-    run itself, which is at work.
+    run itself, which is at work; RunFailed where the tracker's library raises an error.
     """
     config = run.config()
     if name not in TrackersConfig.model_fields or name == "prometheus":
@@ -49,9 +50,13 @@ def replay(run: RunFolder, name: str, settings: Sequence[str]) -> Replayed:
     assert isinstance(own, TrackerConfig)
     sending = Sending(run.storage, config.name, name, own)
     before, behind = sending.sent, sending.behind()
-    if behind:
-        tracker = open_tracker(name, own, sending.group)
-        for place in behind:
-            sending.send(place, tracker)
-        tracker.close()
+    try:
+        if behind:
+            tracker = open_tracker(name, own, sending.group)
+            for place in behind:
+                sending.send(place, tracker)
+            tracker.close()
+    except Exception as error:  # whatever its library raises
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunFailed(f"{name}: {cause}; {sending.sent - before:,} points were sent before that") from error
     return Replayed(name, sending.group.key, sending.sent - before, before)

@@ -20,6 +20,7 @@ from support.toys.tracked_run import logged_run, told_step, write_log
 
 from cluster.storage import LocalStorage
 from orchestrator.config.trackers import TrackersConfig
+from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.trackers.replaying import Replayed, replay
 
@@ -201,6 +202,12 @@ print(json.dumps([logs, groups]))
     assert [row["step"] for row in logs["medical"] if "train/loss" in row] == MEDICAL
     assert [row["teacher/units"] for row in logs["trial"] if "teacher/units" in row] == [1, 2, 3]
     assert logs["legal"][-1]["heldout/kl"] == 0.5
+
+
+def test_a_server_that_is_gone_fails_in_a_line(run: RunFolder) -> None:
+    pytest.importorskip("mlflow")
+    with pytest.raises(RunFailed, match=r"mlflow: MlflowException: .*127\.0\.0\.1.*; 0 points were sent before that"):
+        replayed(run, "mlflow", "uri=http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class ClusterConfig(Settings):
     placement_deadline_s: float = Field(default=1800, gt=0)
     """Seconds that a teacher replica may wait for its place before the run stops and says what it wanted. Students and
     the evaluator wait for what is in use, and so long for what the cluster has not at all: then a student has failed,
-    and the others go on; without the evaluator the run stops."""
+    and the others go on; without the evaluator the run stops. So do exports, of which each then has failed."""
 
     runtime_env: dict[str, Any] = {}
     """Ray runtime_env, passed on as it is (heavy packages belong in the image, not here)."""

@@ -66,7 +66,7 @@ class ExportJob:
 
 
 def done(storage: Storage, job: ExportJob) -> Artefact | None:
-    """What is known of the export if it is there already, whole and of the same model."""
+    """What is known of the export if it is there already, whole and of the same model. Its card becomes the job's."""
     found = artefact_at(storage, job.target)
     if found is None or found.stamp != job.stamp:
         return None

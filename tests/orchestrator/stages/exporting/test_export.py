@@ -207,6 +207,28 @@ def test_validate_refuses_what_cannot_be_written(
     assert said in stillhouse("validate", project.write()).error
 
 
+def test_of_a_named_cluster_it_is_the_work(
+    captured: CapturedRun, capture_project: Project, stillhouse: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process makes no file then, and needs no package of the format; without a cluster it starts no Ray."""
+    from ray.cluster_utils import Cluster
+
+    capture_project.set("export", [{"format": "safetensors", "measure": 0}])
+    file = capture_project.write()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("RAY_ADDRESS", cluster.address)
+            patch.setattr("orchestrator.stages.export.run_apart", None)
+            (artefact,) = exports(stillhouse, file)["artefacts"]
+    finally:
+        cluster.shutdown()
+    assert artefact["sha256"] and artefact_at(captured.run.storage, "exports/medical") is not None
+    captured.run.storage.delete("exports/medical")
+    monkeypatch.setattr("ray.init", None)
+    assert exports(stillhouse, file)["artefacts"] == [artefact]
+
+
 def test_a_package_that_is_not_there_is_told(
     project: Project, stillhouse: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,3 +237,5 @@ def test_a_package_that_is_not_there_is_told(
     assert (
         "the package gguf is not installed; install stillhouse[gguf]" in stillhouse("validate", project.write()).error
     )
+    project.set("cluster", {"address": "auto"})
+    assert stillhouse("validate", project.write()).code == 0, "nodes write files, and may have it"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.model_cache import use_model_cache
+from cluster.session import address_of
 from cluster.storage import check_writable, open_storage
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
@@ -128,7 +129,7 @@ def check(
     check_new_models(config, found.teacher_folders[config.first_teacher()])
     check_sources(config)
     check_students(config, found.tokenizer.fingerprint)
-    check_exports(config, found.teacher_folders, elsewhere=elsewhere)
+    check_exports(config, found.teacher_folders, elsewhere=elsewhere or address_of(config.cluster) != "local")
     check_storage(file)
     run = RunFolder.of(config)
     if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):

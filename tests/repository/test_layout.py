@@ -65,6 +65,7 @@ IMPORTERS = {
         "orchestrator/driver/pipeline.py",
         "orchestrator/driver/session.py",
         "orchestrator/stages/evaluation.py",
+        "orchestrator/stages/export_tasks.py",
         "orchestrator/stages/preparing/freezing_pool.py",
         "orchestrator/stages/preparing/preparation.py",
         "orchestrator/stages/preparing/preparer.py",

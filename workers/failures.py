@@ -22,6 +22,9 @@ _PEER = (
 _NODE_LOW_ON_MEMORY = ("low on memory", "ran out of memory", "OutOfMemoryError")
 _NODE_DIED = ("node has died", "node died")
 
+_FULL = ("No space left on device", "Disk quota exceeded")
+_MAKE_ROOM = "free some of it (`stillhouse gc RUN` lists what nobody needs), and the same command resumes"
+
 _CAUSED = "\nThe above exception was the direct cause of the following exception:"
 """Ray Data wraps what a replica raises and drops the cause, which is then only in the traceback's text, before this."""
 
@@ -75,11 +78,12 @@ def end_of_actor(error: BaseException) -> str | None:
 
 def first_failure(errors: Sequence[Exception], non_retryable: tuple[type[Exception], ...]) -> Failure | None:
     """Of what the workers of a training ended with, what the others follow from: an error of the training itself
-    (`non_retryable`: it would come again), else a death, else any. None if there is nothing."""
+    (`non_retryable`: it would come again), else a full disk, else a death, else any. None if there is nothing."""
     own = [Failure(last_line(_named(e)), False) for e in errors if isinstance(e, non_retryable)]
+    full = [Failure(last_line(_named(e)), True) for e in errors if any(t in str(e) for t in _FULL)]
     deaths = [Failure(_death_of_worker(e), True) for e in errors if "HealthCheck" in type(e).__name__]
     others = [Failure(last_line(_named(e)), True) for e in errors]
-    return next(iter([*own, *deaths, *others]), None)
+    return next(iter([*own, *full, *deaths, *others]), None)
 
 
 def first_cause(error: BaseException) -> str:
@@ -90,8 +94,8 @@ def first_cause(error: BaseException) -> str:
         told, caused, _ = str(error).partition(_CAUSED)
     lines = _lines(told)
     if caused and lines:
-        return re.sub(r"^[\w.]*\.(\w+:)", r"\1", lines[-1])
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+        return _with_room(re.sub(r"^[\w.]*\.(\w+:)", r"\1", lines[-1]))
+    return _with_room(f"{type(error).__name__}: {lines[-1] if lines else 'no message'}")
 
 
 def last_line(text: str) -> str:
@@ -108,8 +112,15 @@ def last_line(text: str) -> str:
             "train.gradient_checkpointing, a higher train.zero, or more workers"
         )
     lines = _lines(text)
+    if full := [line for line in lines if any(t in line for t in _FULL)]:
+        return _with_room(full[-1])
     named = [line for line in lines if "Error" in line.split(":")[0] and ":" in line and not line.startswith("File")]
     return (named or lines or ["unknown error"])[-1]
+
+
+def _with_room(line: str) -> str:
+    """A line, and what to do where a disk was full."""
+    return f"{line}; {_MAKE_ROOM}" if any(t in line for t in _FULL) else line
 
 
 def _death_of_worker(error: Exception) -> str:

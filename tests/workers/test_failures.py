@@ -6,7 +6,7 @@ import pytest
 
 from cluster.lease import LeaseLost
 from orchestrator.stages.training.supervisor import NON_RETRYABLE
-from workers.failures import OutOfMemory, death, first_cause, first_failure, kind_of, last_line
+from workers.failures import OutOfMemory, death, end_of_actor, first_cause, first_failure, kind_of, last_line
 from workers.targets.commits.damage import DamagedStore
 
 RAY_DATA = """ray::TeacherPool.capture() (pid=1)
@@ -42,6 +42,28 @@ def test_what_a_replica_raised_is_told_and_not_how_ray_data_wraps_it() -> None:
     wrapped = Remote(RAY_DATA, RuntimeError("UDF failed\nTo change retry attempts, configure"))
     assert first_cause(wrapped) == "DamagedStore: the table is lost: put it back"
     assert first_cause(Remote("outer", wrapped)) == "DamagedStore: the table is lost: put it back"
+
+
+def test_a_full_disk_is_told_with_what_to_do() -> None:
+    full = OSError(28, "No space left on device", "runs/job/students/legal/checkpoints/state")
+    said = "OSError: [Errno 28] No space left on device: 'runs/job/students/legal/checkpoints/state'; free some of it"
+    assert first_cause(Remote("outer", full)).startswith(said)
+    failure = first_failure([RESET, full], NON_RETRYABLE)
+    assert failure is not None and failure.cause.startswith(said)
+    assert last_line(f"Traceback\n{full!r}").endswith("the same command resumes")
+
+
+def test_how_an_actor_died_is_told_in_words_and_what_it_raised_is_not_taken_for_it() -> None:
+    class RayActorError(Exception):
+        pass
+
+    class RayTaskError(RayActorError):
+        """As Ray's, which are of the kind of their cause too."""
+
+    page = "The actor died unexpectedly\nsome common causes include: (1) the OOM killer"
+    assert end_of_actor(RayActorError(page)) == "died (killed, crashed, or ended by the kernel for its memory)"
+    assert end_of_actor(RayActorError("its node has died")) == "was lost with its node"
+    assert end_of_actor(RayTaskError(page)) is None and end_of_actor(ValueError("no")) is None
 
 
 class WorkerHealthCheckFailedError(Exception):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
+from cluster.nodes.prices import check_prices
 from cluster.settings import Settings, Text
 from workers.evaluation.config import EvaluateConfig
 from workers.export.config import ExportConfig
@@ -207,6 +208,7 @@ class RunConfig(Settings):
                 )
         self._check_models()
         self._check_beside()
+        check_prices(self.cluster)
         for i, export in enumerate(self.export):
             if unknown := sorted(set(export.specialists or ()) - self.specialists.keys()):
                 raise ValueError(

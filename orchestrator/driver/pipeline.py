@@ -109,6 +109,7 @@ def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
         if last is not None:
             report.take_scores(last)
         exports = export(session.ctx, {name: model_card(report, name) for name in report.students})
+        session.failures.update(exports.failures)
         if last is not None:
             session.ctx.require_lease()
             last.note_exports(exports.keys, exports.artefacts)
@@ -166,7 +167,7 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
         report.note_exports(written.keys, written.artefacts)
         session.failures.update(written.failures)
         report.failures = {**report.failures, **written.failures}
-    report.take_timing(session.worked())  # of the exports too; it reads all events
+    report.take_timing(session.worked(), ctx.config)  # of the exports too; it reads all events
     ctx.require_lease()
     write_report(ctx.run.storage, report, measured.texts if measured is not None else {})
     return report

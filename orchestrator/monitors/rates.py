@@ -36,6 +36,53 @@ class Rate:
         return (most - least) / (last - first) if last > first else None
 
 
+class Waits:
+    """How long somebody waited for units, of the time that it was at work. A wait is told again and again while it
+    lasts, each time with its whole length."""
+
+    def __init__(self) -> None:
+        self._over = self._present = self._worked = 0.0
+        self._unit: int | None = None
+        self._last: float | None = None
+
+    def wait(self, time: float, unit: int, seconds: float) -> None:
+        """It has waited so long for a unit by now."""
+        if unit != self._unit or seconds < self._present:
+            self._end(0.0)
+        self._unit, self._present = unit, seconds
+        self._go_on(time)
+
+    def work(self, time: float, waited: float = 0.0) -> None:
+        """It works; before that it waited so long."""
+        self._end(waited)
+        self._go_on(time)
+
+    def rest(self) -> None:
+        """It is not at work: it has no place, loads, or is done."""
+        self._end(0.0)
+        self._last = None
+
+    @property
+    def seconds(self) -> float:
+        """Of all waits."""
+        return self._over + self._present
+
+    @property
+    def share(self) -> float | None:
+        """Waiting, of the time at work; None before there was any."""
+        return min(self.seconds / self._worked, 1.0) if self._worked else None
+
+    def _end(self, waited: float) -> None:
+        if self._unit is not None:
+            self._over += max(self._present, waited)
+        self._unit, self._present = None, 0.0
+
+    def _go_on(self, time: float) -> None:
+        if self._last is not None:
+            self._worked += max(time - self._last, 0.0)
+        self._last = time
+
+
 class Curve:
     """A sequence of any length as means of at most `most` stretches of it, all equally long."""
 

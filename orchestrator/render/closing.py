@@ -21,6 +21,7 @@ from orchestrator.render.sentences import (
     task_lines,
     timing_line,
 )
+from orchestrator.render.spent import spent_lines
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import ProbeRanks, Score
@@ -122,7 +123,7 @@ def closing_lines(report: Report) -> list[str]:
     lines += store_lines(report)
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"FAILED {name}: {error}" for name, error in report.failures.items() if name not in report.students]
-    return [*lines, timing_line(report.timing)]
+    return [*lines, *spent_lines(report.spent), timing_line(report.timing)]
 
 
 def _at_equal_tokens(name: str, student: StudentReport) -> str:

@@ -12,6 +12,7 @@ from orchestrator.render.sentences import (
     store_lines,
     timing_line,
 )
+from orchestrator.render.spent import spent_tables
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.report import Report
 
@@ -49,6 +50,7 @@ def markdown(report: Report) -> str:
         interval=interval_cell,
         answered=answer_tables(report),
         costs=cost_lines(report),
+        spent=spent_tables(report.spent),
         files=report.artefacts,
         store_lines=store_lines(report),
         timing=timing_line(report.timing),

@@ -19,11 +19,20 @@ def read_events(storage: Storage, skipped: Callable[[str], None] = lambda why: N
     for file in storage.listing(EVENTS):
         if file.key.endswith(".jsonl"):
             try:
-                events = _segment(storage.read(file.key))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                data = storage.read(file.key)
+            except OSError as error:
                 skipped(f"{file.key}: {' '.join(str(error).split())}")
                 continue
-            yield from events
+            yield from read_segment(file.key, data, skipped)
+
+
+def read_segment(key: str, data: bytes, skipped: Callable[[str], None]) -> list[Event]:
+    """The events of a segment; none, and `skipped` is told why, where it cannot be read."""
+    try:
+        return _segment(data)
+    except (ValueError, KeyError, TypeError) as error:
+        skipped(f"{key}: {' '.join(str(error).split())}")
+        return []
 
 
 def _segment(data: bytes) -> list[Event]:

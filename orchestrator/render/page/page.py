@@ -13,6 +13,7 @@ from orchestrator.render.page.farthest import farthest
 from orchestrator.render.page.pictures import picture_groups
 from orchestrator.render.page.tokens import FULL_KL, embedded, guesses_json, texts_of
 from orchestrator.render.sentences import cost_lines, export_lines, four_bit_lines, store_lines, timing_line
+from orchestrator.render.spent import spent_lines, spent_tables
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.measures.shown import Texts
 from orchestrator.reporting.report import Report
@@ -28,7 +29,7 @@ def report_page(report: Report, texts: Texts) -> str:
         answer=answer_of(report, cards),
         groups=picture_groups(report),
         heat=_heat(report),
-        tables=answer_tables(report),
+        tables={**answer_tables(report), **spent_tables(report.spent)},
         texts=shown,
         farthest={name: farthest(some) for name, some in shown.items()},
         full_kl=FULL_KL,
@@ -37,6 +38,7 @@ def report_page(report: Report, texts: Texts) -> str:
         lines=[
             *four_bit_lines(report),
             *cost_lines(report),
+            *spent_lines(report.spent),
             *export_lines(report),
             *store_lines(report),
             *report.notes,

@@ -261,7 +261,7 @@ class Progress:
             case StudentWaiting(unit=unit, waited=waited, damage=damage):
                 why = f"unit {unit} is recomputed: {damage}" if damage else f"unit {unit}"
                 part.enter("waiting", event.time, f"{why}, {waited:.0f} s")
-                part.waits.wait(event.time, unit, waited)
+                part.waits.wait(event.time, waited)
             case CheckpointSaved(tokens=tokens):
                 part.reach(event.time, max(tokens, part.done))
         return part

@@ -37,19 +37,18 @@ class Rate:
 
 
 class Waits:
-    """How long somebody waited for units, of the time that it was at work. A wait is told again and again while it
-    lasts, each time with its whole length."""
+    """How long somebody waited for units, of the time that it was at work. A wait (for a batch, of one unit or of
+    several) is told again and again while it lasts, each time with its whole length."""
 
     def __init__(self) -> None:
         self._over = self._present = self._worked = 0.0
-        self._unit: int | None = None
         self._last: float | None = None
 
-    def wait(self, time: float, unit: int, seconds: float) -> None:
-        """It has waited so long for a unit by now."""
-        if unit != self._unit or seconds < self._present:
+    def wait(self, time: float, seconds: float) -> None:
+        """It has waited so long by now."""
+        if seconds < self._present:
             self._end(0.0)
-        self._unit, self._present = unit, seconds
+        self._present = seconds
         self._go_on(time)
 
     def work(self, time: float, waited: float = 0.0) -> None:
@@ -73,9 +72,9 @@ class Waits:
         return min(self.seconds / self._worked, 1.0) if self._worked else None
 
     def _end(self, waited: float) -> None:
-        if self._unit is not None:
+        if self._present:
             self._over += max(self._present, waited)
-        self._unit, self._present = None, 0.0
+        self._present = 0.0
 
     def _go_on(self, time: float) -> None:
         if self._last is not None:

@@ -70,7 +70,7 @@ _HEAD = ("GPU-hours", "CPU-hours", "dollars")
 
 
 def _cells(amount: Amount) -> list[str]:
-    dollars = "–" if amount.dollars is None else f"{amount.dollars:,.2f}"
+    dollars = "–" if amount.dollars is None else _dollars(amount.dollars)[1:]
     return [_hours(amount.gpu_s) if amount.gpu_s else "–", _hours(amount.cpu_s), dollars]
 
 
@@ -87,4 +87,4 @@ def _hours(seconds: float) -> str:
 
 
 def _dollars(dollars: float) -> str:
-    return f"${dollars:,.2f}" if dollars >= 0.01 or dollars == 0 else f"${dollars:.2g}"
+    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"

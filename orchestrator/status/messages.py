@@ -35,8 +35,8 @@ class Words:
         about = self._about(event)
         self.names.add(about)
         texts = [_told(event) or said(event, self._progress), self._change(part)]
-        if self._name and isinstance(event, StudentState) and event.state == "failed":
-            texts.append(f"{event.student} FAILED: {event.note}")  # else the driver says so
+        if self._name:
+            texts.append(_told_of_one(event))
         if self._name and self._name != about.partition(".")[0] and self._name != about:
             return []
         return [f"{local_time(event.time)}  {text}" for text in texts if text]
@@ -60,13 +60,21 @@ class Words:
         return getattr(event, "student", "") or getattr(event, "teacher", "") or DRIVER
 
 
+def _told_of_one(event: Event) -> str:
+    """What the driver's messages say too, which are not among those of a part."""
+    match event:
+        case CaptureStarted(teacher=teacher, units=units):
+            return f"teacher {teacher} begins a pass over {units:,} units"
+        case StudentState(state="failed", student=student, note=note):
+            return f"{student} FAILED: {note}"
+    return ""
+
+
 def _told(event: Event) -> str:
     """What is shown by bars, or said elsewhere, while a run is looked at, and has no line there."""
     match event:
         case StageStarted(stage=stage):
             return f"stage: {stage}"
-        case CaptureStarted(teacher=teacher, units=units):
-            return f"teacher {teacher} begins a pass over {units:,} units"
         case ReplicaReady(teacher=teacher, replica=replica):
             return f"teacher {teacher}: replica {replica[:8]} is ready".replace("replica  is", "a replica is")
         case StudentState(student=student, state="loading"):

@@ -66,7 +66,7 @@ def test_a_wait_counts_once_however_often_it_is_told() -> None:
     assert waits.share is None
     waits.work(100.0)
     for seconds in (0.5, 1.0, 2.0):
-        waits.wait(100 + seconds, 7, seconds)
+        waits.wait(100 + seconds, seconds)
     assert waits.seconds == 2
     waits.work(103.0, waited=2.5)
     assert waits.seconds == 2.5, "the step that followed knows it best"
@@ -74,14 +74,12 @@ def test_a_wait_counts_once_however_often_it_is_told() -> None:
     assert waits.seconds == 2.5 and waits.share == 0.25
 
 
-def test_waits_for_one_unit_after_another_add_up_and_rests_are_no_time_at_work() -> None:
+def test_waits_add_up_and_rests_are_no_time_at_work() -> None:
     waits = Waits()
-    for time, unit, seconds in ((1, 7, 1.0), (2, 7, 2.0), (3, 8, 1.0), (10, 8, 1.0)):
-        waits.wait(time, unit, seconds)
+    for time, seconds in ((1, 1.0), (2, 2.0), (3, 1.0), (10, 1.0)):
+        waits.wait(time, seconds)
+    assert waits.seconds == 3, "a wait that is shorter than before is another one"
     waits.rest()
     waits.work(1000.0)
     waits.work(1001.0)
     assert waits.seconds == 3 and waits.share == 3 / 10
-    waits.wait(1003.0, 9, 1.0)
-    waits.wait(1005.0, 9, 0.5)
-    assert waits.seconds == 4.5, "a wait that is shorter than before is another one"

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from support.project import Outcome
 from support.servers.s3_servers import reached_at
 from support.toys.watched_run import begun, driven, ending, story, tell
 
+from cluster.config import ClusterConfig
+
+CHECKOUT = Path(__file__).resolve().parents[3]
 Stillhouse = Callable[..., Outcome]
 
 
@@ -33,10 +37,28 @@ def test_status_says_how_a_run_stands(stillhouse: Stillhouse, tmp_path: Path, mo
     assert found["cost"]["dollars"] == pytest.approx(found["cost"]["cpu_s"] / 100)
 
 
+def test_the_commands_of_the_readme_run(
+    stillhouse: Stillhouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = begun("runs")
+    driven(run.storage, ended=True)
+    tell(run.storage, 1, [e for e in story() if getattr(e, "student", "") != "legal"], ending())
+    section = (CHECKOUT / "README.md").read_text().split("### Watch it\n")[1].split("\n#")[0]
+    typed = [line.split("#")[0].split()[1:] for line in section.splitlines() if line.startswith("    stillhouse ")]
+    assert {words[0] for words in typed} == {"status", "runs", "logs"} and len(typed) >= 6
+    for words in typed:
+        named = {"RUN": "clinic", "STORAGE": "runs", "NAME": "medical"}
+        done = stillhouse(*(named.get(word, word) for word in words))
+        assert done.code == 0 and done.out and not done.err, f"{words}\n{done.out}{done.err}"
+    [shown] = [yaml.safe_load(text.split("```")[0]) for text in section.split("```yaml\n")[1:]]
+    assert ClusterConfig.model_validate(shown["cluster"]).prices
+
+
 def test_status_by_the_yaml_of_a_run(stillhouse: Stillhouse, tmp_path: Path) -> None:
     run = begun(str(tmp_path))
     driven(run.storage, ended=True)
-    tell(run.storage, 1, story(), ending())
+    tell(run.storage, 1, [e for e in story() if getattr(e, "student", "") != "legal"], ending())
     wanted = {"name": "clinic", "storage": str(tmp_path), "teacher": {"model": "t"}, "prompts": {"medical": "m.jsonl"}}
     (tmp_path / "run.yaml").write_text(json.dumps(wanted | {"specialists": {"medical": {"model": "s"}}}))
     shown = stillhouse("status", tmp_path / "run.yaml")

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from cluster.config import ClusterConfig
 from cluster.nodes.prices import check_prices
 from cluster.settings import Settings, Text
+from orchestrator.config.fan_out import FanOutConfig
 from workers.evaluation.config import EvaluateConfig
 from workers.export.config import ExportConfig
 from workers.student.config import InitialConfig, SpecialistConfig
@@ -167,6 +168,9 @@ class RunConfig(Settings):
     specialists: dict[str, SpecialistConfig] = {}
     """The students, by name. `defaults: {...}` at the top level is merged into each. None where only models that were
     trained elsewhere are measured (`evaluate.models`)."""
+
+    fan_out: FanOutConfig = FanOutConfig()
+    """Which specialists train when."""
 
     initial: InitialConfig = InitialConfig()
     """The process that makes the students' initial weights."""

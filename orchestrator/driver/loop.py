@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 from orchestrator.driver.captures import Captures, CaptureStatus
 from orchestrator.driver.session import Session
@@ -20,6 +21,11 @@ def watch(session: Session, captures: Captures | None, trainings: Trainings | No
     replicas take what students leave. Raises RunFailed with the first cause of a teacher that stopped, and if the run
     was taken over: such a driver writes nothing more.
     """
+    with session.monitors.also(trainings.turns) if trainings is not None else nullcontext():
+        _watch(session, captures, trainings)
+
+
+def _watch(session: Session, captures: Captures | None, trainings: Trainings | None) -> None:
     while True:
         # Who has ended is asked first: a sender waits for its messages, so the last ones of those have arrived then.
         passes = captures.finished() if captures is not None else []
@@ -32,7 +38,7 @@ def watch(session: Session, captures: Captures | None, trainings: Trainings | No
         capture = captures.poll(passes) if captures is not None else CaptureStatus(placed=True, over=True)
         if trainings is not None and not trainings.started and capture.placed:
             trainings.start()
-        training = trainings.poll(groups) if trainings is not None else None
+        training = trainings.poll(groups, captured=capture.over) if trainings is not None else None
         if captures is not None and capture.placed and (training is None or training.settled):
             captures.grow()
         if capture.over and (training is None or training.over):

@@ -207,9 +207,9 @@ class Progress:
         match event:
             case UnitsPlanned(committed=committed):
                 part.done = part.total = committed
-            case CaptureStarted(teacher=teacher, units=units):
-                part.total += units
-                pool.of(teacher).planned += units
+            case CaptureStarted(teacher=teacher, units=units, again=again):
+                part.total += 0 if again else units
+                pool.of(teacher).planned += 0 if again else units
                 if part.state in ("queued", "done"):
                     part.enter("loading", event.time)
             case ReplicaReady(teacher=teacher, replica=replica):

@@ -9,7 +9,7 @@ from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
 from workers.fetching.hub import is_commit
 
-_FREE_TO_CHANGE = ("cluster", "export", "initial", "storage")
+_FREE_TO_CHANGE = ("cluster", "export", "fan_out", "initial", "storage")
 """Parts that do not change what was captured or trained; a later attempt may have others."""
 
 _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "probes")
@@ -80,10 +80,11 @@ def _control_tokens(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _is_free(key: str) -> bool:
-    """Whether a key is `teachers.NAME.field` or `specialists.NAME.train.field` with a field that may change."""
+    """Whether a key is `teachers.NAME.field` or `specialists.NAME.train.field` with a field that may change, or a
+    specialist's priority."""
     part, *rest = key.split(".")
     if part == "specialists":
-        return len(rest) > 2 and rest[1] == "train" and rest[2] in _FREE_FIELDS
+        return rest[1:] == ["priority"] or (len(rest) > 2 and rest[1] == "train" and rest[2] in _FREE_FIELDS)
     return part == "teachers" and len(rest) > 1 and rest[1] in _FREE_FIELDS
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
-from cluster.ray_internals import free_resources, walk_package
+from cluster.placement import free_groups_made_by, state_of
+from cluster.ray_internals import free_resources, groups_made_by, walk_package
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,21 @@ def test_available_resources_per_node_counts_what_is_held(small_ray: None) -> No
     ray.get(group.ready())
     assert free_resources().keys() == {node} and free_resources()[node]["CPU"] == 0.5
     ray.util.remove_placement_group(group)
+
+
+def test_groups_of_an_actor_that_died_are_found_and_freed(small_ray: None) -> None:
+    @ray.remote(num_cpus=0)
+    class Maker:
+        def make(self) -> tuple[str, Any]:
+            return ray.get_runtime_context().get_actor_id(), ray.util.placement_group([{"CPU": 1}])
+
+    makers = [Maker.remote() for _ in range(2)]
+    (one, group), (other, kept) = ray.get([maker.make.remote() for maker in makers])
+    assert groups_made_by(one) == [group.id.hex()] and groups_made_by(other) == [kept.id.hex()]
+    ray.kill(makers[0])
+    free_groups_made_by(one)
+    assert state_of(group) == "REMOVED" and state_of(kept) != "REMOVED"
+    ray.util.remove_placement_group(kept)
 
 
 def test_the_walk_of_a_package_goes_by_both_ways_to_exclude(tmp_path: Path) -> None:

@@ -141,8 +141,11 @@ class Held:
         if not isinstance(event, StudentWaiting):
             self.tokens[name] = max(self.tokens.get(name, 0), event.tokens)
         state = event.state if isinstance(event, StudentState) else ""
-        if state == "queued" or (state in ("done", "failed") and chain not in self._chains):
-            return  # it has no place; or an earlier attempt trained it
+        if state == "queued":  # it has no place, or none any more
+            self._close_chain(chain)
+            return
+        if state in ("done", "failed") and chain not in self._chains:
+            return  # an earlier attempt trained it; or it never had a place
         if state == "loading":  # its workers come together, perhaps anew
             self._close_chain(chain)
         elif chain in self._chains and self._chains[chain][0] != name:

@@ -64,6 +64,8 @@ def test_workers_train_controls_after_their_specialist() -> None:
 def test_workers_that_are_lost_hold_nothing_until_others_come() -> None:
     events = [state("a", "loading", 0, workers=4), stepped("a", 100, 300), state("a", "loading", 500, workers=2)]
     assert held(*events, state("a", "training", 520, workers=2)).students == {"a": {4: 100, 2: 20}}
+    queued = [state("a", "queued", 400), state("a", "failed", 900)]
+    assert held(*events[:2], *queued).students == {"a": {4: 100}}
 
 
 def test_what_an_earlier_attempt_trained_holds_nothing() -> None:

@@ -1,7 +1,7 @@
 """Names of Ray Train's that are private, and may change with any release: all that this program uses.
 
-A test for each (tests/orchestrator/stages/test_train_internals.py) fails when it does. Importing this loads Ray Train,
-pandas and Ray Data, but no torch: `ray.train.torch` would.
+A test for each (tests/orchestrator/stages/training/test_train_internals.py) fails when it does. Importing this loads
+Ray Train, pandas and Ray Data, but no torch: `ray.train.torch` would.
 """
 
 from __future__ import annotations

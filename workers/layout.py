@@ -36,7 +36,7 @@ PROMPTS_SUMMARY, PROMPTS_REJECTED = "prompts/summary.json", "prompts/rejected.js
 TASKS_ASKED, HARNESS_ASKED = "tasks/asked.json", "tasks/harness.json"
 TARGETS, EVENTS = "targets", "events"
 WALL = "wall.json"
-"""In the events of an attempt: when it began, and for how long it has worked."""
+"""In the events of an attempt: when it began, for how long it has worked, how far it is, and what it took."""
 RAY_TRAIN = "ray_train"
 """What Ray Train keeps of its own."""
 
@@ -280,5 +280,5 @@ class EventsLayout:
 
     @property
     def wall(self) -> str:
-        """When the attempt began, and for how long it has worked."""
+        """When the attempt began, for how long it has worked, how far it is, and what it took."""
         return f"{self.root}/{WALL}"

@@ -64,7 +64,8 @@ def _watch(view: RunView, every_s: float, shown: Console, as_json: bool) -> None
         if as_json:
             looks(lambda: print_json(view.to_dict(time.time())))
         elif shown.is_terminal:
-            with Live(console=shown, get_renderable=lambda: Drawn(view), refresh_per_second=1) as live:
+            with Live(console=shown, get_renderable=lambda: Drawn(view), auto_refresh=False) as live:
+                live.refresh()
                 looks(live.refresh)
         else:
             looks(lambda: print_status(view, shown))

@@ -90,7 +90,7 @@ def sparkline(values: Sequence[float]) -> str:
 def detail(part: Part, progress: Progress) -> str:
     """What else there is to say: the teachers' replicas and slots, what is waited for, what is scored."""
     if part.state == "failed":
-        return part.note
+        return " ".join(part.note.split())
     if part.counts == "units":
         return ", ".join(_pool(part, progress))
     if part.state == "waiting":

@@ -22,6 +22,9 @@ State = Literal["running", "done", "failed", "stopped", "silent", "begun"]
 """`silent`: its driver is gone, or says nothing, and the run is not done. `stopped`: by a person, or with no word of
 how it ended. `begun`: no driver is known of."""
 
+_LAST = 4
+"""Attempts that are looked at anew; those before them have ended."""
+
 _SKEW_S = 3600.0
 """Silence up to which it may be that two clocks differ, so that another sign of life is waited for."""
 
@@ -56,12 +59,15 @@ class RunView:
                 self.progress.began = max(self.progress.began, self.attempts[-1].holder.since)
 
     def _look_at_leases(self) -> None:
-        self.attempts = attempts(self.run.storage)
+        known = {attempt.number: attempt for attempt in self.attempts}
+        known |= {a.number: a for a in attempts(self.run.storage, last=_LAST if known else None)}
+        self.attempts = [known[number] for number in sorted(known)]
         if self.attempts:
             last = self.attempts[-1]
             seen = last.number, last.beat.counter
             if seen[0] != self._seen[0]:
                 self._moved_at = -math.inf
+                self.config = self.run.config()  # each attempt may change some settings
             elif seen[1] != self._seen[1]:
                 self._moved_at = time.monotonic()
             self._seen = seen

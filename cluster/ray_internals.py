@@ -20,6 +20,35 @@ def free_resources() -> dict[str, dict[str, Any]]:
     return dict(ray._private.state.available_resources_per_node())
 
 
+_DEATH = "A worker died or was killed while executing a task by an unexpected system error"
+"""How Ray begins what it says of each process that dies."""
+
+
+def quieten_deaths() -> None:
+    """Leave out what Ray prints of each process that dies, a page of what may cause such a thing: whoever called it
+    says in a line what died and what comes of it."""
+    from ray._private import worker
+
+    show = worker.print_to_stdstream
+    if getattr(show, "quiet", False):
+        return
+
+    def quiet(data: dict[str, Any], *arguments: Any, **settings: Any) -> None:
+        if not any(str(line).startswith(_DEATH) for line in data.get("lines", ())):
+            show(data, *arguments, **settings)
+
+    quiet.quiet = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = quiet
+
+
+def is_draining() -> bool:
+    """Whether this process's node is to be taken away: its cloud has given notice, or an autoscaler will. Ray Train's
+    way to ask is a meeting of all workers."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+
+
 def groups_made_by(actor: str) -> list[str]:
     """Ids of the placement groups that an actor made, dead or alive, as hex digits. Ray's public table does not say who
     made which."""

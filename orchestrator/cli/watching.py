@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import sleep, time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,12 +40,12 @@ def status(
     _reading(view.make_sure)
     shown = Console(highlight=False)
     if as_json:
-        print_json(view.to_dict(time.time()))
+        print_json(view.to_dict(time()))
     elif not (watch and shown.is_terminal):
         print_status(view, shown)
     if watch:
         _watch(view, seconds or _EVERY_S, shown, as_json)
-    raise typer.Exit(view.exit_code(time.time()))
+    raise typer.Exit(view.exit_code(time()))
 
 
 def _watch(view: RunView, every_s: float, shown: Console, as_json: bool) -> None:
@@ -55,14 +55,14 @@ def _watch(view: RunView, every_s: float, shown: Console, as_json: bool) -> None
     from orchestrator.status.drawing import Drawn, print_status
 
     def looks(show: Callable[[], Any]) -> None:
-        while view.state(time.time()) == "running":
-            time.sleep(every_s)
+        while view.state(time()) == "running":
+            sleep(every_s)
             _reading(view.refresh)
             show()
 
     try:
         if as_json:
-            looks(lambda: print_json(view.to_dict(time.time())))
+            looks(lambda: print_json(view.to_dict(time())))
         elif shown.is_terminal:
             with Live(console=shown, get_renderable=lambda: Drawn(view), auto_refresh=False) as live:
                 live.refresh()
@@ -111,8 +111,8 @@ def logs(
 
     _reading(lambda: view.refresh(told))
     try:
-        while follow and view.state(time.time()) == "running":
-            time.sleep(_FOLLOW_S)
+        while follow and view.state(time()) == "running":
+            sleep(_FOLLOW_S)
             _reading(lambda: view.refresh(told))
     except KeyboardInterrupt:
         pass

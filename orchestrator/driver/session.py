@@ -16,6 +16,7 @@ from cluster.placement import beside_driver
 from cluster.session import ray_session
 from orchestrator.config.loading import ConfigFile
 from orchestrator.driver.summary import Summary
+from orchestrator.driver.interrupts import Interrupts, interrupts
 from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
@@ -23,7 +24,7 @@ from orchestrator.preflight.place import Needs
 from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.timing import Worked, timing_of
 from orchestrator.runs.context import RunContext
-from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.errors import RunFailed, Stopped
 from orchestrator.runs.folder import RunFolder
 from workers.channels.events import Message, RunEnded, RunStarted
 from workers.channels.messages import ControlMessage
@@ -44,6 +45,8 @@ class Session:
     monitors: Monitors
     board: Any = None
     """The actor to which workers tell what happens; None where there is no Ray."""
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    """Signals that ask this driver to stop."""
     failures: dict[str, str] = field(default_factory=dict)
     """Specialists that failed, with the first cause."""
     summary: Summary | None = None
@@ -73,6 +76,12 @@ class Session:
         if time.time() - self._saved > _SAVE_WALL_S:
             self.save()
         return messages
+
+    def ask_to_leave(self) -> None:
+        """Ask all workers to leave."""
+        import ray
+
+        ray.get(self.board.ask_to_leave.remote())
 
     def save(self) -> None:
         """Note how long this attempt has worked, and how far it is. Raises RunFailed if the run was taken over."""
@@ -107,6 +116,7 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
     with Monitors(monitors) as watching:
         say = lambda text: watching.take(Message(text=text))  # noqa: E731
         with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
+            left = run.left_alone(file)
             ctx = RunContext(run, run.open(file).located(), lease, watching.take)
             summary = Summary()
             session = Session(ctx, found, watching, summary=summary)
@@ -114,6 +124,8 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
             with watching.also(summary), watching.also(log), _told_how_it_ends(session):
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
+                for why in left:
+                    ctx.say(why)
                 try:
                     if needs is not None and needs.evaluator:
                         _freeze_tasks(ctx, found)
@@ -129,7 +141,7 @@ def _told_how_it_ends(session: Session) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
         said = " ".join(str(error).split())
         kind = "" if isinstance(error, ValueError | RunFailed) else f"{type(error).__name__}: "
         session.end("stopped" if stopped else "failed", "" if stopped else f"{kind}{said}")
@@ -161,4 +173,5 @@ def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) ->
         name, where = f"board-{file.config.name}-{session.ctx.epoch}", beside_driver()
         session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         session.ctx = replace(session.ctx, board=name)
-        yield session
+        with interrupts() as session.interrupts:
+            yield session

@@ -14,7 +14,7 @@ from orchestrator.driver.calls import take_ended
 from orchestrator.driver.turns import Turns
 from orchestrator.runs.context import RunContext
 from orchestrator.stages.training.jobs import make_job
-from orchestrator.stages.training.supervisor import Supervisor, progress_marker
+from orchestrator.stages.training.supervisor import LEFT, Supervisor, progress_marker
 from workers.channels.events import StudentState
 from workers.channels.messages import ControlMessage, StudentPlaced, StudentRestarted, UnitCaptured
 from workers.failures import end_of_actor, first_cause
@@ -140,6 +140,13 @@ class Trainings:
         placed = not self.turns.queue and all(group.place is not None for group in self._calls.values())
         settled = self.started and (placed or time.monotonic() - self._started > _PATIENCE_S)
         return TrainingStatus(settled=settled, over=self.started and not self._calls and not self.turns.queue)
+
+    def leaving(self, ended: list[EndedGroup]) -> list[str]:
+        """After all were asked to leave: the students of groups that have places still."""
+        for one in ended:
+            if one.error is not None and one.error != LEFT and not one.supervisor_lost:
+                self._note_failure(one.group.students, one.error)
+        return [name for group in self._calls.values() if group.place is not None for name in group.names]
 
     def _send_due(self, *, captured: bool) -> None:
         """Send the groups whose turn has come."""

@@ -9,7 +9,7 @@ from orchestrator.config.students import Student
 from orchestrator.runs.context import RunContext
 from orchestrator.stages.training.expectation import Paces, Reader, Supply, waiting_share
 from orchestrator.stages.training.queue import admitted, by_priority
-from workers.channels.events import Event, StudentStep, UnitCommitted
+from workers.channels.events import Event, StudentState, StudentStep, StudentWaiting, UnitCommitted
 from workers.channels.messages import UnitCaptured
 from workers.layout import StudentLayout
 from workers.manifest import read_plan
@@ -28,6 +28,8 @@ class Turns:
 
     ctx: RunContext
     queue: list[list[Student]]
+    stepping: set[str] = field(default_factory=set)
+    """Students that train and wait for nothing, as far as is known."""
     told: dict[str, float] = field(default_factory=dict)
     """What was said last of each student that is expected to wait."""
     _paces: Paces = field(default_factory=Paces)
@@ -61,7 +63,12 @@ class Turns:
     def take(self, event: Event) -> None:
         """Measure rates."""
         match event:
+            case StudentState(student=student, state="training"):
+                self.stepping.add(student)
+            case StudentState(student=student) | StudentWaiting(student=student):
+                self.stepping.discard(student)
             case StudentStep(student=student, tokens=tokens, seconds=seconds):
+                self.stepping.add(student)
                 self._paces.note(student, tokens, seconds)
             case UnitCommitted(split="train", unit=unit, targets=targets) if unit < len(self._units):
                 for domain in self._units[unit].domains:

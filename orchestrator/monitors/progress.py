@@ -253,7 +253,7 @@ class Progress:
                 if state == "done":
                     part.waits.rest()
             case StudentStep(tokens=tokens, budget=budget, loss=loss):
-                part.waits.work(event.time, event.waited)
+                part.waits.work(event.time, event.waited, event.waited_s)
                 part.enter("working", event.time)
                 part.total, part.loss = budget, loss
                 part.losses.add(loss)

@@ -51,9 +51,10 @@ class Waits:
         self._present = seconds
         self._go_on(time)
 
-    def work(self, time: float, waited: float = 0.0) -> None:
-        """It works; before that it waited so long."""
+    def work(self, time: float, waited: float = 0.0, in_all: float | None = None) -> None:
+        """It works; before that it waited so long, and in all so long, where that is known."""
         self._end(waited)
+        self._over = self._over if in_all is None else in_all
         self._go_on(time)
 
     def rest(self) -> None:

@@ -11,6 +11,7 @@ from orchestrator.render.sentences import (
     quantised_lines,
     store_lines,
     timing_line,
+    waiting_lines,
 )
 from orchestrator.render.spent import spent_tables
 from orchestrator.render.tables import answer_tables
@@ -52,7 +53,7 @@ def markdown(report: Report) -> str:
         costs=cost_lines(report),
         spent=spent_tables(report.spent),
         files=report.artefacts,
-        store_lines=store_lines(report),
+        store_lines=[*waiting_lines(report), *store_lines(report)],
         timing=timing_line(report.timing),
     )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray._private import worker
 
 from cluster.placement import free_groups_made_by, state_of
-from cluster.ray_internals import free_resources, groups_made_by, walk_package
+from cluster.ray_internals import free_resources, groups_made_by, quieten_deaths, walk_package
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,31 @@ def test_groups_of_an_actor_that_died_are_found_and_freed(small_ray: None) -> No
     free_groups_made_by(one)
     assert state_of(group) == "REMOVED" and state_of(kept) != "REMOVED"
     ray.util.remove_placement_group(kept)
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Dies:
+    """Ends as if it was killed."""
+
+    def now(self) -> None:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_ray_prints_of_a_process_that_dies_unless_it_is_quietened(
+    small_ray: None, quiet: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    if quiet:
+        quieten_deaths()
+        quieten_deaths()
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(Dies.remote().now.remote())
+    said, deadline = "", time.monotonic() + (3 if quiet else 60)
+    while "A worker died" not in said and time.monotonic() < deadline:
+        time.sleep(0.1)
+        said += "".join(capfd.readouterr())
+    assert ("A worker died" in said) is not quiet
 
 
 def test_the_walk_of_a_package_goes_by_both_ways_to_exclude(tmp_path: Path) -> None:

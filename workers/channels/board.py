@@ -26,7 +26,10 @@ _SENDERS = 64
 """Senders that wait at once; more wait for their turn."""
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"control": _SENDERS, "driver": 1})
+_THREADS = {"control": _SENDERS, "driver": 1, "leaving": 1}
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups=_THREADS)
 class Board:
     """Collects what all workers of a run tell, in order of arrival. A flood of events does not hold up messages: those
     are taken in by threads of their own."""
@@ -35,6 +38,7 @@ class Board:
         self._events: deque[Event] = deque(maxlen=_KEEP)
         self._messages: deque[ControlMessage] = deque()
         self._changed = threading.Condition()
+        self._leaving = threading.Event()
         self._sent = self._given = self._taken = 0
         """Messages that came, were given to the driver, and are known to have reached it, as it asked again."""
 
@@ -55,6 +59,16 @@ class Board:
             mine = self._sent
             if wait:
                 self._changed.wait_for(lambda: self._taken >= mine)
+
+    @ray.method(concurrency_group="driver")
+    def ask_to_leave(self) -> None:
+        """Workers are to leave: those that wait for it are told so."""
+        self._leaving.set()
+
+    @ray.method(concurrency_group="leaving")
+    def until_leaving(self) -> None:
+        """Returns when workers are to leave. Calls queue up behind one that waits, and return with it."""
+        self._leaving.wait()
 
     @ray.method(concurrency_group="driver")
     def messages(self) -> list[ControlMessage]:
@@ -96,6 +110,25 @@ class Control:
         """Send one that is sent often and that a run can do without, and wait until the board has it."""
         if self._board is not None:
             ray.get(self._board.send.remote(message, wait=False))
+
+
+class Orders:
+    """What a run's driver asks of workers."""
+
+    def __init__(self, board: str) -> None:
+        found = _found(board)
+        self._leaving = None if found is None else found.until_leaving.remote()
+
+    def leave(self) -> bool:
+        """Whether this worker is to leave, as far as is known by now. A board that is gone asks for nothing."""
+        if self._leaving is None or not ray.wait([self._leaving], timeout=0)[0]:
+            return False
+        try:
+            ray.get(self._leaving)
+        except ray.exceptions.RayError:
+            self._leaving = None
+            return False
+        return True
 
 
 def _found(board: str) -> Any:

@@ -181,6 +181,8 @@ class StudentStep(_Event):
     """Seconds that the last step waited for its texts."""
     seconds: list[int]
     """Seconds of the clock in which a step ran, since the last time."""
+    waited_s: float | None = None
+    """Seconds that all its steps have waited; None in logs of earlier versions."""
 
 
 class StudentWaiting(_Event):

@@ -198,6 +198,10 @@ class TrainConfig(Settings):
     after a worker died or its node was lost. Null: 0, and 3 with a range of `workers`. What would only happen again,
     such as a loss that is NaN or Inf, ends it at once."""
 
+    diverged: int | None = Field(default=3, ge=1)
+    """Checkpoints in a row at which the mean training loss since the one before is more than twice that of the first
+    step, after which training stops; the best checkpoint stays. Null: it goes on."""
+
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
 

@@ -20,12 +20,16 @@ from workers.channels.messages import StudentRestarted
 from workers.failures import Failure, first_failure, last_line
 from workers.layout import RAY_TRAIN, StudentLayout
 from workers.student.config import TrainConfig
-from workers.student.training.learned import NothingLearned
+from workers.student.training.cadence import Left
+from workers.student.training.learned import Diverged, NothingLearned
 from workers.student.training.resources import resource_request
 from workers.student.training.train_loop import train_group
 
-NON_RETRYABLE = (FloatingPointError, LeaseLost, NothingLearned, ValueError)
+NON_RETRYABLE = (Diverged, FloatingPointError, LeaseLost, Left, NothingLearned, ValueError)
 """What a training that resumes to the bit would come to once more."""
+
+LEFT = "it left with a checkpoint, as it was asked to"
+"""What `train` returns of a training that was asked to leave."""
 
 _COLLECTIVE_S = 4 * 3600
 """Seconds that ranks wait for each other: rank 0 alone writes final models and converts checkpoints, which may be
@@ -105,6 +109,8 @@ def _fit(jobs: list[dict[str, Any]], deadline_s: float) -> Failure | None:
     try:
         trainer.fit()
     except WorkerGroupError as error:
+        if any(isinstance(failure, Left) for failure in error.worker_failures.values()):
+            return Failure(LEFT, False)
         return first_failure(list(error.worker_failures.values()), NON_RETRYABLE) or Failure(
             last_line(str(error)), True
         )

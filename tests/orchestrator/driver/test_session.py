@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,7 +27,7 @@ from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
 from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.context import RunContext
-from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.errors import RunFailed, Stopped
 from orchestrator.runs.events import read_events
 from orchestrator.runs.folder import RunFolder
 from orchestrator.status.listing import list_runs
@@ -150,6 +151,7 @@ def test_one_attempt_at_a_time(project: Project) -> None:
         (RunFailed("the teacher stopped:\nno place"), "failed", "the teacher stopped: no place"),
         (OSError("no space left"), "failed", "OSError: no space left"),
         (KeyboardInterrupt(), "stopped", ""),
+        (Stopped(signal.SIGTERM), "stopped", ""),
     ],
 )
 def test_an_attempt_tells_how_it_ends(project: Project, error: BaseException | None, outcome: str, cause: str) -> None:

@@ -72,6 +72,8 @@ def test_a_wait_counts_once_however_often_it_is_told() -> None:
     assert waits.seconds == 2.5, "the step that followed knows it best"
     waits.work(110.0, waited=0.1)
     assert waits.seconds == 2.5 and waits.share == 0.25
+    waits.work(110.0, in_all=5.0)
+    assert waits.seconds == 5, "with all waits that were too short to be told"
 
 
 def test_waits_add_up_and_rests_are_no_time_at_work() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from support.servers.s3_servers import reached_at
 from support.toys.watched_run import begun, driven, ending, story, tell
 
 from cluster.config import ClusterConfig
+from orchestrator.cli import watching
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 Stillhouse = Callable[..., Outcome]
@@ -84,21 +84,24 @@ def test_the_exit_code_is_for_programs(
     assert stillhouse("status", run.uri, "--json").code == code
 
 
-def test_watching_goes_on_until_the_run_ends(stillhouse: Stillhouse, tmp_path: Path) -> None:
-    run = begun(str(tmp_path))
+def test_watching_goes_on_until_the_run_ends(
+    stillhouse: Stillhouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, slept = begun(str(tmp_path)), list[float]()
     driven(run.storage)
     monitor = tell(run.storage, 1, [e for e in story() if getattr(e, "student", "") != "legal"])
 
-    def end() -> None:
+    def end(seconds: float) -> None:
+        """Between two looks, the run ends."""
+        slept.append(seconds)
         for event in ending():
             monitor.take(event)
         monitor.stop()
         driven(run.storage, ended=True)
 
-    timer = threading.Timer(0.2, end)
-    timer.start()
-    shown = stillhouse("status", run.uri, "--watch", "0.5", "--json")
-    timer.join()
+    monkeypatch.setattr(watching, "sleep", end)
+    shown = stillhouse("status", run.uri, "--watch", "7", "--json")
+    assert slept == [7]
     lines = [json.loads(line) for line in shown.out.splitlines()]
     assert [lines[0]["state"], lines[-1]["state"]] == ["running", "done"] and shown.code == 0
     assert lines[-1]["stage"] == "export" and lines[-1]["students"]["medical"]["tokens"] == 1000

@@ -63,9 +63,9 @@ def split_milestone(model: str) -> tuple[str, int] | None:
 
 
 _QUANTISED_LR, _QUANTISED_TOKENS, _QUANTISED_STEPS, _QUANTISED_MOST = 0.5, 0.1, 40, 2
-"""Of a quantised sibling, where its settings leave that open: its peak rate and its tokens as parts of the specialist's,
-the least number of its steps, and how many times its specialist's tokens they may take. SmolLM2-135M loses a fifth of
-what rounding costs it so; with a fifth of the rate, or a tenth of the tokens of so short a training, half of it."""
+"""Of a quantised sibling, where its settings leave that open: its peak rate and tokens as parts of the specialist's,
+its least number of steps, and how many times the specialist's tokens they may take. SmolLM2-135M loses a fifth of what
+rounding costs it so; with a fifth of the rate, or a tenth of the tokens of so short a training, half of it."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from cluster.lease import Lease
 from cluster.placement import beside_driver
 from cluster.session import ray_session
 from orchestrator.config.loading import ConfigFile
-from orchestrator.driver.summary import Summary
 from orchestrator.driver.interrupts import Interrupts, interrupts
+from orchestrator.driver.summary import Summary
 from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check

@@ -54,6 +54,8 @@ class Part:
     """Of target tokens, where `done` counts units."""
     waits: Waits = field(default_factory=Waits)
     """Of a student, for units."""
+    free_pace: Rate = field(default_factory=Rate)
+    """Of a student's `done`, a second in which it does not wait."""
     losses: Curve = field(default_factory=Curve)
     loss: float | None = None
 
@@ -192,7 +194,7 @@ class Progress:
         self.pool.forget_all()
         for part in (self.teacher, *self.students.values(), self.evaluation):
             part.waits.rest()
-            part.pace, part.targets = Rate(), Rate()
+            part.pace, part.targets, part.free_pace = Rate(), Rate(), Rate()
             if part.state != "done":
                 part.enter("queued", time)
         for counts in self.pool.teachers.values():
@@ -258,6 +260,7 @@ class Progress:
                 part.total, part.loss = budget, loss
                 part.losses.add(loss)
                 part.reach(event.time, tokens)
+                part.free_pace.add(event.time - part.waits.seconds, tokens)
             case StudentWaiting(unit=unit, waited=waited, damage=damage):
                 why = f"unit {unit} is recomputed: {damage}" if damage else f"unit {unit}"
                 part.enter("waiting", event.time, f"{why}, {waited:.0f} s")

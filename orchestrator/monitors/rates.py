@@ -16,11 +16,14 @@ class Rate:
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, float]] = deque()
+        self._first: tuple[float, float] | None = None
 
     def add(self, time: float, count: float) -> None:
         """The count at a time. One that is below the last begins anew: work was lost, and is done again."""
         if self._points and count < self._points[-1][1]:
             self._points.clear()
+            self._first = None
+        self._first = self._first or (time, count)
         if len(self._points) > 1 and time - self._points[-2][0] < _WINDOW_S / _MOST_POINTS:
             self._points.pop()  # as good as the same moment
         self._points.append((time, count))
@@ -33,6 +36,14 @@ class Rate:
         if len(self._points) < 2:
             return None
         (first, least), (last, most) = self._points[0], self._points[-1]
+        return (most - least) / (last - first) if last > first else None
+
+    @property
+    def overall(self) -> float | None:
+        """The rate since the first count."""
+        if self._first is None:
+            return None
+        (first, least), (last, most) = self._first, self._points[-1]
         return (most - least) / (last - first) if last > first else None
 
 

@@ -12,13 +12,14 @@ def seconds_left(progress: Progress) -> float | None:
     """Until the present stage's work is done: capture and training, or the evaluation. None where nothing is measured
     of it yet, and where there is none.
 
-    What a specialist's workers train one after another adds up; specialists without a place begin when others end, at
-    the mean pace of those at work.
+    What a specialist's workers train one after another adds up, at its pace when it does not wait: what it waits for is
+    the teacher, which counts by itself. Specialists without a place begin when others end, at the mean pace of those at
+    work.
     """
     if progress.ended is not None:
         return None
     if progress.stage == "evaluate":
-        return progress.evaluation.left_s
+        return _evaluation_left(progress)
     chains = _chains(progress)
     paces = [pace for part in progress.students.values() if (pace := _pace(part))]
     mean = sum(paces) / len(paces) if paces else None
@@ -46,8 +47,16 @@ def _chains(progress: Progress) -> list[list[Part]]:
 
 
 def _pace(part: Part) -> float | None:
-    """Tokens a second, also of one that waits just now."""
-    return part.pace.per_second or None
+    """Tokens a second in which it does not wait, also of one that waits just now."""
+    return part.free_pace.per_second or None
+
+
+def _evaluation_left(progress: Progress) -> float | None:
+    """By how fast scores are made now, or were from the beginning on, whichever is slower: models differ much."""
+    part = progress.evaluation
+    if (left := part.left_s) is None or not (overall := part.pace.overall):
+        return left
+    return max(left, (part.total - part.done) / overall)
 
 
 def _left(chain: Sequence[Part], mean: float | None) -> float | None:

@@ -15,6 +15,9 @@ def test_a_rate_is_of_the_last_minute() -> None:
     for second in range(1000):
         rate.add(second, 10 * second if second < 500 else 5000 + 20 * (second - 500))
     assert rate.per_second == 20
+    assert rate.overall == pytest.approx((5000 + 20 * 499) / 999)
+    rate.add(1000, 0)
+    assert rate.per_second is None and rate.overall is None, "it began anew"
 
 
 def test_a_rate_of_rare_counts_is_of_the_last_of_them() -> None:

@@ -59,7 +59,13 @@ def test_what_failed_and_what_was_to_follow_it_is_not_waited_for() -> None:
     assert left(*AT_WORK, *failed) == pytest.approx(20)
 
 
-def test_one_that_waits_is_expected_at_the_pace_that_it_had() -> None:
+def test_one_that_waits_is_expected_at_the_pace_at_which_it_does_not() -> None:
+    """Between two steps it waited 90 of 100 s: the last 250 tokens take it 10 s, once the units are there."""
+    waits = StudentWaiting(student="medical", unit=3, waited=90, seconds=[], time=BEGAN + 110)
+    assert left(*AT_WORK[:2], waits, stepped("medical", 120, 750, waited=100)) == pytest.approx(5)
+
+
+def test_one_that_waits_just_now_is_expected_at_the_pace_that_it_had() -> None:
     waits = StudentWaiting(student="medical", unit=3, waited=1, seconds=[], time=BEGAN + 21)
     assert left(*AT_WORK, waits, *(unit(n, n, 1) for n in range(2))) == pytest.approx(20)
 
@@ -68,4 +74,6 @@ def test_an_evaluation_and_the_end() -> None:
     scoring = [StageStarted(stage="evaluate"), EvaluationStarted(units=10, scored=0, time=BEGAN)]
     scored = [ModelScored(model="m", domain="d", done=n, units=10, time=BEGAN + 5 * n) for n in (1, 2)]
     assert left(*scoring, *scored) == pytest.approx(40)
+    slower = scored + [ModelScored(model="m", domain="d", done=3, units=10, time=BEGAN + 250)]
+    assert left(*scoring, *slower) == pytest.approx(7 * 250 / 3)
     assert left(*scoring, *scored, RunEnded(outcome="done")) is None

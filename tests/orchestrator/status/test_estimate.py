@@ -74,6 +74,6 @@ def test_an_evaluation_and_the_end() -> None:
     scoring = [StageStarted(stage="evaluate"), EvaluationStarted(units=10, scored=0, time=BEGAN)]
     scored = [ModelScored(model="m", domain="d", done=n, units=10, time=BEGAN + 5 * n) for n in (1, 2)]
     assert left(*scoring, *scored) == pytest.approx(40)
-    slower = scored + [ModelScored(model="m", domain="d", done=3, units=10, time=BEGAN + 250)]
+    slower = [*scored, ModelScored(model="m", domain="d", done=3, units=10, time=BEGAN + 250)]
     assert left(*scoring, *slower) == pytest.approx(7 * 250 / 3)
     assert left(*scoring, *scored, RunEnded(outcome="done")) is None

@@ -55,10 +55,11 @@ def _watch(view: RunView, every_s: float, shown: Console, as_json: bool) -> None
     from orchestrator.status.drawing import Drawn, print_status
 
     def looks(show: Callable[[], Any]) -> None:
-        while view.state(time()) == "running":
-            sleep(every_s)
-            _reading(view.refresh)
+        def look() -> None:
+            view.refresh()
             show()
+
+        _while_it_runs(view, every_s, look)
 
     try:
         if as_json:
@@ -71,6 +72,20 @@ def _watch(view: RunView, every_s: float, shown: Console, as_json: bool) -> None
             looks(lambda: print_status(view, shown))
     except KeyboardInterrupt:
         pass
+
+
+def _while_it_runs(view: RunView, every_s: float, look: Callable[[], Any]) -> None:
+    """Look again and again. While a storage is out of reach nothing is concluded of the run."""
+    reached = True
+    while not reached or view.state(time()) == "running":
+        sleep(every_s)
+        try:
+            look()
+        except OSError as error:
+            reached = False
+            ERR.print(f"the storage is not reached, and tried again: {error}", markup=False)
+        else:
+            reached = True
 
 
 def runs(
@@ -111,9 +126,8 @@ def logs(
 
     _reading(lambda: view.refresh(told))
     try:
-        while follow and view.state(time()) == "running":
-            sleep(_FOLLOW_S)
-            _reading(lambda: view.refresh(told))
+        if follow:
+            _while_it_runs(view, _FOLLOW_S, lambda: view.refresh(told))
     except KeyboardInterrupt:
         pass
 

@@ -13,6 +13,7 @@ from support.servers.s3_servers import reached_at
 from support.toys.watched_run import begun, driven, ending, story, tell
 
 from cluster.config import ClusterConfig
+from cluster.storage import LocalStorage
 from orchestrator.cli import watching
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -108,6 +109,28 @@ def test_watching_goes_on_until_the_run_ends(
     said = stillhouse("logs", run.uri, "--follow").out.splitlines()
     assert said[-1].endswith("attempt ended: done")
     assert "done: attempt 1" in stillhouse("status", run.uri, "--watch").out
+
+
+def test_a_storage_that_is_out_of_reach_for_a_while_ends_no_watching(
+    stillhouse: Stillhouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, slept = begun(str(tmp_path)), list[float]()
+    driven(run.storage)
+    tell(run.storage, 1, story())
+    read_many = LocalStorage.read_many
+
+    def fails(self: LocalStorage, keys: list[str]) -> list[bytes | None]:
+        raise OSError("no route to host")
+
+    def wait(seconds: float) -> None:
+        slept.append(seconds)
+        monkeypatch.setattr(LocalStorage, "read_many", fails if len(slept) < 3 else read_many)
+        driven(run.storage, silent_s=120 if len(slept) < 3 else 0, ended=len(slept) >= 3)
+
+    monkeypatch.setattr(watching, "sleep", wait)
+    shown = stillhouse("status", run.uri, "--watch", "--json")
+    assert len(slept) == 3 and shown.err.count("no route to host") == 2
+    assert [json.loads(line)["state"] for line in shown.out.splitlines()] == ["running", "failed"]
 
 
 def test_what_is_wrong_is_refused_with_a_remedy(stillhouse: Stillhouse, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ for command in (
     *(before.init, before.validate, before.plan),
     *(stages.run, stages.capture, stages.train, stages.evaluate, stages.compare, exporting.export),
     *(watching.status, watching.runs, watching.logs),
-    *(looking.ask, looking.report, looking.gc, before.submit),
+    *(looking.ask, looking.report, looking.track, looking.gc, before.submit),
 ):
     app.command()(command)
 app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(stages.teach)

@@ -26,6 +26,8 @@ from orchestrator.reporting.timing import Worked, timing_of
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed, Stopped
 from orchestrator.runs.folder import RunFolder
+from orchestrator.trackers.monitor import tracked, trackers_of
+from orchestrator.trackers.prometheus import watched_by_prometheus
 from workers.channels.events import Message, RunEnded, RunStarted
 from workers.channels.messages import ControlMessage
 from workers.evaluation.harness.asked import freeze_harness
@@ -121,7 +123,12 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
             summary = Summary()
             session = Session(ctx, found, watching, summary=summary)
             log = JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)
-            with watching.also(summary), watching.also(log), _told_how_it_ends(session):
+            with (
+                watching.also(summary),
+                watching.also(log),
+                tracked(trackers_of(ctx), watching),
+                _told_how_it_ends(session),
+            ):
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
                 for why in left:
@@ -173,5 +180,5 @@ def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) ->
         name, where = f"board-{file.config.name}-{session.ctx.epoch}", beside_driver()
         session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         session.ctx = replace(session.ctx, board=name)
-        with interrupts() as session.interrupts:
+        with watched_by_prometheus(session.ctx.config, session.monitors), interrupts() as session.interrupts:
             yield session

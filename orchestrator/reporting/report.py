@@ -201,7 +201,7 @@ def build_report(
     return Report(
         run=config.name,
         seed=config.seed,
-        teachers=teacher_reports(written, captured),
+        teachers=teacher_reports(config, written, captured),
         targets=targets_report(run, config, captured),
         repairs=tuple(RepairReport(**r | {"readers": tuple(r["readers"])}) for r in repairs(run, config)),
         prompts=prompts,

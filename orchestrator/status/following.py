@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 from cluster.storage import Storage
-from orchestrator.runs.events import read_segment
+from orchestrator.runs.events import events_of
 from workers.channels.events import Event
 from workers.layout import EVENTS, EventsLayout
 
@@ -16,8 +15,6 @@ _AT_ONCE = 16
 _AHEAD = 4
 """Segments behind the last one that are looked for. They are numbered without gaps; one that was lost is passed over
 when a later one is there."""
-
-_SEGMENT = re.compile(rf"{EVENTS}/(\d+)/(\d+)\.jsonl")
 
 
 class EventLog:
@@ -37,7 +34,7 @@ class EventLog:
             keys = [file.key for file in self._storage.listing(EVENTS) if file.key.endswith(".jsonl")]
             for i in range(0, len(keys), _AT_ONCE):
                 yield from self._read(keys[i : i + _AT_ONCE])
-            numbers = [(int(found[1]), int(found[2])) for key in keys if (found := _SEGMENT.fullmatch(key))]
+            numbers = [found for key in keys if (found := EventsLayout.segment_of(key)) is not None]
             self._attempt, last = max(numbers, default=(1, -1))
             self._next = last + 1
         while True:
@@ -62,4 +59,4 @@ class EventLog:
     def _events(self, keys: Sequence[str], data: Sequence[bytes | None]) -> Iterator[Event]:
         for key, one in zip(keys, data, strict=True):
             if one is not None:
-                yield from read_segment(key, one, self._skipped)
+                yield from events_of(key, one, self._skipped)

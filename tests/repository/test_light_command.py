@@ -14,6 +14,7 @@ from support.toys.watched_run import begun, driven, story, tell
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "ray", "datasets", "s3fs", "vllm", "lm_eval")
+HEAVY += ("tensorboard", "mlflow", "wandb", "trackio")
 LIGHT = sorted(
     {
         "orchestrator.preflight.prompts",
@@ -39,6 +40,8 @@ LIGHT = sorted(
         "orchestrator.stores.info",
         "orchestrator.stores.show",
         "orchestrator.stores.verify",
+        "orchestrator.trackers.monitor",
+        "orchestrator.trackers.replaying",
         "orchestrator.prompts.notes",
         "workers.chat_template",
         "workers.targets.encoding.schema",

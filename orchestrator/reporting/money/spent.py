@@ -101,7 +101,8 @@ def spent_of(held: Held, config: RunConfig) -> Spent:
         for name, by in held.students.items()
     }
     evaluate = priced.amount(priced.evaluator, held.scoring * config.evaluate.workers)
-    prepare, export = (priced.amount(_ONE_CPU, held.stages.get(stage, 0.0)) for stage in ("prepare", "export"))
+    prepare = priced.amount(_ONE_CPU, held.stages.get("prepare", 0.0))
+    export = priced.amount(priced.evaluator, held.stages.get("export", 0.0))  # one at a time, in places as those
     fan_out = _FanOut(config, held, capture)
     specialists = {n: _specialist(n, training, fan_out, zero) for n in config.specialists} if fan_out.known else {}
     together = sum((s.together for s in specialists.values()), zero)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.settings import Count, Settings
 
@@ -31,6 +31,31 @@ class NodeKindConfig(Settings):
 
     labels: dict[str, str] | None = None
     """Ray labels of its nodes, for example {stillhouse-role: teacher}."""
+
+
+Dollars = Annotated[float, Field(ge=0)]
+
+
+class PricesConfig(Settings):
+    """What places cost. A node's price goes to its GPUs, or to its CPUs where it has none; a part of a run whose kind
+    of node has no price is counted by its GPUs and CPUs."""
+
+    node_hour: dict[str, Dollars] = {}
+    """Dollars an hour of a whole node by its kind: h100, l4, cpu, ... as `stillhouse plan --nodes` knows them, and
+    those of `node_kinds`. Of several kinds with GPUs, a teacher's `accelerator_type` or a `label_selector` says which
+    one is meant."""
+
+    gpu_hour: Dollars | None = None
+    """Dollars an hour of one GPU. Null: only the nodes' prices count."""
+
+    cpu_hour: Dollars | None = None
+    """Dollars an hour of one CPU, also beside a GPU. Null: CPUs come with GPUs and nodes, and cost nothing more."""
+
+    @model_validator(mode="after")
+    def _some_price(self) -> PricesConfig:
+        if not self.node_hour and self.gpu_hour is None and self.cpu_hour is None:
+            raise ValueError("says no price; give node_hour, gpu_hour or cpu_hour, or leave prices out")
+        return self
 
 
 class ClusterConfig(Settings):
@@ -65,6 +90,10 @@ class ClusterConfig(Settings):
 
     node_kinds: dict[Annotated[str, Field(pattern=r"^[^\s:,]+$")], NodeKindConfig] = {}
     """Kinds of nodes by name, for `stillhouse plan --nodes`, beside those that it knows."""
+
+    prices: PricesConfig | None = None
+    """What nodes, GPUs and CPUs cost, for `stillhouse status`, `stillhouse runs` and the report. Null: costs are told
+    in seconds only."""
 
     @field_validator("model_cache")
     @classmethod

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from cluster.holder import Holder, local_time
 from cluster.storage import Storage
@@ -138,6 +139,47 @@ class Lease:
             counter += 1
             if self._ended.wait(self._timing.beat_s):
                 return
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One lease of those that were taken, as whoever looks at the store from anywhere sees it."""
+
+    number: int
+    holder: Holder
+    beat: Beat
+    ended: float | None
+    """When it was released, by its holder's clock; None of one that lives, or that died."""
+
+    def sign(self, now: float, timing: Timing = Timing()) -> Sign:
+        """How it stands at a time of this machine's clock: `gone` is a process of this machine that is there no more,
+        `silent` one whose last beat is old."""
+        if self.ended is not None:
+            return "ended"
+        if self.holder.is_here and not self.holder.runs:
+            return "gone"
+        return "silent" if now - self.beat.time >= timing.stale_s else "alive"
+
+
+Sign = Literal["alive", "silent", "gone", "ended"]
+
+
+def attempts(storage: Storage, *, last: int | None = None) -> list[Attempt]:
+    """The leases that were taken, in order; or only so many, the last ones. One listing, and three small keys of each.
+
+    One whose holder another version of this program wrote is left out.
+    """
+    epochs = range(1, newest_epoch(storage) + 1)[-last if last else None :]
+    kinds = ("", "beat", "end")
+    data = storage.read_many([_key(epoch, kind) for epoch in epochs for kind in kinds])
+    found = []
+    for i, epoch in enumerate(epochs):
+        held, beat, end = data[3 * i : 3 * i + 3]
+        with suppress(ValueError):
+            holder = Holder.from_bytes(held or b"{}")
+            sign = Beat(**json.loads(beat)) if beat else Beat(-1, holder.since)
+            found.append(Attempt(epoch, holder, sign, json.loads(end)["time"] if end else None))
+    return found
 
 
 def living_holder(storage: Storage, timing: Timing = Timing()) -> Holder | None:

@@ -38,7 +38,7 @@ PROMPTS_SUMMARY, PROMPTS_REJECTED = "prompts/summary.json", "prompts/rejected.js
 TASKS_ASKED, HARNESS_ASKED = "tasks/asked.json", "tasks/harness.json"
 TARGETS, EVENTS = "targets", "events"
 WALL = "wall.json"
-"""In the events of an attempt: when it began, and for how long it has worked."""
+"""In the events of an attempt: when it began, for how long it has worked, how far it is, and what it took."""
 TENSORBOARD = "tensorboard"
 """Event files of TensorBoard, where the run's folder is local and no other one is named."""
 RAY_TRAIN = "ray_train"
@@ -284,7 +284,7 @@ class EventsLayout:
 
     @property
     def wall(self) -> str:
-        """When the attempt began, and for how long it has worked."""
+        """When the attempt began, for how long it has worked, how far it is, and what it took."""
         return f"{self.root}/{WALL}"
 
     @staticmethod

@@ -69,6 +69,13 @@ class LocalStorage:
         names = (entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
         return sorted(posixpath.join(prefix, name) for name in names)
 
+    def folders(self, prefix: str) -> list[str]:
+        folder = self.root / prefix
+        if not folder.is_dir():
+            return []
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
     def files(self, prefix: str) -> Iterator[Stored]:
         folder = self.root / prefix
         if not folder.is_dir():

@@ -49,6 +49,9 @@ class Storage(Protocol):
     def keys(self, prefix: str) -> list[str]:
         """Keys of the files directly below a prefix (a folder), sorted."""
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly below a prefix, sorted; what lies in them is not listed."""
+
     def files(self, prefix: str) -> Iterator[Stored]:
         """The files directly below a prefix (a folder), in no order, as they are listed: of very many none is held."""
 

@@ -101,6 +101,10 @@ class RemoteStorage:
     def keys(self, prefix: str) -> list[str]:
         return sorted(found.key for found in self.files(prefix))
 
+    def folders(self, prefix: str) -> list[str]:
+        pages = self._pages(prefix, Delimiter="/")
+        return sorted(f["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in pages for f in p.get("CommonPrefixes", ()))
+
     def files(self, prefix: str) -> Iterator[Stored]:
         return self._listed(prefix, Delimiter="/")
 
@@ -154,16 +158,20 @@ class RemoteStorage:
     def _listed(self, prefix: str, **how: str) -> Iterator[Stored]:
         """The objects below a folder, page by page: s3fs's own listing makes 1 kB of Python objects for each, and holds
         all of them. Some servers and consoles also leave marks for folders, which are passed over."""
-        folder = self._path(prefix).rstrip("/") + "/"
-        bucket, name, _ = self._fs.split_path(folder)
-        more: dict[str, str] = {}
-        while True:
-            page = self._call(prefix, lambda _: self._page(Bucket=bucket, Prefix=name, **how, **more))  # noqa: B023
+        _, name, _ = self._fs.split_path(self._path(prefix).rstrip("/") + "/")
+        for page in self._pages(prefix, **how):
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
                     key = posixpath.join(prefix, item["Key"][len(name) :])
                     version = item.get("ETag", "").strip('"') or f"{item['Size']}-{item['LastModified'].timestamp()}"
                     yield Stored(key, item["Size"], item["LastModified"].timestamp(), version)
+
+    def _pages(self, prefix: str, **how: str) -> Iterator[dict[str, Any]]:
+        bucket, name, _ = self._fs.split_path(self._path(prefix).rstrip("/") + "/")
+        more: dict[str, str] = {}
+        while True:
+            page = self._call(prefix, lambda _: self._page(Bucket=bucket, Prefix=name, **how, **more))  # noqa: B023
+            yield page
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import before, exporting, looking, stages
+from orchestrator.cli import before, exporting, looking, stages, watching
 from orchestrator.cli.output import ERR
 from orchestrator.cli.targets import targets
 from orchestrator.runs.errors import RunFailed, Stopped
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (
     *(before.init, before.validate, before.plan),
     *(stages.run, stages.capture, stages.train, stages.evaluate, stages.compare, exporting.export),
+    *(watching.status, watching.runs, watching.logs),
     *(looking.ask, looking.report, looking.track, looking.gc, before.submit),
 ):
     app.command()(command)

@@ -57,8 +57,8 @@ def report(
     from workers.layout import REPORT_HTML
 
     run = find_run(where[0])
-    timing = timing_of(run.storage).timing
-    page = page_of_last(run.storage, lambda: build_report(run, run.located_config(), None, {}, timing), timing)
+    worked, config = timing_of(run.storage), run.located_config()
+    page = page_of_last(run.storage, lambda: build_report(run, config, None, {}, worked.timing), worked, config)
     if out is None:
         run.storage.write(REPORT_HTML, page.encode())
     else:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
+from cluster.nodes.prices import check_prices
 from cluster.settings import Settings, Text
 from orchestrator.config.fan_out import FanOutConfig
 from orchestrator.config.trackers import TrackersConfig
@@ -216,6 +217,7 @@ class RunConfig(Settings):
                 )
         self._check_models()
         self._check_beside()
+        check_prices(self.cluster)
         for i, export in enumerate(self.export):
             if unknown := sorted(set(export.specialists or ()) - self.specialists.keys()):
                 raise ValueError(

@@ -115,6 +115,7 @@ def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
             report.take_scores(last)
         cards = {name: model_card(report, name) for name in report.students}
         exports = export(session.ctx, report, cards, make_apart if alone else ExportTasks(session.ctx, session.poll))
+        session.failures.update(exports.failures)
         if last is not None:
             session.ctx.require_lease()
             last.note_exports(exports.keys, exports.artefacts)
@@ -175,7 +176,7 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
         report.note_exports(written.keys, written.artefacts)
         session.failures.update(written.failures)
         report.failures = {**report.failures, **written.failures}
-    report.take_timing(session.worked())  # of the exports too; it reads all events
+    report.take_timing(session.worked(), ctx.config)  # of the exports too; it reads all events
     ctx.require_lease()
     write_report(ctx.run.storage, report, measured.texts if measured is not None else {})
     return report

@@ -6,16 +6,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster.lease import Lease
 from cluster.placement import beside_driver
 from cluster.session import ray_session
 from orchestrator.config.loading import ConfigFile
 from orchestrator.driver.interrupts import Interrupts, interrupts
+from orchestrator.driver.summary import Summary
 from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
@@ -23,10 +24,11 @@ from orchestrator.preflight.place import Needs
 from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.timing import Worked, timing_of
 from orchestrator.runs.context import RunContext
+from orchestrator.runs.errors import RunFailed, Stopped
 from orchestrator.runs.folder import RunFolder
 from orchestrator.trackers.monitor import tracked, trackers_of
 from orchestrator.trackers.prometheus import watched_by_prometheus
-from workers.channels.events import Message, RunStarted
+from workers.channels.events import Message, RunEnded, RunStarted
 from workers.channels.messages import ControlMessage
 from workers.evaluation.harness.asked import freeze_harness
 from workers.evaluation.tasks.asked import freeze_items
@@ -49,6 +51,8 @@ class Session:
     """Signals that ask this driver to stop."""
     failures: dict[str, str] = field(default_factory=dict)
     """Specialists that failed, with the first cause."""
+    summary: Summary | None = None
+    """What is counted of this attempt."""
     started: float = field(default_factory=time.time)
     _saved: float = 0.0
     _events: Any = None
@@ -82,11 +86,19 @@ class Session:
         ray.get(self.board.ask_to_leave.remote())
 
     def save(self) -> None:
-        """Note how long this attempt has worked. Raises RunFailed if the run was taken over."""
+        """Note how long this attempt has worked, and how far it is. Raises RunFailed if the run was taken over."""
         self.ctx.require_lease()
-        wall = {"started": self.started, "wall_s": time.time() - self.started}
+        wall: dict[str, Any] = {"started": self.started, "wall_s": time.time() - self.started}
+        if self.summary is not None:
+            wall |= self.summary.to_dict(self.ctx.config)
         self.ctx.run.storage.write(EventsLayout(self.ctx.epoch).wall, json.dumps(wall).encode())
         self._saved = time.time()
+
+    def end(self, outcome: Literal["done", "failed", "stopped"], cause: str = "") -> None:
+        """Tell how this attempt ends. Of a run that was taken over nothing is written."""
+        self.ctx.report(RunEnded(outcome=outcome, cause=cause, failures=self.failures))
+        with suppress(OSError, RunFailed):  # neither must take the place of what ends it
+            self.save()
 
     def worked(self) -> Worked:
         """Seconds of the run's parts and of students, over all attempts. Raises RunFailed if the run was taken over."""
@@ -108,8 +120,15 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
         with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
             left = run.left_alone(file)
             ctx = RunContext(run, run.open(file).located(), lease, watching.take)
+            summary = Summary()
+            session = Session(ctx, found, watching, summary=summary)
             log = JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)
-            with watching.also(log), tracked(trackers_of(ctx), watching):
+            with (
+                watching.also(summary),
+                watching.also(log),
+                tracked(trackers_of(ctx), watching),
+                _told_how_it_ends(session),
+            ):
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
                 for why in left:
@@ -117,11 +136,24 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
                 try:
                     if needs is not None and needs.evaluator:
                         _freeze_tasks(ctx, found)
-                    yield Session(ctx, found, watching)
+                    yield session
                 except ValueError:
                     if ctx.holds_lease():
                         run.withdraw()
                     raise
+
+
+@contextmanager
+def _told_how_it_ends(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
+        said = " ".join(str(error).split())
+        kind = "" if isinstance(error, ValueError | RunFailed) else f"{type(error).__name__}: "
+        session.end("stopped" if stopped else "failed", "" if stopped else f"{kind}{said}")
+        raise
+    session.end("done")
 
 
 def _freeze_tasks(ctx: RunContext, found: Checked) -> None:

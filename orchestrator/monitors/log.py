@@ -8,7 +8,7 @@ from collections import Counter
 from rich.console import Console
 
 from orchestrator.monitors.progress import Part, Progress, State
-from orchestrator.monitors.wording import amount, detail, left, percent, said, speed
+from orchestrator.monitors.wording import changed, detail, left, percent, said, speed
 from workers.channels.events import Event
 
 _SUMMARY_S = (10.0, 300.0)
@@ -60,10 +60,8 @@ class LogMonitor:
     def _tell_change(self, part: Part) -> None:
         """That a student trains, or a part is done. What one failed of is said by who found it."""
         before, self._states[id(part)] = self._states.get(id(part), "queued"), part.state
-        if part.state == "done" and before != "done":
-            self._say(f"{part.name} is done: {amount(part)}")
-        elif part.state == "working" and before in ("queued", "loading") and part.counts == "tokens":
-            self._say(f"{part.name} trains: {amount(part)} tokens")
+        if line := changed(part, before):
+            self._say(line)
 
     def _summarise(self) -> None:
         """One line of all parts that are under way, unless it would be the last one again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.monitors.rates import Curve, Rate
+from orchestrator.monitors.rates import Curve, Rate, Waits
 from workers.channels.events import (
     CaptureStarted,
     CheckpointSaved,
@@ -17,6 +17,7 @@ from workers.channels.events import (
     ModelScored,
     ReplicaAtWork,
     ReplicaReady,
+    RunEnded,
     RunStarted,
     StageStarted,
     StudentState,
@@ -51,6 +52,10 @@ class Part:
     """Of `done`."""
     targets: Rate = field(default_factory=Rate)
     """Of target tokens, where `done` counts units."""
+    waits: Waits = field(default_factory=Waits)
+    """Of a student, for units."""
+    free_pace: Rate = field(default_factory=Rate)
+    """Of a student's `done`, a second in which it does not wait."""
     losses: Curve = field(default_factory=Curve)
     loss: float | None = None
 
@@ -87,6 +92,20 @@ class Part:
 
 
 @dataclass
+class TeacherCounts:
+    """One of several teachers, of which the part counts them all together."""
+
+    planned: int = 0
+    """Units of its passes."""
+    units: int = 0
+    tokens: int = 0
+    """Target tokens of these, in all attempts."""
+    replicas: set[str] = field(default_factory=set)
+    rate: Rate = field(default_factory=Rate)
+    """Of target tokens."""
+
+
+@dataclass
 class Pool:
     """The teachers' replicas, and what became of their texts."""
 
@@ -99,13 +118,28 @@ class Pool:
     heard: dict[str, float] = field(default_factory=dict)
     slots: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Texts in slots and slots, by replica."""
+    teachers: dict[str, TeacherCounts] = field(default_factory=dict)
+
+    def of(self, teacher: str) -> TeacherCounts:
+        """One teacher's; whose it is, logs of earlier versions do not say, and it is the last one's then."""
+        return self.teachers.setdefault(teacher or next(reversed(self.teachers), "teacher"), TeacherCounts())
 
     def hear(self, replica: str, time: float) -> None:
         """A replica lives; those that were silent for long do not."""
         self.heard[replica] = time
         for gone in [r for r, last in self.heard.items() if last < time - _GONE_S]:
-            del self.heard[gone]
-            self.slots.pop(gone, None)
+            self._forget(gone)
+
+    def forget_all(self) -> None:
+        """No replica lives: another attempt begins."""
+        for replica in list(self.heard):
+            self._forget(replica)
+
+    def _forget(self, replica: str) -> None:
+        del self.heard[replica]
+        self.slots.pop(replica, None)
+        for counts in self.teachers.values():
+            counts.replicas.discard(replica)
 
     @property
     def in_slots(self) -> tuple[int, int]:
@@ -123,6 +157,8 @@ class Progress:
         self.teacher, self.evaluation = Part("teacher", "units"), Part("evaluate", "scores")
         self.students: dict[str, Part] = {}
         self.pool = Pool()
+        self.ended: RunEnded | None = None
+        """How the attempt ended, if it told."""
 
     @property
     def parts(self) -> list[Part]:
@@ -137,8 +173,13 @@ class Progress:
         match event:
             case RunStarted(run=run, storage=storage, attempt=attempt):
                 self.run, self.storage, self.attempt = run, storage, attempt
+                self._begin_again(event.time)
+            case RunEnded():
+                self.ended = event
             case StageStarted(stage=stage):
                 self.stage = stage
+                if stage == "export" and self.evaluation.total:  # its last words may come late, or never
+                    self.evaluation.enter("done", event.time)
             case UnitsPlanned() | CaptureStarted() | ReplicaReady() | ReplicaAtWork() | UnitCommitted():
                 return self._teacher(event)
             case StudentState() | StudentStep() | StudentWaiting() | CheckpointSaved():
@@ -147,22 +188,42 @@ class Progress:
                 return self._evaluation(event)
         return None
 
+    def _begin_again(self, time: float) -> None:
+        """What an earlier attempt was at has no place any more; what it had done stays."""
+        self.began, self.ended = time, None
+        self.pool.forget_all()
+        for part in (self.teacher, *self.students.values(), self.evaluation):
+            part.waits.rest()
+            part.pace, part.targets, part.free_pace = Rate(), Rate(), Rate()
+            if part.state != "done":
+                part.enter("queued", time)
+        for counts in self.pool.teachers.values():
+            counts.planned, counts.rate = 0, Rate()
+        if self.evaluation.state != "done":
+            self.evaluation.total, self.evaluation.since = 0, 0.0
+        if not self.teacher.total:
+            self.teacher.since = 0.0
+
     def _teacher(self, event: UnitsPlanned | CaptureStarted | ReplicaReady | ReplicaAtWork | UnitCommitted) -> Part:
         part, pool = self.teacher, self.pool
         match event:
             case UnitsPlanned(committed=committed):
                 part.done = part.total = committed
-            case CaptureStarted(units=units, again=again):
+            case CaptureStarted(teacher=teacher, units=units, again=again):
                 part.total += 0 if again else units
+                pool.of(teacher).planned += 0 if again else units
                 if part.state in ("queued", "done"):
                     part.enter("loading", event.time)
-            case ReplicaReady(replica=replica):
+            case ReplicaReady(teacher=teacher, replica=replica):
                 pool.hear(replica, event.time)
+                pool.of(teacher).replicas.add(replica)
+                pool.of(teacher).rate.add(event.time, pool.of(teacher).tokens)
                 part.enter("working", event.time)
                 part.pace.add(event.time, part.done)
                 part.targets.add(event.time, pool.targets)
-            case ReplicaAtWork(replica=replica, texts=texts, slots=slots):
+            case ReplicaAtWork(teacher=teacher, replica=replica, texts=texts, slots=slots):
                 pool.hear(replica, event.time)
+                pool.of(teacher).replicas.add(replica)
                 pool.slots[replica] = texts, slots
             case UnitCommitted():
                 pool.targets += event.targets
@@ -171,6 +232,9 @@ class Progress:
                     pool.bytes, pool.train_targets = pool.bytes + event.bytes, pool.train_targets + event.targets
                 part.reach(event.time, part.done + 1)
                 part.targets.add(event.time, pool.targets)
+                own = pool.of(event.teacher)
+                own.units, own.tokens = own.units + event.won, own.tokens + event.won * event.targets
+                own.rate.add(event.time, own.tokens)
         if part.total and part.done >= part.total:
             part.enter("done", event.time)
             pool.slots.clear()
@@ -182,18 +246,25 @@ class Progress:
             case StudentState(state="queued" | "loading" | "failed" as state, note=note, budget=budget):
                 part.enter(state, event.time, note)
                 part.total = budget or part.total
+                part.waits.rest()
             case StudentState(state=state, tokens=tokens, budget=budget):
                 part.enter("done" if state == "done" else "working", event.time)
                 part.total = budget
                 part.reach(event.time, tokens)
+                part.waits.work(event.time)
+                if state == "done":
+                    part.waits.rest()
             case StudentStep(tokens=tokens, budget=budget, loss=loss):
+                part.waits.work(event.time, event.waited, event.waited_s)
                 part.enter("working", event.time)
                 part.total, part.loss = budget, loss
                 part.losses.add(loss)
                 part.reach(event.time, tokens)
+                part.free_pace.add(event.time - part.waits.seconds, tokens)
             case StudentWaiting(unit=unit, waited=waited, damage=damage):
                 why = f"unit {unit} is recomputed: {damage}" if damage else f"unit {unit}"
                 part.enter("waiting", event.time, f"{why}, {waited:.0f} s")
+                part.waits.wait(event.time, waited)
             case CheckpointSaved(tokens=tokens):
                 part.reach(event.time, max(tokens, part.done))
         return part

@@ -16,11 +16,14 @@ class Rate:
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, float]] = deque()
+        self._first: tuple[float, float] | None = None
 
     def add(self, time: float, count: float) -> None:
         """The count at a time. One that is below the last begins anew: work was lost, and is done again."""
         if self._points and count < self._points[-1][1]:
             self._points.clear()
+            self._first = None
+        self._first = self._first or (time, count)
         if len(self._points) > 1 and time - self._points[-2][0] < _WINDOW_S / _MOST_POINTS:
             self._points.pop()  # as good as the same moment
         self._points.append((time, count))
@@ -34,6 +37,61 @@ class Rate:
             return None
         (first, least), (last, most) = self._points[0], self._points[-1]
         return (most - least) / (last - first) if last > first else None
+
+    @property
+    def overall(self) -> float | None:
+        """The rate since the first count."""
+        if self._first is None:
+            return None
+        (first, least), (last, most) = self._first, self._points[-1]
+        return (most - least) / (last - first) if last > first else None
+
+
+class Waits:
+    """How long somebody waited for units, of the time that it was at work. A wait (for a batch, of one unit or of
+    several) is told again and again while it lasts, each time with its whole length."""
+
+    def __init__(self) -> None:
+        self._over = self._present = self._worked = 0.0
+        self._last: float | None = None
+
+    def wait(self, time: float, seconds: float) -> None:
+        """It has waited so long by now."""
+        if seconds < self._present:
+            self._end(0.0)
+        self._present = seconds
+        self._go_on(time)
+
+    def work(self, time: float, waited: float = 0.0, in_all: float | None = None) -> None:
+        """It works; before that it waited so long, and in all so long, where that is known."""
+        self._end(waited)
+        self._over = self._over if in_all is None else in_all
+        self._go_on(time)
+
+    def rest(self) -> None:
+        """It is not at work: it has no place, loads, or is done."""
+        self._end(0.0)
+        self._last = None
+
+    @property
+    def seconds(self) -> float:
+        """Of all waits."""
+        return self._over + self._present
+
+    @property
+    def share(self) -> float | None:
+        """Waiting, of the time at work; None before there was any."""
+        return min(self.seconds / self._worked, 1.0) if self._worked else None
+
+    def _end(self, waited: float) -> None:
+        if self._present:
+            self._over += max(self._present, waited)
+        self._present = 0.0
+
+    def _go_on(self, time: float) -> None:
+        if self._last is not None:
+            self._worked += max(time - self._last, 0.0)
+        self._last = time
 
 
 class Curve:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from orchestrator.monitors.progress import Part, Progress
+from orchestrator.monitors.progress import Part, Progress, State
 from workers.channels.events import Event, Message, ReplicaReady, UnitCommitted, UnitDamaged
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -23,6 +23,15 @@ def said(event: Event, progress: Progress) -> str:
             return f"unit {unit} of the {split} store is recomputed, with {contents}"
         case UnitDamaged(student=student, unit=unit, reason=reason):
             return f"{student}: unit {unit} is damaged: {reason}"
+    return ""
+
+
+def changed(part: Part, before: State) -> str:
+    """That a student trains, or that a part is done; empty of any other change of its state."""
+    if part.state == "done" and before != "done":
+        return f"{part.name} is done: {amount(part)}"
+    if part.state == "working" and before in ("queued", "loading") and part.counts == "tokens":
+        return f"{part.name} trains: {amount(part)} tokens"
     return ""
 
 
@@ -81,7 +90,7 @@ def sparkline(values: Sequence[float]) -> str:
 def detail(part: Part, progress: Progress) -> str:
     """What else there is to say: the teachers' replicas and slots, what is waited for, what is scored."""
     if part.state == "failed":
-        return part.note
+        return " ".join(part.note.split())
     if part.counts == "units":
         return ", ".join(_pool(part, progress))
     if part.state == "waiting":

@@ -13,6 +13,7 @@ from orchestrator.render.sentences import (
     timing_line,
     waiting_lines,
 )
+from orchestrator.render.spent import spent_tables
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.report import Report
 
@@ -50,6 +51,7 @@ def markdown(report: Report) -> str:
         interval=interval_cell,
         answered=answer_tables(report),
         costs=cost_lines(report),
+        spent=spent_tables(report.spent),
         files=report.artefacts,
         store_lines=[*waiting_lines(report), *store_lines(report)],
         timing=timing_line(report.timing),

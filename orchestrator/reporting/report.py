@@ -28,6 +28,7 @@ from orchestrator.reporting.gathering import (
     without_folders,
 )
 from orchestrator.reporting.measures.costs import Cost, TrainingCost, cost_of, training_costs
+from orchestrator.reporting.money.spent import Spent, spent_of
 from orchestrator.reporting.records import (
     ModelReport,
     PromptsReport,
@@ -93,6 +94,9 @@ class Report:
     """What models cost to run, of those that were timed; `teacher` is the first teacher."""
     trained: dict[str, TrainingCost] = field(default_factory=dict)
     """What training took, of specialists, controls and the generalist, as far as it has ended."""
+    spent: Spent | None = None
+    """What the run took of GPUs, CPUs and dollars, by part and by specialist; None before that is known, and in
+    reports of earlier versions."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels` and `NAME - given_answers`, at equal tokens,
     `NAME - generalist`, `NAME - teacher_4bit`, and `NAME - OTHER` of `evaluate.beside`."""
@@ -116,11 +120,11 @@ class Report:
             files = {**{artefact.path: artefact for artefact in student.artefacts}, **now}
             self.students[name] = replace(student, artefacts=tuple(files.values()))
 
-    def take_timing(self, worked: Worked) -> None:
-        """Note the seconds of the run's parts, and of each student's training."""
-        self.timing = worked.timing
+    def take_timing(self, worked: Worked, config: RunConfig) -> None:
+        """Note the seconds of the run's parts and of each student's training, and what places cost."""
+        self.timing, self.spent = worked.timing, spent_of(worked.held, config)
         for name, cost in self.trained.items():
-            self.trained[name] = replace(cost, seconds=worked.by_student.get(name))
+            self.trained[name] = replace(cost, seconds=worked.by_student.get(name, cost.seconds))
 
     def take_scores(self, earlier: Report) -> None:
         """The scores that an earlier report has of the same students; what they are now stays."""

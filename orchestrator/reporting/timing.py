@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cluster.storage import Storage
+from orchestrator.reporting.money.held import Held
 from orchestrator.runs.events import read_events
 from workers.channels.events import Event, StudentStep, StudentWaiting, UnitCommitted
 from workers.layout import EVENTS, WALL
@@ -50,6 +51,8 @@ class Worked:
     timing: Timing
     by_student: dict[str, float]
     """Seconds of the clock in which it stepped."""
+    held: Held = field(default_factory=Held)
+    """Which places were held."""
 
 
 @dataclass
@@ -97,10 +100,11 @@ def _walls(storage: Storage, skipped: Callable[[str], None]) -> Iterator[float]:
 
 
 def worked(events: Iterable[Event], wall_s: float) -> Worked:
-    """Seconds of a run's parts, from its events in any order."""
+    """Seconds of a run's parts, from its events; only which places were held asks for their order."""
     units = Spans()
-    stepped: dict[str, Spans] = {}
+    stepped, held = dict[str, Spans](), Held()
     for event in events:
+        held.take(event)
         if isinstance(event, UnitCommitted) and event.won:
             units.add(event.started, event.finished)
         elif isinstance(event, StudentStep | StudentWaiting):
@@ -116,7 +120,7 @@ def worked(events: Iterable[Event], wall_s: float) -> Worked:
         wall_s=round(wall_s, 2),
         overlap_s=float(_overlap(captured, list(stepped.values()))),
     )
-    return Worked(timing, {student: float(own.seconds) for student, own in stepped.items()})
+    return Worked(timing, {student: float(own.seconds) for student, own in stepped.items()}, held)
 
 
 _SHOWN = 400

@@ -29,6 +29,15 @@ def read_events(storage: Storage, skipped: Callable[[str], None] = lambda why: N
             yield from events
 
 
+def events_of(key: str, data: bytes, skipped: Callable[[str], None]) -> list[Event]:
+    """The events of a segment that was read; none, and `skipped` is told why, where it is not understood."""
+    try:
+        return _parsed(data)
+    except (ValueError, KeyError, TypeError) as error:
+        skipped(f"{key}: {' '.join(str(error).split())}")
+        return []
+
+
 def segments_after(storage: Storage, place: Place) -> list[Place]:
     """The segments behind one, in order."""
     found = (EventsLayout.segment_of(file.key) for file in storage.listing(EVENTS))
@@ -37,7 +46,11 @@ def segments_after(storage: Storage, place: Place) -> list[Place]:
 
 def read_segment(storage: Storage, key: str) -> list[Event]:
     """The events of a segment. Raises ValueError for one that is of another schema or cannot be read."""
-    header, _, lines = storage.read(key).partition(b"\n")
+    return _parsed(storage.read(key))
+
+
+def _parsed(data: bytes) -> list[Event]:
+    header, _, lines = data.partition(b"\n")
     if (schema := json.loads(header)["schema"]) != SCHEMA_VERSION:
         raise ValueError(f"has schema {schema}, this program reads {SCHEMA_VERSION}")
     return list(from_lines(lines))

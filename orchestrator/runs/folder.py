@@ -82,7 +82,7 @@ class RunFolder:
         try:
             return from_stored(yaml.safe_load(self.storage.read(CONFIG)))
         except FileNotFoundError:
-            raise ValueError(f"no run at {self.uri!r}") from None
+            raise ValueError(f"no run at {self.uri!r}; `stillhouse runs STORAGE` lists those of a storage") from None
 
     def exact_scheme(self) -> Literal["full", "hidden"] | None:
         """How the held-out store keeps exact distributions; None before there is one."""

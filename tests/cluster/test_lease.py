@@ -18,7 +18,7 @@ from support.commit_processes import QUICK, hold, start, take, take_when_silent
 from support.servers.s3_servers import reached_at
 
 from cluster.holder import Holder, local_time
-from cluster.lease import Fence, Lease, LeaseHeld, LeaseLost, newest_epoch
+from cluster.lease import Fence, Lease, LeaseHeld, LeaseLost, attempts, newest_epoch
 from cluster.storage import Storage, join, open_storage
 
 RUN = "run 'trial'"
@@ -250,3 +250,28 @@ def test_a_fence_holds_until_a_later_lease_exists(storage: Storage) -> None:
     for epoch in (1, 2):
         with pytest.raises(LeaseLost, match=f"attempt {epoch} was taken over by attempt 3 .host third, pid"):
             Fence(storage, epoch).check()
+
+
+# Seen from outside ------------------------------------------------------------------------------------------
+
+
+def test_whoever_reaches_the_store_sees_all_attempts_and_how_the_last_one_stands(storage: Storage) -> None:
+    assert attempts(storage) == []
+    with quick(storage):
+        pass
+    with quick(storage) as lease:
+        wait_for(lambda: storage.exists("attempts/0002.beat.json"))
+        first, second = attempts(storage)
+        assert (first.number, first.sign(time.time()), second.number, second.sign(time.time())) == (
+            1,
+            "ended",
+            2,
+            "alive",
+        )
+        assert second.holder == lease.holder and second.ended is None and first.ended is not None
+        assert attempts(storage, last=1)[0].number == 2
+        assert second.sign(time.time() + 3600) == "silent", "by this machine's clock"
+        gone = replace(second, holder=replace(lease.holder, process_started=1e9))
+        assert gone.sign(time.time()) == "gone"
+    storage.write("attempts/0003.json", b'{"of": "another version"}')
+    assert [attempt.number for attempt in attempts(storage)] == [1, 2]

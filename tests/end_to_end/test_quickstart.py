@@ -44,6 +44,15 @@ def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
         task = student["tasks"][domain]
         assert task["items"] == 250 and task["teacher"]["score"]["value"] > 0.9, "it knows its language"
         assert student["gate"] is None and task["specialist"]["retention"]["low"] < 1
+    seen = json.loads(stillhouse("status", str(tmp_path / "quickstart"), "--json"))
+    assert (seen["state"], seen["stage"], seen["failures"], seen["eta_s"]) == ("done", "export", {}, None)
+    assert all(student["state"] == "done" for student in seen["students"].values())
+    parts = seen["cost"]
+    assert min(parts["capture"]["teacher"]["cpu_s"], parts["evaluate"]["cpu_s"], parts["prepare"]["cpu_s"]) > 0
+    assert parts["training"].keys() == seen["students"].keys() and report["spent"]["training"] == parts["training"]
+    assert "medical is done" in stillhouse("logs", str(tmp_path / "quickstart"), "medical")
+    [listed] = json.loads(stillhouse("runs", str(tmp_path), "--json"))["runs"]
+    assert (listed["state"], listed["done"], listed["failures"]) == ("done", 3, {})
     answers = json.loads(stillhouse("ask", str(tmp_path / "quickstart"), PROMPT, "--tokens", "2", "--json"))["answers"]
     assert {"teacher", "medical", "medical.hard_labels", "legal", "code"} <= answers.keys()
     assert answers["teacher"]["next"][0][0].strip() == "halvorin"

@@ -17,8 +17,9 @@ MODULES = sorted(p.relative_to(CHECKOUT) for package in PACKAGES for p in (CHECK
 
 BELOW: dict[str, set[str]] = {
     "orchestrator": {"orchestrator.cli"},
-    "orchestrator.cli": {"orchestrator.driver", "orchestrator.launch", "orchestrator.render"},
+    "orchestrator.cli": {"orchestrator.driver", "orchestrator.launch", "orchestrator.status"},
     "orchestrator.driver": {"orchestrator.stages", "orchestrator.render", "orchestrator.trackers"},
+    "orchestrator.status": {"orchestrator.render", "orchestrator.monitors"},
     "orchestrator.launch": {"orchestrator.config"},
     "orchestrator.stages": {"orchestrator.reporting"},
     "orchestrator.render": {"orchestrator.reporting", "orchestrator.stores", "orchestrator.preflight"},

@@ -1,4 +1,5 @@
-"""The command answers without loading a model library: --help, validate and plan, in a process of their own."""
+"""The command answers without loading a model library: --help, validate, plan, and what watches runs, in a process of
+their own."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.toys.watched_run import begun, driven, story, tell
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "ray", "datasets", "s3fs", "vllm", "lm_eval")
@@ -30,6 +32,11 @@ LIGHT = sorted(
         "orchestrator.preflight.trial",
         "orchestrator.render.sources",
         "orchestrator.runs.folder",
+        "orchestrator.driver.summary",
+        "orchestrator.status.drawing",
+        "orchestrator.status.listing",
+        "orchestrator.status.messages",
+        "orchestrator.status.table",
         "orchestrator.stores.info",
         "orchestrator.stores.show",
         "orchestrator.stores.verify",
@@ -77,6 +84,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     config = str(CHECKOUT / "examples" / "quickstart" / "stillhouse.yaml")
     commands: list[Any] = [["--help"], ["validate", config], ["plan", config], ["plan", config, "--json"]]
     commands += [["plan", config, "--nodes", "cpu:0x2"]]
+    run = begun(str(tmp_path_factory.mktemp("storage")))
+    tell(run.storage, 1, story())
+    driven(run.storage)
+    commands += [["status", run.uri], ["status", run.uri, "--json"], ["logs", run.uri]]
+    commands += [["runs", run.uri.rpartition("/")[0]]]
     script = SCRIPT % {"heavy": HEAVY, "light": LIGHT, "commands": commands}
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -91,7 +103,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return result
 
 
-@pytest.mark.parametrize("step", [*LIGHT, "--help", "validate", "plan"])
+@pytest.mark.parametrize("step", [*LIGHT, "--help", "validate", "plan", "status", "logs", "runs"])
 def test_loads_nothing_heavy(loaded: dict[str, list[str]], step: str) -> None:
     assert loaded[step] == []
 

@@ -30,6 +30,8 @@ class Message(_Event):
     text: str
     student: str = ""
     """The student that it is about, if any."""
+    teacher: str = ""
+    """The teacher that it is about, if any."""
 
 
 class RunStarted(_Event):
@@ -40,6 +42,18 @@ class RunStarted(_Event):
     storage: str
     """Where the run's folder lies."""
     attempt: int
+
+
+class RunEnded(_Event):
+    """The attempt at a run ends; one that is killed does not say so."""
+
+    kind: Literal["run_ended"] = "run_ended"
+    outcome: Literal["done", "failed", "stopped"]
+    """`done`: all that was asked was tried; `stopped`: by a person or a scheduler."""
+    cause: str = ""
+    """What it failed of, in one line."""
+    failures: dict[str, str] = Field(default_factory=dict)
+    """Students and exports that failed, with the first cause of each."""
 
 
 Stage = Literal["prepare", "capture", "train", "capture and train", "evaluate", "export"]
@@ -71,6 +85,14 @@ class CaptureStarted(_Event):
     """Units of these that are recomputed, as they were damaged."""
     again: bool = False
     """Whether they are what a pass has left whose process died."""
+
+
+class ReplicaLoading(_Event):
+    """A replica has its place, and begins to load its model."""
+
+    kind: Literal["replica_loading"] = "replica_loading"
+    teacher: str
+    replica: str
 
 
 class ReplicaReady(_Event):
@@ -113,7 +135,10 @@ class UnitCommitted(_Event):
     content_changed: bool = False
     """Whether a repair brought other contents than before."""
     teacher: str = ""
-    """Who made it; empty in events of before this was told."""
+    replica: str = ""
+    """Whose it is; empty in logs of earlier versions, as is what follows."""
+    domains: tuple[str, ...] = ()
+    """What its prompts are about."""
 
 
 class UnitDamaged(_Event):
@@ -136,6 +161,8 @@ class StudentState(_Event):
     tokens: int = 0
     budget: int = 0
     note: str = ""
+    workers: int = 0
+    """Processes that train it; 0 where that is not told."""
 
 
 class StudentStep(_Event):
@@ -154,6 +181,8 @@ class StudentStep(_Event):
     """Seconds that the last step waited for its texts."""
     seconds: list[int]
     """Seconds of the clock in which a step ran, since the last time."""
+    waited_s: float | None = None
+    """Seconds that all its steps have waited; None in logs of earlier versions."""
 
 
 class FirstKlMeasured(_Event):
@@ -235,9 +264,11 @@ class StudentScored(_Event):
 Event = (
     Message
     | RunStarted
+    | RunEnded
     | StageStarted
     | UnitsPlanned
     | CaptureStarted
+    | ReplicaLoading
     | ReplicaReady
     | ReplicaAtWork
     | UnitCommitted

@@ -20,6 +20,7 @@ from orchestrator.render.sentences import (
     timing_line,
     waiting_lines,
 )
+from orchestrator.render.spent import spent_lines, spent_tables
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.measures.shown import Texts
 from orchestrator.reporting.report import Report
@@ -35,7 +36,7 @@ def report_page(report: Report, texts: Texts) -> str:
         answer=answer_of(report, cards),
         groups=picture_groups(report),
         heat=_heat(report),
-        tables=answer_tables(report),
+        tables={**answer_tables(report), **spent_tables(report.spent)},
         texts=shown,
         farthest={name: farthest(some) for name, some in shown.items()},
         full_kl=FULL_KL,
@@ -44,6 +45,7 @@ def report_page(report: Report, texts: Texts) -> str:
         lines=[
             *four_bit_lines(report),
             *cost_lines(report),
+            *spent_lines(report.spent),
             *export_lines(report),
             *waiting_lines(report),
             *store_lines(report),

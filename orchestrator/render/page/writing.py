@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.storage import Storage
+from orchestrator.config.schema import RunConfig
 from orchestrator.render.markdown import markdown
 from orchestrator.render.page.page import report_page
 from orchestrator.reporting.measures.shown import Texts, texts_from_json, texts_json
 from orchestrator.reporting.report import Report
-from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.timing import Worked
 from workers.layout import REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN, REPORT_TEXTS
 
 
@@ -27,13 +28,13 @@ def last_texts(storage: Storage) -> Texts:
     return texts_from_json(storage.read(REPORT_TEXTS)) if storage.exists(REPORT_TEXTS) else Texts()
 
 
-def page_of_last(storage: Storage, so_far: Callable[[], Report], timing: Timing) -> str:
+def page_of_last(storage: Storage, so_far: Callable[[], Report], worked: Worked, config: RunConfig) -> str:
     """The page of a run as it stands: of its last report, or of what there is `so_far` where it has none yet, with the
-    seconds until now."""
+    seconds and costs until now."""
     texts = Texts()
     if storage.exists(REPORT_JSON):
         report, texts = Report.from_json(storage.read(REPORT_JSON)), last_texts(storage)
     else:
         report = so_far()  # it reads the stores' logs from end to end
-    report.timing = timing
+    report.take_timing(worked, config)
     return report_page(report, texts)

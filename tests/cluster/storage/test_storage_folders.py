@@ -171,3 +171,12 @@ def test_a_copy_in_place_of_one_that_the_kernel_refuses(tmp_path: Path, monkeypa
     storage.write("final/a", b"weights")
     storage.copy_folder("final", "exports/a")
     assert storage.read("exports/a/a") == b"weights"
+
+
+def test_folders_right_below_are_listed_by_name_alone(storage: Storage) -> None:
+    assert storage.folders("") == [] == storage.folders("nothing")
+    for key in ("a/x/1", "a/x/y/2", "a/z/3", "a/file", "b/4", "top"):
+        storage.write(key, b"")
+    assert storage.folders("") == ["a", "b"]
+    assert storage.folders("a") == ["x", "z"] == storage.folders("a/")
+    assert storage.folders("a/x") == ["y"] and storage.folders("b") == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -26,11 +27,12 @@ from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
 from orchestrator.prompts.freezing.freeze import freeze
 from orchestrator.runs.context import RunContext
-from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.errors import RunFailed, Stopped
 from orchestrator.runs.events import read_events
 from orchestrator.runs.folder import RunFolder
+from orchestrator.status.listing import list_runs
 from workers.channels.board import Board, Control, Reporter
-from workers.channels.events import Message
+from workers.channels.events import Message, RunEnded, StudentState
 from workers.channels.messages import ControlMessage, StudentPlaced
 from workers.layout import EventsLayout
 
@@ -140,6 +142,45 @@ def test_one_attempt_at_a_time(project: Project) -> None:
     file = project.load()
     with open_leased(file, []), pytest.raises(LeaseHeld), open_leased(file, []):
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "cause"),
+    [
+        (None, "done", ""),
+        (RunFailed("the teacher stopped:\nno place"), "failed", "the teacher stopped: no place"),
+        (OSError("no space left"), "failed", "OSError: no space left"),
+        (KeyboardInterrupt(), "stopped", ""),
+        (Stopped(signal.SIGTERM), "stopped", ""),
+    ],
+)
+def test_an_attempt_tells_how_it_ends(project: Project, error: BaseException | None, outcome: str, cause: str) -> None:
+    file = project.load()
+    with nullcontext() if error is None else pytest.raises(type(error)), open_leased(file, []) as session:
+        session.ctx.come_to("prepare")
+        session.ctx.report(StudentState(student="medical", state="done", tokens=9, budget=9))
+        session.failures["legal"] = "loss is NaN"
+        if error is not None:
+            raise error
+    run = RunFolder.of(file.located())
+    *_, last = read_events(run.storage)
+    assert isinstance(last, RunEnded) and (last.outcome, last.cause) == (outcome, cause)
+    left = run.read_json(EventsLayout(1).wall)
+    assert (left["stage"], left["done"], left["failures"]) == ("prepare", ["medical"], {"legal": "loss is NaN"})
+    assert (left["outcome"], left["cause"]) == (outcome, cause) and left["cost"]["cpu_s"] >= 0
+    [listed] = list_runs(file.located().storage)
+    assert (listed.state, listed.stage) == ("failed" if outcome == "done" else outcome, "prepare")
+    assert listed.done == 1 and listed.failures["legal"] == "loss is NaN"
+
+
+def test_an_attempt_that_was_taken_over_tells_nothing_of_its_end(project: Project) -> None:
+    file = project.load()
+    run = RunFolder.of(file.located())
+    with pytest.raises(RunFailed), open_leased(file, []) as session:
+        take_over(run)
+        session.ctx.require_lease()
+    assert not [event for event in read_events(run.storage) if isinstance(event, RunEnded)]
+    assert run.read_json(EventsLayout(1).wall) is None
 
 
 # Sources are read once ----------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ from workers.channels.events import (
     Message,
     ModelScored,
     ReplicaAtWork,
+    ReplicaLoading,
     ReplicaReady,
+    RunEnded,
     RunStarted,
     StageStarted,
     StudentScored,
@@ -39,9 +41,11 @@ from workers.channels.events import (
 ALL: list[Event] = [
     Message(text="a line\nof two, ünd \u2028", student="medical"),
     RunStarted(run="r", storage="s3://bucket/r", attempt=2),
+    RunEnded(outcome="failed", cause="no place", failures={"legal": "loss is NaN"}),
     StageStarted(stage="capture and train"),
     UnitsPlanned(units=9, committed=6),
     CaptureStarted(teacher="t", units=3, repairs=1),
+    ReplicaLoading(teacher="t", replica="x"),
     ReplicaReady(teacher="t", weights_held=[3, 4], replica="x"),
     ReplicaAtWork(teacher="t", replica="x", texts=3, slots=4),
     UnitCommitted(

@@ -15,6 +15,7 @@ from workers.channels.events import (
     ModelScored,
     ReplicaAtWork,
     ReplicaReady,
+    RunEnded,
     RunStarted,
     StageStarted,
     StudentState,
@@ -126,3 +127,32 @@ def test_specialists_may_have_the_names_of_other_parts(progress: Progress) -> No
 
 def test_a_message_is_about_no_part(progress: Progress) -> None:
     assert progress.take(Message(text="x")) is None and progress.take(step(1)) is progress.students["medical"]
+
+
+def test_another_attempt_keeps_what_is_done_and_forgets_who_was_at_work(progress: Progress) -> None:
+    tell(progress, RunStarted(run="q", storage="", attempt=1, time=0), UnitsPlanned(units=4, committed=0))
+    tell(progress, CaptureStarted(teacher="a", units=4, repairs=0), EvaluationStarted(units=3, scored=0))
+    tell(progress, ReplicaReady(teacher="a", weights_held=[5], replica="r", time=1.0), unit(0, time=2.0))
+    tell(progress, step(10, time=1.0), step(50, time=5.0), StudentState(student="b", state="failed", note="NaN"))
+    tell(progress, StudentState(student="c", state="done", tokens=9, budget=9), RunEnded(outcome="failed"))
+    assert progress.ended is not None
+    tell(progress, RunStarted(run="q", storage="", attempt=2, time=900))
+    assert progress.ended is None and progress.began == 900 and progress.attempt == 2
+    states = {name: (part.state, part.done) for name, part in progress.students.items()}
+    assert states == {"medical": ("queued", 50), "b": ("queued", 0), "c": ("done", 9)}
+    assert progress.students["medical"].tokens.per_second is None and not progress.pool.heard
+    assert progress.evaluation not in progress.parts, "it is not known to be wanted again"
+    tell(progress, UnitsPlanned(units=4, committed=1), CaptureStarted(teacher="a", units=3, repairs=0))
+    assert (progress.teacher.done, progress.teacher.total) == (1, 4)
+
+
+def test_each_of_several_teachers_has_its_counts(progress: Progress) -> None:
+    for name in ("a", "b"):
+        tell(progress, CaptureStarted(teacher=name, units=2, repairs=0))
+        tell(progress, ReplicaReady(teacher=name, weights_held=[5], replica=f"{name}1", time=0.0))
+    tell(progress, *(unit(n, teacher="b", replica="b1", time=2.0 * n) for n in (1, 2)), unit(3, time=5.0))
+    found = {n: (c.units, c.tokens, c.planned, c.replicas) for n, c in progress.pool.teachers.items()}
+    assert found == {"a": (0, 0, 2, {"a1"}), "b": (3, 30, 2, {"b1"})}, (
+        "what does not say whose it is, is the last one's"
+    )
+    assert progress.pool.teachers["b"].rate.per_second == 6

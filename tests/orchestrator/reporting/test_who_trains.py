@@ -55,7 +55,7 @@ def test_what_training_took(tmp_path: Path) -> None:
     put(run, StudentLayout("medical.hard_labels").done, {"tokens": 500, "steps": 3})
     report = build_report(run, run.located_config(), None, {}, Timing())
     assert report.trained.keys() == {"medical", "medical.hard_labels"}, "legal has not ended"
-    report.take_timing(Worked(TIMES, {"medical": 40.0, "legal": 7.0}))
+    report.take_timing(Worked(TIMES, {"medical": 40.0, "legal": 7.0}), clinic())
     medical, control = report.trained["medical"], report.trained["medical.hard_labels"]
     assert (medical.tokens, medical.steps, medical.seconds) == (5000, 25, 40.0)
     assert (medical.parameters, medical.flops) == (7, 6 * 7 * 5000)

@@ -70,8 +70,8 @@ class _Formation(Backend):
         address, port, place = worker_group.execute_single(0, meeting_point)
         student = next_student(backend_config)
         Control(backend_config.board)(StudentPlaced(student, place))
-        Reporter(backend_config.board)(StudentState(student=student, state="loading"))
         world = len(worker_group)
+        Reporter(backend_config.board)(StudentState(student=student, state="loading", workers=world))
         settings = (world, address, port, backend_config.backend, backend_config.timeout_s)
         ray.get([worker_group.execute_single_async(rank, join, rank, *settings) for rank in range(world)])
 

@@ -125,9 +125,8 @@ class Trainer:
         self._tell_fallbacks()
 
     def _tell_state(self, state: Literal["training", "done"]) -> None:
-        self.report(
-            StudentState(student=self.job.name, state=state, step=self.step, tokens=self.tokens, budget=self.budget)
-        )
+        at = {"step": self.step, "tokens": self.tokens, "budget": self.budget, "workers": self.world}
+        self.report(StudentState(student=self.job.name, state=state, **at))
 
     def _notice(self, text: str) -> None:
         self.report(Message(text=text, student=self.job.name))
@@ -350,6 +349,7 @@ class Trainer:
                     lr=lr,
                     waited=began - asked,
                     seconds=sorted(self._seconds),
+                    waited_s=round(self.waited_s, 3),
                 )
             )
             self._reported = now

@@ -18,7 +18,7 @@ from cluster.lease import Fence
 from cluster.placement import place_group, state_of
 from cluster.storage import open_storage
 from workers.channels.board import Control, Reporter
-from workers.channels.events import Message, ReplicaAtWork, ReplicaReady
+from workers.channels.events import Message, ReplicaAtWork, ReplicaLoading, ReplicaReady
 from workers.channels.messages import CaptureStopped, ReplicaLost, ReplicaPlaced, UnitCaptured
 from workers.fetching.names import is_remote
 from workers.fingerprint import model_fingerprint
@@ -93,6 +93,7 @@ class Replica:
             fingerprint=job.fingerprint,
             rules=job.rules,
             begins_next=job.teacher.begins_next,
+            replica=self._me,
         )
         if ray.get_runtime_context().was_current_actor_reconstructed:
             where = ray.util.get_node_ip_address()
@@ -157,6 +158,7 @@ class Replica:
             except TimeoutError as error:
                 raise CannotCapture(str(error)) from None
             if self._place is not None:
+                self._report(ReplicaLoading(teacher=self._job.name, replica=self._me))
                 self._control(ReplicaPlaced(self._job.name, ray.get(self._pool.placed.remote(self._me))))
                 return self._place
 
@@ -191,4 +193,4 @@ class Replica:
             self._report(ReplicaAtWork(teacher=self._job.name, replica=self._me, texts=texts, slots=slots))
 
     def _say(self, text: str) -> None:
-        self._report(Message(text=text))
+        self._report(Message(text=text, teacher=self._job.name))

@@ -96,9 +96,11 @@ class UnitRunner:
         fingerprint: str,
         rules: AnswerRules,
         begins_next: bool = False,
+        replica: str = "",
     ) -> None:
         self._storage, self._maker, self._fence, self._report = storage, maker, fence, report
         self._teacher, self._fingerprint, self._select = teacher, fingerprint, AnswerSelection(rules)
+        self._replica = replica
         self._said_nothing_is_kept = False
         self._stores: dict[str, tuple[TargetStore, Manifest]] = {}
         self._commit_stores: dict[str, TargetStore] = {}  # of the thread that commits
@@ -220,6 +222,8 @@ class UnitRunner:
                 revision=entry.revision,
                 content_changed=entry.content_changed,
                 teacher=self._teacher,
+                replica=self._replica,
+                domains=work.prompts[0].domains,
             )
         )
         return won
@@ -245,7 +249,7 @@ class UnitRunner:
         return True
 
     def _say(self, text: str) -> None:
-        self._report(Message(text=text))
+        self._report(Message(text=text, teacher=self._teacher))
 
     def _calibrate(self, store: TargetStore) -> None:
         """Make the store's vocabulary order, if it has none, from the teacher's distributions on texts that it will not

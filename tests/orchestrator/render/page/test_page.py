@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.measured_run import LOSS_IS_NAN, TIMES, measured_report, measured_run
 from support.pages.guesses import guesses_of
+from support.small_configuration import clinic
 
 from orchestrator.render.page.page import report_page
 from orchestrator.render.page.tokens import readable
@@ -23,7 +24,7 @@ from orchestrator.render.page.writing import page_of_last, write_report
 from orchestrator.reporting.measures.shown import Texts, texts_from_json, texts_json
 from orchestrator.reporting.records import LossPoint
 from orchestrator.reporting.report import Report, build_report
-from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.timing import Timing, Worked
 from workers.evaluation.shown_texts import ShownText
 from workers.layout import REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN, REPORT_TEXTS
 
@@ -120,12 +121,14 @@ def test_everything_has_a_name_for_a_reader_of_screens(report: Report, texts: Te
 def test_files_are_written_and_a_page_is_built_anew(tmp_path: Path, report: Report, texts: Texts) -> None:
     run = measured_run(tmp_path / "again")
     so_far = build_report(run, run.located_config(), None, {}, Timing())
-    before = page_of_last(run.storage, lambda: so_far, Timing(wall_s=7))
+    before = page_of_last(run.storage, lambda: so_far, Worked(Timing(wall_s=7), {}), clinic())
     assert "wall 7 s" in before and "was not scored" in before
+    worked = Worked(report.timing, {})
+    report.take_timing(worked, clinic())
     write_report(run.storage, report, texts)
     keys = {REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN, REPORT_TEXTS}
     assert all(run.storage.exists(key) for key in keys)
-    after = page_of_last(run.storage, lambda: so_far, report.timing)
+    after = page_of_last(run.storage, lambda: so_far, worked, clinic())
     assert after == run.storage.read(REPORT_HTML).decode() == report_page(report, texts)
 
 

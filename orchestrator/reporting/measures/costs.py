@@ -65,13 +65,13 @@ class TrainingCost:
     steps: int
     seconds: float | None
     """Seconds of the clock in which it stepped, in all attempts; None where no log of it is left."""
-    waited_s: float | None
-    """Seconds that it waited for targets in its place; None of a student from before these were noted."""
     parameters: int | None
     """None of a student from before these were noted."""
     flops: float | None
     """6 for each parameter and target token (C = 6 N D of arXiv 2001.08361, section 2.1); what stands before targets in
     a text comes on top."""
+    waited_s: float | None = None
+    """Seconds that it waited for targets in its place; None of a student from before these were noted."""
 
 
 def training_costs(run: RunFolder, config: RunConfig) -> dict[str, TrainingCost]:

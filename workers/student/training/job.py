@@ -64,7 +64,9 @@ class SpecialistJob:
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> SpecialistJob:
         """The inverse of `asdict`."""
-        replay = tuple(ReplayedRun(**{**run, "declared": Contract(**run["declared"])}) for run in fields["replay"])
+        replay = tuple(
+            ReplayedRun(**{**run, "declared": Contract(**run["declared"])}) for run in fields.get("replay", ())
+        )
         return SpecialistJob(**{**fields, "declared": Contract(**fields["declared"]), "replay": replay})
 
     @property

@@ -48,6 +48,10 @@ class ClusterConfig(Settings):
     the evaluator wait for what is in use, and so long for what the cluster has not at all: then a student has failed,
     and the others go on; without the evaluator the run stops."""
 
+    leave_s: float = Field(default=120, ge=0)
+    """Seconds that students may take for a last checkpoint when SIGINT or SIGTERM asks a run to stop. A second signal
+    ends it at once."""
+
     runtime_env: dict[str, Any] = {}
     """Ray runtime_env, passed on as it is (heavy packages belong in the image, not here)."""
 

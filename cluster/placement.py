@@ -136,6 +136,22 @@ def free_group_with(id_hex: str) -> None:
     free_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(id_hex))))
 
 
+def free_groups_made_by(actor: str) -> None:
+    """Free all groups that a dead actor made, known to anybody or not: Ray keeps them until the job ends."""
+    from cluster.ray_internals import groups_made_by
+
+    for id_hex in groups_made_by(actor):
+        free_group_with(id_hex)
+
+
+def free_groups_of_the_dead() -> None:
+    """Free the groups of this job whose actors are dead for good. One that Ray may bring back keeps its own."""
+    from cluster.ray_internals import groups_of_the_dead
+
+    for id_hex in groups_of_the_dead():
+        free_group_with(id_hex)
+
+
 def free_group(group: Any) -> None:
     """Remove a group, with the processes in it, and wait until it is gone."""
     from ray.util.placement_group import remove_placement_group

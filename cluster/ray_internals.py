@@ -1,5 +1,5 @@
 """Names of Ray's that are private, and may change with any release: all that this program uses, but Ray Train's
-(orchestrator/stages/train_internals.py). A test for each fails when it does.
+(orchestrator/stages/training/train_internals.py). A test for each fails when it does.
 
 Ray is imported inside the functions: it loads in two seconds, and the CLI has to answer in less than one.
 """
@@ -18,6 +18,58 @@ def free_resources() -> dict[str, dict[str, Any]]:
     import ray
 
     return dict(ray._private.state.available_resources_per_node())
+
+
+_DEATH = "A worker died or was killed while executing a task by an unexpected system error"
+"""How Ray begins what it says of each process that dies."""
+
+
+def quieten_deaths() -> None:
+    """Leave out what Ray prints of each process that dies, a page of what may cause such a thing: whoever called it
+    says in a line what died and what comes of it."""
+    from ray._private import worker
+
+    show = worker.print_to_stdstream
+    if getattr(show, "quiet", False):
+        return
+
+    def quiet(data: dict[str, Any], *arguments: Any, **settings: Any) -> None:
+        if not any(str(line).startswith(_DEATH) for line in data.get("lines", ())):
+            show(data, *arguments, **settings)
+
+    quiet.quiet = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = quiet
+
+
+def is_draining() -> bool:
+    """Whether this process's node is to be taken away: its cloud has given notice, or an autoscaler will. Ray Train's
+    way to ask is a meeting of all workers."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+
+
+def groups_made_by(actor: str) -> list[str]:
+    """Ids of the placement groups that an actor made, dead or alive, as hex digits. Ray's public table does not say who
+    made which."""
+    return [group.placement_group_id.hex() for group in _groups() if group.creator_actor_id.hex() == actor]
+
+
+def groups_of_the_dead() -> list[str]:
+    """Likewise those of this job that actors made which are dead for good."""
+    import ray
+
+    job = ray.get_runtime_context().get_job_id()
+    mine = [group for group in _groups() if group.creator_job_id.hex() == job]
+    return [g.placement_group_id.hex() for g in mine if g.creator_actor_dead and g.state != g.REMOVED]
+
+
+def _groups() -> list[Any]:
+    import ray
+    from ray.core.generated import gcs_pb2
+
+    held = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+    return [gcs_pb2.PlacementGroupTableData.FromString(group) for group in held]
 
 
 def own_node(cpus: int | None) -> tuple[dict[str, float], dict[str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.config import ClusterConfig
 from cluster.model_cache import MODEL_CACHE, use_model_cache
-from cluster.ray_internals import is_head, running_ray
+from cluster.ray_internals import is_head, quieten_deaths, running_ray
 
 # Set before Ray starts, so that every process of a Ray started here inherits them.
 _ENVIRONMENT = {
@@ -86,8 +86,6 @@ def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[N
         runtime_env["env_vars"] = {MODEL_CACHE: config.model_cache, **runtime_env.get("env_vars", {})}
     local = address == "local"
     if local:
-        # Nobody preempts this machine; the watcher would be one more process for each specialist.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     options = {"num_cpus": config.cpus, "include_dashboard": config.dashboard} if local else {}
     ray.init(
@@ -99,6 +97,7 @@ def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[N
         **options,
     )
     quiet_ray()
+    quieten_deaths()
     try:
         yield
     finally:

@@ -65,6 +65,14 @@ def death(report: str) -> tuple[Literal["memory", "dead"], str]:
     return "dead", "died (killed, crashed, or ended by the kernel for its memory)"
 
 
+def end_of_actor(error: BaseException) -> str | None:
+    """How the actor of a call that ended with `error` died, in words; None where the call itself raised it."""
+    names = {c.__name__ for c in type(error).__mro__}
+    if "RayTaskError" in names or "RayActorError" not in names:  # what it raised may be of both kinds
+        return None
+    return death(str(error))[1]
+
+
 def first_failure(errors: Sequence[Exception], non_retryable: tuple[type[Exception], ...]) -> Failure | None:
     """Of what the workers of a training ended with, what the others follow from: an error of the training itself
     (`non_retryable`: it would come again), else a death, else any. None if there is nothing."""

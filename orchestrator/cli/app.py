@@ -13,7 +13,7 @@ import typer
 from orchestrator.cli import before, exporting, looking, stages
 from orchestrator.cli.output import ERR
 from orchestrator.cli.targets import targets
-from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.errors import RunFailed, Stopped
 
 app = typer.Typer(
     name="stillhouse",
@@ -44,9 +44,9 @@ def main() -> None:
         ERR.print(f"failed: {error}", markup=False)
         ERR.print("What is committed stays; the same command resumes")
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         ERR.print("stopped. What is committed stays; the same command resumes")
-        sys.exit(130)
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
     except Exception as error:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
 from cluster.settings import Settings, Share, Text
+from orchestrator.config.fan_out import FanOutConfig
 from workers.evaluation.config import EvaluateConfig
 from workers.export.config import ExportConfig
 from workers.student.config import InitialConfig, SpecialistConfig
@@ -178,6 +179,9 @@ class RunConfig(Settings):
     specialists: dict[str, SpecialistConfig] = {}
     """The students, by name. `defaults: {...}` at the top level is merged into each. None where only models that were
     trained elsewhere are measured (`evaluate.models`)."""
+
+    fan_out: FanOutConfig = FanOutConfig()
+    """Which specialists train when."""
 
     initial: InitialConfig = InitialConfig()
     """The process that makes the students' initial weights."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.placement import beside_driver
+from cluster.placement import beside_driver, free_groups_of_the_dead
 from orchestrator.driver.calls import take_ended
 from orchestrator.driver.digesting import Digesting
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
-from orchestrator.stages.capture import pool_size
+from orchestrator.stages.capture import missing_units, pool_size
 from orchestrator.stages.repairs import rows_of_marked
 from orchestrator.stages.teacher_pool import TeacherPool
 from workers.channels.events import CaptureStarted
@@ -22,12 +23,16 @@ from workers.channels.messages import (
     ReplicaPlaced,
     UnitCaptured,
 )
-from workers.failures import first_cause
+from workers.failures import end_of_actor, first_cause
 from workers.manifest import read_plan
 from workers.splits import TRAIN
 
 _MOST_LOSSES = 3
-"""Replicas lost in a row, with no unit captured between, before the run stops: it would not get better by itself."""
+"""Replicas or pools of a teacher lost in a row, with no unit captured between, before the run stops: it would not get
+better by itself."""
+
+_FREEING_S = 60.0
+"""Seconds after the death of a pool in which places of its replicas may come to be nobody's."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,12 @@ class Captures:
         self._ctx = ctx
         self._calls: dict[Any, str] = {}
         self._pools: dict[str, Any] = {}
+        self._asked: dict[str, list[dict[str, Any]]] = {}
+        """The rows of each teacher's last pass."""
         self._damaged: dict[str, set[int]] = {}
         self._losses: dict[str, list[str]] = {}
         self._growing = False
+        self._freeing_until = 0.0
         self._digesting = Digesting(ctx)
         self._teacher_of: dict[int, str] | None = None
         self._unplaced: dict[str, int] = {}
@@ -79,10 +87,7 @@ class Captures:
                 self._losses.pop(teacher, None)
                 self._digesting.note(split)
             case ReplicaLost(teacher=teacher, note=note):
-                losses = self._losses.setdefault(teacher, [])
-                losses.append(note)
-                if len(losses) >= _MOST_LOSSES:
-                    raise RunFailed(f"{self._name(teacher)} stopped: {len(losses)} times in a row {losses[0]}")
+                self._note_loss(teacher, note)
             case ReplicaPlaced(teacher=teacher, count=count):
                 if count >= self._unplaced.get(teacher, count + 1):
                     del self._unplaced[teacher]
@@ -103,12 +108,16 @@ class Captures:
         a pass that failed.
         """
         for name, error in ended:
-            if error is not None:
-                self._ctx.require_lease()
-                raise RunFailed(f"{self._name(name)} stopped: {first_cause(error)}") from error
             del self._pools[name]
             self._unplaced.pop(name, None)
+            if error is not None:
+                self._ctx.require_lease()
+                if (how := end_of_actor(error)) is None:
+                    raise RunFailed(f"{self._name(name)} stopped: {first_cause(error)}") from error
+                self._start_again(name, f"the process that runs {self._name(name)} {how}")
             self._tell_pools()
+        if time.monotonic() < self._freeing_until:
+            free_groups_of_the_dead()
         self._start_repairs()
         captured = not self._calls
         digested = self._digesting.poll(over=captured)
@@ -118,13 +127,32 @@ class Captures:
         """A teacher in a sentence."""
         return f"teacher {teacher}" if len(self._ctx.config.teachers) > 1 else "the teacher"
 
-    def _start(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _note_loss(self, teacher: str, note: str) -> None:
+        losses = self._losses.setdefault(teacher, [])
+        losses.append(note)
+        if len(losses) >= _MOST_LOSSES:
+            raise RunFailed(f"{self._name(teacher)} stopped: {len(losses)} times in a row {losses[0]}")
+
+    def _start_again(self, name: str, note: str) -> None:
+        """Another pass over what a pool that died has left. Its replicas die with it; their places do not, and become
+        free as Ray notices."""
+        self._note_loss(name, note)
+        self._freeing_until = time.monotonic() + _FREEING_S
+        asked = {(row["split"], row["unit"]) for row in self._asked[name]}
+        missing = missing_units(self._ctx.run).get(name, [])
+        if rows := [row for row in missing if (row["split"], row["unit"]) in asked]:
+            self._ctx.say(f"{note}; what is not captured is begun again")
+            self._start(name, rows, again=True)
+
+    def _start(self, name: str, rows: list[dict[str, Any]], *, again: bool = False) -> None:
+        """A pass over rows of missing units; `again`: a pool died that was to capture them."""
+        self._asked[name] = rows
         ctx, teacher = self._ctx, self._ctx.config.teachers[name]
         least, most = pool_size(teacher, len(rows))
-        again = sum(row["repair"] > 0 for row in rows)
-        units = f"{len(rows)} units" + (f" ({again} recomputed, as they are damaged)" if again else "")
+        repairs = sum(row["repair"] > 0 for row in rows)
+        units = f"{len(rows)} units" + (f" ({repairs} recomputed, as they are damaged)" if repairs else "")
         ctx.say(f"teacher {name}: {units}, {least} to {most} replicas of {teacher.ep_size} ranks")
-        ctx.report(CaptureStarted(teacher=name, units=len(rows), repairs=again))
+        ctx.report(CaptureStarted(teacher=name, units=len(rows), repairs=repairs, again=again))
         pool = TeacherPool.options(scheduling_strategy=beside_driver()).remote(len(rows), least)  # type: ignore[attr-defined]
         self._pools[name] = pool
         self._calls[pool.capture.remote(ctx.run.uri, ctx.config, name, rows, ctx.epoch, ctx.board)] = name

@@ -98,9 +98,9 @@ def _gate_code(report: Report) -> int:
 
 def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
     """Exports of what is trained, with the scores of the last report, in which they are noted."""
-    config = file.located()
-    run = RunFolder.of(config)
+    run = RunFolder.of(file.located())
     run.refuse_other(file.config)
+    config = run.as_begun(file).located()
     if not any(run.student_done(n) for n in config.specialists):
         raise ValueError(f"export: no specialist of {run.uri} is trained yet; run `stillhouse train` first")
     with open_leased(file, monitors) as session:

@@ -15,6 +15,7 @@ from cluster.lease import Lease
 from cluster.placement import beside_driver
 from cluster.session import ray_session
 from orchestrator.config.loading import ConfigFile
+from orchestrator.driver.interrupts import Interrupts, interrupts
 from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
@@ -42,6 +43,8 @@ class Session:
     monitors: Monitors
     board: Any = None
     """The actor to which workers tell what happens; None where there is no Ray."""
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    """Signals that ask this driver to stop."""
     failures: dict[str, str] = field(default_factory=dict)
     """Specialists that failed, with the first cause."""
     started: float = field(default_factory=time.time)
@@ -70,6 +73,12 @@ class Session:
             self.save()
         return messages
 
+    def ask_to_leave(self) -> None:
+        """Ask all workers to leave."""
+        import ray
+
+        ray.get(self.board.ask_to_leave.remote())
+
     def save(self) -> None:
         """Note how long this attempt has worked. Raises RunFailed if the run was taken over."""
         self.ctx.require_lease()
@@ -95,10 +104,13 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
     with Monitors(monitors) as watching:
         say = lambda text: watching.take(Message(text=text))  # noqa: E731
         with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
+            left = run.left_alone(file)
             ctx = RunContext(run, run.open(file).located(), lease, watching.take)
             with watching.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
+                for why in left:
+                    ctx.say(why)
                 try:
                     if needs is not None and needs.evaluator:
                         _freeze_tasks(ctx, found)
@@ -133,4 +145,5 @@ def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) ->
         name, where = f"board-{file.config.name}-{session.ctx.epoch}", beside_driver()
         session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         session.ctx = replace(session.ctx, board=name)
-        yield session
+        with interrupts() as session.interrupts:
+            yield session

@@ -152,8 +152,8 @@ class Progress:
         match event:
             case UnitsPlanned(committed=committed):
                 part.done = part.total = committed
-            case CaptureStarted(units=units):
-                part.total += units
+            case CaptureStarted(units=units, again=again):
+                part.total += 0 if again else units
                 if part.state in ("queued", "done"):
                     part.enter("loading", event.time)
             case ReplicaReady(replica=replica):

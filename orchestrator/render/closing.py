@@ -21,6 +21,7 @@ from orchestrator.render.sentences import (
     store_lines,
     task_lines,
     timing_line,
+    waiting_lines,
 )
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
@@ -120,7 +121,7 @@ def closing_lines(report: Report) -> list[str]:
         if student.probes:
             lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")
     lines += [*task_lines(report), *cost_lines(report), *export_lines(report)]
-    lines += store_lines(report)
+    lines += [*waiting_lines(report), *store_lines(report)]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"FAILED {name}: {error}" for name, error in report.failures.items() if name not in report.students]
     return [*lines, timing_line(report.timing)]

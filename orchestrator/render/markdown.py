@@ -11,6 +11,7 @@ from orchestrator.render.sentences import (
     quantised_lines,
     store_lines,
     timing_line,
+    waiting_lines,
 )
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.report import Report
@@ -50,7 +51,7 @@ def markdown(report: Report) -> str:
         answered=answer_tables(report),
         costs=cost_lines(report),
         files=report.artefacts,
-        store_lines=store_lines(report),
+        store_lines=[*waiting_lines(report), *store_lines(report)],
         timing=timing_line(report.timing),
     )
 

@@ -213,6 +213,25 @@ def cost_lines(report: Report) -> list[str]:
     return lines
 
 
+_WAITED = 0.2
+"""Share of its time in its place that a student may wait before something is said."""
+
+
+def waiting_lines(report: Report) -> list[str]:
+    """Of each student that waited long for targets, how long, and what would use its place better."""
+    lines = []
+    for name, cost in report.trained.items():
+        if cost.waited_s is None or cost.seconds is None or cost.waited_s < 1:
+            continue
+        if (share := cost.waited_s / (cost.waited_s + cost.seconds)) > _WAITED:
+            lines.append(
+                f"{name} waited for targets {share:.0%} of its time in its place ({cost.waited_s:,.0f} s); more "
+                "replicas of the teacher (teacher.replicas), fewer specialists at once (fan_out.at_once) or a later "
+                "start (fan_out.wait) would use it better"
+            )
+    return lines
+
+
 def export_lines(report: Report) -> list[str]:
     """Of each exported file that was measured, how large and how near to what was trained it is."""
     return [f"{artefact.path}: {told(artefact)}" for artefact in report.artefacts]

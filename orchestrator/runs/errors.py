@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class RunFailed(RuntimeError):
     """The work ended in an error; the message is its first cause, as one line. The command exits with 1."""
+
+
+class Stopped(BaseException):
+    """A signal asked for the end. The command exits with 128 and its number, as shells have it.
+
+    No KeyboardInterrupt: the CLI's library would answer that itself, whichever signal it was.
+    """
+
+    def __init__(self, signal: signal.Signals) -> None:
+        super().__init__(signal.name)
+        self.exit_code = 128 + signal

@@ -18,7 +18,7 @@ from cluster.storage import Storage, join, open_storage
 from orchestrator.config.continuing import run_uri
 from orchestrator.config.loading import ConfigFile, dump, load_config
 from orchestrator.config.schema import RunConfig
-from orchestrator.runs.identity import as_begun, differences, from_stored
+from orchestrator.runs.identity import LaterSpecialists, as_begun, differences, from_stored, later_specialists
 from workers.layout import (
     CONFIG,
     ENVIRONMENT,
@@ -64,14 +64,26 @@ class RunFolder:
         Raises ValueError if the name exists with another configuration.
         """
         self.refuse_other(file.config)
-        file = self.as_begun(file)
-        self.storage.write(CONFIG, dump(self._settled(file.config)).encode())
+        later = self._later(file)
+        file = replace(file, config=later.work)
+        self.storage.write(CONFIG, dump(self._settled(later.written)).encode())
         self.storage.write(ENVIRONMENT, json.dumps(_environment(file.base), indent=1).encode())
         return file
 
     def as_begun(self, file: ConfigFile) -> ConfigFile:
-        """A configuration with what it leaves open as this run was begun, where there is one."""
-        return replace(file, config=as_begun(self.config(), file.config)) if self.storage.exists(CONFIG) else file
+        """A configuration with what it leaves open, and specialists that say otherwise now, as this run was begun,
+        where there is one. Raises ValueError where nothing is left to work on."""
+        return replace(file, config=self._later(file).work)
+
+    def left_alone(self, file: ConfigFile) -> tuple[str, ...]:
+        """The specialists of this run that a configuration leaves as they are, and why, in words."""
+        return self._later(file).left
+
+    def _later(self, file: ConfigFile) -> LaterSpecialists:
+        if not self.storage.exists(CONFIG):
+            return LaterSpecialists(file.config, file.config, ())
+        begun = self.config()
+        return later_specialists(begun, as_begun(begun, file.config), lambda name: self.student_done(name) is not None)
 
     def withdraw(self) -> None:
         """Give the name free again after a request that was refused before its prompts were frozen: nothing is made

@@ -9,7 +9,7 @@ from orchestrator.config.loading import ConfigFile
 from orchestrator.config.schema import ContinuesConfig, RunConfig
 from orchestrator.config.students import student_groups
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.identity import differences
+from orchestrator.runs.identity import differences, specialist_differences
 from workers.layout import REPORT_JSON, generation_uri, split_generation
 
 
@@ -84,12 +84,13 @@ def next_generation(file: ConfigFile) -> ConfigFile:
         ) from None
     as_last = _going_on(file, last.generation - 1)
     unfinished, changes = _unfinished(last, begun), differences(begun, as_last.config)
+    trained_otherwise = specialist_differences(begun, as_last.config)
     if unfinished and changes:
         raise ValueError(
             f"run --continue: generation {last.generation} of {home!r} is not finished ({unfinished}), and has another "
             f"configuration: {'; '.join(changes)}. Finish it with its own first"
         )
-    if not unfinished and not changes:
+    if not unfinished and not changes and not trained_otherwise:
         new = sorted(file.config.specialists.keys() - begun.specialists.keys())
         more = f"; {', '.join(new)} alone can be added to it: type the command without --continue" if new else ""
         raise ValueError(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 from orchestrator.config.loading import validate
 from orchestrator.config.schema import RunConfig
 from workers.fetching.hub import is_commit
+from workers.student.config import SpecialistConfig
 
-_FREE_TO_CHANGE = ("cluster", "export", "initial", "storage")
+_FREE_TO_CHANGE = ("cluster", "export", "fan_out", "initial", "storage")
 """Parts that do not change what was captured or trained; a later attempt may have others."""
 
 _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "probes")
@@ -17,7 +20,8 @@ _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "pro
 
 _FREE_FIELDS = (
     *("replicas", "placement", "label_selector", "cpus_per_rank", "cpus_per_worker", "threads_per_rank"),
-    *("threads_per_worker", "max_failures", "workers", "resize_s", "zero", "checkpoint_steps", "checkpoint_s"),
+    *("threads_per_worker", "max_failures", "diverged", "workers", "resize_s", "zero"),
+    *("checkpoint_steps", "checkpoint_s"),
 )
 """Fields of teachers and specialists of which the same holds."""
 
@@ -50,24 +54,69 @@ def as_begun(old: RunConfig, new: RunConfig) -> RunConfig:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """What a later configuration says otherwise, as `key: old -> new`. New specialists may be added to a run."""
+    """What a later configuration says otherwise that a run cannot take on, as `key: old -> new`. What becomes of
+    specialists is in `later_specialists`."""
     a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
     for data in (a, b):
-        for key in _FREE_TO_CHANGE:
+        for key in (*_FREE_TO_CHANGE, "specialists"):
             data.pop(key)
         data["evaluate"] = {k: data["evaluate"][k] for k in _FROZEN_BY_PROMPTS}
-    for name in set(b["specialists"]) - set(a["specialists"]):
-        b["specialists"].pop(name)
+    return _changes(a, b, new.teacher_key("teacher")) + _control_tokens(old, new)
+
+
+@dataclass(frozen=True)
+class LaterSpecialists:
+    """What becomes of a run's specialists under a later configuration."""
+
+    work: RunConfig
+    """What there is to do: those that are new or as they were, and changed ones that are trained, as they were."""
+    written: RunConfig
+    """What the run keeps: all that it ever had, as they were begun."""
+    left: tuple[str, ...]
+    """Which are left alone, and why, in words."""
+
+
+def later_specialists(old: RunConfig, new: RunConfig, trained: Callable[[str], bool]) -> LaterSpecialists:
+    """New specialists are trained; those that are gone or say otherwise are left alone. Raises ValueError where no
+    other is there, and nothing to measure."""
+    work, written, left = dict(new.specialists), {**old.specialists, **new.specialists}, list[str]()
+    for name, begun in old.specialists.items():
+        if name not in new.specialists:
+            left.append(f"{name} is not in the configuration any more; it stays in the run as it is")
+        elif changes := _specialist_changes(name, begun, new.specialists[name]):
+            left.append(f"{name} stays as it was begun ({'; '.join(changes)}); under another name it is trained so")
+            written[name] = work[name] = begun
+            if not trained(name):
+                del work[name]
+    if not work and not new.evaluate.models:
+        raise ValueError(f"specialists: none is left to work on: {'; '.join(left)}")
+    return LaterSpecialists(
+        new.model_copy(update={"specialists": work}), new.model_copy(update={"specialists": written}), tuple(left)
+    )
+
+
+def specialist_differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What a later configuration says otherwise of specialists that both have."""
+    both = [name for name in old.specialists if name in new.specialists]
+    return [c for n in both for c in _specialist_changes(n, old.specialists[n], new.specialists[n])]
+
+
+def _specialist_changes(name: str, old: SpecialistConfig, new: SpecialistConfig) -> list[str]:
+    a, b = ({"specialists": {name: s.model_dump(mode="json")}} for s in (old, new))
+    if old.quantised is None:  # a sibling that is added is another student
+        b["specialists"][name]["quantised"] = None
+    return _changes(a, b)
+
+
+def _changes(a: dict[str, Any], b: dict[str, Any], teacher: str = "teacher") -> list[str]:
     flat_a, flat_b = _flatten(a), _flatten(b)
-    shown = new.teacher_key("teacher")
-    found = [
-        f"{key.replace('teachers.teacher', shown)}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
+    return [
+        f"{key.replace('teachers.teacher', teacher)}: {flat_a.get(key, 'nothing')} -> {flat_b.get(key, 'nothing')}"
         for key in dict.fromkeys([*flat_a, *flat_b])
         if flat_a.get(key, "nothing") != flat_b.get(key, "nothing")
         and not (_is_free(key) or _is_former(key, flat_a, flat_b) or _is_open(key, flat_a, flat_b))
         and not _is_pinned(key, flat_b)
     ]
-    return found + _control_tokens(old, new)
 
 
 def _control_tokens(old: RunConfig, new: RunConfig) -> list[str]:
@@ -80,10 +129,11 @@ def _control_tokens(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _is_free(key: str) -> bool:
-    """Whether a key is `teachers.NAME.field` or `specialists.NAME.train.field` with a field that may change."""
+    """Whether a key is `teachers.NAME.field` or `specialists.NAME.train.field` with a field that may change, or a
+    specialist's priority."""
     part, *rest = key.split(".")
     if part == "specialists":
-        return len(rest) > 2 and rest[1] == "train" and rest[2] in _FREE_FIELDS
+        return rest[1:] == ["priority"] or (len(rest) > 2 and rest[1] == "train" and rest[2] in _FREE_FIELDS)
     return part == "teachers" and len(rest) > 1 and rest[1] in _FREE_FIELDS
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray._private import worker
 
-from cluster.ray_internals import free_resources, walk_package
+from cluster.placement import free_groups_made_by, state_of
+from cluster.ray_internals import free_resources, groups_made_by, quieten_deaths, walk_package
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +31,46 @@ def test_available_resources_per_node_counts_what_is_held(small_ray: None) -> No
     ray.get(group.ready())
     assert free_resources().keys() == {node} and free_resources()[node]["CPU"] == 0.5
     ray.util.remove_placement_group(group)
+
+
+def test_groups_of_an_actor_that_died_are_found_and_freed(small_ray: None) -> None:
+    @ray.remote(num_cpus=0)
+    class Maker:
+        def make(self) -> tuple[str, Any]:
+            return ray.get_runtime_context().get_actor_id(), ray.util.placement_group([{"CPU": 1}])
+
+    makers = [Maker.remote() for _ in range(2)]
+    (one, group), (other, kept) = ray.get([maker.make.remote() for maker in makers])
+    assert groups_made_by(one) == [group.id.hex()] and groups_made_by(other) == [kept.id.hex()]
+    ray.kill(makers[0])
+    free_groups_made_by(one)
+    assert state_of(group) == "REMOVED" and state_of(kept) != "REMOVED"
+    ray.util.remove_placement_group(kept)
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Dies:
+    """Ends as if it was killed."""
+
+    def now(self) -> None:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_ray_prints_of_a_process_that_dies_unless_it_is_quietened(
+    small_ray: None, quiet: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    if quiet:
+        quieten_deaths()
+        quieten_deaths()
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(Dies.remote().now.remote())
+    said, deadline = "", time.monotonic() + (3 if quiet else 60)
+    while "A worker died" not in said and time.monotonic() < deadline:
+        time.sleep(0.1)
+        said += "".join(capfd.readouterr())
+    assert ("A worker died" in said) is not quiet
 
 
 def test_the_walk_of_a_package_goes_by_both_ways_to_exclude(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from end_to_end.faults import Faults
 from end_to_end.small_job import STUDENT, WORDS, Job
 from safetensors.numpy import load_file
 
@@ -128,6 +130,7 @@ def timeless(report: dict[str, Any]) -> dict[str, Any]:
     report.pop("costs")
     for trained in report["trained"].values():
         trained.pop("seconds")
+        trained.pop("waited_s")
     for student in report["students"].values():
         assert student.pop("cost")["teacher_share"] > 0
     for teacher in report["teachers"].values():
@@ -193,6 +196,36 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
     assert weights_equal(job, reference, "medical")
     assert weights_equal(job, reference, "medical.hard_labels")
     assert same_weights(then(job, "medical"), then(reference, "medical"))
+
+
+def test_a_run_that_is_asked_to_stop_leaves_with_a_checkpoint_and_goes_on_as_if_it_had_not(
+    reference: Job, teacher: Path, tmp_path: Path
+) -> None:
+    job = captured_like(reference, Job(tmp_path / "stopped", teacher))
+    driver = job.start_until("step-done:6", 3, "train", "--only", "medical")  # its last checkpoint is that of step 4
+    driver.send_signal(signal.SIGTERM)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 128 + signal.SIGTERM
+    assert "a checkpoint of step" in output and output.strip().endswith("the same command resumes")
+    asked = sorted(p.name for p in (run_folder(job) / "students" / "medical" / "log").iterdir())[-1]
+    assert "00000006" <= asked < "00000008", "it had heard of it by the next step"
+    assert (run_folder(job) / "attempts" / "0001.end.json").exists(), "the next attempt need not wait"
+    job.run("train", "--only", "medical")
+    assert weights_equal(job, reference, "medical")
+    assert weights_equal(job, reference, "medical.hard_labels")
+
+
+def test_a_few_faults_cost_time_and_nothing_else(reference: Job, teacher: Path, tmp_path: Path) -> None:
+    """The longer series are in test_faults.py."""
+    faults = Faults(Job(tmp_path / "hit", teacher), ["pool", "supervisor", "SIGINT"], seed=0)
+    faults.run(3)
+    assert len(faults.done) == 3, faults.done
+    assert contents(faults.job) == contents(reference) and contents(faults.job, "heldout") == contents(
+        reference, "heldout"
+    )
+    for student in ("medical", "medical.hard_labels", "legal", "legal.hard_labels"):
+        assert weights_equal(faults.job, reference, student)
+    assert "ActorDiedError" not in faults.output() and "common causes" not in faults.output()
 
 
 @pytest.mark.long

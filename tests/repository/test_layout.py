@@ -67,9 +67,9 @@ IMPORTERS = {
         "orchestrator/stages/preparing/preparation.py",
         "orchestrator/stages/preparing/preparer.py",
         "orchestrator/stages/ray_data.py",
-        "orchestrator/stages/supervisor.py",
+        "orchestrator/stages/training/supervisor.py",
         "orchestrator/stages/teacher_pool.py",
-        "orchestrator/stages/train_internals.py",
+        "orchestrator/stages/training/train_internals.py",
     },
     "deepspeed": {"workers/student/training/engine.py", "workers/student/checkpoints/resharding.py"},
     "fsspec": {"cluster/storage/s3.py"},
@@ -318,4 +318,4 @@ def test_private_names_of_ray_stand_in_two_modules() -> None:
         m.as_posix() for m in MODULES for name in imports(m) if name.split(".")[0] == "ray" and "_internal" in name
     }
     private |= {m.as_posix() for m in MODULES if "ray._private." in (CHECKOUT / m).read_text()}
-    assert private == {"cluster/ray_internals.py", "orchestrator/stages/train_internals.py"}
+    assert private == {"cluster/ray_internals.py", "orchestrator/stages/training/train_internals.py"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.lease import LeaseLost
-from orchestrator.stages.supervisor import NON_RETRYABLE
+from orchestrator.stages.training.supervisor import NON_RETRYABLE
 from workers.failures import OutOfMemory, death, first_cause, first_failure, kind_of, last_line
 from workers.targets.commits.damage import DamagedStore
 

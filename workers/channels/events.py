@@ -69,6 +69,8 @@ class CaptureStarted(_Event):
     units: int
     repairs: int
     """Units of these that are recomputed, as they were damaged."""
+    again: bool = False
+    """Whether they are what a pass has left whose process died."""
 
 
 class ReplicaReady(_Event):

@@ -1,4 +1,4 @@
-"""What steers a run: messages from workers to the driver. None is ever dropped; a sender waits until its has arrived.
+"""What steers a run: messages from workers to the driver. None is ever dropped; a sender waits until the driver has it.
 
 They are few: places taken, units captured, damage found, what stops a run. What is only shown is an event (events.py).
 """

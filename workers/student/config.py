@@ -173,7 +173,8 @@ class TrainConfig(Settings):
     """CPUs that Ray reserves for a worker."""
 
     gpus_per_worker: float = Field(default=0, ge=0)
-    """GPUs that Ray reserves for a worker. 0 trains on the CPU with gloo."""
+    """GPUs that Ray reserves for a worker: a whole number, or a part of one (0.5), so that small specialists with one
+    worker each share it. 0 trains on the CPU with gloo."""
 
     label_selector: dict[str, str] = {}
     """Ray labels that a worker's node must have, for example {stillhouse-role: student}. Empty: any node."""
@@ -197,6 +198,10 @@ class TrainConfig(Settings):
     after a worker died or its node was lost. Null: 0, and 3 with a range of `workers`. What would only happen again,
     such as a loss that is NaN or Inf, ends it at once."""
 
+    diverged: int | None = Field(default=3, ge=1)
+    """Checkpoints in a row at which the mean training loss since the one before is more than twice that of the first
+    step, after which training stops; the best checkpoint stays. Null: it goes on."""
+
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
 
@@ -209,6 +214,18 @@ class TrainConfig(Settings):
             raise ValueError(
                 "`checkpoint_steps` and `checkpoint_s` are both null: a range of `workers`, or `max_failures`, would "
                 "begin again at step 0; give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_can_be_had(self) -> TrainConfig:
+        gpus = self.gpus_per_worker
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"`gpus_per_worker` is {gpus:g}; Ray gives whole GPUs, or a part of one: take 1 or less")
+        if 0 < gpus < 1 and self.workers[1] > 1:
+            raise ValueError(
+                f"`gpus_per_worker` is {gpus:g} with {self.workers[1]} `workers`: two of them could come to one GPU, "
+                "which NCCL refuses; take one worker, or whole GPUs"
             )
         return self
 
@@ -275,6 +292,9 @@ class SpecialistConfig(Settings):
 
     model: ModelConfig
     """What it starts from."""
+
+    priority: int = 0
+    """Who takes a place first where not all have one: higher before lower, then in the order of the file."""
 
     mix: dict[str, float] = {}
     """Share of target tokens by domain. Empty: the domain of the specialist's own name."""

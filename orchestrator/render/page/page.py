@@ -12,7 +12,14 @@ from orchestrator.render.page.assets import own_assets
 from orchestrator.render.page.farthest import farthest
 from orchestrator.render.page.pictures import picture_groups
 from orchestrator.render.page.tokens import FULL_KL, embedded, guesses_json, texts_of
-from orchestrator.render.sentences import cost_lines, export_lines, four_bit_lines, store_lines, timing_line
+from orchestrator.render.sentences import (
+    cost_lines,
+    export_lines,
+    four_bit_lines,
+    store_lines,
+    timing_line,
+    waiting_lines,
+)
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.measures.shown import Texts
 from orchestrator.reporting.report import Report
@@ -38,6 +45,7 @@ def report_page(report: Report, texts: Texts) -> str:
             *four_bit_lines(report),
             *cost_lines(report),
             *export_lines(report),
+            *waiting_lines(report),
             *store_lines(report),
             *report.notes,
         ],

@@ -65,6 +65,8 @@ class TrainingCost:
     steps: int
     seconds: float | None
     """Seconds of the clock in which it stepped, in all attempts; None where no log of it is left."""
+    waited_s: float | None
+    """Seconds that it waited for targets in its place; None of a student from before these were noted."""
     parameters: int | None
     """None of a student from before these were noted."""
     flops: float | None
@@ -81,7 +83,12 @@ def training_costs(run: RunFolder, config: RunConfig) -> dict[str, TrainingCost]
             tokens, steps = done.get("tokens", 0), done.get("steps", 0)
             flops = 6.0 * parameters * tokens if parameters else None
             found[student.name] = TrainingCost(
-                tokens=tokens, steps=steps, seconds=None, parameters=parameters, flops=flops
+                tokens=tokens,
+                steps=steps,
+                seconds=None,
+                waited_s=done.get("waited_s"),
+                parameters=parameters,
+                flops=flops,
             )
     return found
 

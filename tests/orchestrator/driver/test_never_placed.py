@@ -21,7 +21,7 @@ from orchestrator.driver import pipeline
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages import evaluation
-from orchestrator.stages.supervisor import Supervisor
+from orchestrator.stages.training.supervisor import Supervisor
 from workers.evaluation.job import ModelToScore, ScoringTask
 from workers.student.config import TrainConfig
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from support.project import Project
@@ -29,7 +31,7 @@ from orchestrator.runs.events import read_events
 from orchestrator.runs.folder import RunFolder
 from workers.channels.board import Board, Control, Reporter
 from workers.channels.events import Message
-from workers.channels.messages import StudentPlaced
+from workers.channels.messages import ControlMessage, StudentPlaced
 from workers.layout import EventsLayout
 
 
@@ -59,14 +61,45 @@ def events(run: RunFolder) -> list[str]:
 def test_events_are_shown_and_messages_steer(board: Any, project: Project, tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path / "run"))
     with attempt(run, project.load().config, board) as session:
-        Control("board")(StudentPlaced("medical"))
+        sending = Thread(target=Control("board"), args=(StudentPlaced("medical"),))
+        sending.start()
         Reporter("board")(Message(text="hello"))
         deadline = time.monotonic() + 30
         messages = session.poll(patience_s=1)
         while "hello" not in events(run) and time.monotonic() < deadline:
             messages += session.poll(patience_s=1)
             session.monitors.flush(force=True)
+        messages += taken_from(session, sending)
     assert messages == [StudentPlaced("medical")] and events(run) == ["hello"]
+
+
+def taken_from(session: Session, *sending: Thread) -> list[ControlMessage]:
+    """What the driver takes until senders go on, as it has what they sent."""
+    messages: list[ControlMessage] = []
+    deadline = time.monotonic() + 60
+    while any(thread.is_alive() for thread in sending) and time.monotonic() < deadline:
+        messages += session.poll()
+        time.sleep(0.05)
+    assert not any(thread.is_alive() for thread in sending)
+    return messages
+
+
+def test_a_board_that_dies_loses_no_message(board: Any, project: Project, tmp_path: Path) -> None:
+    """Two wait at the board when its process is killed, one of them with a message that was given out."""
+    run = RunFolder(str(tmp_path / "run"))
+    with attempt(run, project.load().config, board) as session:
+        given, held = (Thread(target=Control("board"), args=(StudentPlaced(n),)) for n in ("given", "held"))
+        given.start()
+        deadline = time.monotonic() + 30
+        while not (first := session.poll()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        held.start()
+        time.sleep(0.3)
+        (process,) = [p for p in psutil.Process().children(recursive=True) if "ray::Board" in " ".join(p.cmdline())]
+        process.kill()
+        after = taken_from(session, given, held)
+    assert first == [StudentPlaced("given")]
+    assert {m.student for m in after if isinstance(m, StudentPlaced)} >= {"held"}
 
 
 def test_lost_events_lose_no_message(
@@ -76,8 +109,9 @@ def test_lost_events_lose_no_message(
     run = RunFolder(str(tmp_path / "run"))
     with attempt(run, project.load().config, board) as session:
         Reporter("board")(Message(text="lost"))
-        Control("board")(StudentPlaced("legal"))
-        assert session.poll() == [StudentPlaced("legal")]
+        sending = Thread(target=Control("board"), args=(StudentPlaced("legal"),))
+        sending.start()
+        assert taken_from(session, sending) == [StudentPlaced("legal")]
     assert events(run) == []
 
 

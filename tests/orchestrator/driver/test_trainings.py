@@ -35,10 +35,17 @@ class Waiting:
 
     def train(self, jobs: list[dict[str, Any]], deadline_s: float) -> str | None:
         """Returns what the file `end-NAME` beside the run says."""
-        end = Path(jobs[0]["run_uri"]) / f"end-{jobs[0]['name']}"
+        folder, name = Path(jobs[0]["run_uri"]), jobs[0]["name"]
+        (folder / f"began-{name}").touch()
+        end, place = folder / f"end-{name}", None
         while not end.exists():
+            if place is None and (folder / "make-place").exists():
+                place = placement_group([{"CPU": 0.1}])
+                (folder / f"place-{place.id.hex()}").touch()
             time.sleep(0.05)
-        return end.read_text() or None
+        if (said := end.read_text()) == "raise":
+            raise KeyError(said)
+        return said or None
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,19 +121,63 @@ def test_who_has_no_place_is_named_and_who_has_one_is_not(
     assert len(pending) == 1 and pending[0].startswith("legal is pending")
 
 
-def test_places_of_a_supervisor_that_died_are_freed(training: Trainings, failures: dict[str, str]) -> None:
-    """Its workers end with it; Ray would keep their places until the job ends."""
-    place = placement_group([{"CPU": 1}])
-    assert place.wait(30)
-    training.take(StudentPlaced("medical", place.id.hex()))
+def kill_supervisors() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "ray::Waiting" in " ".join(process.cmdline()):
+                process.kill()
+
+
+def test_supervisors_that_died_are_followed_by_others_until_it_is_of_no_use(
+    training: Trainings, failures: dict[str, str], told: list[Event], tmp_path: Path
+) -> None:
+    """Each student has its own; its place, which Ray would keep, is freed."""
+    until(training, lambda _: psutil.Process().children(recursive=True))
+    (tmp_path / "make-place").touch()
+
+    def told_again(_: Any) -> list[str]:
+        return [e.text for e in told if isinstance(e, Message) and "started again" in e.text]
+
+    until(training, lambda _: len(list(tmp_path.glob("place-*"))) == 2)
+    places = {file.name.removeprefix("place-") for file in tmp_path.glob("place-*")}
+    (tmp_path / "make-place").unlink()
+    kill_supervisors()
+    until(training, lambda status: len(told_again(status)) == 2)
+    states = ray.util.placement_group_table()
+    assert {states[place]["state"] for place in places} == {"REMOVED"}
+    assert not failures and "medical" in "".join(told_again(None)) and "\n" not in told_again(None)[0]
 
     def over_once_killed(status: Any) -> bool:
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if "ray::Waiting" in " ".join(process.cmdline()):
-                    process.kill()
+        kill_supervisors()
         return status.over
 
     until(training, over_once_killed)
     assert failures.keys() == {"medical", "legal"}
-    assert ray.util.placement_group_table(place)["state"] == "REMOVED"
+    assert all(f"looks after the training of {name} died" in why for name, why in failures.items())
+
+
+def test_only_so_many_train_at_once_and_the_first_by_priority(
+    tmp_path: Path, told: list[Event], failures: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainings, "Supervisor", Waiting)
+    config = clinic(fan_out={"at_once": 1}, specialists={"medical": {}, "legal": {"priority": 1}})
+    run = RunFolder(str(tmp_path))
+    with Lease.take(run.storage, "the run") as lease:
+        training = Trainings(RunContext(run, config, lease, told.append), [], DECLARED, failures, repairs=False)
+        training.start()
+        until(training, lambda _: (tmp_path / "began-legal").exists())
+        assert not training.poll([]).settled
+        training.take(StudentPlaced("legal", "aa"))
+        assert not training.poll([]).settled and not (tmp_path / "began-medical").exists()
+        (tmp_path / "end-legal").touch()
+        until(training, lambda _: (tmp_path / "began-medical").exists())
+        (tmp_path / "end-medical").touch()
+        assert until(training, lambda status: status.over)
+
+
+def test_what_a_supervisor_raised_itself_fails_its_student_alone(
+    training: Trainings, failures: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "end-legal").write_text("raise")
+    until(training, lambda _: bool(failures))
+    assert failures == {"legal": "KeyError: 'raise'"}

@@ -14,7 +14,7 @@ from cluster.lease import Lease
 from orchestrator.config.loading import ConfigFile, validate
 from orchestrator.config.schema import RunConfig
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.identity import as_begun, differences
+from orchestrator.runs.identity import as_begun, differences, later_specialists
 from workers.layout import CONFIG
 
 
@@ -90,10 +90,44 @@ def test_a_prompt_source_more_or_less_differs() -> None:
     assert any(d.startswith("prompts.legal.path: l.jsonl -> nothing") for d in differences(more, config()))
 
 
-def test_a_specialist_less_differs_and_one_more_does_not() -> None:
-    more = config(specialists={"medical": {"model": "s"}, "new": {"model": "s", "mix": {"medical": 1}}})
-    assert differences(config(), more) == []
-    assert differences(more, config()) and all(d.startswith("specialists.new") for d in differences(more, config()))
+TWO = {"medical": {"model": "s"}, "new": {"model": "s", "mix": {"medical": 1}}}
+
+
+def test_a_specialist_more_is_worked_on_and_one_less_is_left_alone() -> None:
+    one, two = config(specialists={"medical": {"model": "s"}}), config(specialists=TWO)
+    assert differences(one, two) == differences(two, one) == []
+    more, less = later_specialists(one, two, lambda name: True), later_specialists(two, one, lambda name: True)
+    assert more.work == more.written == two and more.left == ()
+    assert less.work == one and less.written.specialists == two.specialists
+    assert [why.split()[0] for why in less.left] == ["new"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_specialist_that_says_otherwise_is_left_as_it_was_begun(trained: bool) -> None:
+    old = config(specialists=TWO)
+    changed = config(specialists=TWO | {"medical": {"model": "s", "train": {"lr": 0.5, "workers": 2}, "priority": 3}})
+    later = later_specialists(old, changed, lambda name: trained)
+    assert later.left == (
+        "medical stays as it was begun (specialists.medical.train.lr: 2e-05 -> 0.5); under another name it is trained "
+        "so",
+    )
+    assert later.written.specialists == old.specialists
+    assert ("medical" in later.work.specialists) is trained and "new" in later.work.specialists
+    assert later.work.specialists.get("medical", old.specialists["medical"]) == old.specialists["medical"]
+
+
+def test_what_may_differ_of_a_specialist_is_taken_on_and_a_sibling_may_be_added() -> None:
+    old = config(specialists=TWO)
+    free = config(specialists=TWO | {"medical": {"model": "s", "train": {"workers": 2}, "quantised": "qad"}})
+    later = later_specialists(old, free, lambda name: True)
+    assert later.work == later.written == free and later.left == ()
+    assert later_specialists(free, old, lambda name: True).left, "one that is taken away is a change"
+
+
+def test_nothing_to_work_on_is_refused() -> None:
+    old, changed = (config(specialists={"medical": {"model": m}}) for m in ("s", "t"))
+    with pytest.raises(ValueError, match="none is left to work on: medical stays as it was begun"):
+        later_specialists(old, changed, lambda name: False)
 
 
 def test_a_name_like_a_free_field_is_only_a_name() -> None:
@@ -108,7 +142,7 @@ def test_a_name_like_a_free_field_is_only_a_name() -> None:
 
 def test_a_share_of_a_domain_named_like_a_free_field_differs() -> None:
     old, new = (config(specialists={"m": {"model": "s", "mix": {"medical": 1, "placement": w}}}) for w in (1, 2))
-    assert differences(old, new) == ["specialists.m.mix.placement: 1.0 -> 2.0"]
+    assert "(specialists.m.mix.placement: 1.0 -> 2.0)" in later_specialists(old, new, lambda name: True).left[0]
 
 
 def test_differences_leave_the_configurations_as_they_were() -> None:

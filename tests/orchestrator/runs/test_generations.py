@@ -73,6 +73,11 @@ def test_one_that_has_begun_goes_on_and_one_that_is_finished_is_followed(project
     assert third.config.continues is not None and third.config.continues.generation == 2
 
 
+def test_more_training_of_the_same_is_a_generation_too(project: Project, first: RunFolder) -> None:
+    file = next_generation(project.load("defaults.train.tokens=2k"))
+    assert file.config.continues is not None and file.config.continues.generation == 1
+
+
 def test_a_run_that_is_not_evaluated_is_not_finished(project: Project, first: RunFolder) -> None:
     first.storage.delete(REPORT_JSON)
     assert next_generation(project.load()).config.continues is None, "it resumes the first"

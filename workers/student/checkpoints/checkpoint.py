@@ -51,6 +51,13 @@ class CheckpointPointer:
     """Loss curve so far, thinned."""
     before: dict[str, Any] | None = None
     """KL to the teacher before the first step (workers.first_kl.FirstKl); None where it was not measured."""
+    since: tuple[int, float] = (0, 0.0)
+    """Of one that was asked for between two that were due: the steps since the last of those, and the sum of their
+    losses. It is never the best one: its mean is of few steps."""
+    above: int = 0
+    """Checks in a row, up to this one, at which the loss was far above that of the first step."""
+    waited_s: float = 0.0
+    """Seconds that its steps waited for their texts."""
 
 
 class Checkpoints:
@@ -203,8 +210,9 @@ class Checkpoints:
 
 
 def _best(pointers: list[CheckpointPointer]) -> CheckpointPointer | None:
-    """The one of least loss; of equal ones the last."""
-    return min(pointers, key=lambda p: (p.loss, -p.step), default=None)
+    """The one of least loss among those that were due, if any is; of equal ones the last."""
+    due = [p for p in pointers if not p.since[0]] or pointers
+    return min(due, key=lambda p: (p.loss, -p.step), default=None)
 
 
 def _from_first(value: Any) -> Any:

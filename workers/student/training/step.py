@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,18 @@ from workers.student.config import LossConfig, TrainConfig
 from workers.student.training.schedule import learning_rate
 from workers.targets.heads import TeacherHead
 from workers.targets.reader import TargetRow
+
+
+class Step(NamedTuple):
+    """What a step did, on all workers together."""
+
+    loss: float
+    """Mean per target token; a divergence is 0 at best."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    heard: int
+    """Sum of the numbers that workers gave."""
 
 
 class Optimiser:
@@ -63,13 +75,10 @@ class Optimiser:
         """
         return None if rows[0].logprobs is not None else self._share(rows, tokens / self._train.tokens, self._loss)
 
-    def step(
-        self, rows: list[TargetRow], tokens: int, share: list[MicroBatch] | None = None
-    ) -> tuple[float, float, float]:
+    def step(self, rows: list[TargetRow], tokens: int, share: list[MicroBatch] | None = None, heard: int = 0) -> Step:
         """Learn from a global batch, when `tokens` of the budget are behind. A collective.
 
-        `share`: this worker's part of it, where `share_ahead` has made it. Returns the mean loss per target token (a
-        divergence is 0 at best), the norm of the gradient before clipping, and the learning rate.
+        `share`: this worker's part of it, where `share_ahead` has made it. `heard`: a number of this worker's.
         """
         self.settle(tokens)
         targets, spent, train = sum(r.targets for r in rows), tokens / self._train.tokens, self._train
@@ -88,8 +97,9 @@ class Optimiser:
             self._engine.step()
             total += loss.detach().double().cpu() - floor
         self.settle(tokens + targets)
-        mean = float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
-        return mean, float(self._engine.get_global_grad_norm() or 0.0), lr
+        sums = self._over_ranks(torch.stack([total, torch.tensor(float(heard), dtype=total.dtype)]), dist.ReduceOp.SUM)
+        loss_sum, heard_sum = sums.tolist()
+        return Step(loss_sum / self._world, float(self._engine.get_global_grad_norm() or 0.0), lr, round(heard_sum))
 
     def measure(self, rows: list[TargetRow]) -> float:
         """The mean loss per target token of a global batch, weighted as at the start of the budget. A collective."""

@@ -26,9 +26,10 @@ from workers.first_kl import FirstKl, FirstKlConfig
 from workers.randomness import generator
 from workers.student.batches.ahead import BatchesAhead
 from workers.student.config import LoraConfig, LossConfig, TrainConfig
+from workers.student.training.cadence import Asked, Cadence, Ears, Left, of_all
 from workers.student.training.engine import start_engine
 from workers.student.training.job import SpecialistJob, bad_step
-from workers.student.training.learned import check_learned, comparable
+from workers.student.training.learned import Diverged, check_course, check_learned, comparable
 from workers.targets.commits.damage import DamagedShard
 from workers.targets.reader import Cursor, TargetRow
 from workers.targets.replay import RowStream
@@ -73,7 +74,6 @@ class Trainer:
 
         from workers.student.batches.streams import StudentRows
         from workers.student.checkpoints.checkpoint import Checkpoints
-        from workers.student.training.cadence import Cadence
         from workers.student.training.models import TrainedModels
         from workers.student.training.step import Optimiser
 
@@ -94,9 +94,12 @@ class Trainer:
         self.models = TrainedModels(self.storage, job, self.lora, self.checkpoints)
         self.cadence = Cadence(train, self.rank, self.world, device)
         self._reported = 0.0
+        self.waited_s = 0.0
+        """Seconds that steps waited for their texts, also before the last checkpoint."""
         self._seconds: set[int] = set()
         """Of the clock, in which a step ran since the last report."""
         self._damages: dict[int, str] = {}
+        self.ears, self.above = Ears(job.board, self.rank), 0
         self.step, self.tokens = 0, 0
         self.history: list[dict[str, float]] = []
         self.before: dict[str, Any] | None = None
@@ -133,14 +136,15 @@ class Trainer:
             started = time.time()
             batch = self.batches.next()
             read, rows = time.time(), batch.rows
+            self.waited_s += read - started
             if self.step == 0 and self.job.first_kl is not None:
                 self._measure_before(rows)
             self._seed_dropout()
-            loss, norm, lr = self.optimiser.step(rows, self.tokens, batch.share)
+            loss, norm, lr, heard = self.optimiser.step(rows, self.tokens, batch.share, self.ears.heard())
             self.cursor = batch.cursor
             # ZeRO says -1 of a norm that is NaN or Inf.
             if not (math.isfinite(loss) and math.isfinite(norm) and norm >= 0):
-                self._save_batch(rows)
+                self._save_batch(rows, self.step + 1)
                 raise bad_step(self.job, self.step + 1, loss, norm)
             pause_point("step-done")
             before, self.step, self.tokens = self.tokens, self.step + 1, self.tokens + sum(r.targets for r in rows)
@@ -149,8 +153,19 @@ class Trainer:
             if due := [kept for kept, tokens in self.job.snapshots.items() if before < tokens <= self.tokens]:
                 self.models.write_snapshots(self.engine, self.optimiser.quantised, self.step, self.tokens, due)
             if self.cadence.due(self.step) or self.tokens >= self.budget:
+                self._check_course(rows)
                 self._checkpoint()
+            if asked := of_all(heard):
+                self._answer(asked)
         self._finish()
+
+    def _answer(self, asked: Asked) -> None:
+        """Write a checkpoint, if there is none of this step; raise Left if that is asked for. A collective."""
+        if self.cadence.progress[0]:
+            self._checkpoint(due=False)
+            self._notice(f"a checkpoint of step {self.step} was asked for, and is written")
+        if Asked.LEAVE in asked and self.tokens < self.budget:
+            raise Left(f"{self.job.name}: left after step {self.step}, with a checkpoint")
 
     def _measure_before(self, rows: list[TargetRow]) -> None:
         """How far the student is from its teacher before it has learned anything."""
@@ -192,10 +207,25 @@ class Trainer:
             return None
         self.optimiser.settle(pointer.tokens, loaded=True)
         self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
-        self.before = pointer.before
+        self.before, self.above, self.waited_s = pointer.before, pointer.above, pointer.waited_s
+        self.cadence.restart((pointer.since[0], pointer.since[1]))
         return Cursor.from_dict(pointer.cursor)
 
-    def _checkpoint(self) -> None:
+    def _check_course(self, rows: list[TargetRow]) -> None:
+        """Raise Diverged if the loss has been far above that of the first step for long, with the last batch kept."""
+        loss, first = LossConfig.model_validate(self.job.loss), self.history[0] if self.history else {}
+        if first.get("step") != 1 or not comparable(loss):
+            return
+        try:
+            self.above = check_course(self.job.name, first["loss"], self.cadence.loss, self.above, self.train)
+        except Diverged as error:
+            self._save_batch(rows, self.step)
+            best = self.checkpoints.best()
+            kept = f"; its best checkpoint, of step {best.step}, stays" if best is not None else ""
+            texts = f"the ids of its texts are in {self.job.layout.failed_step(self.step)}"
+            raise Diverged(f"{error}{kept}; {texts}") from None
+
+    def _checkpoint(self, *, due: bool = True) -> None:
         from workers.student.checkpoints.checkpoint import CheckpointPointer
 
         pointer = CheckpointPointer(
@@ -208,10 +238,14 @@ class Trainer:
             self.checkpoints.new_key(self.step),
             self.history,
             self.before,
+            (0, 0.0) if due else self.cadence.progress,
+            self.above,
+            round(self.waited_s, 3),
         )
         with self.optimiser.masters_in_place():
             self.checkpoints.save(self.engine, pointer)
-        self.cadence.restart()
+        if due:
+            self.cadence.restart()
         self.report(CheckpointSaved(student=self.job.name, step=self.step, tokens=self.tokens, loss=pointer.loss))
 
     def _finish(self) -> None:
@@ -228,7 +262,7 @@ class Trainer:
             pause_point("final-files")
             done = {"steps": self.step, "tokens": self.tokens, "history": self.history, "workers": self.world}
             done |= {"layout": self.engine.module.layout, "fused": self.engine.module.fused}
-            done |= {"before": self.before}
+            done |= {"before": self.before, "waited_s": round(self.waited_s, 2)}
             done |= {"texts_rejected": self.cursor.rejected}
             done |= {"final_step": final_step, "best_step": best.step, "best_loss": best.loss}
             self.checkpoints.check()
@@ -314,11 +348,11 @@ class Trainer:
         Reporter(self.job.board)(UnitDamaged(student=self.job.name, unit=damage.unit, reason=damage.reason))
         Control(self.job.board)(DamageFound(self.job.name, damage.unit))
 
-    def _save_batch(self, rows: list[TargetRow]) -> None:
+    def _save_batch(self, rows: list[TargetRow], step: int) -> None:
         """Before any rank raises, as that ends all of them."""
         import torch.distributed as dist
 
         if self.rank == 0:
             ids = [r.prompt_uid for r in rows]
-            self.storage.write(self.job.layout.failed_step(self.step + 1), json.dumps(ids).encode())
+            self.storage.write(self.job.layout.failed_step(step), json.dumps(ids).encode())
         dist.barrier()

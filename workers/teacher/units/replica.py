@@ -125,7 +125,7 @@ class Replica:
         try:
             won = self._runner.capture(rows)
             for split, unit, _ in rows:
-                self._control(UnitCaptured(self._job.name, split, unit))
+                self._control.note(UnitCaptured(self._job.name, split, unit))
             return won
         except CannotCapture as error:
             self._control(CaptureStopped(self._job.name, str(error)))

@@ -115,6 +115,16 @@ def test_settings_load_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"gpus_per_worker": 1.5}, "1.5; Ray"), ({"gpus_per_worker": 0.5, "workers": [1, 2]}, "0.5 with 2 `workers`")],
+)
+def test_gpus_that_cannot_be_had_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        TrainConfig(**settings)
+    assert TrainConfig(gpus_per_worker=0.5).gpus_per_worker == 0.5 and TrainConfig(gpus_per_worker=2, workers=4)
+
+
+@pytest.mark.parametrize(
     "settings, named",
     [
         ({}, "give either `base`"),

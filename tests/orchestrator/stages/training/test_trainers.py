@@ -44,7 +44,7 @@ class Trainers:
         """Train to the end; returns what rank 0's function does."""
         from ray.train import RunConfig, ScalingConfig
 
-        from orchestrator.stages.train_internals import FreeSlotsTrainer
+        from orchestrator.stages.training.train_internals import FreeSlotsTrainer
         from workers.student.training.process_group import ProcessGroup
 
         trainer = FreeSlotsTrainer(
@@ -103,10 +103,22 @@ def actors() -> dict[str, bool]:
     return found
 
 
+def messages_until(board: Any, what: Callable[[], bool]) -> list[Any]:
+    """What the board was sent until then; senders go on as the driver takes it."""
+    messages: list[Any] = []
+
+    def taken() -> bool:
+        messages.extend(ray.get(board.messages.remote()))
+        return what()
+
+    assert wait_for(taken)
+    return messages
+
+
 def test_they_train_at_once_and_only_workers_load_torch(board: Any, tmp_path: Path) -> None:
     trainers, until = Trainers.remote(), tmp_path / "until"  # type: ignore[attr-defined]
     calls = {n: trainers.fit.remote(n, str(tmp_path), str(until)) for n in WORKERS}
-    wait_for(lambda: len(list(tmp_path.glob("?-?"))) == sum(WORKERS.values()))
+    messages = messages_until(board, lambda: len(list(tmp_path.glob("?-?"))) == sum(WORKERS.values()))
     here = actors()
     until.touch()
     done = {name: ray.get(call, timeout=60) for name, call in calls.items()}
@@ -118,7 +130,7 @@ def test_they_train_at_once_and_only_workers_load_torch(board: Any, tmp_path: Pa
     assert not [name for name in here if any(n in name for n in NOT_STARTED)]
     assert ray.get(trainers.loaded.remote()) == []
 
-    messages, events = ray.get([board.messages.remote(), board.events.remote()])
+    events = ray.get(board.events.remote())
     assert {m.student for m in messages} == WORKERS.keys() and all(isinstance(m, StudentPlaced) for m in messages)
     assert len({m.place for m in messages} - {""}) == len(WORKERS)
     assert {(e.student, e.state) for e in events if isinstance(e, StudentState)} == {(n, "loading") for n in WORKERS}
@@ -129,8 +141,7 @@ def test_they_train_at_once_and_only_workers_load_torch(board: Any, tmp_path: Pa
 def test_the_places_of_an_actor_that_died_can_be_freed(board: Any, tmp_path: Path) -> None:
     trainers = Trainers.remote()  # type: ignore[attr-defined]
     call = trainers.fit.remote("b", str(tmp_path), str(tmp_path / "never"))
-    wait_for(lambda: len(list(tmp_path.glob("b-?"))) == 2)
-    (message,) = ray.get(board.messages.remote())
+    (message,) = messages_until(board, lambda: len(list(tmp_path.glob("b-?"))) == 2)
     ray.kill(trainers)
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(call, timeout=30)

@@ -1,7 +1,7 @@
-"""Training the specialists at once: one supervisor actor, in which each has a thread with its trainer and controller.
+"""Training a specialist and what follows it in the same workers: a supervisor, in which trainer and controller run.
 
-It loads Ray Train, but no torch: the workers do. One that fails is started again from its last checkpoint, where its
-settings say so, or reported alone.
+Each specialist has one of its own, so that none takes another down with it. It loads Ray Train, but no torch: the
+workers do. A training that fails is started again from its last checkpoint, where its settings say so, or reported.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import ray
 
 from cluster.lease import LeaseLost
 from cluster.placement import PlaceDeadline
-from cluster.storage import open_storage
+from cluster.storage import Storage, open_storage
 from workers.channels.board import Control, Reporter
 from workers.channels.events import Message
 from workers.channels.messages import StudentRestarted
 from workers.failures import Failure, first_failure, last_line
 from workers.layout import RAY_TRAIN, StudentLayout
 from workers.student.config import TrainConfig
-from workers.student.training.learned import NothingLearned
+from workers.student.training.cadence import Left
+from workers.student.training.learned import Diverged, NothingLearned
 from workers.student.training.resources import resource_request
 from workers.student.training.train_loop import train_group
 
-NON_RETRYABLE = (FloatingPointError, LeaseLost, NothingLearned, ValueError)
+NON_RETRYABLE = (Diverged, FloatingPointError, LeaseLost, Left, NothingLearned, ValueError)
 """What a training that resumes to the bit would come to once more."""
+
+LEFT = "it left with a checkpoint, as it was asked to"
+"""What `train` returns of a training that was asked to leave."""
 
 _COLLECTIVE_S = 4 * 3600
 """Seconds that ranks wait for each other: rank 0 alone writes final models and converts checkpoints, which may be
@@ -34,7 +38,7 @@ large. A rank that died is noticed by Ray, long before."""
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Supervisor:
-    """Runs trainers, one per call; calls run in threads of this actor, so that they train at the same time."""
+    """Runs a trainer."""
 
     def train(self, jobs: list[dict[str, Any]], deadline_s: float = math.inf) -> str | None:
         """Train a group of students, one after another, to their end; returns None, or the first cause of its failure.
@@ -47,7 +51,7 @@ class Supervisor:
         while (failure := _fit(jobs, deadline_s)) is not None:
             if not (restarts and failure.retryable):
                 return failure.cause
-            progress = _progress_marker(jobs)
+            progress = progress_marker(open_storage(jobs[0]["run_uri"]), [job["name"] for job in jobs])
             failures, before = (failures + 1 if progress == before else 1), progress
             if failures > restarts:
                 return failure.cause
@@ -58,10 +62,9 @@ class Supervisor:
         return None
 
 
-def _progress_marker(jobs: list[dict[str, Any]]) -> list[tuple[bool, list[str]]]:
-    """How far a group has come: of each student, whether it is done, and the pointer of its last checkpoint."""
-    storage = open_storage(jobs[0]["run_uri"])
-    students = [StudentLayout(job["name"]) for job in jobs]
+def progress_marker(storage: Storage, names: list[str]) -> list[tuple[bool, list[str]]]:
+    """How far students have come: of each whether it is done, and the pointer of its last checkpoint."""
+    students = [StudentLayout(name) for name in names]
     return [(storage.exists(s.done), storage.keys(s.pointers)[-1:]) for s in students]
 
 
@@ -69,7 +72,7 @@ def _fit(jobs: list[dict[str, Any]], deadline_s: float) -> Failure | None:
     """Train what is left of a group, once; returns None, or the cause of its failure."""
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 
-    from orchestrator.stages.train_internals import FreeSlotsTrainer, ask_again_after
+    from orchestrator.stages.training.train_internals import FreeSlotsTrainer, ask_again_after
     from workers.student.training.process_group import ProcessGroup
 
     train = jobs[0]["train"]
@@ -106,6 +109,8 @@ def _fit(jobs: list[dict[str, Any]], deadline_s: float) -> Failure | None:
     try:
         trainer.fit()
     except WorkerGroupError as error:
+        if any(isinstance(failure, Left) for failure in error.worker_failures.values()):
+            return Failure(LEFT, False)
         return first_failure(list(error.worker_failures.values()), NON_RETRYABLE) or Failure(
             last_line(str(error)), True
         )

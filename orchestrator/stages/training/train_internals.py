@@ -1,7 +1,7 @@
 """Names of Ray Train's that are private, and may change with any release: all that this program uses.
 
-A test for each (tests/orchestrator/stages/test_train_internals.py) fails when it does. Importing this loads Ray Train,
-pandas and Ray Data, but no torch: `ray.train.torch` would.
+A test for each (tests/orchestrator/stages/training/test_train_internals.py) fails when it does. Importing this loads
+Ray Train, pandas and Ray Data, but no torch: `ray.train.torch` would.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import (
     DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
     ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR,
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
 )
 from ray.train.v2._internal.execution.controller import TrainController
@@ -53,6 +54,7 @@ class ControllerHereTrainer(DataParallelTrainer):
         # Each would set up the process's logging anew, and lock up with another that writes its first line meanwhile:
         # one holds `logging`'s lock and wants the handler's, the other the reverse. What they say goes to stderr.
         os.environ[ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR] = "0"
+        os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"  # a process a group; workers listen themselves (cadence.py)
 
         async def run() -> Any:
             controller = TrainController(**settings)

@@ -21,7 +21,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from orchestrator.stages.train_internals import (
+from orchestrator.stages.training.train_internals import (
     ControllerHereTrainer,
     ElasticScalingPolicy,
     FixedPolicy,
@@ -89,19 +89,19 @@ def test_a_workers_resources_are_those_asked_for() -> None:
 
 def test_free_slots_are_counted_where_the_policy_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = FreeSlotsPolicy(ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 0.5}))
-    monkeypatch.setattr("orchestrator.stages.train_internals.cluster_nodes", lambda: [])
+    monkeypatch.setattr("orchestrator.stages.training.train_internals.cluster_nodes", lambda: [])
     monkeypatch.setattr(ElasticScalingPolicy, "_maybe_send_resource_request", lambda self: None)
     monkeypatch.setattr(ElasticScalingPolicy, "_get_reserved_resources", lambda self: {})
     assert type(policy.make_decision_for_non_running_worker_group()).__name__ == "NoopDecision"
-    monkeypatch.setattr("orchestrator.stages.train_internals.free_slots", lambda *_: 3)
+    monkeypatch.setattr("orchestrator.stages.training.train_internals.free_slots", lambda *_: 3)
     decision = policy.make_decision_for_non_running_worker_group()
     assert decision.num_workers == 3 and decision.resources_per_worker == {"CPU": 0.5}  # type: ignore[attr-defined]
 
 
 def test_who_starts_workers_loads_no_torch() -> None:
     modules = (
-        "orchestrator.stages.supervisor",
-        "orchestrator.stages.train_internals",
+        "orchestrator.stages.training.supervisor",
+        "orchestrator.stages.training.train_internals",
         "workers.student.training.process_group",
     )
     names = ("torch", "transformers", "deepspeed", "accelerate")

@@ -1,0 +1,154 @@
+"""Faults at random moments of a run: a process of some kind is killed, a signal is sent, a node or the storage is lost.
+
+Each fault waits until the part of the run that it hit makes progress again, so that its outage is known and the next
+one does not come into it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from end_to_end.small_job import CHECKOUT, Job
+
+from cluster.storage import open_storage
+
+TITLES = {
+    "supervisor": "ray::Supervisor",
+    "pool": "ray::TeacherPool",
+    "leader": "MapWorker(MapBatches(Replica",
+    "rank": "ray::RankActor",
+    "trainer worker": "RayTrainWorker",
+    "board": "ray::Board",
+}
+"""Kinds of processes that are killed, by their titles."""
+
+TEACHER = ("pool", "leader", "rank")
+"""Kinds whose loss stops a capture; the others stop students."""
+
+_LONGEST_S = 240
+"""Seconds in which a run must make progress after a fault, on the slowest machine that tests run on."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was done to a run, and how long until it made progress again."""
+
+    kind: str
+    outage_s: float
+
+
+@dataclass
+class Faults:
+    """Runs a job to its end, and hits it meanwhile."""
+
+    job: Job
+    kinds: list[str]
+    seed: int
+    others: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Faults of further kinds, by name."""
+    where: str = ""
+    """URI of the run, where it is not in the job's folder."""
+    done: list[Fault] = field(default_factory=list)
+
+    def run(self, most: int) -> None:
+        """Type the command, again where a fault ended it, until it is done; `most` faults, one of each kind first."""
+        chance = random.Random(self.seed)
+        driver = self._start()
+        try:
+            while True:
+                pause = time.monotonic() + chance.uniform(1, 4)
+                while time.monotonic() < pause and driver.poll() is None:
+                    time.sleep(0.1)
+                if driver.poll() is not None:
+                    self._note_end(driver)
+                    if driver.returncode == 0:
+                        return
+                    driver = self._start()
+                    continue
+                if len(self.done) < most and self._began():
+                    driver = self._hit(chance, driver)
+        finally:
+            if driver.poll() is None:
+                driver.kill()
+
+    def _start(self) -> subprocess.Popen[str]:
+        with (self.job.folder / "faults.log").open("ab") as log:
+            return subprocess.Popen(
+                self.job.command("run"), cwd=CHECKOUT, env=os.environ, stdout=log, stderr=log, text=True
+            )
+
+    def _note_end(self, driver: subprocess.Popen[str]) -> None:
+        assert driver.returncode in (0, 130, 143, -9), self.output()[-4000:]
+
+    def output(self) -> str:
+        """All that the command said."""
+        return (self.job.folder / "faults.log").read_text(errors="replace")
+
+    def _hit(self, chance: random.Random, driver: subprocess.Popen[str]) -> subprocess.Popen[str]:
+        had = {fault.kind for fault in self.done}
+        kind = chance.choice([kind for kind in self.kinds if kind not in had] or self.kinds)
+        before = self._marker(kind)
+        if kind in TITLES and not self._kill(kind, chance):
+            return driver
+        if kind in self.others:
+            self.others[kind]()
+        began, wanted = time.monotonic(), {"driver": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+        if kind in wanted:
+            family = psutil.Process(driver.pid).children(recursive=True)
+            driver.send_signal(wanted[kind])
+            driver.wait(120)
+            self._note_end(driver)
+            for process in psutil.wait_procs(family, timeout=20)[1]:
+                process.kill()
+            driver = self._start()
+        while self._marker(kind) == before and driver.poll() is None:
+            assert time.monotonic() - began < _LONGEST_S, f"{kind}: no progress\n{self.output()[-4000:]}"
+            time.sleep(0.1)
+        self.done.append(Fault(kind, time.monotonic() - began))
+        return driver
+
+    def _kill(self, kind: str, chance: random.Random) -> bool:
+        """Whether there was a process of this kind."""
+        there = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if TITLES[kind] in " ".join(process.cmdline()):
+                    there.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        if there:
+            chance.choice(sorted(there, key=lambda p: p.pid)).kill()
+        return bool(there)
+
+    def _began(self) -> bool:
+        return bool(self._units())
+
+    def _marker(self, kind: str) -> Any:
+        """What grows as the part of a run goes on that a fault of this kind stops."""
+        if kind in TEACHER:
+            return self._units() if not self._trained() else self._everything()
+        return self._everything()
+
+    def _everything(self) -> Any:
+        return self._units(), self._trained()
+
+    def _units(self) -> list[str]:
+        return [file.key for file in self._listing("targets") if "/log/" in file.key]
+
+    def _trained(self) -> list[str]:
+        return [file.key for file in self._listing("students") if file.key.endswith(".json")]
+
+    def _listing(self, folder: str) -> list[Any]:
+        storage = open_storage(self.where or str(self.job.folder / "runs" / "job"))
+        with suppress(OSError):
+            return sorted(storage.listing(folder), key=lambda file: file.key)
+        return []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.config.students import Student, initial_key
+from orchestrator.config.students import Student, initial_key, starts_from
 from orchestrator.runs.context import RunContext
-from orchestrator.runs.generations import generation_name, older_runs
+from orchestrator.runs.generations import generation_name, older_runs, trained_before
 from workers.layout import AT_CONTROL_TOKENS, StudentLayout
 from workers.manifest import read_plan
 from workers.splits import TRAIN
@@ -38,6 +38,7 @@ def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: 
             given_only=student.given_only,
             first_kl=_first_kl(student, ctx),
             snapshots=snapshots_of(student),
+            goes_on=goes_on(student, ctx),
             replay=replay,
             replay_share=continues.replay if replay and continues is not None else 0.0,
         )
@@ -48,6 +49,12 @@ def snapshots_of(student: Student) -> dict[str, int]:
     """The weights that it keeps on the way, by the name of their folder: after how many target tokens."""
     kept = {StudentLayout.milestone(tokens): tokens for tokens in student.milestones}
     return kept if student.snapshot_tokens is None else {AT_CONTROL_TOKENS: student.snapshot_tokens, **kept}
+
+
+def goes_on(student: Student, ctx: RunContext) -> bool:
+    """Whether a student starts from what a specialist was in an older generation."""
+    before = trained_before(ctx.run, ctx.config) if student.quantised_of is None else None
+    return before is not None and before.student_done(starts_from(student).name) is not None
 
 
 def replay_of(student: Student, ctx: RunContext) -> tuple[ReplayedRun, ...]:

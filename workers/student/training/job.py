@@ -56,6 +56,8 @@ class SpecialistJob:
     """Thresholds of its KL before training (FirstKlConfig), which is measured on the first batch. None: it is not."""
     snapshots: dict[str, int] = field(default_factory=dict)
     """Weights to keep beside the final ones, by the name of their folder: after how many target tokens."""
+    goes_on: bool = False
+    """Whether it starts from what it was in an older generation: it may know its texts well when it begins."""
     replay: tuple[ReplayedRun, ...] = ()
     """Older generations that it reads too, in equal parts."""
     replay_share: float = 0.0

@@ -29,7 +29,7 @@ from workers.student.config import LoraConfig, LossConfig, TrainConfig
 from workers.student.training.cadence import Asked, Cadence, Ears, Left, of_all
 from workers.student.training.engine import start_engine
 from workers.student.training.job import SpecialistJob, bad_step
-from workers.student.training.learned import Diverged, check_course, check_learned, comparable
+from workers.student.training.learned import Diverged, NothingLearned, check_course, check_learned, comparable
 from workers.targets.commits.damage import DamagedShard
 from workers.targets.reader import Cursor, TargetRow
 from workers.targets.replay import RowStream
@@ -291,7 +291,13 @@ class Trainer:
             rows = stream.next_batch(self.train.batch_tokens)
         finally:
             stream.close()
-        check_learned(self.job.name, first["loss"], self.optimiser.measure(rows), self.train)
+        after = self.optimiser.measure(rows)
+        try:
+            check_learned(self.job.name, first["loss"], after, self.train)
+        except NothingLearned as nothing:
+            if not self.job.goes_on or not math.isfinite(after):
+                raise
+            self._notice(f"{nothing}; the report has what it gained and forgot")
 
     def release_engine(self) -> None:
         """Free the engine's memory."""

@@ -71,6 +71,7 @@ def runs(
     lives = [life(job(root, "whole"), 1) for root in roots.values()]
     lives += [life(job(roots["hidden"], "killed"), 1, point) for point in ("step-done:3", "step-done:2", None)]
     lives += [life(job(roots["hidden"], "without", replay=[], replay_share=0.0), 1)]
+    lives += [life(job(roots["full"], "wild", goes_on=True, train={**TRAIN, "lr": 1.0, "clip": 0.0}), 1)]
     live(roots["hidden"], [*lives, life(job(roots["hidden"], "shared"), 2)])
     return roots
 
@@ -105,6 +106,12 @@ def test_its_checkpoint_knows_how_much_was_replayed(runs: dict[str, Path]) -> No
     ))  # fmt: skip
     assert new + older == pointer["tokens"]
     assert older / (new + older) == pytest.approx(SHARE, abs=25 / pointer["tokens"]), "to a text of 25 tokens"
+
+
+def test_one_that_goes_on_may_end_worse_on_its_first_batch(runs: dict[str, Path]) -> None:
+    """It may have known its texts as well as can be; what it forgot is in the report."""
+    found = losses(runs["full"], "wild")
+    assert found[-1] > 1.1 * found[0] and weights(runs["full"], "wild")
 
 
 def test_a_job_crosses_to_its_process_whole(runs: dict[str, Path]) -> None:

@@ -1,7 +1,8 @@
 """The quickstart's language a month later: the facts of every second disease, claim and error are other ones.
 
 Whatever depends on one of those was drawn anew (`../quickstart/language.py` draws its tables by hashing names); the
-words, the grammar and all other facts are as they were. `truth` is the evaluator's, as there.
+words, the grammar and all other facts are as they were (but for the odds of the withheld word, which are set by the
+mean over all subjects). `truth` is the evaluator's, as there.
 """
 
 from __future__ import annotations

@@ -88,14 +88,16 @@ class QuantiseConfig(RoundingConfig):
 class QuantisedTrainConfig(Settings):
     """How a specialist's quantised sibling is trained; the rest is as its `train` says."""
 
-    tokens: CountOrShare = 0.1
-    """Its own budget in target tokens, or as a share of the specialist's."""
+    tokens: CountOrShare | None = None
+    """Its own budget in target tokens, or as a share of the specialist's. Null: a tenth of the specialist's, but at
+    least 40 of its steps, and at most twice its budget."""
 
     lr: float | None = Field(default=None, gt=0, le=1)
-    """Peak learning rate. Null: a fifth of the specialist's."""
+    """Peak learning rate. Null: half of the specialist's."""
 
     batch_tokens: Count | None = Field(default=None, ge=1)
-    """Target tokens of one optimiser step. Null: the specialist's."""
+    """Target tokens of one optimiser step. Null: the specialist's, or a fortieth of its own budget where that is
+    less."""
 
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"
     """Shape of the learning rate over its budget."""

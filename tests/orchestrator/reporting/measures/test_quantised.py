@@ -79,7 +79,7 @@ def test_the_record_of_a_sibling(report: Report) -> None:
     found = report.students["medical"].quantised
     assert found is not None and (found.format, found.embeddings, found.keep) == ("q4_0", "q8_0", ())
     assert (found.tokens, found.steps, found.error) == (500, 3, None)
-    assert found.lr == pytest.approx(2e-5 / 5)
+    assert found.lr == pytest.approx(2e-5 / 2)
     assert report.students["legal"].quantised is None
     data = report.to_dict()["students"]
     assert data["legal"]["quantised"] is None

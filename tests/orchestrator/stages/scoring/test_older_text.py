@@ -6,6 +6,7 @@ import math
 
 import pytest
 from support.captured_run import CapturedRun, capture, save_student, score_split, tasks_of, train_medical
+from support.comparing.tolerances import of_capture
 from support.older.generations import ask_anew
 from support.project import Project
 
@@ -24,12 +25,14 @@ def evaluated(generation: Generation) -> Evaluation:
     return compare(gathered(captured.run, tasks_of(captured, config)), config)
 
 
+SETTINGS = {"heldout": 0.5, "bootstrap": 100, "shown_texts": 0, "baselines": [], "cost": {"measure": False}}
+
+
 @pytest.fixture
 def generations(capture_project: Project) -> tuple[Generation, Generation]:
     """Two of them with the medical specialist trained; the legal one is new in the second."""
     project = capture_project
-    settings = {"heldout": 0.5, "bootstrap": 100, "shown_texts": 0, "baselines": [], "cost": {"measure": False}}
-    project.set("evaluate", settings)
+    project.set("evaluate", SETTINGS)
     legal = project.data["specialists"].pop("legal")
     first = capture(project), project.load().located()
     train_medical(first[0])
@@ -66,3 +69,28 @@ def test_what_was_is_what_the_older_generation_found(generations: tuple[Generati
         assert one.difference.top1_agreement.value == pytest.approx(change)
         assert math.isfinite(one.after.kl) and one.after.kl != one.before.kl
     assert score_split(*second, OLDER) == {}, "what is scored is not scored again"
+
+
+def test_a_former_self_is_a_teacher_that_its_student_begins_on(capture_project: Project) -> None:
+    """Its exported folder is served as any dense model is; what begins with the same weights is no way from it."""
+    project = capture_project
+    project.set("evaluate", SETTINGS)
+    del project.data["specialists"]["legal"]
+    first, medical = capture(project), StudentLayout("medical")
+    train_medical(first)
+    storage = first.run.storage
+    storage.copy_folder(medical.final, "exports/medical")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        storage.write(f"exports/medical/{name}", (project.folder / "dense" / name).read_bytes())
+    ask_anew(project)
+    project.set("continues", {"generation": 1})
+    project.set("teacher.model", "specialist:medical")
+    second, config = capture(project), project.load().located()
+    copy_between(first.run, medical.final, second.run, medical.initial)
+    save_student(second, medical.final, 7)
+    second.run.storage.write(medical.done, b"{}")
+    score_split(second, config, OLDER)
+    found = evaluated((second, config)).generations["medical"]
+    assert found.new is not None and found.new.before.kl == pytest.approx(0, abs=4 * of_capture(12.0))
+    assert found.new.after.kl > 0.01
+    assert found.older["1"].before.kl > 0.01, "that text is of another teacher"

@@ -175,7 +175,8 @@ def generation_lines(report: Report) -> list[str]:
     for name, student in report.students.items():
         if (found := student.generations) is None:
             continue
-        texts = {"new text": found.new} | {f"that of generation {g}": one for g, one in found.older.items()}
+        older = {f"generation {g}" if g.isdigit() else g: one for g, one in found.older.items()}
+        texts = {"new text": found.new} | {f"that of {text}": one for text, one in older.items()}
         said = [f"on {text} {_changed(one)}" for text, one in texts.items() if one is not None]
         lines.append(f"{name}, with {found.replay:.0%} of its tokens replayed: {'; '.join(said)}")
     return lines

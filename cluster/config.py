@@ -46,7 +46,7 @@ class ClusterConfig(Settings):
     placement_deadline_s: float = Field(default=1800, gt=0)
     """Seconds that a teacher replica may wait for its place before the run stops and says what it wanted. Students and
     the evaluator wait for what is in use, and so long for what the cluster has not at all: then a student has failed,
-    and the others go on; without the evaluator the run stops."""
+    and the others go on; without the evaluator the run stops. So do exports, of which each then has failed."""
 
     leave_s: float = Field(default=120, ge=0)
     """Seconds that students may take for a last checkpoint when SIGINT or SIGTERM asks a run to stop. A second signal

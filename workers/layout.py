@@ -11,6 +11,7 @@
     exports/medical/ exports/medical.gguf/                  an exported student, by format
     report.{html,md,json} texts.json                        what a run is for
     events/0001/                                            what attempt 1 told while it worked
+    trackers/ tensorboard/                                  how far trackers have read that; files of one of them
     ray_train/                                              what Ray Train keeps of its own
     generations/2/                                          the next generation: all of the above again
 
@@ -40,6 +41,8 @@ TASKS_ASKED, HARNESS_ASKED = "tasks/asked.json", "tasks/harness.json"
 TARGETS, EVENTS = "targets", "events"
 WALL = "wall.json"
 """In the events of an attempt: when it began, and for how long it has worked."""
+TENSORBOARD = "tensorboard"
+"""Event files of TensorBoard, where the run's folder is local and no other one is named."""
 RAY_TRAIN = "ray_train"
 """What Ray Train keeps of its own."""
 GENERATIONS = "generations"
@@ -298,3 +301,14 @@ class EventsLayout:
     def wall(self) -> str:
         """When the attempt began, and for how long it has worked."""
         return f"{self.root}/{WALL}"
+
+    @staticmethod
+    def segment_of(key: str) -> tuple[int, int] | None:
+        """Attempt and number of a segment's key; None for another key."""
+        match = re.fullmatch(rf"{EVENTS}/(\d+)/(\d+)\.jsonl", key)
+        return (int(match[1]), int(match[2])) if match else None
+
+
+def tracker_key(tracker: str, where: str) -> str:
+    """How far a tracker has read the events; `where` is the beginning of the hash of what it sends to."""
+    return f"trackers/{tracker}-{where}.json"

@@ -25,7 +25,7 @@ app = typer.Typer(
 for command in (
     *(before.init, before.validate, before.plan),
     *(stages.run, stages.capture, stages.train, stages.evaluate, stages.compare, exporting.export),
-    *(looking.ask, looking.report, looking.gc, before.submit),
+    *(looking.ask, looking.report, looking.track, looking.gc, before.submit),
 ):
     app.command()(command)
 app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(stages.teach)

@@ -40,12 +40,22 @@ def export(
     texts: Annotated[
         Path | None, typer.Option("--texts", metavar="FILE", help="With --model: text that the file is measured on.")
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="own|none",
+            help="With --format gguf. none: the file holds no tokenizer and takes token ids alone.",
+        ),
+    ] = None,
     sets: Sets = [],
     as_json: Json = False,
 ) -> None:
     """Export what is trained, and measure each file in the program that people run it with; exit code 3 if that
     computes otherwise than training did."""
-    asked = [_format_of(name) for name in formats]
+    asked = [_format_of(name, tokenizer) for name in formats]
+    if tokenizer is not None and not any(form.format == "gguf" for form in asked):
+        raise ValueError("--tokenizer: is a setting of gguf files; add --format gguf")
     if (run is None) == (model is None):
         raise ValueError("export: name a run (or its YAML file), or a model folder with --model; one of the two")
     if model is not None:
@@ -66,18 +76,22 @@ def export(
     raise typer.Exit(1 if written.failures else 3 if beyond else 0)
 
 
-def _format_of(name: str) -> ExportConfig:
-    """`gguf:q8_0` as settings. Raises ValueError."""
+def _format_of(name: str, tokenizer: str | None) -> ExportConfig:
+    """`gguf:q8_0` as settings. `tokenizer`: that of files that hold one. Raises ValueError."""
     from pydantic import ValidationError
 
     from workers.export.config import ExportConfig
 
     form, _, kind = name.partition(":")
-    setting = {"gguf": "weights"}.get(form, "dtype")
+    settings = {"format": form, **({{"gguf": "weights"}.get(form, "dtype"): kind} if kind else {})}
+    if tokenizer is not None and form == "gguf":
+        settings["tokenizer"] = tokenizer
     try:
-        return ExportConfig.model_validate({"format": form, **({setting: kind} if kind else {})})
+        return ExportConfig.model_validate(settings)
     except ValidationError as error:
-        raise ValueError(f"--format {name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        wrong = error.errors()[0]
+        option = f"--tokenizer {tokenizer}" if wrong["loc"] == ("tokenizer",) else f"--format {name}"
+        raise ValueError(f"{option}: {wrong['msg'].removeprefix('Value error, ')}") from None
 
 
 def _file_of(where: str, sets: list[str]) -> ConfigFile:

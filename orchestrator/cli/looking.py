@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator.cli.options import Html, Json, Run, Runs
+from orchestrator.cli.options import Html, Json, Run, Runs, Sets
 from orchestrator.cli.output import OUT, after, print_json, write_page
 
 RESAMPLES = 1000
@@ -96,3 +96,21 @@ def gc(
 
     found = collect_garbage(where, older_than=older_than, delete=delete)
     after(as_json, found, lines_of(found, older_than))
+
+
+def track(
+    where: Run,
+    to: Annotated[str, typer.Option("--to", metavar="TRACKER", help="tensorboard, mlflow, wandb or trackio.")],
+    sets: Sets = [],
+    as_json: Json = False,
+) -> None:
+    """Send a run's event log to a tracker: all of it, or what the tracker has not been sent yet. Settings are those of
+    the run (trackers.TRACKER), changed by --set trackers.TRACKER.SETTING=VALUE."""
+    from dataclasses import asdict
+
+    from orchestrator.runs.folder import find_run
+    from orchestrator.trackers.replaying import replay
+
+    done = replay(find_run(where), to, sets)
+    earlier = f"; {done.before:,} were sent before" if done.before else ""
+    after(as_json, asdict(done), [f"{done.sent:,} points sent to {done.tracker}, group {done.group}{earlier}"])

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from cluster.config import ClusterConfig
 from cluster.settings import Settings, Share, Text
 from orchestrator.config.fan_out import FanOutConfig
+from orchestrator.config.trackers import TrackersConfig
 from workers.evaluation.config import EvaluateConfig
 from workers.export.config import ExportConfig
 from workers.student.config import InitialConfig, SpecialistConfig
@@ -191,6 +192,10 @@ class RunConfig(Settings):
 
     export: list[ExportConfig] = [ExportConfig(format="safetensors")]
     """Formats in which specialists are exported, for example [safetensors, gguf]."""
+
+    trackers: TrackersConfig = TrackersConfig()
+    """Where else it is told how the run goes: [tensorboard, mlflow, wandb, trackio, prometheus], or each with its
+    settings."""
 
     cluster: ClusterConfig = ClusterConfig()
     """Where it runs."""

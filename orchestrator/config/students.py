@@ -62,7 +62,7 @@ def split_milestone(model: str) -> tuple[str, int] | None:
     return (student, int(tokens)) if kept != tokens and tokens.isdigit() else None
 
 
-_QUANTISED_LR, _QUANTISED_TOKENS, _QUANTISED_STEPS, _QUANTISED_MOST = 0.5, 0.1, 40, 2
+_QUANTISED_LR, _QUANTISED_TOKENS, _QUANTISED_STEPS, _QUANTISED_MOST = 0.5, 0.1, 100, 4
 """Of a quantised sibling, where its settings leave that open: its peak rate and tokens as parts of the specialist's,
 its least number of steps, and how many times the specialist's tokens they may take. SmolLM2-135M loses a fifth of what
 rounding costs it so; with a fifth of the rate, or a tenth of the tokens of so short a training, half of it."""

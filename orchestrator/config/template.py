@@ -49,4 +49,5 @@ evaluate:
   gpus: 1
 
 export: [safetensors]            # also gguf (llama.cpp, ollama), compressed-tensors (vLLM)
+# trackers: [tensorboard]        # also mlflow, wandb, trackio, prometheus
 """

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import ray
 
 from cluster.placement import PlaceDeadline
+from cluster.session import address_of
 from orchestrator.config.loading import ConfigFile
 from orchestrator.driver.captures import Captures
 from orchestrator.driver.loop import watch
@@ -26,11 +27,13 @@ from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.evaluation import Evaluation
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
+from orchestrator.reporting.told import scored_students
 from orchestrator.runs.errors import RunFailed
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import lacking, limited, missing_units, open_stores
 from orchestrator.stages.evaluation import Evaluations
-from orchestrator.stages.export import Exports, export
+from orchestrator.stages.export import Exports, export, make_apart
+from orchestrator.stages.export_tasks import ExportTasks
 from orchestrator.stages.preparing.preparation import Preparation
 from workers.channels.events import UnitsPlanned
 from workers.evaluation.resources import resource_request
@@ -97,18 +100,21 @@ def _gate_code(report: Report) -> int:
 
 
 def export_only(file: ConfigFile, monitors: Sequence[Monitor]) -> Exports:
-    """Exports of what is trained, with the scores of the last report, in which they are noted."""
+    """Exports of what is trained, with the scores of the last report, in which they are noted. On the cluster that the
+    configuration or RAY_ADDRESS names; without one on this machine, where no Ray is started for it."""
     run = RunFolder.of(file.located())
     run.refuse_other(file.config)
     config = run.as_begun(file).located()
     if not any(run.student_done(n) for n in config.specialists):
         raise ValueError(f"export: no specialist of {run.uri} is trained yet; run `stillhouse train` first")
-    with open_leased(file, monitors) as session:
+    alone = address_of(config.cluster) == "local"
+    with open_leased(file, monitors) if alone else open_session(file, monitors, Needs()) as session:
         session.ctx.come_to("export")
         report, last = build_report(run, config, None, {}, Timing()), _last_report(session)
         if last is not None:
             report.take_scores(last)
-        exports = export(session.ctx, {name: model_card(report, name) for name in report.students})
+        cards = {name: model_card(report, name) for name in report.students}
+        exports = export(session.ctx, report, cards, make_apart if alone else ExportTasks(session.ctx, session.poll))
         if last is not None:
             session.ctx.require_lease()
             last.note_exports(exports.keys, exports.artefacts)
@@ -159,10 +165,13 @@ def measure_and_export(session: Session, *, exports: bool = True) -> Report:
     measured = _measured(session)
     session.save()
     report = build_report(ctx.run, ctx.config, measured, session.failures, Timing())
+    for event in scored_students(report):
+        ctx.report(event)
     if exports:
         ctx.come_to("export")
         ctx.require_lease()
-        written = export(ctx, {name: model_card(report, name) for name in report.students})
+        cards = {name: model_card(report, name) for name in report.students}
+        written = export(ctx, report, cards, ExportTasks(ctx, session.poll))
         report.note_exports(written.keys, written.artefacts)
         session.failures.update(written.failures)
         report.failures = {**report.failures, **written.failures}

@@ -24,6 +24,8 @@ from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.timing import Worked, timing_of
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.folder import RunFolder
+from orchestrator.trackers.monitor import tracked, trackers_of
+from orchestrator.trackers.prometheus import watched_by_prometheus
 from workers.channels.events import Message, RunStarted
 from workers.channels.messages import ControlMessage
 from workers.evaluation.harness.asked import freeze_harness
@@ -106,7 +108,8 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
         with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
             left = run.left_alone(file)
             ctx = RunContext(run, run.open(file).located(), lease, watching.take)
-            with watching.also(JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)):
+            log = JsonlMonitor(run.storage, lease.epoch, ctx.holds_lease)
+            with watching.also(log), tracked(trackers_of(ctx), watching):
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
                 for why in left:
@@ -145,5 +148,5 @@ def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) ->
         name, where = f"board-{file.config.name}-{session.ctx.epoch}", beside_driver()
         session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         session.ctx = replace(session.ctx, board=name)
-        with interrupts() as session.interrupts:
+        with watched_by_prometheus(session.ctx.config, session.monitors), interrupts() as session.interrupts:
             yield session

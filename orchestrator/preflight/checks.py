@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.model_cache import use_model_cache
+from cluster.session import address_of
 from cluster.storage import check_writable, open_storage
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.python_function import check_function
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import SINGLE_EXPERT, TEACHER_4BIT
+from orchestrator.config.trackers import check_trackers
 from orchestrator.preflight.model_folders import check_model_folder, check_sources
 from orchestrator.preflight.new_models import check_new_models
 from orchestrator.preflight.older.continuing import check_continuing, check_older
@@ -116,18 +118,21 @@ def check(
     `reading`: how much of the sources is read; where a sample of one would have been refused, all rows decide, if they
     are not too many. What is missing among the rows of a large source's sample is noted, and decided when prompts are
     frozen, before a teacher starts.
-    `elsewhere`: the run is not for this machine, which need not have the teacher's engine, nor lm-evaluation-harness.
+    `elsewhere`: the run is not for this machine, which need not have the teacher's engine, nor lm-evaluation-harness,
+    nor trackers.
     """
     config, found = file.located(), Checked()
     use_model_cache(config.cluster.model_cache)
     check_passed_on(config)
     check_older(config)
+    if not elsewhere:
+        check_trackers(config.trackers, config.storage)
     _check_teachers(config, found, elsewhere)
     check_new_models(config, found.teacher_folders[config.first_teacher()])
     check_sources(config)
     check_students(config, found.tokenizer.fingerprint)
     of_older = check_continuing(config, found.tokenizer)
-    check_exports(config, found.teacher_folders, elsewhere=elsewhere)
+    check_exports(config, found.teacher_folders, elsewhere=elsewhere or address_of(config.cluster) != "local")
     check_storage(file)
     run = RunFolder.of(config)
     if frozen_will_do and run.storage.exists(PROMPTS_SUMMARY):

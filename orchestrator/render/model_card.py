@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.render.jinja import filled
 from orchestrator.render.sentences import gate_lines, task_lines
+from orchestrator.reporting.licences import passed_on, stated_licences
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import Score
 
@@ -38,22 +39,28 @@ def model_card(report: Report, name: str) -> str:
         student=student,
         columns={head: score for head, score in beside.items() if score is not None},
         tasks=[*task_lines(report, only=name), *(line for _, line in gate_lines(report, only=name))],
+        licence=passed_on(report, name),
+        licences=stated_licences(report, name),
         front_matter=_metadata(report, name).to_yaml(),
     )
     return str(ModelCard(text))
 
 
 def _metadata(report: Report, name: str) -> ModelCardData:
-    """The front matter. No licence: which one holds, depends on teacher and prompts, and is not ours to say."""
+    """The front matter. Its licence is the one that teacher and initial weights are under, or `other`."""
     from huggingface_hub import ModelCardData
 
-    student = report.students[name]
+    student, licence = report.students[name], passed_on(report, name)
+    link = licence.link if licence is not None else None
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["distillation", "stillhouse"],
         base_model=student.base.name if student.base is not None and student.base.on_hub else None,
         model_name=name,
+        license=licence.id if licence is not None else None,
+        license_name=licence.name if licence is not None else None,
+        license_link=link if link is not None and "://" in link else None,  # a file's name means nothing elsewhere
         eval_results=_results(report, student.domain, student.heldout) if student.heldout is not None else None,
     )
 

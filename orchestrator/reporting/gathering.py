@@ -39,6 +39,7 @@ from orchestrator.reporting.rejected import DomainsOfUnits, RejectedAnswers
 from orchestrator.reporting.scores import Calibration, Difference, ProbeRanks, Score
 from orchestrator.runs.exported import artefacts_of
 from orchestrator.runs.folder import RunFolder
+from workers.fetching.licences import licence_of
 from workers.first_kl import kl0_light
 from workers.layout import AT_CONTROL_TOKENS, PROMPTS_SUMMARY, StudentLayout, export_key
 from workers.splits import HELDOUT, TRAIN
@@ -78,15 +79,16 @@ def read_logs(run: RunFolder) -> Captured:
     return Captured(train, dict(of_teacher), rejected.counts(), dict(busy))
 
 
-def teacher_reports(written: RunConfig, captured: Captured) -> dict[str, TeacherReport]:
+def teacher_reports(config: RunConfig, written: RunConfig, captured: Captured) -> dict[str, TeacherReport]:
     """Each teacher and what its units, of all splits, say of its work."""
-    return {name: _teacher(written, name, captured.of_teacher.get(name, EntrySums())) for name in written.teachers}
+    return {n: _teacher(config, written, n, captured.of_teacher.get(n, EntrySums())) for n in written.teachers}
 
 
-def _teacher(written: RunConfig, name: str, own: EntrySums) -> TeacherReport:
+def _teacher(config: RunConfig, written: RunConfig, name: str, own: EntrySums) -> TeacherReport:
     teacher = written.teachers[name]
     return TeacherReport(
         model=shown_model(teacher.model),
+        licence=licence_of(config.teachers[name].model, teacher.revision),
         ep_size=teacher.ep_size,
         dispatch=teacher.dispatch,
         tokens=own.targets,
@@ -235,8 +237,9 @@ def _base(config: RunConfig, written: RunConfig, name: str) -> SourceModel | Non
     if model.source is None:
         return None
     shown = shown_model(model.source)
-    on_hub = shown == model.source == config.specialists[name].model.source
-    return SourceModel(name=shown, revision=model.revision, on_hub=on_hub)
+    located = config.specialists[name].model.source
+    licence = licence_of(located, model.revision) if located is not None else None
+    return SourceModel(name=shown, revision=model.revision, on_hub=shown == model.source == located, licence=licence)
 
 
 def _initial_weights(facts: dict[str, Any] | None) -> InitialWeights | None:

@@ -28,6 +28,7 @@ from orchestrator.reporting.scores import (
     Score,
 )
 from workers.export.artefact import Artefact
+from workers.fetching.licences import Licence
 from workers.first_kl import Light
 
 
@@ -37,6 +38,8 @@ class TeacherReport:
 
     model: str
     """As it is written in the configuration."""
+    licence: Licence | None = None
+    """That its card states; None where it states none, or has none."""
     ep_size: int
     """Ranks of a replica."""
     dispatch: str
@@ -180,6 +183,8 @@ class SourceModel:
     revision: str | None
     on_hub: bool
     """Whether the name is an id of the Hugging Face Hub, rather than a folder's."""
+    licence: Licence | None = None
+    """That its card states; None where it states none, or has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +239,7 @@ class StudentReport:
     export: str | None
     """Key of the exported model below the run's folder."""
     artefacts: tuple[Artefact, ...] = ()
-    """Files of other formats that it and its quantised sibling were exported as, as they were measured."""
+    """What it and its quantised sibling were exported as, each as it was measured; a plain copy too."""
     error: str | None
     """Why it failed."""
     curve: tuple[LossPoint, ...]

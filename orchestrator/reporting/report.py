@@ -205,7 +205,7 @@ def build_report(
         run=config.name,
         generation=run.generation,
         seed=config.seed,
-        teachers=teacher_reports(written, captured),
+        teachers=teacher_reports(config, written, captured),
         targets=targets_report(run, config, captured),
         repairs=tuple(RepairReport(**r | {"readers": tuple(r["readers"])}) for r in repairs(run, config)),
         prompts=prompts,

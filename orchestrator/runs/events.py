@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 
 from cluster.storage import Storage
 from workers.channels.events import SCHEMA_VERSION, Event, from_lines
-from workers.layout import EVENTS
+from workers.layout import EVENTS, EventsLayout
+
+Place = tuple[int, int]
+"""A segment: its attempt, and its number there."""
 
 
 def read_events(storage: Storage, skipped: Callable[[str], None] = lambda why: None) -> Iterator[Event]:
@@ -19,15 +22,22 @@ def read_events(storage: Storage, skipped: Callable[[str], None] = lambda why: N
     for file in storage.listing(EVENTS):
         if file.key.endswith(".jsonl"):
             try:
-                events = _segment(storage.read(file.key))
+                events = read_segment(storage, file.key)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 skipped(f"{file.key}: {' '.join(str(error).split())}")
                 continue
             yield from events
 
 
-def _segment(data: bytes) -> list[Event]:
-    header, _, lines = data.partition(b"\n")
+def segments_after(storage: Storage, place: Place) -> list[Place]:
+    """The segments behind one, in order."""
+    found = (EventsLayout.segment_of(file.key) for file in storage.listing(EVENTS))
+    return sorted(one for one in found if one is not None and one > place)
+
+
+def read_segment(storage: Storage, key: str) -> list[Event]:
+    """The events of a segment. Raises ValueError for one that is of another schema or cannot be read."""
+    header, _, lines = storage.read(key).partition(b"\n")
     if (schema := json.loads(header)["schema"]) != SCHEMA_VERSION:
         raise ValueError(f"has schema {schema}, this program reads {SCHEMA_VERSION}")
     return list(from_lines(lines))

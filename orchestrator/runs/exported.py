@@ -12,6 +12,6 @@ from workers.layout import export_key
 
 def artefacts_of(run: RunFolder, config: RunConfig, name: str) -> tuple[Artefact, ...]:
     """What is known of the files of a specialist and its quantised sibling, in the formats of `export`; of whole ones
-    alone. A plain copy of weights is none."""
+    alone."""
     keys = [export_key(n, form.label) for n in (name, f"{name}.{QUANTISED}") for form in config.export]
     return tuple(found for key in keys if (found := artefact_at(run.storage, key)) is not None)

@@ -12,7 +12,7 @@ from orchestrator.config.schema import RunConfig
 from workers.fetching.hub import is_commit
 from workers.student.config import SpecialistConfig
 
-_FREE_TO_CHANGE = ("cluster", "export", "fan_out", "initial", "storage")
+_FREE_TO_CHANGE = ("cluster", "export", "fan_out", "initial", "storage", "trackers")
 """Parts that do not change what was captured or trained; a later attempt may have others."""
 
 _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "probes")

@@ -27,7 +27,11 @@ from workers.quantise.lattice import Form, codes, values
 SUBJECTS = ["lattice", "loss", "steps"]
 HERE = Path(__file__).resolve().parent
 WEIGHTS = 4 << 20
-MISSING = ("lattice_differing", "ptq_loss", "qad_loss", "qad_over_ptq", "qad_step_over_step", "gguf_kl_fake_quant")
+MEMORY_STEPS = 5
+MISSING = (
+    *("lattice_differing", "ptq_loss", "qad_loss", "qad_over_ptq", "qad_step_over_step", "qad_memory_over_whole"),
+    "gguf_kl_fake_quant",
+)
 
 
 def main() -> None:
@@ -94,13 +98,34 @@ def loss_figures(runs: list[Path], specialists: list[str], settings: str) -> dic
 
 
 def step_figures(run: Path, specialists: list[str], steps: int) -> dict[str, Any]:
-    """A step on the lattice over one with whole weights."""
+    """A step on the lattice over one with whole weights: in time, and in memory."""
     found = {name: program("steps.py", run, name, steps) for name in specialists}
     rows = [[n, f["whole"]["wall_s"], f["quantised"]["wall_s"], f["wall"], f["cpu"]] for n, f in found.items()]
     show("a step", ["", "whole s", "quantised s", "over, wall", "over, CPU"], rows)
     return {
         "qad_step_over_step": round(mean(f["wall"] for f in found.values()), 3),
         "qad_step_over_step_cpu": round(mean(f["cpu"] for f in found.values()), 3),
+        **memory_figures(run, specialists),
+    }
+
+
+def memory_figures(run: Path, specialists: list[str]) -> dict[str, Any]:
+    """What training on the lattice holds at most over training with whole weights: all tensors between steps, and what
+    a step takes beside them; and the two processes, of whose memory Python and libraries are a part."""
+    rows, over, processes = [], list[float](), list[float]()
+    for name in specialists:
+        kinds = {kind: program("steps.py", run, name, MEMORY_STEPS, kind) for kind in ("whole", "quantised")}
+        whole, quantised = kinds.values()
+        over.append((quantised["held"] + quantised["step"]) / (whole["held"] + whole["step"]))
+        processes.append(quantised["process"] / whole["process"])
+        for kind, f in kinds.items():
+            beside = (over[-1], processes[-1]) if kind == "quantised" else (None, None)
+            parts = (f"{f[part] / 1e6:,.1f}" for part in ("held", "step", "process"))
+            rows.append([f"{name}, {kind}", *parts, *beside])
+    show("memory of training, MB", ["", "between steps", "a step beside", "process", "over", "over, process"], rows)
+    return {
+        "qad_memory_over_whole": round(mean(over), 3),
+        "qad_process_memory_over_whole": round(mean(processes), 3),
     }
 
 

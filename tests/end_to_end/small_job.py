@@ -68,6 +68,7 @@ def small_config(folder: Path, teacher: Path) -> dict[str, Any]:
             "cpus": 0.2,
             "bootstrap": 100,
         },
+        "export": [{"format": "safetensors", "measure": 0}],
     }
 
 

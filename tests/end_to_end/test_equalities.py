@@ -68,6 +68,7 @@ def test_report_has_what_it_promises(reference: Job) -> None:
     assert report["targets"]["tokens"] == sum(e.targets for e in entries(reference))
     for student in report["students"].values():
         assert student["tokens"] >= 2400 and student["steps"] >= 10 and student["export"]
+        assert [artefact["path"] for artefact in student["artefacts"]] == [student["export"]]
         for score in (student[m] for m in ("heldout", "initial", "hard_labels", "at_control_tokens")):
             assert score["kl_low"] <= score["kl"] <= score["kl_high"]
             assert {"top1_agreement", "perplexity", "ece_teacher", "overconfidence_gap"} <= score.keys()
@@ -133,6 +134,8 @@ def timeless(report: dict[str, Any]) -> dict[str, Any]:
         trained.pop("waited_s")
     for student in report["students"].values():
         assert student.pop("cost")["teacher_share"] > 0
+        for artefact in student["artefacts"]:
+            artefact.pop("stamp")
     for teacher in report["teachers"].values():
         teacher.pop("tokens_per_s")
     return report

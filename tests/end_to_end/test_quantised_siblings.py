@@ -22,6 +22,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Job:
     config["specialists"]["medical"]["quantised"] = {"format": "q4_0", "embeddings": "q8_0", "train": {"tokens": 600}}
     config["specialists"]["legal"]["train"]["quantise"] = {"format": "q4_0", "start": "50%"}
     config["evaluate"]["baselines"] = []
+    config["export"] = [{"format": "safetensors", "measure": 4}]
     (found.folder / "job.yaml").write_text(yaml.safe_dump(config))
     found.run("run")
     return found
@@ -58,3 +59,13 @@ def test_an_export_says_what_it_has_on_the_lattice(job: Job) -> None:
     exports = job.folder / "runs" / "job" / "exports"
     assert QuantisedWeights.of_folder(exports / "legal") is not None
     assert QuantisedWeights.of_folder(exports / "medical") is None
+
+
+def test_every_copy_was_measured_by_a_task(job: Job, report: dict[str, Any]) -> None:
+    """In transformers, in which nothing is rounded a second time: what a program adds is its arithmetic's."""
+    for name, folders in {"medical": ["medical", "medical.quantised"], "legal": ["legal"]}.items():
+        artefacts = report["students"][name]["artefacts"]
+        assert [a["path"] for a in artefacts] == [f"exports/{folder}" for folder in folders]
+        for artefact in artefacts:
+            assert artefact["texts"] == 4 and artefact["weights_differing"] == 0 and artefact["tokens_per_s"] > 0
+            assert artefact["kl_float"] == artefact["kl_fake_quant"] < 1e-6 < artefact["kl_teacher"]

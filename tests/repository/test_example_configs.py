@@ -78,6 +78,12 @@ def test_the_answers_in_the_readme_are_accepted() -> None:
         assert PolicyResolver(config).of(source, domains).teacher == ("coder" if source == "code" else "first")
 
 
+def test_the_trackers_in_the_readme_are_accepted() -> None:
+    [data] = [d for d in shown_in_the_readme() if "trackers" in d]
+    names = [name for name, _ in validate(yaml.safe_load(TEMPLATE) | data).trackers.named()]
+    assert names == ["tensorboard", "mlflow", "wandb", "prometheus"]
+
+
 def test_the_students_in_the_readme_are_accepted() -> None:
     [data] = [d for d in shown_in_the_readme() if "defaults" in d]
     others = yaml.safe_load(TEMPLATE)

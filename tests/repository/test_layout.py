@@ -18,13 +18,15 @@ MODULES = sorted(p.relative_to(CHECKOUT) for package in PACKAGES for p in (CHECK
 BELOW: dict[str, set[str]] = {
     "orchestrator": {"orchestrator.cli"},
     "orchestrator.cli": {"orchestrator.driver", "orchestrator.launch", "orchestrator.render"},
-    "orchestrator.driver": {"orchestrator.stages", "orchestrator.render", "orchestrator.monitors"},
+    "orchestrator.driver": {"orchestrator.stages", "orchestrator.render", "orchestrator.trackers"},
     "orchestrator.launch": {"orchestrator.config"},
     "orchestrator.stages": {"orchestrator.reporting"},
     "orchestrator.render": {"orchestrator.reporting", "orchestrator.stores", "orchestrator.preflight"},
     "orchestrator.reporting": {"orchestrator.prompts", "orchestrator.runs"},
     "orchestrator.stores": {"orchestrator.runs", "workers.teacher"},
     "orchestrator.preflight": {"orchestrator.prompts", "orchestrator.runs"},
+    # One way from events to numbers, and from a run's log to each program of others.
+    "orchestrator.trackers": {"orchestrator.monitors", "orchestrator.runs"},
     "orchestrator.monitors": {"workers.channels", "workers"},
     "orchestrator.prompts": {"orchestrator.config"},
     "orchestrator.runs": {"orchestrator.config"},
@@ -63,6 +65,7 @@ IMPORTERS = {
         "orchestrator/driver/pipeline.py",
         "orchestrator/driver/session.py",
         "orchestrator/stages/evaluation.py",
+        "orchestrator/stages/export_tasks.py",
         "orchestrator/stages/preparing/freezing_pool.py",
         "orchestrator/stages/preparing/preparation.py",
         "orchestrator/stages/preparing/preparer.py",
@@ -70,6 +73,7 @@ IMPORTERS = {
         "orchestrator/stages/training/supervisor.py",
         "orchestrator/stages/teacher_pool.py",
         "orchestrator/stages/training/train_internals.py",
+        "orchestrator/trackers/prometheus.py",
     },
     "deepspeed": {"workers/student/training/engine.py", "workers/student/checkpoints/resharding.py"},
     "fsspec": {"cluster/storage/s3.py"},
@@ -89,6 +93,10 @@ IMPORTERS = {
         "workers/export/gguf_file/writing.py",
     },
     "peft": {"workers/student/models/lora.py"},
+    "tensorboard": {"orchestrator/trackers/libraries/tensorboard_files.py"},
+    "mlflow": {"orchestrator/trackers/libraries/mlflow_runs.py"},
+    "wandb": {"orchestrator/trackers/libraries/wandb_runs.py"},
+    "trackio": {"orchestrator/trackers/libraries/trackio_runs.py"},
     "pickle": set(),
     "boto3": set(),
 }
@@ -271,7 +279,7 @@ def test_no_broad_except() -> None:
     assert not broad
 
 
-FOLDERS = ("students/", "targets/", "prompts/", "exports/", "scores/", "tasks/", "events/")
+FOLDERS = ("students/", "targets/", "prompts/", "exports/", "scores/", "tasks/", "events/", "trackers/")
 FILES = (
     "report.json",
     "report.md",

@@ -12,6 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "ray", "datasets", "s3fs", "vllm", "lm_eval")
+HEAVY += ("tensorboard", "mlflow", "wandb", "trackio")
 LIGHT = sorted(
     {
         "orchestrator.preflight.prompts",
@@ -32,6 +33,8 @@ LIGHT = sorted(
         "orchestrator.stores.info",
         "orchestrator.stores.show",
         "orchestrator.stores.verify",
+        "orchestrator.trackers.monitor",
+        "orchestrator.trackers.replaying",
         "orchestrator.prompts.notes",
         "workers.chat_template",
         "workers.targets.encoding.schema",

@@ -112,6 +112,8 @@ class UnitCommitted(_Event):
     revision: int = 0
     content_changed: bool = False
     """Whether a repair brought other contents than before."""
+    teacher: str = ""
+    """Who made it; empty in events of before this was told."""
 
 
 class UnitDamaged(_Event):
@@ -152,6 +154,17 @@ class StudentStep(_Event):
     """Seconds that the last step waited for its texts."""
     seconds: list[int]
     """Seconds of the clock in which a step ran, since the last time."""
+
+
+class FirstKlMeasured(_Event):
+    """How far a student is from its teacher before it has learned anything."""
+
+    kind: Literal["first_kl_measured"] = "first_kl_measured"
+    student: str
+    kl: float
+    """KL(teacher ‖ student) of its first batch, nats a target token."""
+    tokens: int
+    """Target tokens of that batch."""
 
 
 class StudentWaiting(_Event):
@@ -198,6 +211,27 @@ class ModelScored(_Event):
     """Units that it has scored, of how many."""
 
 
+class StudentScored(_Event):
+    """What the report has of a specialist on the held-out text of its own domain."""
+
+    kind: Literal["student_scored"] = "student_scored"
+    student: str
+    kl: float
+    """KL(teacher ‖ student), nats a token."""
+    kl_low: float
+    """Lower end of its 95 % interval."""
+    kl_high: float
+    """Upper end likewise."""
+    initial_kl: float | None = None
+    """Of the weights that it started from; null where they were not scored."""
+    retention: float | None = None
+    """Its score over its teacher's on tasks, in the domain of the lowest lower bound; null without a gate."""
+    passed: bool | None = None
+    """Whether it passes the gate; null where there is none."""
+    verdict: str = ""
+    """What it is worth, in the report's sentences."""
+
+
 Event = (
     Message
     | RunStarted
@@ -210,10 +244,12 @@ Event = (
     | UnitDamaged
     | StudentState
     | StudentStep
+    | FirstKlMeasured
     | StudentWaiting
     | CheckpointSaved
     | EvaluationStarted
     | ModelScored
+    | StudentScored
 )
 
 _ONE: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -233,10 +233,10 @@ class EvaluateConfig(Settings):
 
     workers: int = Field(default=1, ge=1)
     """Processes that score models at once, at most; models and held-out units are shared out among them. Fewer work
-    where the cluster has no room for all."""
+    where the cluster has no room for all. So many exports are made at once, too."""
 
     cpus: float = Field(default=1, gt=0)
-    """CPUs that Ray reserves for each of them."""
+    """CPUs that Ray reserves for each of them, and for a process that exports."""
 
     gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each of them."""

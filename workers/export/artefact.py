@@ -13,6 +13,8 @@ SUMS = "SHA256SUMS"
 
 RECORD = "artefact.json"
 
+CARD = "README.md"
+
 KL_GATE = 0.01
 """Nats per token that a file may be from the model on its lattice, in the file's own runtime."""
 
@@ -65,6 +67,11 @@ class Artefact:
         """Whether the runtime computes what training did, up to KL_GATE; None where it was not measured."""
         return None if self.kl_fake_quant is None else self.kl_fake_quant < KL_GATE
 
+    @property
+    def weights_as_trained(self) -> bool:
+        """Whether nothing was rounded: the model on the format's lattice is the model itself."""
+        return self.weights_differing == 0 and self.kl_float == self.kl_fake_quant
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
@@ -94,23 +101,31 @@ def digest_of(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def seal(folder: Path, artefact: Artefact, card: str) -> None:
-    """Put card, record and, last, the list of all files into a folder."""
-    (folder / "README.md").write_text(card + _section(artefact), encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(artefact.to_dict(), indent=1))
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    lines = [f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
-    partial = folder / f"{SUMS}.partial"
-    partial.write_text("".join(lines))
-    partial.rename(folder / SUMS)
+def seal_of(folder: Path, artefact: Artefact, card: str) -> dict[str, bytes]:
+    """The files that make a folder with an exported file whole, by name, in the order in which they are written: card,
+    record and, last, the list of all files."""
+    made = {CARD: card_of(artefact, card), RECORD: json.dumps(artefact.to_dict(), indent=1).encode()}
+    sums = {p.relative_to(folder).as_posix(): sha256_of(p) for p in folder.rglob("*") if p.is_file()}
+    sums |= {name: hashlib.sha256(data).hexdigest() for name, data in made.items()}
+    listed = sorted((name, digest) for name, digest in sums.items() if name != SUMS)
+    return made | {SUMS: "".join(f"{digest}  {name}\n" for name, digest in listed).encode()}
+
+
+def card_of(artefact: Artefact, card: str) -> bytes:
+    """The card of an exported file: its model's, and what is known of the file."""
+    return (card + _section(artefact)).encode()
 
 
 def told(artefact: Artefact) -> str:
     """How large and how near a file is, in a line."""
     parts = [f"{artefact.bytes / 1e6:,.1f} MB"]
-    if artefact.kl_float is not None:
+    if artefact.kl_float is None:
+        parts.append("not measured")
+    elif artefact.weights_as_trained:
+        parts.append(f"{artefact.kl_float:z.4f} nats in {artefact.runtime} from the model as it was trained")
+    else:
         parts.append(f"{artefact.kl_float:z.4f} nats from the model before rounding")
-    if artefact.kl_fake_quant is not None:
+    if artefact.kl_fake_quant is not None and not artefact.weights_as_trained:
         late = "" if artefact.within_gate else ", which is more than its runtime's arithmetic should cost"
         parts.append(f"{artefact.kl_fake_quant:z.4f} from the rounded one in {artefact.runtime}{late}")
     if artefact.tokens_per_s is not None and artefact.peak_mb is not None:

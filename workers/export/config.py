@@ -63,7 +63,7 @@ class ExportConfig(Settings):
 
     measure: int = Field(default=32, ge=0)
     """Held-out texts on which the written file is measured, in the program that people run it with. 0: it is not, and
-    that program need not be installed. A plain copy of safetensors is not measured."""
+    that program need not be installed."""
 
     @model_validator(mode="before")
     @classmethod

@@ -33,6 +33,11 @@ RUNTIMES: dict[str, Runtime] = {
 }
 """The program that a format's files are measured in."""
 
+NO_TOKENIZER = (
+    "With `tokenizer: none` in this export (--tokenizer none on the command line) the file holds none: it can be "
+    "measured, and used by programs that bring token ids, and no more"
+)
+
 _PACKAGES = {"gguf": "gguf", "compressed-tensors": "compressed-tensors"}
 """What writing or measuring a format imports; the extra has its name."""
 
@@ -57,7 +62,7 @@ def why_not(export: ExportConfig, config: dict[str, Any], tokenizer: Path) -> st
     if (reason := why_not_gguf(config)) is not None:
         return reason
     if export.tokenizer == "own" and (reason := why_not_expressible(tokenizer)) is not None:
-        return f"the tokenizer cannot be written: {reason}. With tokenizer: none the file can be measured, and no more"
+        return f"the tokenizer cannot be written: {reason}. {NO_TOKENIZER}"
     quantised = {"q4_0", "q8_0"} & {export.linear_type, export.embedding_type}
     if quantised and not export.keep and (left_over := undivided(config)):
         return f"{left_over}, which blocks of {GROUP} do not divide; take weights: f16, or keep such layers"

@@ -20,7 +20,7 @@ from torch import Tensor
 from workers.evaluation.heldout.exact import Exact
 from workers.export.artefact import Artefact
 from workers.export.config import ExportConfig
-from workers.export.formats import RUNTIMES, differing_weights, stored_weights
+from workers.export.formats import NO_TOKENIZER, RUNTIMES, differing_weights, stored_weights
 from workers.export.running.runner import Runner
 from workers.targets.reader import TargetRow
 from workers.two_part_model import TwoPartModel
@@ -61,8 +61,11 @@ def measure(
         peak_mb = runner.peak_mb()
         loaded = _load(model)
         before = _compared(runner, loaded, texts, teacher=True)
-        _round(loaded.model, export, model)
-        after = _compared(runner, loaded, texts, teacher=False)
+        if export.copied:  # nothing is rounded
+            after = before
+        else:
+            _round(loaded.model, export, model)
+            after = _compared(runner, loaded, texts, teacher=False)
     tokens = sum(row.targets for row in texts.rows)
     return replace(
         artefact,
@@ -150,7 +153,7 @@ def _require_same_ids(runner: Runner, tokenizer: Path, export: ExportConfig, tex
     for text, found in zip(written, runner.tokens(written), strict=True):
         if found != own(text)["input_ids"]:
             raise ValueError(
-                f"export: gguf: llama.cpp reads a held-out text as other ids than transformers: {text[:80]!r}; with "
-                "tokenizer: none the file can be measured, and no more"
+                f"export: gguf: llama.cpp reads a held-out text as other ids than transformers: {text[:80]!r}. "
+                f"{NO_TOKENIZER}"
             )
     return True

@@ -1,4 +1,4 @@
-"""The `safetensors` export: a folder that transformers loads with its Auto classes, with a card."""
+"""A plain copy of a trained model: a folder that transformers loads with its Auto classes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TOKENIZER_FILES = (
 )
 
 
-def export_safetensors(storage: Storage, source: str, key: str, tokenizer_folder: Path, card: str) -> list[str]:
-    """Copy a trained model, the teacher's tokenizer and a model card below `key`; returns the keys written.
+def copy_model(storage: Storage, source: str, key: str, tokenizer_folder: Path) -> list[str]:
+    """Copy a trained model and the teacher's tokenizer below `key`; returns the keys written.
 
     The weights are copied within the store: by the server on S3, and by the kernel locally. Raises FileNotFoundError if
     the model was not trained yet.
@@ -33,5 +33,4 @@ def export_safetensors(storage: Storage, source: str, key: str, tokenizer_folder
         if file.exists():
             storage.write(target, file.read_bytes())
             keys.append(target)
-    storage.write(f"{key}/README.md", card.encode())
-    return sorted({*keys, f"{key}/README.md"})
+    return sorted(set(keys))

@@ -11,19 +11,33 @@ from cluster.storage import Storage
 from workers.evaluation.heldout.exact import ExactTargets
 from workers.evaluation.heldout.rows import CommittedRows
 from workers.export.measuring import Texts
+from workers.manifest import read_plan
 from workers.targets.reader import TargetRow
 
 _FILE_TOKENS = 256
 """Of the pieces that a file is cut into."""
 
 
+class NoTexts(ValueError):
+    """There is nothing to measure on."""
+
+
 def heldout_texts(storage: Storage, split: str, domain: str, count: int) -> Texts:
-    """The first texts of a domain of a run's held-out store, with the teacher's distributions. Raises ValueError where
+    """The first texts of a domain of a run's held-out store, with the teacher's distributions. Raises NoTexts where
     there are none."""
-    committed = CommittedRows(storage, split)
-    rows = list(islice((row for row in committed.all_rows(domain) if row.targets), count))
+    missing = NoTexts(
+        f"export: no held-out text of {domain!r} is captured, on which a file could be measured; set measure: 0 in "
+        "this export, or capture some"
+    )
+    try:
+        committed, units = CommittedRows(storage, split), read_plan(storage, split).of_domain(domain)
+        there = committed.store.log.committed()
+        found = (row for unit in units if unit in there for row, _ in committed.rows(unit, (domain,)))
+        rows = list(islice((row for row in found if row.targets), count))
+    except FileNotFoundError:
+        raise missing from None
     if not rows:
-        raise ValueError(f"export: no held-out text of {domain!r} is captured, on which a file could be measured")
+        raise missing
     return Texts(rows, ExactTargets(committed.store, "cpu"), committed.store.header.vocabulary)
 
 

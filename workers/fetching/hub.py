@@ -84,7 +84,7 @@ def whole_folder(model: str, revision: str | None) -> Path:
         return cached_folder(model, commit) or _fetched(model, revision, commit)
 
 
-def weights_file(model: str, revision: str | None, name: str) -> Path | None:
+def one_file(model: str, revision: str | None, name: str) -> Path | None:
     """One file of a model, fetched alone where the cache has it not; None where the model has none of that name.
 
     Raises ValueError where it cannot be had.

@@ -29,7 +29,7 @@ def read_tensor(model: str, revision: str | None, names: Sequence[str], rows: in
     if is_remote(model):
         data = remote.read_tensor(model, file, names, rows)
         return None if data is None else next(iter(load(data).values()))
-    path = hub.weights_file(model, revision, file)
+    path = hub.one_file(model, revision, file)
     return None if path is None else _of_files([path], names, rows)
 
 

@@ -90,13 +90,13 @@ class QuantisedTrainConfig(Settings):
 
     tokens: CountOrShare | None = None
     """Its own budget in target tokens, or as a share of the specialist's. Null: a tenth of the specialist's, but at
-    least 40 of its steps, and at most twice its budget."""
+    least 100 of its steps, and at most four times its budget."""
 
     lr: float | None = Field(default=None, gt=0, le=1)
     """Peak learning rate. Null: half of the specialist's."""
 
     batch_tokens: Count | None = Field(default=None, ge=1)
-    """Target tokens of one optimiser step. Null: the specialist's, or a fortieth of its own budget where that is
+    """Target tokens of one optimiser step. Null: the specialist's, or a hundredth of its own budget where that is
     less."""
 
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"

@@ -18,12 +18,14 @@ from workers.channels.events import (
     CheckpointSaved,
     EvaluationStarted,
     Event,
+    FirstKlMeasured,
     Message,
     ModelScored,
     ReplicaAtWork,
     ReplicaReady,
     RunStarted,
     StageStarted,
+    StudentScored,
     StudentState,
     StudentStep,
     StudentWaiting,
@@ -48,10 +50,12 @@ ALL: list[Event] = [
     UnitDamaged(student="medical", unit=3, reason="gone"),
     StudentState(student="medical", state="loading"),
     StudentStep(student="m", step=1, tokens=2, budget=3, loss=0.1, grad_norm=1.0, lr=1e-5, waited=0.0, seconds=[1, 2]),
+    FirstKlMeasured(student="m", kl=0.5, tokens=9),
     StudentWaiting(student="m", unit=4, waited=0.5, seconds=[]),
     CheckpointSaved(student="m", step=1, tokens=2, loss=0.1),
     EvaluationStarted(units=5, scored=2),
     ModelScored(model="m", domain="legal"),
+    StudentScored(student="m", kl=0.1, kl_low=0.05, kl_high=0.2, verdict="m is near."),
 ]
 
 

@@ -14,6 +14,7 @@ from orchestrator.render.model_card import model_card
 from orchestrator.reporting.records import SourceModel
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing
+from workers.fetching.licences import Licence
 
 
 @pytest.fixture
@@ -34,7 +35,51 @@ def test_the_front_matter(report: Report, tmp_path: Path) -> None:
         "acme/student",
     )
     assert data.tags == ["distillation", "stillhouse"]
-    assert data.license is None, "which one holds is not ours to say"
+    assert data.license is None, "nobody states one"
+
+
+OPEN, LLAMA = Licence("apache-2.0"), Licence("other", "llama3", "https://acme.org/l")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "base", "passed", "words"),
+    [
+        (OPEN, OPEN, OPEN, "They are passed on as they are"),
+        (LLAMA, LLAMA, LLAMA, "They are passed on as they are"),
+        (OPEN, LLAMA, Licence("other"), "They are not one"),
+        (None, OPEN, Licence("other"), "They are not one"),
+        (None, None, None, "the card states none"),
+    ],
+)
+def test_licences_are_passed_on(
+    teacher: Licence | None, base: Licence | None, passed: Licence | None, words: str, report: Report
+) -> None:
+    """One that all state is the model's own; where they differ, both are named and none is."""
+    report.teachers = {name: replace(t, licence=teacher) for name, t in report.teachers.items()}
+    student = report.students["medical"]
+    assert student.base is not None
+    report.students["medical"] = replace(student, base=replace(student.base, licence=base))
+    assert Report.from_json(report.to_json()) == report
+    card = ModelCard(model_card(report, "medical"))
+    found = Licence(card.data.license, card.data.license_name, card.data.license_link) if card.data.license else None
+    assert found == passed and words in card.text
+    for model, licence in (("teacher acme/teacher", teacher), ("initial weights acme/student", base)):
+        said = licence.shown if licence is not None else "not stated in its folder"
+        assert f"- {model}: {said}" in card.text
+
+
+def test_of_random_weights_the_teacher_says(report: Report) -> None:
+    report.teachers = {name: replace(t, licence=OPEN) for name, t in report.teachers.items()}
+    report.students["medical"] = replace(report.students["medical"], base=None)
+    card = ModelCard(model_card(report, "medical"))
+    assert card.data.license == "apache-2.0" and "- initial weights" not in card.text.split("## Licences")[1]
+
+
+def test_a_hostile_licence_stays_in_its_line(report: Report) -> None:
+    planted = Licence("mit\n---\n# title", None, "https://x\n# title")
+    report.teachers = {name: replace(t, licence=planted) for name, t in report.teachers.items()}
+    card = ModelCard(model_card(report, "medical"))
+    assert [line for line in card.text.splitlines() if line.startswith("# ")] == ["# medical"]
 
 
 def test_the_scores_are_a_model_index(report: Report, tmp_path: Path) -> None:

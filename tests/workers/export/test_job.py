@@ -149,3 +149,11 @@ def test_an_export_of_a_store_on_s3(
         names = ("README.md", SUMS, "artefact.json", "small-q4_0.gguf")
         assert storage.keys("exports/a.gguf") == sorted(f"exports/a.gguf/{name}" for name in names)
         assert storage.size(artefact.path) == artefact.bytes
+        plain = {"format": "safetensors", "measure": 0}
+        asked = replace(job, store=uri, source="students/a/final", target="exports/a", export=plain, domain="medical")
+        storage.write("exports/a/old.safetensors", b"of an earlier export")
+        copied = run(asked)
+        assert copied == artefact_at(storage, "exports/a") == done(storage, asked)
+        assert storage.read("exports/a/model.safetensors") == storage.read("students/a/final/model.safetensors")
+        listed = [line.split("  ")[1] for line in storage.read(f"exports/a/{SUMS}").decode().splitlines()]
+        assert sorted([*(f"exports/a/{name}" for name in listed), f"exports/a/{SUMS}"]) == storage.keys("exports/a")

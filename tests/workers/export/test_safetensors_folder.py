@@ -1,4 +1,4 @@
-"""An export has the model's own bytes, which never come to the machine that asks for it."""
+"""A plain copy has the model's own bytes, which never come to the machine that makes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from support.servers.s3_servers import reached_at
 
 from cluster.storage import Storage, join, open_storage
-from workers.export.safetensors_folder import export_safetensors
+from workers.export.safetensors_folder import copy_model
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -32,7 +32,7 @@ def tokenizer(tmp_path: Path) -> Path:
     return folder
 
 
-def test_weights_tokenizer_and_card(storage: Storage, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_tokenizer(storage: Storage, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = {
         "config.json": b"{}",
         "model-00001-of-00002.safetensors": bytes(5000),
@@ -43,12 +43,11 @@ def test_weights_tokenizer_and_card(storage: Storage, tokenizer: Path, monkeypat
     storage.write("exports/a/config.json", b"of an earlier export")
     for way in ("download_folder", "upload_folder", "read") if storage.uri.startswith("s3") else ("download_folder",):
         monkeypatch.setattr(storage, way, None)
-    keys = export_safetensors(storage, "students/a/final", "exports/a", tokenizer, "# A card, né")
+    keys = copy_model(storage, "students/a/final", "exports/a", tokenizer)
     monkeypatch.undo()
     expected = model | {
         "tokenizer.json": b"the teacher's",
         "chat_template.jinja": b"{{ x }}",
-        "README.md": "# A card, né".encode(),
     }
     assert {key: storage.read(key) for key in keys} == {f"exports/a/{name}": data for name, data in expected.items()}
     assert storage.keys("exports/a") == keys
@@ -56,4 +55,4 @@ def test_weights_tokenizer_and_card(storage: Storage, tokenizer: Path, monkeypat
 
 def test_an_untrained_model_is_refused(storage: Storage, tokenizer: Path) -> None:
     with pytest.raises(FileNotFoundError, match="stillhouse train"):
-        export_safetensors(storage, "students/a/final", "exports/a", tokenizer, "")
+        copy_model(storage, "students/a/final", "exports/a", tokenizer)

@@ -95,10 +95,10 @@ def _answer(loaded: Loaded, asked: dict[str, Any], array: np.ndarray[Any, Any], 
         case "speed":
             send(out, speed(loaded, array, asked["new"], asked["repeats"]))
         case "peak":
-            send(out, {"peak_mb": _peak_mb()})
+            send(out, {"peak_mb": peak_mb()})
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """The most memory since the program began. `ru_maxrss` is of the process, and has what its parent held when it
     forked."""
     status = Path("/proc/self/status")

@@ -20,7 +20,15 @@ from cluster.faults import pause_point
 from cluster.lease import Fence
 from cluster.storage import Storage, open_storage
 from workers.channels.board import Control, Reporter
-from workers.channels.events import CheckpointSaved, Message, StudentState, StudentStep, StudentWaiting, UnitDamaged
+from workers.channels.events import (
+    CheckpointSaved,
+    FirstKlMeasured,
+    Message,
+    StudentState,
+    StudentStep,
+    StudentWaiting,
+    UnitDamaged,
+)
 from workers.channels.messages import DamageFound
 from workers.first_kl import FirstKl, FirstKlConfig
 from workers.randomness import generator
@@ -173,6 +181,7 @@ class Trainer:
         found = FirstKl(self.optimiser.measure_kl(rows), sum(r.targets for r in rows))
         if math.isfinite(found.kl):  # else the first step says what is wrong
             self.before = asdict(found)
+            self.report(FirstKlMeasured(student=self.job.name, kl=found.kl, tokens=found.tokens))
             self._notice(found.sentence(limits.green, limits.red))
 
     def _open_stream(self, cursor: Cursor | None, on_wait: Callable[[int, float], None]) -> RowStream:

@@ -219,6 +219,7 @@ class UnitRunner:
                 rejected=len(entry.rejected),
                 revision=entry.revision,
                 content_changed=entry.content_changed,
+                teacher=self._teacher,
             )
         )
         return won

@@ -13,9 +13,11 @@
     events/0001/                                            what attempt 1 told while it worked
     trackers/ tensorboard/                                  how far trackers have read that; files of one of them
     ray_train/                                              what Ray Train keeps of its own
+    generations/2/                                          the next generation: all of the above again
 
-`g0000` is a *generation* of prompts and their targets: new prompts or a changed teacher open the next one. It is a
-value that plans, stores and cursors carry, so that a student never resumes in another one than it began in.
+A *generation* is a run of its own inside the run, which goes on from the one before with new prompts or another
+teacher; nothing of an older one is written again. `g0000` is a value that the plans, stores and cursors of each carry,
+so that a student never resumes in others than it began in.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ AT_CONTROL_TOKENS = "at_control_tokens"
 """Name of the snapshot that a specialist's control is compared with."""
 
 FIRST_GENERATION = "g0000"
-"""The generation that this version writes."""
+"""The generation of plans and stores that this version writes."""
 
 CONFIG, ENVIRONMENT = "config.resolved.yaml", "environment.json"
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
@@ -43,6 +45,19 @@ TENSORBOARD = "tensorboard"
 """Event files of TensorBoard, where the run's folder is local and no other one is named."""
 RAY_TRAIN = "ray_train"
 """What Ray Train keeps of its own."""
+GENERATIONS = "generations"
+"""Of a run: its generations but the first, which is the run's folder itself."""
+
+
+def generation_uri(run: str, number: int) -> str:
+    """The folder of a generation of the run whose folder is `run`; 1 is that folder."""
+    return run if number == 1 else f"{run}/{GENERATIONS}/{number}"
+
+
+def split_generation(uri: str) -> tuple[str, int]:
+    """Of a generation's folder that of its run, and its number: the inverse of `generation_uri`."""
+    found = re.fullmatch(rf"(.+)/{GENERATIONS}/([0-9]+)", uri.rstrip("/"))
+    return (found[1], int(found[2])) if found else (uri.rstrip("/"), 1)
 
 
 def manifest_key(split: str, shard: int, generation: str = FIRST_GENERATION) -> str:

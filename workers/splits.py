@@ -5,6 +5,9 @@ from __future__ import annotations
 TRAIN, HELDOUT, PROBES = SPLITS = ("train", "heldout", "probes")
 """Splits: each has its own plan and its own store. Probes are prompts whose one right next token is known."""
 
+OLDER = "older"
+"""In the names of scores: the held-out text of an older generation."""
+
 OWN, OWN_COMPARED = "own", "own-compared"
 """In the names of scores: text that a student writes itself, and how far it is from its teacher there."""
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def export(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="A YAML file, or a run's name (below runs/), folder or s3:// URI."),
+        typer.Argument(
+            metavar="[RUN]",
+            help="A YAML file, or a run's name (below runs/), folder or s3:// URI; RUN@1: "
+            "its first generation, in place of the last one.",
+        ),
     ] = None,
     formats: Annotated[
         list[str],
@@ -93,13 +97,14 @@ def _format_of(name: str, tokenizer: str | None) -> ExportConfig:
 def _file_of(where: str, sets: list[str]) -> ConfigFile:
     from orchestrator.config.loading import ConfigFile, load_config
     from orchestrator.runs.folder import find_run
+    from workers.layout import split_generation
 
     if where.endswith((".yaml", ".yml")):
         return load_config(Path(where), sets)
     if sets:
         raise ValueError("--set: changes a YAML file's settings; name that in place of the run")
     found = find_run(where)
-    config, (storage, _, name) = found.config(), found.uri.rpartition("/")
+    config, (storage, _, name) = found.config(), split_generation(found.uri)[0].rpartition("/")
     if name != config.name:
         raise ValueError(f"export: the folder {found.uri} holds the run {config.name!r}; give it that name")
     here = config.model_copy(update={"storage": storage})  # it may have been moved, or be named from elsewhere

@@ -17,7 +17,12 @@ Html = Annotated[
     typer.Option("--html", metavar="FILE", help="Write a page too, with texts token by token; it needs no network."),
 ]
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's name (below runs/), its folder or s3:// URI, or its YAML file.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's name (below runs/), its folder or s3:// URI, or its YAML file; RUN@1 is its first generation, "
+        "RUN its last one.",
+    ),
 ]
 Runs = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="As RUN of other commands; several are put side by side.")

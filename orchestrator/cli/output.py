@@ -43,9 +43,10 @@ def show_report(as_json: bool, report: Report, lines: list[str]) -> None:
 
 
 def folder_of(file: ConfigFile) -> str:
-    """The run's folder, as its configuration has it."""
-    storage = file.config.storage
-    return f"{storage.rstrip('/')}/{file.config.name}"
+    """The run's folder, or that of its generation, as its configuration has it."""
+    from orchestrator.config.continuing import run_uri
+
+    return run_uri(file.config)
 
 
 def after(as_json: bool, data: Any, lines: list[str]) -> None:

@@ -10,12 +10,27 @@ from orchestrator.cli.options import Config, Json, Sets
 from orchestrator.cli.output import after, folder_of, monitors, show_report
 
 
-def run(config: Config, sets: Sets = [], as_json: Json = False) -> None:
+def run(
+    config: Config,
+    sets: Sets = [],
+    as_json: Json = False,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue",
+            help="Open the run's next generation, with new prompts or another teacher: specialists go on from what "
+            "they are. Of one that has begun, resume it.",
+        ),
+    ] = False,
+) -> None:
     """Capture, train, evaluate and export. The same command resumes where an earlier one stopped."""
     from orchestrator.config.loading import load_config
     from orchestrator.driver import pipeline
+    from orchestrator.runs.generations import next_generation
 
     file = load_config(config, sets)
+    if go_on:
+        file = next_generation(file)
     code, report = pipeline.run_all(file, monitors(as_json))
     folder = folder_of(file)
     show_report(as_json, report, [f"Report: {folder}/report.html", f'Try: stillhouse ask {folder} "..."'])

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config.schema import RunConfig
+from orchestrator.config.continuing import former_self
+from orchestrator.config.schema import ContinuesConfig, RunConfig
 
 _TOP_LEVEL_FORMS = ("teacher", "defaults")
 
@@ -37,11 +38,23 @@ class ConfigFile:
     config: RunConfig
     base: Path
 
+    @property
+    def storage(self) -> str:
+        """Where the run's folder is made, as a URI or an absolute path."""
+        storage = self.config.storage
+        return storage if "://" in storage else os.path.abspath(_expanded("storage", storage))
+
     def located(self) -> RunConfig:
         """The same configuration with paths of inputs made absolute (Hugging Face ids stay as they are)."""
         data = self.config.model_dump()
-        for teacher in data["teachers"].values():
-            teacher["model"] = _locate(self.base, teacher["model"])
+        data["storage"] = self.storage
+        if data["continues"] and isinstance(older := data["continues"]["generation"], str) and "://" not in older:
+            data["continues"]["generation"] = str((self.base / _expanded("continues.generation", older)).absolute())
+        continues = ContinuesConfig(**data["continues"]) if data["continues"] else None
+        placed = self.config.model_copy(update={"storage": data["storage"], "continues": continues})
+        for name, teacher in data["teachers"].items():
+            model = former_self(placed, self.config.teacher_key(name), teacher["model"])
+            teacher["model"] = _locate(self.base, model)
         for source in data["prompts"].values():
             source["path"] = _locate(self.base, source["path"])
         for specialist in data["specialists"].values():
@@ -62,8 +75,6 @@ class ConfigFile:
             data["evaluate"]["harness"]["include_path"] = str((self.base / where).absolute())
         if data["answers"]["filter"]:
             data["answers"]["filter"] = str((self.base / data["answers"]["filter"]).absolute())
-        if "://" not in data["storage"]:
-            data["storage"] = os.path.abspath(_expanded("storage", data["storage"]))
         return RunConfig.model_validate(data)
 
 

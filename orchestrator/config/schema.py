@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
 from cluster.nodes.prices import check_prices
-from cluster.settings import Settings, Text
+from cluster.settings import Settings, Share, Text
 from orchestrator.config.fan_out import FanOutConfig
 from orchestrator.config.trackers import TrackersConfig
 from workers.evaluation.config import EvaluateConfig
@@ -139,6 +139,18 @@ class DomainConfig(Settings):
     """Settings that the chat template reads, for example {enable_thinking: false}."""
 
 
+class ContinuesConfig(Settings):
+    """The older generation that specialists go on from, with a new optimiser."""
+
+    generation: Annotated[int, Field(ge=1)] | str | None = None
+    """The one before this: its number, where this is the next one of the same run; or the folder or s3:// URI of
+    another run, relative to this file. Null: `stillhouse run CONFIG --continue` takes the run's last one."""
+
+    replay: Share = Field(default=0.2, ge=0, lt=1)
+    """Share of a student's target tokens that comes from training texts of older generations, of the same domains, each
+    generation an equal part. 0 %: none, so that what the new texts do not need may be forgotten."""
+
+
 class RunConfig(Settings):
     """One run: one teacher pass, several specialists."""
 
@@ -188,6 +200,9 @@ class RunConfig(Settings):
 
     cluster: ClusterConfig = ClusterConfig()
     """Where it runs."""
+
+    continues: ContinuesConfig | None = None
+    """That specialists go on from an older generation, or another run. Null: they begin as `model` says."""
 
     @field_validator("prompts", mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from orchestrator.config.students import SINGLE_EXPERT, TEACHER_4BIT
 from orchestrator.config.trackers import check_trackers
 from orchestrator.preflight.model_folders import check_model_folder, check_sources
 from orchestrator.preflight.new_models import check_new_models
+from orchestrator.preflight.older.continuing import check_continuing, check_older
 from orchestrator.preflight.passed_on import check_passed_on
 from orchestrator.preflight.place import Needs, check_place
 from orchestrator.preflight.planning.tasks import task_notes
@@ -123,12 +124,14 @@ def check(
     config, found = file.located(), Checked()
     use_model_cache(config.cluster.model_cache)
     check_passed_on(config)
+    check_older(config)
     if not elsewhere:
         check_trackers(config.trackers, config.storage)
     _check_teachers(config, found, elsewhere)
     check_new_models(config, found.teacher_folders[config.first_teacher()])
     check_sources(config)
     check_students(config, found.tokenizer.fingerprint)
+    of_older = check_continuing(config, found.tokenizer)
     check_exports(config, found.teacher_folders, elsewhere=elsewhere or address_of(config.cluster) != "local")
     check_storage(file)
     run = RunFolder.of(config)
@@ -141,6 +144,7 @@ def check(
     else:
         _check_prompts(config, found, reading)
     _check_what_judges(config, found, elsewhere)
+    found.notes += of_older
     if needs is not None:
         check_place(config, needs, found.prompts)
     return found

@@ -24,6 +24,7 @@ from orchestrator.preflight.memory import decoder_parameters
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.generations import continuing
 from workers.evaluation.resources import resource_request as evaluator_request
 from workers.layout import StudentLayout
 from workers.splits import SPLITS
@@ -137,7 +138,9 @@ def _requests(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> Iter
         if (not needs.only or name in needs.only) and run.student_done(name) is None:
             asks = "workers, cpus_per_worker, gpus_per_worker or what is asked of the node"
             yield f"specialists.{name}.train", asks, student_request(specialist.train)
-    new = [n for n in config.specialists if not run.storage.exists(StudentLayout(n).initial_facts)]
+    taken_over = continuing(run, config)
+    new = [n for n in config.specialists if n not in taken_over]
+    new = [n for n in new if not run.storage.exists(StudentLayout(n).initial_facts)]
     asked = initial_request([config.specialists[n].model for n in new], config.initial) if needs.students else None
     if asked is not None:
         yield "initial", "memory or cpus", asked

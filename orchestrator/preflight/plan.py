@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.inventory import Inventory
 from cluster.nodes.kinds import PlannedNode, node_kinds
 from cluster.storage import free_bytes
+from orchestrator.config.continuing import run_uri
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, SINGLE_EXPERT, controls_of
 from orchestrator.preflight.checks import Checked
@@ -33,6 +34,8 @@ from orchestrator.preflight.planning.targets import plan_prompts, teacher_models
 from orchestrator.preflight.planning.totals import find_problems
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.runs.exact_scheme import head_bytes, hidden_size
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.generations import continuing
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.resources import resource_request as evaluator_request
 from workers.model_files import expert_count, read_model_config
@@ -48,7 +51,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
     """The plan of a checked configuration (with absolute paths). For planned nodes, parts are placed on them."""
     planned = any(isinstance(node, PlannedNode) for node in inventory.members)
     free = None if planned else free_bytes(config.storage)
-    plan = RunPlan(config.name, f"{config.storage}/{config.name}", inventory, sources=found.rows, free_bytes=free)
+    plan = RunPlan(config.name, run_uri(config), inventory, sources=found.rows, free_bytes=free)
     vocabulary = _vocabulary(config, found)
     plan_prompts(plan, config, found, vocabulary)
     plan_slots(plan, config, found, vocabulary)
@@ -120,7 +123,8 @@ def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) 
 
 
 def _initial(config: RunConfig) -> list[Placeable]:
-    models = [specialist.model for specialist in config.specialists.values()]
+    taken_over = continuing(RunFolder.of(config), config)
+    models = [specialist.model for name, specialist in config.specialists.items() if name not in taken_over]
     part, request = initial_part(models, config.initial), initial_request(models, config.initial)
     if part is None or request is None:
         return []

@@ -187,7 +187,7 @@ def check_exports(config: RunConfig, teachers: Mapping[str, Path], *, elsewhere:
                 export,
                 *(export.of_model(_planned(rounding)) for rounding in specialist.roundings.values()),
             ):
-                if (reason := why_not(wanted, _made_config(specialist.model), tokenizer)) is not None:
+                if (reason := why_not(wanted, made_config(specialist.model), tokenizer)) is not None:
                     raise ValueError(f"{where}: {name} cannot be written: {reason}, or take it out of export")
 
 
@@ -196,7 +196,7 @@ def _planned(rounding: RoundingConfig) -> QuantisedWeights:
     return QuantisedWeights(rounding.format, rounding.embeddings, rounding.keep, {})
 
 
-def _made_config(model: ModelConfig) -> dict[str, Any]:
+def made_config(model: ModelConfig) -> dict[str, Any]:
     """What the config.json of a student will say, as far as its settings do."""
     if model.source is None:
         return dict(model.config or {})

@@ -16,6 +16,7 @@ from orchestrator.render.sentences import (
     export_lines,
     four_bit_lines,
     gate_lines,
+    generation_lines,
     quantised_lines,
     store_lines,
     task_lines,
@@ -33,10 +34,10 @@ def print_closing(report: Report, out: Console) -> None:
     """Print each specialist on its own domain beside what it is measured against, and then all else in lines."""
     measured = {n: s for n, s in report.students.items() if s.heldout is not None}
     if measured:
-        out.print(Text(f"run {report.run}: held-out KL to the teacher", style="bold"), soft_wrap=True)
+        out.print(Text(f"run {report.title}: held-out KL to the teacher", style="bold"), soft_wrap=True)
         _print_table(report, measured, out)
     elif report.models:
-        out.print(Text(f"run {report.run}: held-out KL to the teacher", style="bold"), soft_wrap=True)
+        out.print(Text(f"run {report.title}: held-out KL to the teacher", style="bold"), soft_wrap=True)
         rows = [[n, d, *_interval(s), f"{s.acceptance:.0%}", f"{s.top1_agreement:.0%}"] for n, d, s in _scores(report)]
         print_columns(out, ["model", "domain", "KL ± 95 %", "acceptance", "top-1"], rows, ["model", "domain"])
     for line in closing_lines(report):
@@ -57,7 +58,7 @@ def print_verdicts(report: Report, out: Console, lines: Sequence[str] = ()) -> N
     said += [Text(f"✘ {artefact.path}: {told(artefact)}", style="bold red") for artefact in beyond]
     said += [Text(line) for line in lines]
     if out.is_terminal and said:
-        out.print(Panel(Group(*said), title=report.run, title_align="left", padding=(0, 1)))
+        out.print(Panel(Group(*said), title=report.title, title_align="left", padding=(0, 1)))
         return
     for line in said:
         out.print(line, soft_wrap=True)
@@ -116,7 +117,7 @@ def closing_lines(report: Report) -> list[str]:
     if report.single_expert is not None:
         kl = ", ".join(f"{domain} {value:.2f}" for domain, value in report.single_expert.kl.items())
         lines.append(f"single-expert teacher (one expert a layer, no router): KL {kl}")
-    lines += [*four_bit_lines(report), *quantised_lines(report)]
+    lines += [*generation_lines(report), *four_bit_lines(report), *quantised_lines(report)]
     for name, student in report.students.items():
         if student.probes:
             lines.append(f"{name}, rank of each probe: {_ranks(student.probes)}")

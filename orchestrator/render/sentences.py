@@ -9,6 +9,7 @@ from humanize import naturalsize
 
 from orchestrator.config.students import TEACHER_4BIT
 from orchestrator.reporting.measures.bridges import BridgesReport
+from orchestrator.reporting.measures.generations import BeforeAndAfter
 from orchestrator.reporting.measures.tasks import Interval
 from orchestrator.reporting.records import ModelReport, StudentReport
 from orchestrator.reporting.report import Report
@@ -166,6 +167,26 @@ def quantised_lines(report: Report) -> list[str]:
                 said += f", {share.percent} of what rounding alone loses"
         lines.append(said)
     return lines
+
+
+def generation_lines(report: Report) -> list[str]:
+    """Of each specialist that went on from an older generation, what it gained and what it forgot, in a sentence."""
+    lines = []
+    for name, student in report.students.items():
+        if (found := student.generations) is None:
+            continue
+        older = {f"generation {g}" if g.isdigit() else g: one for g, one in found.older.items()}
+        texts = {"new text": found.new} | {f"that of {text}": one for text, one in older.items()}
+        said = [f"on {text} {_changed(one)}" for text, one in texts.items() if one is not None]
+        lines.append(f"{name}, with {found.replay:.0%} of its tokens replayed: {'; '.join(said)}")
+    return lines
+
+
+def _changed(found: BeforeAndAfter) -> str:
+    d = found.difference
+    word = "gained" if d.high < 0 else "forgot" if d.low > 0 else "neither gained nor forgot"
+    kl = f"KL {found.before.kl:.4f} → {found.after.kl:.4f}"
+    return f"it {word} ({kl}, {d.kl:+.4f}, {d.low:+.4f} … {d.high:+.4f})"
 
 
 def cost_lines(report: Report) -> list[str]:

@@ -17,6 +17,7 @@ from orchestrator.config.students import (
 )
 from orchestrator.reporting.measures.bridges import BridgesReport, bridges_reports
 from orchestrator.reporting.measures.capacity import CapacityReport, capacity_reports
+from orchestrator.reporting.measures.generations import GenerationsReport, generations_reports
 from orchestrator.reporting.measures.harness import HarnessReport, harness_reports
 from orchestrator.reporting.measures.own_text import OwnTextReport, own_text_reports
 from orchestrator.reporting.measures.parrot import (
@@ -66,6 +67,9 @@ class Results:
     """Of models at their teacher's bridges."""
     rounded: RoundedWeights | None = None
     """What the teacher at 4 bit weighs."""
+    older: dict[str, dict[str, DomainScores]] = field(default_factory=dict)
+    """Of specialists that went on from an older generation, and of what they were before, on their own domains'
+    held-out text of older generations, by these."""
 
 
 @dataclass
@@ -97,6 +101,7 @@ class Evaluation:
     """By specialist and task."""
     bridges: dict[str, BridgesReport] = field(default_factory=dict)
     quantised: dict[str, QuantisedScores] = field(default_factory=dict)
+    generations: dict[str, GenerationsReport] = field(default_factory=dict)
     rounded: RoundedWeights | None = None
     """What the teacher at 4 bit weighs."""
     texts: dict[str, dict[str, list[ShownText]]] = field(default_factory=dict)
@@ -136,6 +141,7 @@ def compare(results: Results, config: RunConfig) -> Evaluation:
         harness=harness_reports(config, results.harness),
         bridges=bridges_reports(config, results.bridges),
         quantised=quantised_scores(config, models),
+        generations=generations_reports(config, models, results.older),
         rounded=results.rounded,
         texts=results.texts,
     )

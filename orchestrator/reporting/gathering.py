@@ -195,6 +195,7 @@ def student_report(
         bias=evaluation.bias.get(name) if evaluation else None,
         bridges=evaluation.bridges.get(name) if evaluation else None,
         quantised=quantised_report(run, config, name, evaluation.quantised.get(name) if evaluation else None, sibling),
+        generations=evaluation.generations.get(name) if evaluation else None,
         cost=student_cost(config, name, evaluation.speeds, captured.busy_by_domain) if evaluation else None,
         gate=gate_report(config, name, tasks),
         tasks=tasks,

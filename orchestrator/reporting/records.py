@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.reporting.measures.bridges import BridgesReport
 from orchestrator.reporting.measures.capacity import CapacityReport
 from orchestrator.reporting.measures.costs import StudentCost
+from orchestrator.reporting.measures.generations import GenerationsReport
 from orchestrator.reporting.measures.harness import HarnessReport
 from orchestrator.reporting.measures.own_text import OwnTextReport
 from orchestrator.reporting.measures.parrot import BiasReport, InheritanceReport, ParrotReport
@@ -281,6 +282,8 @@ class StudentReport:
     """At the tokens that its teacher's answers hang on; None where these were not looked for."""
     quantised: QuantisedReport | None = None
     """Its quantised sibling, and what rounding alone does; None where it has none."""
+    generations: GenerationsReport | None = None
+    """What it gained and forgot since the generation that it went on from; None where it began anew."""
     cost: StudentCost | None
     """What it costs to run; None where it was not timed."""
     gate: GateReport | None

@@ -70,6 +70,8 @@ class Report:
     schema: int = SCHEMA_VERSION
     run: str
     """Its name."""
+    generation: int = 1
+    """Which generation of the run it is of."""
     seed: int
     teachers: dict[str, TeacherReport]
     targets: TargetsReport
@@ -133,9 +135,14 @@ class Report:
                 of_text = ("heldout", "initial", "hard_labels", "given_answers", "at_control_tokens", "beside")
                 of_models = ("difference", "probes", "calibration", "hardest", "capacity", "cost", "own_text")
                 of_tasks = ("gate", "tasks", "harness", "parrot", "inheritance", "bias", "bridges", "quantised")
-                kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks)}
+                kept = {f: getattr(scored, f) for f in (*of_text, *of_models, *of_tasks, "generations")}
                 self.students[name] = replace(student, **kept)
                 self.verdicts[name] = earlier.verdicts[name]
+
+    @property
+    def title(self) -> str:
+        """The run's name, and which generation it is."""
+        return self.run if self.generation == 1 else f"{self.run}, generation {self.generation}"
 
     @property
     def questioned(self) -> dict[str, StudentReport | ModelReport]:
@@ -200,6 +207,7 @@ def build_report(
     asked = {(a.source, a.domains) for a in prompts.asked if not a.given}
     return Report(
         run=config.name,
+        generation=run.generation,
         seed=config.seed,
         teachers=teacher_reports(config, written, captured),
         targets=targets_report(run, config, captured),

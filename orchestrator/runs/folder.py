@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -14,17 +15,26 @@ from typing import Any, Literal
 import yaml
 
 from cluster.storage import Storage, join, open_storage
+from orchestrator.config.continuing import run_uri
 from orchestrator.config.loading import ConfigFile, dump, load_config
 from orchestrator.config.schema import RunConfig
 from orchestrator.runs.identity import LaterSpecialists, as_begun, differences, from_stored, later_specialists
-from workers.layout import CONFIG, ENVIRONMENT, PROMPTS_SUMMARY, StoreLayout, StudentLayout
+from workers.layout import (
+    CONFIG,
+    ENVIRONMENT,
+    PROMPTS_SUMMARY,
+    StoreLayout,
+    StudentLayout,
+    generation_uri,
+    split_generation,
+)
 from workers.splits import HELDOUT
 
 _PACKAGES = ("stillhouse", "ray", "torch", "deepspeed", "transformers", "pyarrow", "s3fs")
 
 
 class RunFolder:
-    """One run's place in storage."""
+    """One run's place in storage, or that of one of its generations."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -32,7 +42,21 @@ class RunFolder:
 
     @staticmethod
     def of(config: RunConfig) -> RunFolder:
-        return RunFolder(join(config.storage, config.name))
+        """That of a configuration. Raises ValueError where it is to go on, and not said from which generation."""
+        return RunFolder(run_uri(config))
+
+    @staticmethod
+    def newest(run: str) -> RunFolder:
+        """The last generation of the run whose folder this is; of one without any, the first."""
+        number = 1
+        while open_storage(generation_uri(run, number + 1)).exists(CONFIG):
+            number += 1
+        return RunFolder(generation_uri(run, number))
+
+    @property
+    def generation(self) -> int:
+        """Which generation of its run it is; 1 is the run as it was first made."""
+        return split_generation(self.uri)[1]
 
     def open(self, file: ConfigFile) -> ConfigFile:
         """Create the run, or resume it; returns its configuration, in which nothing is open that the run has settled.
@@ -74,7 +98,8 @@ class RunFolder:
         if changes := differences(self._settled(self.config()), self._settled(wanted)):
             raise ValueError(
                 f"run {wanted.name!r} exists at {self.uri} with another configuration: {'; '.join(changes)}. "
-                "Choose another name (--set name=...), or the settings of the first run"
+                "Choose another name (--set name=...), or the settings of the first run; or let it go on with these "
+                "(--continue)"
             )
 
     def config(self) -> RunConfig:
@@ -97,7 +122,10 @@ class RunFolder:
 
     def located_config(self) -> RunConfig:
         """The configuration with absolute paths, from the folder that it was first read from."""
-        return ConfigFile(self.config(), Path(self.environment()["config_folder"])).located()
+        config, (storage, _, name) = self.config(), split_generation(self.uri)[0].rpartition("/")
+        if config.continues is not None and name == config.name:
+            config = config.model_copy(update={"storage": storage})  # older generations lie beside it, wherever it is
+        return ConfigFile(config, Path(self.environment()["config_folder"])).located()
 
     def environment(self) -> dict[str, Any]:
         return json.loads(self.storage.read(ENVIRONMENT))
@@ -115,11 +143,22 @@ class RunFolder:
 
 
 def find_run(where: str) -> RunFolder:
-    """A run by its name below runs/, its folder, its URI, or its configuration file."""
+    """A run by its name below runs/, its folder, its URI, or its configuration file: its last generation, or the one
+    that `@2` behind it names, or whose folder it is. Raises ValueError where there is none."""
+    named = re.fullmatch(r"(.+)@([1-9][0-9]*)", where)
+    where, wanted = (named[1], int(named[2])) if named else (where, None)
     if where.endswith((".yaml", ".yml")):
-        return RunFolder.of(load_config(Path(where), []).located())
-    candidates = [where] if "://" in where or "/" in where or Path(where, CONFIG).exists() else [f"runs/{where}"]
-    run = RunFolder(candidates[0])
+        file = load_config(Path(where), [])
+        continues = file.config.continues
+        if continues is not None and continues.generation is not None and wanted is None:
+            return RunFolder.of(file.located())
+        where = join(file.storage, file.config.name)
+    elif not ("://" in where or "/" in where or Path(where, CONFIG).exists()):
+        where = f"runs/{where}"
+    where, own = split_generation(where)
+    if wanted is not None and own > 1:
+        raise ValueError(f"{where}: generation {own} of a run, of which {wanted} is none; name the run's folder")
+    run = RunFolder(generation_uri(where, wanted or own)) if wanted or own > 1 else RunFolder.newest(where)
     run.config()
     return run
 

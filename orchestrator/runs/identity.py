@@ -95,6 +95,12 @@ def later_specialists(old: RunConfig, new: RunConfig, trained: Callable[[str], b
     )
 
 
+def specialist_differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What a later configuration says otherwise of specialists that both have."""
+    both = [name for name in old.specialists if name in new.specialists]
+    return [c for n in both for c in _specialist_changes(n, old.specialists[n], new.specialists[n])]
+
+
 def _specialist_changes(name: str, old: SpecialistConfig, new: SpecialistConfig) -> list[str]:
     a, b = ({"specialists": {name: s.model_dump(mode="json")}} for s in (old, new))
     if old.quantised is None:  # a sibling that is added is another student

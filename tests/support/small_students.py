@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from cluster.storage import LocalStorage
 from support.comparing.tolerances import of_adam
 from support.initial.weights import make_initial
 from support.programs import PROGRAMS
+from workers.logit_map import LogitMap
 from workers.manifest import write_manifest
 from workers.student.config import ModelConfig
 from workers.targets.contract import Contract
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
+from workers.targets.heads import TeacherHead, as_stored
 from workers.targets.store import TargetStore
 from workers.units import Prompt, UnitSize, build_units
 
@@ -51,6 +54,41 @@ def fill_store(storage: LocalStorage, header: StoreHeader, make_targets: MakeTar
     write_manifest(storage, plan, blocks)
     for unit, block in enumerate(blocks):
         assert commit(store, unit, make_targets(header, rng, [p.id for p in block], rng.integers(2, 25, len(block))))
+
+
+STATES = {"x": 8, "y": 12}
+"""Of the hidden states of each teacher."""
+
+
+def teacher_heads(seed: int = 0) -> dict[str, TeacherHead]:
+    """Of each teacher, in bfloat16."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {name: torch.randn(V, H, generator=generator).bfloat16() for name, H in STATES.items()}
+    return {name: TeacherHead(W_VH, None, LogitMap()) for name, W_VH in made.items()}
+
+
+def fill_both(
+    hidden: TargetStore, full: TargetStore, commit: CommitUnit, unit_of: Callable[..., UnitTargets], seed: int = 0
+) -> None:
+    """The same texts in both stores, one domain by each teacher; of another seed, others by others of their names."""
+    prompts = [
+        Prompt(f"{seed}{d}{i}" if seed else f"{d}{i}", (d,), t, 1, 1.0, 1.0, 8, [3], None)
+        for d, t in ("ax", "by")
+        for i in range(12)
+    ]
+    plan, blocks = build_units(prompts, {"a": 0.5, "b": 0.5}, {p.teacher: UnitSize(4) for p in prompts}, 0, "train")
+    rng = np.random.default_rng(seed)
+    for store in (hidden, full):
+        write_manifest(store.storage, plan, blocks)
+    for unit, block in zip(plan.units, blocks, strict=True):
+        head = teacher_heads(seed)[unit.teacher]
+        targets = unit_of(full.header, rng, [p.id for p in block], rng.integers(4, 25, len(block)))
+        h_TH = torch.from_numpy(rng.normal(size=(len(targets.entropy), STATES[unit.teacher]))).bfloat16()
+        logp_TV = head.on("cpu").log_probabilities(as_stored(h_TH, "bfloat16"), "bfloat16")
+        targets.entropy = -(logp_TV.exp() * logp_TV).sum(-1).numpy()
+        assert commit(full, unit.index, replace(targets, logprobs=logp_TV.numpy().reshape(-1)))
+        own = {"logprobs": np.zeros(0, np.float32), "hidden": as_stored(h_TH, "bfloat16").reshape(-1)}
+        assert commit(hidden, unit.index, replace(targets, **own))
 
 
 def make_student(root: Path) -> None:

@@ -136,12 +136,15 @@ def local(tmp_path: Path) -> LocalStorage:
 def build(
     local: LocalStorage, make_header: MakeHeader, make_targets: MakeTargets, commit: CommitUnit
 ) -> Callable[..., StoreFixture]:
-    def make(domains: list[tuple[str, ...]] = DOMAINS, rows: list[int] = ROWS, **header: Any) -> StoreFixture:
-        store = TargetStore(local, "train")
+    def make(
+        domains: list[tuple[str, ...]] = DOMAINS, rows: list[int] = ROWS, folder: str = "", **header: Any
+    ) -> StoreFixture:
+        """`folder`: where a store lies that has other texts than those of others."""
+        store = TargetStore(LocalStorage(local.root / folder) if folder else local, "train")
         store.create(make_header(**header))
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(sum(folder.encode()))
         contents = [
-            make_targets(store.header, rng, [f"u{u}.{i}" for i in range(n)]) if n else UnitTargets()
+            make_targets(store.header, rng, [f"{folder}u{u}.{i}" for i in range(n)]) if n else UnitTargets()
             for u, n in enumerate(rows)
         ]
         units = tuple(Unit(u, d, "teacher", n, 100, True) for u, (d, n) in enumerate(zip(domains, rows, strict=True)))

@@ -43,6 +43,8 @@ class ModelToScore:
     """Of kind `whole_teacher`: its name in the settings."""
     rounding: RoundingConfig | None = None
     """Of kind `ptq`: what is rounded, and to what."""
+    older: str = ""
+    """The domain on whose held-out text of older generations it is scored too; empty: on none."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class UnitToScore:
     """Of the same: keys of the files of items that have such."""
     shown: TextsToShow | None = None
     """Of split SHOWN: which texts."""
+    run: tuple[str, str] = ("", "")
+    """Of split OLDER: the name of the generation, and the URI of its folder."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ It holds one model, the teachers' heads and one unit, whatever the store holds.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,7 @@ from workers.evaluation.heldout.rows import CommittedRows
 from workers.evaluation.heldout.sums import TokenScores, from_bytes, sums_of, to_bytes
 from workers.evaluation.heldout.token_by_token import show_texts
 from workers.evaluation.heldout.token_scores import Logits, answer_rank, logits_of, score, stored_rank, unigram_logits
-from workers.evaluation.heldout.truth import load_truth
+from workers.evaluation.heldout.truth import Truth, load_truth
 from workers.evaluation.job import ModelToScore, ScoringJob, ScoringTask, UnitToScore, unscored
 from workers.evaluation.metrics.domain_scores import by_domain
 from workers.evaluation.models.loading import Models
@@ -49,6 +50,7 @@ from workers.splits import (
     BRIDGES_COMPARED,
     HARNESS,
     HELDOUT,
+    OLDER,
     OWN,
     OWN_COMPARED,
     PROBES,
@@ -76,6 +78,7 @@ class Scorer:
         self._truth = load_truth(job.truth)
         self._heldout = CommittedRows(self._storage, HELDOUT)
         self._exact = ExactTargets(self._heldout.store, job.device)
+        self._older: dict[str, tuple[CommittedRows, ExactTargets]] = {}
         self._loaded: tuple[ModelToScore | None, Any] = (None, None)
         self._models = Models(self._storage, self._heldout, job.device)
 
@@ -93,7 +96,7 @@ class Scorer:
             make = {HELDOUT: self._sums, PROBES: self._ranks, TASKS: self._answers, SPEED: self._speed}
             make |= {OWN: self._own_text, OWN_COMPARED: self._own_compared, SHOWN: self._shown}
             make |= {BRIDGES: self._bridges, BRIDGES_COMPARED: self._bridges_compared}
-            make |= {WEIGHTS: self._weights, HARNESS: self._harness}
+            make |= {WEIGHTS: self._weights, HARNESS: self._harness, OLDER: self._older_sums}
             self._storage.create(unit.key, make[unit.split](task.model, unit))
             pause_point("unit-scored")
             self._tell(task.model, done, len(missing))
@@ -104,14 +107,30 @@ class Scorer:
 
     def _sums(self, model: ModelToScore, unit: UnitToScore) -> bytes:
         """A model's scores on a unit of held-out text, in the order of its rows."""
-        rows, logits = self._heldout.rows(unit.unit, model.domains), self._logits()
+        return self._summed(self._heldout, self._exact, self._truth, unit.unit, model.domains)
+
+    def _older_sums(self, model: ModelToScore, unit: UnitToScore) -> bytes:
+        """The same on a unit of an older generation, of which the truth is not asked: it may be another one now."""
+        heldout, exact = self._older_heldout(unit.run[1])
+        return self._summed(heldout, exact, None, unit.unit, (model.older,))
+
+    def _older_heldout(self, uri: str) -> tuple[CommittedRows, ExactTargets]:
+        if uri not in self._older:
+            heldout = CommittedRows(open_storage(uri), HELDOUT)
+            self._older = {uri: (heldout, ExactTargets(heldout.store, self._job.device))}  # heads of one at a time
+        return self._older[uri]
+
+    def _summed(
+        self, heldout: CommittedRows, exact: ExactTargets, truth: Truth | None, unit: int, domains_asked: Sequence[str]
+    ) -> bytes:
+        rows, logits = heldout.rows(unit, domains_asked), self._logits()
         found: dict[int, dict[str, TokenScores]] = {}
         for domains in sorted({domains for _, domains in rows}):
-            mine, truths = [row for row, own in rows if own == domains], dict.fromkeys(domains, self._truth)
-            for row, scores in score(logits, mine, self._vocabulary, self._exact, truths, self._job.device):
+            mine, truths = [row for row, own in rows if own == domains], dict.fromkeys(domains, truth)
+            for row, scores in score(logits, mine, self._vocabulary, exact, truths, self._job.device):
                 found[id(row)] = scores  # in the order of batches
         ordered = [(row.prompt_uid, found[id(row)]) for row, _ in rows if id(row) in found]
-        tables = [sums_of(d, [(uid, s[d]) for uid, s in ordered if d in s]) for d in model.domains]
+        tables = [sums_of(d, [(uid, s[d]) for uid, s in ordered if d in s]) for d in domains_asked]
         return to_bytes(pa.concat_tables(tables))
 
     def _ranks(self, model: ModelToScore, unit: UnitToScore) -> bytes:

@@ -138,6 +138,13 @@ class Cursor:
     """Units of which the first revision read was a repair, and which: no older one was seen."""
     rejected: int = 0
     """Texts of the first epoch that were too long for the reader."""
+    replayed: dict[str, Cursor] = field(default_factory=dict)
+    """Where the streams of older generations stand that are mixed into this one, by their names (replay.py)."""
+
+    @property
+    def served(self) -> int:
+        """Target tokens given so far, without replayed ones."""
+        return sum(position.served for position in self.domains.values())
 
     def has_read(self, unit: int, units_of: Mapping[str, Sequence[int]], below: int | None = None) -> bool:
         """Whether a row of a unit was served (where `below` is given: one of a revision below that).
@@ -157,6 +164,7 @@ class Cursor:
             "domains": {d: dict(vars(p)) for d, p in self.domains.items()},
             "repaired": {str(unit): revision for unit, revision in self.repaired.items()},
             "rejected": self.rejected,
+            **({"replayed": {n: c.to_dict() for n, c in self.replayed.items()}} if self.replayed else {}),
         }
 
     @staticmethod
@@ -166,6 +174,7 @@ class Cursor:
             data["generation"],
             {int(unit): revision for unit, revision in data.get("repaired", {}).items()},
             data.get("rejected", 0),
+            {name: Cursor.from_dict(cursor) for name, cursor in data.get("replayed", {}).items()},
         )
 
 
@@ -184,7 +193,8 @@ class TargetStream:
     when a unit was found damaged and marked so, as `name`'s finding: it raises (as it does if not given), or returns
     where somebody recomputes the unit, for which the stream then waits. `ahead` units of each domain (by rate if not
     given) are read in the background. `shape` changes the rows of each unit. `shared`: where readers of the same units
-    on this machine leave them decoded. Close a stream that is not needed any more.
+    on this machine leave them decoded. `cache_share`: its part of the memory for units, where a process has several.
+    Close a stream that is not needed any more.
     """
 
     def __init__(
@@ -201,6 +211,7 @@ class TargetStream:
         ahead: int | None = None,
         shape: Shape = lambda unit, rows: rows,
         shared: SharedUnits | None = None,
+        cache_share: float = 1.0,
     ) -> None:
         self._store, self._seed, self._ahead = store, seed, ahead
         self._weights = {d: w for d, w in sorted(mix.items()) if w > 0}
@@ -219,7 +230,9 @@ class TargetStream:
         def rows_of_unit(unit: int, targets: UnitTargets) -> list[TargetRow]:
             return shape(unit, rows_of(targets, store.header, teachers[unit]))
 
-        self._reader: UnitReader[TargetRow] = UnitReader(store, rows_of_unit, name, on_wait, on_damage, shared)
+        self._reader: UnitReader[TargetRow] = UnitReader(
+            store, rows_of_unit, name, on_wait, on_damage, shared, cache_share
+        )
 
     def close(self) -> None:
         """End the background's threads."""
@@ -227,15 +240,10 @@ class TargetStream:
 
     def next_batch(self, targets: int) -> list[TargetRow]:
         """The next rows of the sequence, until they hold at least `targets` target positions."""
-        rows, held = [], 0
-        while held < targets:
-            row = self._next_row()
-            if row.targets:
-                rows.append(row)
-                held += row.targets
-        return rows
+        return batch_of(self.next_row, targets)
 
-    def _next_row(self) -> TargetRow:
+    def next_row(self) -> TargetRow:
+        """The next row of the sequence; one without target positions was rejected."""
         positions = self.cursor.domains
         domain = min(self._weights, key=lambda d: (positions[d].served / self._weights[d], d))
         row = self._next_of(domain)
@@ -282,6 +290,17 @@ class TargetStream:
             ahead = max(_LEAST_AHEAD, -(-self._reader.ahead // len(self._weights)))
         places = [divmod(position.unit + 1 + i, count) for i in range(ahead)]
         return [self._at(domain, position.epoch + wraps, place) for wraps, place in places]
+
+
+def batch_of(next_row: Callable[[], TargetRow], targets: int) -> list[TargetRow]:
+    """Rows until they hold at least `targets` target positions; those without any are left out."""
+    rows, held = list[TargetRow](), 0
+    while held < targets:
+        row = next_row()
+        if row.targets:
+            rows.append(row)
+            held += row.targets
+    return rows
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ the thread that needs it: errors are raised there.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
@@ -51,7 +52,8 @@ class UnitReader(Generic[Row]):
 
     `on_wait(unit, seconds)` is called while a unit is not there yet. `on_damage(damage)` is called when a damaged unit
     is marked: it raises, or it returns where somebody recomputes the unit; the reader then waits for that. `shared`:
-    where units lie that other processes of this machine have decoded.
+    where units lie that other processes of this machine have decoded. `cache_share`: the part that it may have of the
+    memory for units, where a process has several readers.
     """
 
     def __init__(
@@ -62,8 +64,12 @@ class UnitReader(Generic[Row]):
         on_wait: Callable[[int, float], None],
         on_damage: Callable[[DamagedShard], None],
         shared: SharedUnits | None = None,
+        cache_share: float = 1.0,
     ) -> None:
-        self._shared = shared
+        self._shared, self._cache_share = shared, cache_share
+        where = f"{store.storage.uri}/{store.root}"
+        self._mine = hashlib.sha256(where.encode()).hexdigest()[:8]
+        """In the names of shared units: those of other stores may lie beside them."""
         self._store, self._rows_of, self._name = store, rows_of, name
         self._on_wait, self._on_damage = on_wait, on_damage
         self._cache: OrderedDict[UnitRequest, LoadedUnit[Row]] = OrderedDict()
@@ -94,6 +100,10 @@ class UnitReader(Generic[Row]):
             waiting.sleep()
 
     @property
+    def _cache_bytes(self) -> int:
+        return int(_CACHE_BYTES * self._cache_share)
+
+    @property
     def ahead(self) -> int:
         """Units that are worth reading ahead, of all domains together: by how soon they are used up."""
         return self._pace.ahead
@@ -105,7 +115,7 @@ class UnitReader(Generic[Row]):
             asked_too_early = future is not None and future.done() and not future.exception() and not future.result()
             if wanted in self._cache or (future is not None and not asked_too_early):
                 continue
-            if not self._largest or (len(self._ahead) + 1) * self._largest > _CACHE_BYTES // 2:
+            if not self._largest or (len(self._ahead) + 1) * self._largest > self._cache_bytes // 2:
                 return
             self._ahead[wanted] = self._pool.submit(self._read, wanted)
             if asked_too_early:
@@ -123,7 +133,7 @@ class UnitReader(Generic[Row]):
     def _read(self, wanted: UnitRequest) -> LoadedUnit[Row] | None:
         """Ask once for a unit; None while it is not committed."""
         started = time.monotonic()
-        name = "-".join(f"{number:08d}" for number in wanted)
+        name = "-".join([self._mine, *(f"{number:08d}" for number in wanted)])
         fetch = lambda: self._fetch(wanted)  # noqa: E731
         made = self._shared.get(name, fetch) if self._shared is not None else fetch()
         if made is None:
@@ -142,7 +152,7 @@ class UnitReader(Generic[Row]):
     def _keep(self, wanted: UnitRequest, loaded: LoadedUnit[Row]) -> LoadedUnit[Row]:
         self._cache[wanted] = loaded
         self._largest = max(self._largest, loaded.bytes, 1)
-        room = _CACHE_BYTES - len(self._ahead) * self._largest
+        room = self._cache_bytes - len(self._ahead) * self._largest
         while len(self._cache) > 1 and sum(u.bytes for u in self._cache.values()) > room:
             self._cache.popitem(last=False)
         return loaded

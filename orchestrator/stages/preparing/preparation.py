@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from orchestrator.prompts.lengths import check_students_hold, positions_by_setti
 from orchestrator.prompts.sources import Screened
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.errors import RunFailed
+from orchestrator.runs.generations import continuing, copy_between, generation_name, trained_before
 from orchestrator.stages.capture import missing_heads
 from orchestrator.stages.preparing.preparer import Preparer, Start
 from workers.layout import PROMPTS_SUMMARY, StudentLayout
@@ -23,6 +25,10 @@ from workers.student.models.resources import resource_request
 
 _SAY_S = 30.0
 """Seconds after which it is said what place is waited for, or how far freezing is."""
+
+
+_KEPT_FACTS = ("parameters", "layers")
+"""Facts about initial weights that are as true of what was trained from them."""
 
 
 class Preparation:
@@ -33,6 +39,8 @@ class Preparation:
 
     def __init__(self, ctx: RunContext, *, initials: bool = False) -> None:
         self._ctx, self._initials = ctx, initials
+        self._continuing = continuing(ctx.run, ctx.config)
+        """Students whose initial weights are what they were in the generation before."""
         self._actor: Any = None
 
     def __enter__(self) -> Preparation:
@@ -85,6 +93,8 @@ class Preparation:
         ctx, missing = self._ctx, []
         for start in _starts(ctx.config):
             facts = ctx.run.read_json(StudentLayout(start.name).initial_facts)
+            if facts is None and start.name in self._continuing:
+                facts = self._take_over(start.name)
             if facts is None:
                 missing.append(start)
             else:
@@ -95,6 +105,21 @@ class Preparation:
                 name, facts = _result(done)
                 yield name, _in_words(facts)
 
+    def _take_over(self, name: str) -> dict[str, Any]:
+        """Begin with what a student was at the end of the generation before; facts about it. Copied within the store
+        where both lie in one."""
+        ctx, layout = self._ctx, StudentLayout(name)
+        before = trained_before(ctx.run, ctx.config)
+        assert before is not None
+        ctx.require_lease()
+        ctx.run.storage.delete(layout.initial)  # what a killed copy has left
+        copy_between(before, layout.final, ctx.run, layout.initial)
+        facts = {"continues": generation_name(before, ctx.run)}
+        facts |= {k: v for k, v in (before.read_json(layout.initial_facts) or {}).items() if k in _KEPT_FACTS}
+        ctx.require_lease()
+        ctx.run.storage.write(layout.initial_facts, json.dumps(facts).encode())
+        return facts
+
     def _preparer(self) -> Any:
         if self._actor is None:
             self._actor = self._placed()
@@ -103,7 +128,8 @@ class Preparation:
     def _placed(self) -> Any:
         """The process, in its place. Raises RunFailed where the cluster has none that is large enough."""
         exists, what = self._ctx.run.storage.exists, "making initial weights (`initial`)"
-        starts = [s for s in _starts(self._ctx.config) if not exists(StudentLayout(s.name).initial_facts)]
+        starts = [s for s in _starts(self._ctx.config) if s.name not in self._continuing]
+        starts = [s for s in starts if not exists(StudentLayout(s.name).initial_facts)]
         request = resource_request([s.model for s in starts], self._ctx.config.initial) if self._initials else None
         if request is None:
             return Preparer.remote(self._ctx.board)  # type: ignore[attr-defined]
@@ -146,6 +172,8 @@ def _result(call: Any) -> Any:
 
 def _in_words(facts: dict[str, Any]) -> str:
     words = f"{facts['parameters'] / 1e6:.2f} M parameters, {facts['layers']} layers"
+    if "continues" in facts:
+        return f"{words}, as it was at the end of generation {facts['continues']}"
     if "merged" in facts:
         words += f", {facts['merged_experts']} experts made {facts['merged_width']} neurons by {facts['merged']} "
         words += f"(KL to the mixture {facts['kl_to_mixture']:.3f})"

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from functools import cache, partial
 
+import pyarrow as pa
+
 from orchestrator.reporting.evaluation import Results
 from orchestrator.reporting.measures.tasks import Answered
 from orchestrator.runs.errors import RunFailed
@@ -26,6 +28,7 @@ from workers.splits import (
     BRIDGES_COMPARED,
     HARNESS,
     HELDOUT,
+    OLDER,
     OWN,
     OWN_COMPARED,
     PROBES,
@@ -40,7 +43,7 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
     """The scores of all tasks, by model and domain. Raises RunFailed where one is not there (any more)."""
     results, items_of = Results({}, {}), cache(partial(_items, run))
     for task in tasks:
-        name, sums = task.model.name, []
+        name, sums, older = task.model.name, [], dict[str, list[pa.Table]]()
         asked = task.model.domains if PROBES in splits_of(task.model) else ()
         ranks = results.probes.setdefault(name, {}) if asked else {}
         for domain in asked:  # a model may have a second task, which comes after its probes
@@ -51,6 +54,9 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 raise RunFailed(f"evaluate: {unit.key} was deleted meanwhile; run `stillhouse evaluate CONFIG` again")
             if unit.split == HELDOUT:
                 sums.append(from_bytes(data))
+                continue
+            if unit.split == OLDER:
+                older.setdefault(unit.run[0], []).append(from_bytes(data))
                 continue
             if unit.split == OWN_COMPARED and unit.student is not None:
                 results.own[unit.student.name] = by_domain([from_bytes(data)])[unit.student.writes]
@@ -74,10 +80,13 @@ def gathered(run: RunFolder, tasks: Sequence[ScoringTask]) -> Results:
                 of_model = results.harness.setdefault((name, task.model.teacher), {})
                 of_model.update(harness_from_bytes(data))
                 continue
-            for domain, found in json.loads(data).items():
-                ranks[domain].extend(found)
+            for domain, places in json.loads(data).items():
+                ranks[domain].extend(places)
         if sums:
             results.scores.setdefault(name, {}).update(by_domain(sums))
+        for generation, tables in older.items():
+            if task.model.older in (found := by_domain(tables)):
+                results.older.setdefault(name, {})[generation] = found[task.model.older]
     return results
 
 

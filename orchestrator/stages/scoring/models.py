@@ -23,6 +23,7 @@ from orchestrator.config.students import (
     milestones_of,
 )
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.generations import continuing
 from orchestrator.stages.capture import pinned
 from workers.evaluation.job import ModelToScore
 from workers.evaluation.tasks.asked import asked_now
@@ -38,12 +39,13 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
     domains = tuple(read_plan(run.storage, HELDOUT).domains)
     asked, timed = _asked_domains(run, config), config.evaluate.cost.measure
     harness = config.evaluate.harness is not None
-    models = []
+    models, went_on = [], continuing(run, config)
     for name in config.specialists:
         if run.student_done(name) is None:
             continue
         own, own_asked = ((d,) if (d := config.own_domain(name)) in known else () for known in (domains, asked))
         stored = partial(ModelToScore, kind="stored", domains=own, task_domains=own_asked, harness=harness)
+        older = config.own_domain(name) if name in went_on else ""
         models.append(
             stored(
                 name,
@@ -52,10 +54,11 @@ def models_to_score(run: RunFolder, config: RunConfig) -> list[ModelToScore]:
                 task_domains=asked,
                 timed=timed,
                 writes=own[0] if own else "",
+                older=older,
             ),
         )
-        if INITIAL in config.evaluate.baselines:
-            models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial))
+        if INITIAL in config.evaluate.baselines or older:
+            models.append(stored(f"{name}.{INITIAL}", source=StudentLayout(name).initial, older=older))
         controls = [c for c in (f"{name}.{kind}" for kind in CONTROLS) if run.student_done(c) is not None]
         models += [stored(control, source=StudentLayout(control).final) for control in controls]
         if controls and (beside := compared_with_control(config, name)) != name:

@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import HARD_LABELS, TEACHER
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.generations import generation_name, older_runs
 from orchestrator.stages.scoring.bridges import compared_bridges, units_of_bridges
 from orchestrator.stages.scoring.models import teacher_fingerprint, whole_teacher
 from workers.evaluation.harness.asked import harness_asked
@@ -24,7 +25,7 @@ from workers.evaluation.tasks.asked import asked_now
 from workers.fingerprint import hash_json, model_fingerprint
 from workers.layout import StudentLayout, score_key
 from workers.manifest import read_plan
-from workers.splits import HARNESS, HELDOUT, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN, WEIGHTS
+from workers.splits import HARNESS, HELDOUT, OLDER, OWN, OWN_COMPARED, PROBES, SHOWN, SPEED, TASKS, TRAIN, WEIGHTS
 from workers.targets.commits.log import Entry
 from workers.targets.store import TargetStore
 
@@ -80,11 +81,14 @@ class _Units:
         self._harness = harness_asked(run.storage) if config.evaluate.harness is not None else []
         self._on_gpus = config.evaluate.gpus > 0
         self._truth = _truth_digest(config.evaluate.truth)
+        older = older_runs(run, config.continues) if any(model.older for model in models) else []
+        self._older = [((generation_name(o, run), o.uri), _committed_units(o, HELDOUT)) for o in older]
 
     def of(self, model: ModelToScore) -> Iterator[UnitToScore]:
         """Those of one model."""
         config, weights = self._config.evaluate, self._digest_of(model.kind, model.source, model.revision)
         yield from self._of_splits(model, weights)
+        yield from self._of_older(model, weights)
         if model.timed:
             asked = [config.cost.batch, config.cost.new_tokens]
             yield self._alone(model, SPEED, [_SPEED_FORMAT, self._on_gpus, weights, *asked])
@@ -111,6 +115,16 @@ class _Units:
                     parts = [part.sha256 for part in entry.parts]
                     digest = hash_json([*common, model.domains, weights, parts])[:16]
                     yield UnitToScore(split, entry.unit, score_key(model.name, split, entry.unit, digest))
+
+    def _of_older(self, model: ModelToScore, weights: str) -> Iterator[UnitToScore]:
+        """Held-out units of older generations that have the model's domain."""
+        for (name, uri), units in self._older if model.older else ():
+            for entry, domains in units:
+                if model.older in domains:
+                    parts = [part.sha256 for part in entry.parts]
+                    digest = hash_json([_FORMAT, self._on_gpus, model.older, weights, uri, parts])[:16]
+                    key = score_key(model.name, f"{OLDER}-{name}", entry.unit, digest)
+                    yield UnitToScore(OLDER, entry.unit, key, run=(name, uri))
 
     @staticmethod
     def _alone(model: ModelToScore, split: str, told: list[Any], items: str = "") -> UnitToScore:

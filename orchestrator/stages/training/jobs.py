@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.config.students import Student, initial_key
+from orchestrator.config.students import Student, initial_key, starts_from
 from orchestrator.runs.context import RunContext
+from orchestrator.runs.generations import generation_name, older_runs, trained_before
 from workers.layout import AT_CONTROL_TOKENS, StudentLayout
-from workers.student.training.job import SpecialistJob
+from workers.manifest import read_plan
+from workers.splits import TRAIN
+from workers.student.training.job import ReplayedRun, SpecialistJob
 from workers.targets.contract import Contract
+from workers.targets.store import TargetStore
 
 
 def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: bool) -> dict[str, Any]:
     """What the student's workers are given. `repairs`: whether damaged units are recomputed meanwhile."""
+    replay, continues = replay_of(student, ctx), ctx.config.continues
     return asdict(
         SpecialistJob(
             name=student.name,
@@ -33,6 +38,9 @@ def make_job(student: Student, ctx: RunContext, declared: Contract, *, repairs: 
             given_only=student.given_only,
             first_kl=_first_kl(student, ctx),
             snapshots=snapshots_of(student),
+            goes_on=goes_on(student, ctx),
+            replay=replay,
+            replay_share=continues.replay if replay and continues is not None else 0.0,
         )
     )
 
@@ -41,6 +49,25 @@ def snapshots_of(student: Student) -> dict[str, int]:
     """The weights that it keeps on the way, by the name of their folder: after how many target tokens."""
     kept = {StudentLayout.milestone(tokens): tokens for tokens in student.milestones}
     return kept if student.snapshot_tokens is None else {AT_CONTROL_TOKENS: student.snapshot_tokens, **kept}
+
+
+def goes_on(student: Student, ctx: RunContext) -> bool:
+    """Whether a student starts from what a specialist was in an older generation."""
+    before = trained_before(ctx.run, ctx.config) if student.quantised_of is None else None
+    return before is not None and before.student_done(starts_from(student).name) is not None
+
+
+def replay_of(student: Student, ctx: RunContext) -> tuple[ReplayedRun, ...]:
+    """The older generations that have training texts of a student's domains, as far as they are to be replayed."""
+    continues, found = ctx.config.continues, list[ReplayedRun]()
+    for older in older_runs(ctx.run, continues) if continues is not None and continues.replay else ():
+        plan = read_plan(older.storage, TRAIN)
+        domains = (plan.given() if student.given_only else plan).domains
+        if mix := {d: share for d, share in student.mix.items() if share > 0 and d in domains}:
+            declared = Contract.of(TargetStore(older.storage, TRAIN).header)
+            name, epoch = generation_name(older, ctx.run), max(ctx.run.generation - 1, 1)
+            found.append(ReplayedRun(name, older.uri, mix, epoch, declared))
+    return tuple(found)
 
 
 def _first_kl(student: Student, ctx: RunContext) -> dict[str, Any] | None:

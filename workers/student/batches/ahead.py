@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING
 
-from workers.targets.reader import Cursor, TargetRow, TargetStream
+from workers.targets.reader import Cursor, TargetRow
+from workers.targets.replay import RowStream
 
 if TYPE_CHECKING:
     from workers.student.batches.batching import MicroBatch
@@ -53,7 +54,7 @@ class BatchesAhead:
 
     def __init__(self, batch_tokens: int, budget: int, tokens: int, on_wait: Callable[[int, float], None]) -> None:
         self._batch_tokens, self._budget, self._tokens, self._on_wait = batch_tokens, budget, tokens, on_wait
-        self._stream: TargetStream | None = None
+        self._stream: RowStream | None = None
         self._share: Share = lambda rows, tokens: None
         self._coming: Future[GlobalBatch] | None = None
         self._waits: tuple[int, float] | None = None
@@ -61,7 +62,7 @@ class BatchesAhead:
         self._closed = Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batch-ahead")
 
-    def open(self, stream: TargetStream, share: Share) -> None:
+    def open(self, stream: RowStream, share: Share) -> None:
         """Take the stream, whose `on_wait` is `waiting`. It is closed with this."""
         self._stream, self._share = stream, share
 

@@ -11,6 +11,20 @@ from workers.targets.contract import Contract
 
 
 @dataclass(frozen=True)
+class ReplayedRun:
+    """An older generation whose training texts a student reads again."""
+
+    name: str
+    uri: str
+    mix: dict[str, float]
+    """Shares of its domains."""
+    epoch: int
+    """From 1, of the order in which its units are read: another one in each generation that reads them."""
+    declared: Contract
+    """What its targets are."""
+
+
+@dataclass(frozen=True)
 class SpecialistJob:
     """All a worker needs to know, as it crosses to its process (pydantic records travel as dictionaries)."""
 
@@ -42,11 +56,20 @@ class SpecialistJob:
     """Thresholds of its KL before training (FirstKlConfig), which is measured on the first batch. None: it is not."""
     snapshots: dict[str, int] = field(default_factory=dict)
     """Weights to keep beside the final ones, by the name of their folder: after how many target tokens."""
+    goes_on: bool = False
+    """Whether it starts from what it was in an older generation: it may know its texts well when it begins."""
+    replay: tuple[ReplayedRun, ...] = ()
+    """Older generations that it reads too, in equal parts."""
+    replay_share: float = 0.0
+    """Their share of its target tokens."""
 
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> SpecialistJob:
         """The inverse of `asdict`."""
-        return SpecialistJob(**{**fields, "declared": Contract(**fields["declared"])})
+        replay = tuple(
+            ReplayedRun(**{**run, "declared": Contract(**run["declared"])}) for run in fields.get("replay", ())
+        )
+        return SpecialistJob(**{**fields, "declared": Contract(**fields["declared"]), "replay": replay})
 
     @property
     def layout(self) -> StudentLayout:

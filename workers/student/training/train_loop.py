@@ -31,19 +31,17 @@ from workers.channels.events import (
 )
 from workers.channels.messages import DamageFound
 from workers.first_kl import FirstKl, FirstKlConfig
-from workers.manifest import Manifest, read_plan
 from workers.randomness import generator
-from workers.splits import TRAIN
 from workers.student.batches.ahead import BatchesAhead
-from workers.student.config import LoraConfig, LossConfig, TextsConfig, TrainConfig
+from workers.student.config import LoraConfig, LossConfig, TrainConfig
 from workers.student.training.cadence import Asked, Cadence, Ears, Left, of_all
 from workers.student.training.engine import start_engine
 from workers.student.training.job import SpecialistJob, bad_step
-from workers.student.training.learned import Diverged, check_course, check_learned, comparable
+from workers.student.training.learned import Diverged, NothingLearned, check_course, check_learned, comparable
 from workers.targets.commits.damage import DamagedShard
-from workers.targets.reader import Cursor, Shape, TargetRow, TargetStream
+from workers.targets.reader import Cursor, TargetRow
+from workers.targets.replay import RowStream
 from workers.targets.shared_units import SharedUnits
-from workers.targets.store import TargetStore
 
 if TYPE_CHECKING:
     from workers.student.checkpoints.checkpoint import CheckpointPointer
@@ -82,8 +80,8 @@ class Trainer:
     def __init__(self, job: SpecialistJob, train: TrainConfig, loss: LossConfig) -> None:
         import torch.distributed as dist
 
+        from workers.student.batches.streams import StudentRows
         from workers.student.checkpoints.checkpoint import Checkpoints
-        from workers.student.losses.teacher_states import read_heads
         from workers.student.training.models import TrainedModels
         from workers.student.training.step import Optimiser
 
@@ -94,12 +92,11 @@ class Trainer:
         self.fence = Fence(self.storage, job.epoch)
         self.report = Reporter(job.board if self.rank == 0 else "")
         self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
-        plan = read_plan(self.storage, TRAIN)
-        self.plan = plan.given() if job.given_only else plan
+        self.rows = StudentRows(job, self.storage)
         self.engine: Any
         self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
         domains = [d for d, share in job.mix.items() if share > 0 and loss.soft]
-        self.heads = read_heads(self._open_store(), self.plan, domains, device, job.name)
+        self.heads = self.rows.heads(domains, device)
         self.optimiser: Any = Optimiser(self.engine, device, loss, train, self.heads)
         self.checkpoints = Checkpoints(self.storage, job.layout, self.fence, self._notice)
         self.models = TrainedModels(self.storage, job, self.lora, self.checkpoints)
@@ -186,16 +183,9 @@ class Trainer:
             self.report(FirstKlMeasured(student=self.job.name, kl=found.kl, tokens=found.tokens))
             self._notice(found.sentence(limits.green, limits.red))
 
-    def _open_stream(self, cursor: Cursor | None, on_wait: Callable[[int, float], None]) -> TargetStream:
+    def _open_stream(self, cursor: Cursor | None, on_wait: Callable[[int, float], None]) -> RowStream:
         """The rows from a cursor on; from the first one where there is none."""
-        return TargetStream(
-            *(self._open_store(), self.plan, self.job.mix, self.job.seed, cursor),
-            on_wait=on_wait,
-            on_damage=self._damaged,
-            name=self.job.name,
-            shared=self.shared,
-            shape=text_shape(self.storage, TextsConfig.model_validate(self.job.texts)),
-        )
+        return self.rows.open(cursor, on_wait, self._damaged, self.shared)
 
     def _share_units(self) -> SharedUnits | None:
         """Where the ranks of this machine leave the units that one of them decoded; None where each does so alone. A
@@ -217,11 +207,6 @@ class Trainer:
         self.batches.close()
         if self.shared is not None:
             self.shared.close()
-
-    def _open_store(self) -> TargetStore:
-        store = TargetStore(self.storage, TRAIN)
-        self.job.declared.check(store.header, self.job.name)
-        return store
 
     def _resume(self) -> Cursor | None:
         pointer = self.checkpoints.resume(self.engine)
@@ -314,7 +299,13 @@ class Trainer:
             rows = stream.next_batch(self.train.batch_tokens)
         finally:
             stream.close()
-        check_learned(self.job.name, first["loss"], self.optimiser.measure(rows), self.train)
+        after = self.optimiser.measure(rows)
+        try:
+            check_learned(self.job.name, first["loss"], after, self.train)
+        except NothingLearned as nothing:
+            if not self.job.goes_on or not math.isfinite(after):
+                raise
+            self._notice(f"{nothing}; the report has what it gained and forgot")
 
     def release_engine(self) -> None:
         """Free the engine's memory."""
@@ -380,13 +371,3 @@ class Trainer:
             ids = [r.prompt_uid for r in rows]
             self.storage.write(self.job.layout.failed_step(step), json.dumps(ids).encode())
         dist.barrier()
-
-
-def text_shape(storage: Storage, rules: TextsConfig) -> Shape:
-    """The rows of a unit as `rules` want them. Called from several threads."""
-    from workers.student.batches.texts import shape_rows
-
-    if not rules.mask_prompts:
-        return lambda unit, rows: shape_rows(rows, rules, None)
-    manifest = Manifest(storage, TRAIN)
-    return lambda unit, rows: shape_rows(rows, rules, manifest.prompt_lengths(unit))

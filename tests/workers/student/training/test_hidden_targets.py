@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.comparing.tolerances import LOSSES
-from support.small_students import MIX, CommitUnit, V, assert_trained_alike, life, live, make_student, student_job
+from support.small_students import (
+    MIX,
+    STATES,
+    CommitUnit,
+    V,
+    assert_trained_alike,
+    fill_both,
+    life,
+    live,
+    make_student,
+    student_job,
+    teacher_heads,
+)
 from transformers import AutoModelForCausalLM
 
 from cluster.storage import LocalStorage
-from workers.logit_map import LogitMap
-from workers.manifest import read_plan, write_manifest
+from workers.manifest import read_plan
 from workers.student.losses.teacher_states import read_heads
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
-from workers.targets.heads import TeacherHead, as_stored
 from workers.targets.reader import TargetStream
 from workers.targets.store import TargetStore
-from workers.units import Prompt, UnitSize, build_units
 
 BATCH, STEPS = 100, 5
 LOSS = {"divergence": "jsd", "kl": 1.0, "ce": 0.5, "weighting": "confidence"}
@@ -33,32 +41,6 @@ LOSS = {"divergence": "jsd", "kl": 1.0, "ce": 0.5, "weighting": "confidence"}
 TRAIN: dict[str, Any] = {
     "batch_tokens": BATCH, "tokens": BATCH * STEPS - BATCH // 2, "micro_tokens": 48, "lr": 3e-3, "checkpoint_steps": 2
 }  # fmt: skip
-SIZES = {"x": 8, "y": 12}
-"""Of the hidden states of each teacher."""
-
-
-def heads() -> dict[str, TeacherHead]:
-    generator = torch.Generator().manual_seed(0)
-    made = {name: torch.randn(V, H, generator=generator).bfloat16() for name, H in SIZES.items()}
-    return {name: TeacherHead(W_VH, None, LogitMap()) for name, W_VH in made.items()}
-
-
-def fill_both(hidden: TargetStore, full: TargetStore, commit: CommitUnit, unit_of: Callable[..., UnitTargets]) -> None:
-    """The same texts in both stores, one domain by each teacher."""
-    prompts = [Prompt(f"{d}{i}", (d,), t, 1, 1.0, 1.0, 8, [3], None) for d, t in ("ax", "by") for i in range(12)]
-    plan, blocks = build_units(prompts, {"a": 0.5, "b": 0.5}, {p.teacher: UnitSize(4) for p in prompts}, 0, "train")
-    rng = np.random.default_rng(0)
-    for store in (hidden, full):
-        write_manifest(store.storage, plan, blocks)
-    for unit, block in zip(plan.units, blocks, strict=True):
-        head = heads()[unit.teacher]
-        targets = unit_of(full.header, rng, [p.id for p in block], rng.integers(4, 25, len(block)))
-        h_TH = torch.from_numpy(rng.normal(size=(len(targets.entropy), SIZES[unit.teacher]))).bfloat16()
-        logp_TV = head.on("cpu").log_probabilities(as_stored(h_TH, "bfloat16"), "bfloat16")
-        targets.entropy = -(logp_TV.exp() * logp_TV).sum(-1).numpy()
-        assert commit(full, unit.index, replace(targets, logprobs=logp_TV.numpy().reshape(-1)))
-        own = {"logprobs": np.zeros(0, np.float32), "hidden": as_stored(h_TH, "bfloat16").reshape(-1)}
-        assert commit(hidden, unit.index, replace(targets, **own))
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +53,11 @@ def runs(
     """Folders of two runs: one of hidden states, one of all log-probabilities."""
     roots = {scheme: tmp_path_factory.mktemp(scheme) for scheme in ("hidden", "full")}
     stores = {scheme: TargetStore(LocalStorage(root), "train") for scheme, root in roots.items()}
-    teachers = {name: {"fingerprint": name} for name in SIZES}
+    teachers = {name: {"fingerprint": name} for name in STATES}
     stores["hidden"].create(make_header(scheme="hidden", precision="bfloat16", vocabulary=V, teachers=teachers))
     stores["full"].create(make_header(scheme="full", vocabulary=V, teachers=teachers))
     fill_both(stores["hidden"], stores["full"], commit, make_targets)
-    for name, head in heads().items():
+    for name, head in teacher_heads().items():
         stores["hidden"].storage.write(stores["hidden"].head_key(name), head.to_bytes())
     for root in roots.values():
         make_student(root)

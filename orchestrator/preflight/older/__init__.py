@@ -1,0 +1,1 @@
+"""What must hold of an older generation that a run goes on from."""

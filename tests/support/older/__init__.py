@@ -1,0 +1,1 @@
+"""Older generations of a run, for tests."""

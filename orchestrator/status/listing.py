@@ -14,6 +14,7 @@ import yaml
 from cluster.lease import Attempt, Timing, attempts
 from cluster.storage import Storage, join, open_storage
 from orchestrator.reporting.money.spent import Amount
+from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.identity import from_stored
 from orchestrator.status.view import State
 from workers.layout import CONFIG, REPORT_JSON, EventsLayout, StudentLayout
@@ -27,7 +28,7 @@ class ListedRun:
     """A run, as a list shows it."""
 
     name: str
-    """Of its folder."""
+    """Of its folder, and which generation this is, if there are several."""
     state: State
     stage: str
     """Of its last attempt; empty where an earlier version did not note it."""
@@ -54,8 +55,14 @@ def list_runs(uri: str, timing: Timing = Timing()) -> list[ListedRun]:
     """
     storage = open_storage(uri)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(lambda name: _listed(join(uri, name), name, timing), storage.folders(""))
+        found = pool.map(lambda name: _newest(join(uri, name), name, timing), storage.folders(""))
         return [run for run in found if run is not None]
+
+
+def _newest(uri: str, name: str, timing: Timing) -> ListedRun | None:
+    """The last generation of a run; of one that has several, with its number behind the name."""
+    run = RunFolder.newest(uri)
+    return _listed(run.uri, f"{name}@{run.generation}" if run.generation > 1 else name, timing)
 
 
 def _listed(uri: str, name: str, timing: Timing) -> ListedRun | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.measured_run import TIMES, differences, evaluation, measured_run, put, score, unmeasured
 from support.small_configuration import clinic
 
-from orchestrator.config.students import initial_key, milestones_of, student_groups
+from orchestrator.config.students import initial_key, milestones_of, quantised_train, student_groups
 from orchestrator.render.markdown import markdown
 from orchestrator.reporting.evaluation import pairs
 from orchestrator.reporting.report import Report, build_report
 from orchestrator.reporting.timing import Timing, Worked
 from workers.evaluation.metrics.resampling import Estimate
 from workers.layout import StudentLayout
+from workers.quantise.config import QuantisedConfig
+from workers.student.config import TrainConfig
 
 
 def test_each_specialist_is_followed_by_its_control() -> None:
@@ -61,7 +64,7 @@ def test_what_training_took(tmp_path: Path) -> None:
     assert (medical.parameters, medical.flops) == (7, 6 * 7 * 5000)
     assert (control.tokens, control.seconds, control.flops) == (500, None, 6 * 7 * 500)
     assert report.timing == TIMES and Report.from_json(report.to_json()).trained == report.trained
-    assert "| medical | 7 | 5,000 | 25 | 40 | 2.1e+05 |" in markdown(report)
+    assert "| medical | 7 | 5,000 | 25 | 40 |  | 2.1e+05 |" in markdown(report)
 
 
 FROM_SCRATCH = {"medical": {}, "large": {"loss": {"kl": 0, "ce": 1}, "mix": {"medical": 1}}}
@@ -157,7 +160,7 @@ def test_a_quantised_sibling_goes_on_from_what_its_specialist_became() -> None:
     assert initial_key(control) == initial_key(medical) == StudentLayout("medical").initial
     assert sibling.config.model.lora is None and medical.config.model.lora is not None
     own, train = medical.config.train, sibling.config.train
-    assert (train.tokens, train.lr) == (500, pytest.approx(2e-4)) and train.workers == own.workers
+    assert (train.tokens, train.lr) == (20000, pytest.approx(5e-4)) and train.workers == own.workers
     assert train.quantise is not None and (train.quantise.format, train.quantise.start) == ("q4_0", 0)
     assert own.quantise is None and sibling.config.quantised is None
     now = sibling.config.loss
@@ -183,3 +186,22 @@ def test_models_before_the_lattice_are_no_milestones() -> None:
         evaluate={"floor": {"points": 4}},
     )
     assert milestones_of(late, late.specialists["medical"]) == (), "the rate falls from 80 % on"
+
+
+@pytest.mark.parametrize(
+    ("own", "batch", "settings", "tokens", "step"),
+    [
+        (50_000_000, 16_384, {}, 5_000_000, 16_384),
+        (250_000, 520, {}, 52_000, 520),
+        (10_000, 640, {}, 40_000, 400),
+        (10_000, 640, {"tokens": 0.5}, 5_000, 50),
+        (10_000, 640, {"tokens": 700, "batch_tokens": 320}, 700, 320),
+        (10, 640, {}, 40, 1),
+    ],
+)
+def test_a_sibling_has_steps_enough_whatever_its_specialist_had(
+    own: int, batch: int, settings: dict[str, Any], tokens: int, step: int
+) -> None:
+    whole = TrainConfig(tokens=own, batch_tokens=batch, lr=1e-3)
+    found = quantised_train(whole, QuantisedConfig.model_validate({"format": "q4_0", "train": settings}))
+    assert (found.tokens, found.batch_tokens, found.lr) == (tokens, step, 5e-4)

@@ -92,6 +92,14 @@ def test_folders_that_are_no_runs_are_passed_over_and_generations_stay_in_their_
     assert list_runs(join(storage, "nothing", "here")) == []
 
 
+def test_a_run_that_went_on_is_listed_as_its_last_generation(storage: str) -> None:
+    begun(storage, "a", **PRICES)
+    later = begun(join(storage, "a", "generations"), "2", **PRICES)
+    driven(later.storage)
+    left(later, 1, story())
+    assert [(run.name, run.state) for run in list_runs(storage)] == [("a@2", "running")]
+
+
 def test_no_listing_goes_into_what_a_run_made(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many objects a run has, its own folders are not listed, and few keys of it are asked for."""
     run = begun(storage)

@@ -222,7 +222,7 @@ class Trainer:
     def _check_course(self, rows: list[TargetRow]) -> None:
         """Raise Diverged if the loss has been far above that of the first step for long, with the last batch kept."""
         loss, first = LossConfig.model_validate(self.job.loss), self.history[0] if self.history else {}
-        if first.get("step") != 1 or not comparable(loss):
+        if first.get("step") != 1 or not comparable(loss) or self.job.goes_on:  # it may know its first texts well
             return
         try:
             self.above = check_course(self.job.name, first["loss"], self.cadence.loss, self.above, self.train)

@@ -34,7 +34,7 @@ def why_not_compressed(config: dict[str, Any], export: ExportConfig) -> str | No
         return f"{kind!r} is not among the architectures that are written: {', '.join(FAMILIES)}"
     if config.get("quantization_config"):
         return "its weights are quantised already"
-    if (left_over := undivided(config)) and not export.keep:
+    if (left_over := undivided(config, GROUP)) and not export.keep:
         return f"{left_over}, which groups of {GROUP} do not divide; keep such layers"
     return None
 

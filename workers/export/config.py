@@ -7,11 +7,17 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.settings import Settings
-from workers.quantise.config import QuantisedWeights, names
+from workers.quantise.config import GROUP, QuantisedWeights, names
 
 Format = Literal["safetensors", "gguf", "compressed-tensors", "onnx", "mlx"]
 
-WeightType = Literal["f32", "f16", "q8_0", "q4_0"]
+WeightType = Literal["f32", "f16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"]
+
+BLOCKS: dict[WeightType, int] = {"q8_0": GROUP, "q4_0": GROUP, "q4_k": 256, "q5_k": 256, "q6_k": 256}
+"""Of types that round weights, how many of a row are rounded together."""
+
+K_QUANTS: tuple[WeightType, ...] = ("q4_k", "q5_k", "q6_k")
+"""Types whose codes llama.cpp's own quantiser finds."""
 
 NOT_WRITTEN: dict[str, str] = {
     "onnx": "no exporter that is tested here writes a causal language model of transformers 5 with 4-bit weights; take "
@@ -44,7 +50,8 @@ class ExportConfig(Settings):
 
     weights: WeightType | None = None
     """Type of the weights of linear layers in gguf. Null: what the model was trained on (`train.quantise`), else
-    q4_0."""
+    q4_0. Those of q4_k, q5_k and q6_k (4.5, 5.5, 6.6 bits a weight, rows of which 256 is a divisor) are rounded by
+    llama.cpp's own quantiser (stillhouse[llama-cpp]), nearer than q4_0 and q8_0 are; nothing is trained for them."""
 
     embeddings: WeightType | None = None
     """Type of embeddings and LM head in gguf. Null: what the model was trained on, else q8_0 where `weights` are
@@ -104,7 +111,17 @@ class ExportConfig(Settings):
     @property
     def embedding_type(self) -> WeightType:
         """Type of embeddings and LM head in gguf."""
-        return self.embeddings or ("q8_0" if self.linear_type in ("q4_0", "q8_0") else self.linear_type)
+        return self.embeddings or ("q8_0" if self.linear_type in BLOCKS else self.linear_type)
+
+    @property
+    def block(self) -> int | None:
+        """Of how many weights of a row a gguf file rounds together, the most; None where it rounds none."""
+        return max((BLOCKS[kind] for kind in (self.linear_type, self.embedding_type) if kind in BLOCKS), default=None)
+
+    @property
+    def by_runtime(self) -> bool:
+        """Whether llama.cpp's quantiser is needed to write the gguf file."""
+        return self.format == "gguf" and bool({self.linear_type, self.embedding_type} & set(K_QUANTS))
 
     @property
     def label(self) -> str:

@@ -63,20 +63,21 @@ def why_not(export: ExportConfig, config: dict[str, Any], tokenizer: Path) -> st
         return reason
     if export.tokenizer == "own" and (reason := why_not_expressible(tokenizer)) is not None:
         return f"the tokenizer cannot be written: {reason}. {NO_TOKENIZER}"
-    quantised = {"q4_0", "q8_0"} & {export.linear_type, export.embedding_type}
-    if quantised and not export.keep and (left_over := undivided(config)):
-        return f"{left_over}, which blocks of {GROUP} do not divide; take weights: f16, or keep such layers"
+    if export.block is not None and not export.keep and (left_over := undivided(config, export.block)):
+        other = "q4_0, q8_0 or f16" if export.block > GROUP else "f16"
+        return f"{left_over}, which blocks of {export.block} do not divide; take weights: {other}, or keep such layers"
     return None
 
 
 def why_not_here(export: ExportConfig) -> str | None:
     """Why this machine cannot write and measure a format; None if it can."""
     wanted = {_PACKAGES[export.format]: _PACKAGES[export.format]} if export.format in _PACKAGES else {}
-    if export.format == "gguf" and export.measure:
+    if export.format == "gguf" and (export.measure or export.by_runtime):
         wanted["xllamacpp"] = "llama-cpp"
     for package, extra in wanted.items():
         if importlib.util.find_spec(package.replace("-", "_")) is None:
             unless = ", or set measure: 0, which leaves the file unmeasured" if package == "xllamacpp" else ""
+            unless = f"; its quantiser rounds to {export.linear_type}" if unless and export.by_runtime else unless
             return f"the package {package} is not installed; install stillhouse[{extra}]{unless}"
     return None
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.architectures import architecture
-from workers.quantise.config import GROUP
 
 Read = Callable[[str], Any]
 """A setting by its name: of the config.json, or the architecture's default; None where there is neither."""
@@ -66,15 +65,15 @@ def head_width(read: Read) -> int:
     return int(read("head_dim") or read("hidden_size") // read("num_attention_heads"))
 
 
-def undivided(config: dict[str, Any]) -> str | None:
-    """A number of inputs of linear layers that groups do not divide, with the setting that it comes from."""
+def undivided(config: dict[str, Any], block: int) -> str | None:
+    """A number of inputs of linear layers that blocks of weights do not divide, with the setting that it comes from."""
     read = reader(config)
     widths = {
         "hidden_size": int(read("hidden_size")),
         "intermediate_size": int(read("intermediate_size")),
         "num_attention_heads x head_dim": int(read("num_attention_heads")) * head_width(read),
     }
-    return next((f"its {name} is {width}" for name, width in widths.items() if width % GROUP), None)
+    return next((f"its {name} is {width}" for name, width in widths.items() if width % block), None)
 
 
 def rope(read: Read, kind: str = "full_attention") -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.export.config import ExportConfig
+from workers.export.config import K_QUANTS, ExportConfig
 from workers.export.gguf_file.families import FAMILIES, Family, Read, reader
-from workers.export.gguf_file.tensors import Planned, arranged, disarranged, plan_tensors
+from workers.export.gguf_file.tensors import Planned, arranged, disarranged, k_blocks, plan_tensors
 from workers.export.model_folder import ModelWeights
 from workers.model_files import read_model_config
 
@@ -17,14 +17,21 @@ if TYPE_CHECKING:
 
 
 def gguf_weights(model: Path, export: ExportConfig) -> Iterator[tuple[str, Tensor]]:
-    """What the weights of a folder are in a file of it, in float32: points of the lattice, or of float16."""
+    """What the weights of a folder are in a file of it, in float32: points of the lattice, or of float16; of K-quants
+    what llama.cpp's quantiser makes of them."""
+    import gguf
+    import torch
+
     from workers.quantise.lattice import on_lattice
 
     weights, planned, family, read = _planned(model, export)
     for tensor in planned:
         weight = weights.read(tensor.source)
-        if tensor.type in ("q4_0", "q8_0"):
+        if tensor.type == "q4_0" or tensor.type == "q8_0":
             yield tensor.source, on_lattice(weight.float(), tensor.type)
+        elif tensor.type in K_QUANTS:
+            kind = gguf.GGMLQuantizationType[tensor.type.upper()]
+            yield tensor.source, torch.from_numpy(gguf.dequantize(k_blocks(weight, tensor.type), kind))
         elif tensor.type == "f16":
             yield tensor.source, weight.half().float()
         else:  # whatever is added to norms rounds them

@@ -18,11 +18,11 @@ def write_settings(writer: GGUFWriter, family: Family, read: Read, vocabulary: i
     """All that llama.cpp reads of a model but its tokenizer. `vocabulary`: rows of the embedding."""
     import gguf
 
-    quantised = {"q4_0", "q8_0"} & {export.linear_type, export.embedding_type}
     types = gguf.LlamaFileType
     kinds = {"f32": types.ALL_F32, "f16": types.MOSTLY_F16, "q8_0": types.MOSTLY_Q8_0, "q4_0": types.MOSTLY_Q4_0}
+    kinds |= {"q4_k": types.MOSTLY_Q4_K_S, "q5_k": types.MOSTLY_Q5_K_S, "q6_k": types.MOSTLY_Q6_K}
     writer.add_file_type(kinds[export.linear_type])
-    if quantised:
+    if export.block is not None:
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(vocabulary)
     writer.add_block_count(int(read("num_hidden_layers")))

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workers.export.config import ExportConfig, WeightType
+from workers.export.config import BLOCKS, K_QUANTS, ExportConfig, WeightType
 from workers.export.gguf_file.families import Family, Read
 from workers.quantise.lattice import GROUP, Form, storable_codes
 
 _EMBEDDINGS = ("token_embd.weight", "output.weight")
 
-_BLOCK_BYTES = {"q4_0": 2 + GROUP // 2, "q8_0": 2 + GROUP}
+_BLOCK_BYTES: dict[WeightType, int] = {
+    "q4_0": 2 + GROUP // 2, "q8_0": 2 + GROUP, "q4_k": 144, "q5_k": 176, "q6_k": 210,
+}  # fmt: skip
 
 _AT_ONCE = 1 << 18
 """Weights that are packed at once."""
@@ -38,8 +40,8 @@ class Planned:
     @property
     def nbytes(self) -> int:
         count = int(np.prod(self.shape))
-        if self.type in _BLOCK_BYTES:
-            return count // GROUP * _BLOCK_BYTES[self.type]
+        if self.type in BLOCKS:
+            return count // BLOCKS[self.type] * _BLOCK_BYTES[self.type]
         return count * (4 if self.type == "f32" else 2)
 
 
@@ -67,11 +69,12 @@ def _type(name: str, source: str, shape: list[int], export: ExportConfig) -> Wei
     if len(shape) < 2:
         return "f32"
     kind = export.embedding_type if name in _EMBEDDINGS else export.linear_type
-    if kind in _BLOCK_BYTES and export.keeps(source):
+    if kind in BLOCKS and export.keeps(source):
         return "f32"
-    if kind in _BLOCK_BYTES and shape[-1] % GROUP:
+    if kind in BLOCKS and shape[-1] % BLOCKS[kind]:
         raise ValueError(
-            f"export: {source} is {shape[-1]} wide, which blocks of {GROUP} do not divide; take weights f16, or keep it"
+            f"export: {source} is {shape[-1]} wide, which blocks of {BLOCKS[kind]} do not divide; take weights f16, or "
+            "keep it"
         )
     return kind
 
@@ -128,8 +131,21 @@ def packed(weight: Tensor, kind: WeightType) -> Iterator[np.ndarray[Any, Any]]:
             yield some.float().numpy().view(np.uint8)
         elif kind == "f16":
             yield some.half().numpy().view(np.uint8)
+        elif kind in K_QUANTS:
+            yield k_blocks(some, kind)
         else:
-            yield _blocks(some, kind)
+            yield _blocks(some, cast(Form, kind))
+
+
+def k_blocks(weight_OI: Tensor, kind: WeightType) -> np.ndarray[Any, Any]:
+    """[O, bytes] the blocks of a weight by llama.cpp's own quantiser. Raises ValueError where it is not installed."""
+    import gguf
+
+    from workers.export.running.llama_library import quantised_rows
+
+    blocks = np.empty((len(weight_OI), weight_OI.shape[1] // BLOCKS[kind] * _BLOCK_BYTES[kind]), np.uint8)
+    quantised_rows(weight_OI.float().contiguous().numpy(), gguf.GGMLQuantizationType[kind.upper()].value, blocks)
+    return blocks
 
 
 def _blocks(weight_OI: Tensor, form: Form) -> np.ndarray[Any, Any]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_int64, c_size_t, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _Settings = c_int32 * 256
 
@@ -64,6 +66,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_batch_free": (None, [Batch]),
     "llama_decode": (c_int32, [c_void_p, Batch]),
     "llama_get_logits": (POINTER(c_float), [c_void_p]),
+    "ggml_quantize_chunk": (c_size_t, [c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]),
     "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool]),
 }
 
@@ -88,6 +91,14 @@ def library() -> Any:
     opened.llama_log_set(_SILENT, None)
     opened.llama_backend_init()
     return opened
+
+
+def quantised_rows(rows_OI: np.ndarray[Any, Any], kind: int, blocks: np.ndarray[Any, Any]) -> None:
+    """Round rows of float32 to a type of ggml, by its number, into `blocks` [O, bytes], which must be as large."""
+    count, width = rows_OI.shape
+    source, target = (array.ctypes.data_as(c_void_p) for array in (rows_OI, blocks))
+    written = library().ggml_quantize_chunk(kind, source, target, 0, count, width, None)
+    assert written == blocks.nbytes, f"ggml wrote {written} bytes of {blocks.nbytes}"
 
 
 @_LOG

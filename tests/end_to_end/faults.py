@@ -48,7 +48,7 @@ class Fault:
 
 @dataclass
 class Faults:
-    """Runs a job to its end, and hits it meanwhile."""
+    """Runs a job to its end, and hits it meanwhile: by each kind in their order, then by any of them."""
 
     job: Job
     kinds: list[str]
@@ -57,6 +57,8 @@ class Faults:
     """Faults of further kinds, by name."""
     where: str = ""
     """URI of the run, where it is not in the job's folder."""
+    pause_s: tuple[float, float] = (1.0, 4.0)
+    """Seconds between two faults."""
     done: list[Fault] = field(default_factory=list)
 
     def run(self, most: int) -> None:
@@ -65,7 +67,7 @@ class Faults:
         driver = self._start()
         try:
             while True:
-                pause = time.monotonic() + chance.uniform(1, 4)
+                pause = time.monotonic() + chance.uniform(*self.pause_s)
                 while time.monotonic() < pause and driver.poll() is None:
                     time.sleep(0.1)
                 if driver.poll() is not None:
@@ -95,7 +97,7 @@ class Faults:
 
     def _hit(self, chance: random.Random, driver: subprocess.Popen[str]) -> subprocess.Popen[str]:
         had = {fault.kind for fault in self.done}
-        kind = chance.choice([kind for kind in self.kinds if kind not in had] or self.kinds)
+        kind = next((kind for kind in self.kinds if kind not in had), None) or chance.choice(self.kinds)
         before = self._marker(kind)
         if kind in TITLES and not self._kill(kind, chance):
             return driver

@@ -218,14 +218,17 @@ def test_a_run_that_is_asked_to_stop_leaves_with_a_checkpoint_and_goes_on_as_if_
     assert weights_equal(job, reference, "medical.hard_labels")
 
 
-def test_a_few_faults_cost_time_and_nothing_else(reference: Job, teacher: Path, tmp_path: Path) -> None:
-    """The longer series are in test_faults.py."""
-    faults = Faults(Job(tmp_path / "hit", teacher), ["pool", "supervisor", "SIGINT"], seed=0)
+def test_a_few_faults_cost_time_and_nothing_else(
+    reference: Job, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer series are in test_faults.py. A commit stands for a while, so that a pool is there to be killed."""
+    for name, value in {"AT": "before-entry:3", "DIR": str(tmp_path), "S": "20"}.items():
+        monkeypatch.setenv(f"STILLHOUSE_PAUSE_{name}", value)
+    faults = Faults(Job(tmp_path / "hit", teacher), ["pool", "supervisor", "SIGINT"], seed=0, pause_s=(0.1, 0.5))
     faults.run(3)
-    assert len(faults.done) == 3, faults.done
-    assert contents(faults.job) == contents(reference) and contents(faults.job, "heldout") == contents(
-        reference, "heldout"
-    )
+    assert [fault.kind for fault in faults.done] == faults.kinds
+    for split in ("train", "heldout"):
+        assert contents(faults.job, split) == contents(reference, split)
     for student in ("medical", "medical.hard_labels", "legal", "legal.hard_labels"):
         assert weights_equal(faults.job, reference, student)
     assert "ActorDiedError" not in faults.output() and "common causes" not in faults.output()

@@ -19,7 +19,8 @@ from workers.quantise.lattice import on_lattice
 def job(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Job:
     found = Job(tmp_path_factory.mktemp("quantised"), teacher)
     config = found.config
-    config["specialists"]["medical"]["quantised"] = {"format": "q4_0", "embeddings": "q8_0", "train": {"tokens": 600}}
+    train = {"tokens": 600, "batch_tokens": 200}
+    config["specialists"]["medical"]["quantised"] = {"format": "q4_0", "embeddings": "q8_0", "train": train}
     config["specialists"]["legal"]["train"]["quantise"] = {"format": "q4_0", "start": "50%"}
     config["evaluate"]["baselines"] = []
     config["export"] = [{"format": "safetensors", "measure": 4}]

@@ -144,7 +144,7 @@ def check(
     else:
         _check_prompts(config, found, reading)
     _check_what_judges(config, found, elsewhere)
-    found.notes += of_older
+    found.notes += [*of_older, *run.left_alone(file)]
     if needs is not None:
         check_place(config, needs, found.prompts)
     return found

@@ -298,11 +298,12 @@ def test_every_command_minds_the_name(project: Project, stillhouse: Command, com
     assert "run 'trial' exists" in stillhouse(command, path, "--set", "seed=1").error
 
 
-def test_a_specialist_left_out_or_changed_is_another_configuration(project: Project, stillhouse: Command) -> None:
+def test_a_specialist_left_out_or_changed_is_named_and_left_as_it_is(project: Project, stillhouse: Command) -> None:
     path = opened(project)
-    assert "specialists.legal" in stillhouse("validate", path, "--set", "specialists={medical: {}}").error
-    error = stillhouse("validate", path, "--set", "specialists.legal.train.lr=1").error
-    assert "specialists.legal.train.lr: 2e-05 -> 1.0" in error
+    out = stillhouse("validate", path, "--set", "specialists={medical: {}}").out
+    assert "note: legal is not in the configuration any more" in out
+    out = stillhouse("validate", path, "--set", "specialists.legal.train.lr=1").out
+    assert "note: legal stays as it was begun (specialists.legal.train.lr: 2e-05 -> 1.0)" in out
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
                 watching.also(log),
                 tracked(trackers_of(ctx), watching),
                 _told_how_it_ends(session),
+                interrupts() as session.interrupts,
             ):
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
@@ -180,5 +181,6 @@ def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) ->
         name, where = f"board-{file.config.name}-{session.ctx.epoch}", beside_driver()
         session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         session.ctx = replace(session.ctx, board=name)
+        # Once more: Ray has put a handler of its own in the place.
         with watched_by_prometheus(session.ctx.config, session.monitors), interrupts() as session.interrupts:
             yield session

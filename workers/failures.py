@@ -21,6 +21,7 @@ _PEER = (
 )
 _NODE_LOW_ON_MEMORY = ("low on memory", "ran out of memory", "OutOfMemoryError")
 _NODE_DIED = ("node has died", "node died")
+_PAGES = (" Worker exit type:", " Some common causes")
 
 _FULL = ("No space left on device", "Disk quota exceeded")
 _MAKE_ROOM = "free some of it (`stillhouse gc RUN` lists what nobody needs), and the same command resumes"
@@ -125,7 +126,11 @@ def _with_room(line: str) -> str:
 
 def _death_of_worker(error: Exception) -> str:
     cause = last_line(str(error) or type(error).__name__)
-    return cause if cause.startswith("OutOfMemoryError") else f"a worker died, or its node was lost: {cause}"
+    if cause.startswith("OutOfMemoryError"):
+        return cause
+    for page in _PAGES:  # of what may cause such a thing
+        cause = cause.partition(page)[0]
+    return f"a worker died, or its node was lost: {cause.rstrip('. ')}"
 
 
 def _named(error: Exception) -> str:

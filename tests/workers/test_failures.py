@@ -95,6 +95,14 @@ def test_a_death_comes_before_what_follows_from_it() -> None:
     assert failure.cause.startswith("a worker died, or its node was lost: ") and "10.0.0.7 was lost" in failure.cause
 
 
+def test_a_death_is_told_without_the_page_that_ray_has_for_it() -> None:
+    page = "Worker exit type: SYSTEM_ERROR Worker exit detail: it exits. Some common causes include: (1) the OOM killer"
+    died = WorkerHealthCheckFailedError(f"failed\nThe actor is dead because its worker process has died. {page}")
+    failure = first_failure([died], NON_RETRYABLE)
+    said = "a worker died, or its node was lost: The actor is dead because its worker process has died"
+    assert failure is not None and failure.cause == said
+
+
 def test_any_other_error_is_named_with_its_class() -> None:
     failure = first_failure([KeyError("foo")], NON_RETRYABLE)
     assert failure is not None and failure.retryable and failure.cause == "KeyError: 'foo'"

@@ -37,41 +37,27 @@ class Project:
     def write(self, name: str, specialists: int, first: int = 0) -> str:
         """A run of so many specialists, the configuration's one after another and again under other names, beginning
         with one of them; the path of its file. Without controls, so that all that trains is a specialist."""
-        data = yaml.safe_load(self.config.read_text())
+        data = load_config(self.config, []).located().model_dump(mode="json")
         there, chosen = data["specialists"], {}
         for i, own in enumerate(islice(cycle([*there][first:] + [*there][:first]), specialists)):
             again = i // len(there)
-            mix = there[own].get("mix") or {own: 1.0}
-            train = {**there[own].get("train", {}), "tokens": self.tokens}
+            mix = there[own]["mix"] or {own: 1.0}
+            train = {**there[own]["train"], "tokens": self.tokens}
             chosen[f"{own}-{again}" if again else own] = {**there[own], "mix": mix, "train": train}
         domains = {domain for s in chosen.values() for domain in s["mix"]}
-        for part in ("prompts", "domains"):
-            data[part] = {k: v for k, v in data.get(part, {}).items() if k in domains}
-        data["targets"]["withhold"] = {k: v for k, v in data["targets"].get("withhold", {}).items() if k in domains}
-        evaluate = {"baselines": [], "cpus": data.get("evaluate", {}).get("cpus", 0.5)}
+        for part in (data["prompts"], data["domains"], data["targets"]["withhold"]):
+            for other in part.keys() - domains:
+                del part[other]
+        evaluate = {"baselines": [], "cpus": data["evaluate"]["cpus"]}
         data |= {"name": name, "storage": str(self.folder), "specialists": chosen, "evaluate": evaluate, "export": []}
-        path = self.config.parent / f".fanout-{os.getpid()}-{name}.yaml"  # paths in it are relative to its folder
-        path.write_text(yaml.safe_dump(data))
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
         return str(path)
 
 
 def figures(project: Project) -> dict[str, Any]:
     """All runs, and the shares that they have of the ideal."""
-    written: list[str] = []
-
-    def run(name: str, specialists: int, first: int = 0) -> str:
-        written.append(project.write(name, specialists, first))
-        return written[-1]
-
-    try:
-        return _figures(project, run)
-    finally:
-        for path in written:
-            Path(path).unlink()
-
-
-def _figures(project: Project, run: Any) -> dict[str, Any]:
-    names = project.names
+    names, run = project.names, project.write
     together = {n: measured(TOGETHER, run(f"together-{n}", n)) for n in COUNTS}
     alone = [together[1], *(measured(TOGETHER, run(f"alone-{i}", 1, i)) for i in range(1, len(names)))]
     most = min(len(names), COUNTS[-1])

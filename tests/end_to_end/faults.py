@@ -89,7 +89,8 @@ class Faults:
             )
 
     def _note_end(self, driver: subprocess.Popen[str]) -> None:
-        killed = (-signal.SIGKILL, -signal.SIGTERM)  # the latter before it has begun anything
+        # Before it has begun anything, or while Ray starts, which has a handler of its own.
+        killed = (-signal.SIGKILL, -signal.SIGTERM, signal.SIGTERM)
         assert driver.returncode in (0, 130, 143, *killed), f"{driver.returncode}\n{self.output()[-4000:]}"
 
     def output(self) -> str:

@@ -156,7 +156,7 @@ class Meter:
 
     def _step(self, event: StudentStep) -> Iterator[Point]:
         told = self._student(event.student)
-        told.waited += event.waited
+        told.waited = told.waited + event.waited if event.waited_s is None else event.waited_s
         rate = self._rate("student", event.student, event.time, event.tokens)
         soon = 0 <= event.time - told.time < self._every_s and event.tokens < event.budget
         if event.step <= told.step or soon:

@@ -98,3 +98,22 @@ class Outcome:
         """The one error line of a refused request."""
         assert len(self.refusal) == 1, self.err
         return self.refusal[0]
+
+
+def hand_checked(project: Project) -> None:
+    """Four medical rows and one legal; texts of 40 characters, which the plan takes for 10 tokens."""
+    text = "the fever is high and a rule binds a pay"
+    assert len(text) == 40
+    others = [text.replace("fever", word) for word in ("fewer", "lever", "never")]
+    project.rows(
+        "medical.jsonl",
+        *({"id": i, "prompt": other, "split": "train"} for i, other in enumerate(others)),
+        {"id": "held", "prompt": text, "split": "heldout"},
+    )
+    project.rows(
+        "legal.jsonl",
+        {"id": "given", "prompt": text, "answer": "a contract binds it", "split": "train"},
+        {"id": "both", "prompt": text, "domain": ["legal", "medical"], "split": "train"},
+        "{",
+    )
+    project.set("teacher.sampling", {"max_new_tokens": 8, "samples": 2})

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.project import Project
+from support.project import Project, hand_checked
 
 from cluster.inventory import Inventory
 from cluster.resources import Node
@@ -35,25 +35,6 @@ def planned(project: Project, inventory: Inventory = ROOMY, **changes: Any) -> R
 def part(plan: RunPlan, name: str) -> Part:
     [found] = [p for p in plan.parts if p.name == name]
     return found
-
-
-def hand_checked(project: Project) -> None:
-    """Four medical rows and one legal; texts of 40 characters, which the plan takes for 10 tokens."""
-    text = "the fever is high and a rule binds a pay"
-    assert len(text) == 40
-    others = [text.replace("fever", word) for word in ("fewer", "lever", "never")]
-    project.rows(
-        "medical.jsonl",
-        *({"id": i, "prompt": other, "split": "train"} for i, other in enumerate(others)),
-        {"id": "held", "prompt": text, "split": "heldout"},
-    )
-    project.rows(
-        "legal.jsonl",
-        {"id": "given", "prompt": text, "answer": "a contract binds it", "split": "train"},
-        {"id": "both", "prompt": text, "domain": ["legal", "medical"], "split": "train"},
-        "{",
-    )
-    project.set("teacher.sampling", {"max_new_tokens": 8, "samples": 2})
 
 
 # Numbers ------------------------------------------------------------------------------------------------------
@@ -349,31 +330,6 @@ def test_json_of_a_plan_is_strict_json(project: Project, stillhouse: Command) ->
         raise AssertionError(f"{word} is no JSON")
 
     json.loads(stillhouse("plan", project.write(), "--json").out, parse_constant=refuse)
-
-
-def told(rows: int, read: list[tuple[list[str], int]], given: int) -> dict[str, Any]:
-    """What is said of a source of texts, by the columns that its rows were read from."""
-    prompts = sum(count for _, count in read)
-    columns = [{"columns": names, "rows": count} for names, count in read]
-    found = {"prompts": prompts, "kinds": {"texts to continue": prompts}, "given": given, "read": columns, "unread": {}}
-    return {"rows": rows, "rows_read": rows, "exact": True} | found
-
-
-def test_json_of_validate(project: Project, stillhouse: Command) -> None:
-    hand_checked(project)
-    data = json.loads(stillhouse("validate", project.write(), "--json").out)
-    assert data == {
-        "ok": True,
-        "prompts": 6,
-        "sampled": False,
-        "rejected": [{"source": "legal", "row": 2, "id": None, "reason": "is not JSON", "file": ""}],
-        "sources": {
-            "medical": told(4, [(["prompt"], 4)], given=0),
-            "legal": told(3, [(["prompt", "answer"], 1), (["prompt"], 1)], given=1),
-        },
-        "notes": [],
-        "models": [],
-    }
 
 
 def test_a_plan_for_a_person(project: Project, stillhouse: Command) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cluster.lease import Lease
 from cluster.placement import beside_driver
@@ -28,7 +28,7 @@ from orchestrator.runs.errors import RunFailed, Stopped
 from orchestrator.runs.folder import RunFolder
 from orchestrator.trackers.monitor import tracked, trackers_of
 from orchestrator.trackers.prometheus import watched_by_prometheus
-from workers.channels.events import Message, RunEnded, RunStarted
+from workers.channels.events import Message, Outcome, RunEnded, RunStarted
 from workers.channels.messages import ControlMessage
 from workers.evaluation.harness.asked import freeze_harness
 from workers.evaluation.tasks.asked import freeze_items
@@ -94,7 +94,7 @@ class Session:
         self.ctx.run.storage.write(EventsLayout(self.ctx.epoch).wall, json.dumps(wall).encode())
         self._saved = time.time()
 
-    def end(self, outcome: Literal["done", "failed", "stopped"], cause: str = "") -> None:
+    def end(self, outcome: Outcome, cause: str = "") -> None:
         """Tell how this attempt ends. Of a run that was taken over nothing is written."""
         self.ctx.report(RunEnded(outcome=outcome, cause=cause, failures=self.failures))
         with suppress(OSError, RunFailed):  # neither must take the place of what ends it
@@ -118,7 +118,6 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
     with Monitors(monitors) as watching:
         say = lambda text: watching.take(Message(text=text))  # noqa: E731
         with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
-            left = run.left_alone(file)
             ctx = RunContext(run, run.open(file).located(), lease, watching.take)
             summary = Summary()
             session = Session(ctx, found, watching, summary=summary)
@@ -132,7 +131,7 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
             ):
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
-                for why in left:
+                for why in found.left_alone:
                     ctx.say(why)
                 try:
                     if needs is not None and needs.evaluator:

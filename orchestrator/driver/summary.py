@@ -8,7 +8,7 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.monitors.progress import Progress
 from orchestrator.reporting.money.held import Held
 from orchestrator.reporting.money.spent import spent_of
-from workers.channels.events import Event, RunEnded
+from workers.channels.events import Event
 
 
 class Summary:
@@ -16,7 +16,6 @@ class Summary:
 
     def __init__(self) -> None:
         self._progress, self._held = Progress(), Held()
-        self._ended: RunEnded | None = None
 
     def start(self) -> None:
         """Nothing to do."""
@@ -25,8 +24,6 @@ class Summary:
         """Take one event in."""
         self._progress.take(event)
         self._held.take(event)
-        if isinstance(event, RunEnded):
-            self._ended = event
 
     def flush(self, *, force: bool = False) -> None:
         """Nothing to keep: the session writes it."""
@@ -36,13 +33,12 @@ class Summary:
 
     def to_dict(self, config: RunConfig) -> dict[str, Any]:
         """As JSON values; seconds of places and dollars are this attempt's alone."""
-        students, total = self._progress.students, spent_of(self._held, config).total
+        progress, total = self._progress, spent_of(self._held, config).total
         return {
-            "stage": self._progress.stage,
-            "done": [name for name, part in students.items() if part.state == "done"],
-            "failures": {name: part.note for name, part in students.items() if part.state == "failed"}
-            | (self._ended.failures if self._ended is not None else {}),
-            "outcome": self._ended.outcome if self._ended is not None else None,
-            "cause": self._ended.cause if self._ended is not None else "",
+            "stage": progress.stage,
+            "done": [name for name, part in progress.students.items() if part.state == "done"],
+            "failures": progress.failures,
+            "outcome": progress.ended.outcome if progress.ended is not None else None,
+            "cause": progress.ended.cause if progress.ended is not None else "",
             "cost": {"gpu_s": total.gpu_s, "cpu_s": total.cpu_s, "dollars": total.dollars},
         }

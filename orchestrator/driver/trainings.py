@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.inventory import cluster_nodes
@@ -14,7 +14,7 @@ from orchestrator.driver.calls import take_ended
 from orchestrator.driver.turns import Turns
 from orchestrator.runs.context import RunContext
 from orchestrator.stages.training.jobs import make_job
-from orchestrator.stages.training.supervisor import LEFT, Supervisor, progress_marker
+from orchestrator.stages.training.supervisor import LEFT, Failures, Supervisor, progress_marker
 from workers.channels.events import StudentState
 from workers.channels.messages import ControlMessage, StudentPlaced, StudentRestarted, UnitCaptured
 from workers.failures import end_of_actor, first_cause
@@ -40,10 +40,8 @@ class Group:
     """Id of the placement group that its workers are in; None while they look for one."""
     since: float = 0.0
     """Since when it looks for a place."""
-    losses: int = 0
-    """Supervisors that died since the last checkpoint."""
-    progress: Any = None
-    """How far it was when the last one died."""
+    losses: Failures = field(default_factory=Failures)
+    """Of supervisors that died."""
 
     @property
     def names(self) -> list[str]:
@@ -164,10 +162,7 @@ class Trainings:
 
     def _may_go_on(self, group: Group) -> bool:
         """Whether a group whose supervisor died is sent to another one."""
-        progress = progress_marker(self._ctx.run.storage, group.names)
-        group.losses = group.losses + 1 if progress == group.progress else 1
-        group.progress = progress
-        return group.losses < _MOST_LOSSES
+        return group.losses.note(progress_marker(self._ctx.run.storage, group.names)) < _MOST_LOSSES
 
     def _groups_of(self, student: str) -> list[Group]:
         return [group for group in self._calls.values() if student in group.names]

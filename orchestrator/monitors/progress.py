@@ -166,6 +166,12 @@ class Progress:
         known = [self.teacher, *self.students.values(), self.evaluation]
         return [part for part in known if part.total or part.since]
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """Students and exports that failed, each with its cause."""
+        found = {name: part.note for name, part in self.students.items() if part.state == "failed"}
+        return found | (self.ended.failures if self.ended is not None else {})
+
     def take(self, event: Event) -> Part | None:
         """Take an event in; returns the part that it is about."""
         if self.began is None:

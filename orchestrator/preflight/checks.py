@@ -64,6 +64,8 @@ class Checked:
     rejected: list[RejectedRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is right and perhaps not meant."""
+    left_alone: tuple[str, ...] = ()
+    """Specialists of a run that exists which the configuration leaves as they are, and why; among the notes too."""
     screened: Screened = field(default_factory=dict)
     """The rows of all sources as they were read; none where the run's frozen prompts did."""
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -144,7 +146,8 @@ def check(
     else:
         _check_prompts(config, found, reading)
     _check_what_judges(config, found, elsewhere)
-    found.notes += [*of_older, *run.left_alone(file)]
+    found.left_alone = run.left_alone(file)
+    found.notes += [*of_older, *found.left_alone]
     if needs is not None:
         check_place(config, needs, found.prompts)
     return found

@@ -22,11 +22,11 @@ def read_events(storage: Storage, skipped: Callable[[str], None] = lambda why: N
     for file in storage.listing(EVENTS):
         if file.key.endswith(".jsonl"):
             try:
-                events = read_segment(storage, file.key)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                skipped(f"{file.key}: {' '.join(str(error).split())}")
+                data = storage.read(file.key)
+            except OSError as error:
+                skipped(_why(file.key, error))
                 continue
-            yield from events
+            yield from events_of(file.key, data, skipped)
 
 
 def events_of(key: str, data: bytes, skipped: Callable[[str], None]) -> list[Event]:
@@ -34,8 +34,12 @@ def events_of(key: str, data: bytes, skipped: Callable[[str], None]) -> list[Eve
     try:
         return _parsed(data)
     except (ValueError, KeyError, TypeError) as error:
-        skipped(f"{key}: {' '.join(str(error).split())}")
+        skipped(_why(key, error))
         return []
+
+
+def _why(key: str, error: Exception) -> str:
+    return f"{key}: {' '.join(str(error).split())}"
 
 
 def segments_after(storage: Storage, place: Place) -> list[Place]:

@@ -16,7 +16,7 @@ from cluster.storage import Storage, join, open_storage
 from orchestrator.reporting.money.spent import Amount
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.identity import from_stored
-from orchestrator.status.view import State
+from orchestrator.status.view import State, state_of
 from workers.layout import CONFIG, REPORT_JSON, EventsLayout, StudentLayout
 
 _AT_ONCE = 16
@@ -119,14 +119,7 @@ def _state(
     """As RunView.state, from what the last attempt left."""
     if last is None:
         return "done" if storage.exists(REPORT_JSON) else "begun"
-    sign = last.sign(time.time(), timing)
-    if sign == "alive":
-        return "running"
-    if (outcome := ended.get("outcome")) is not None:
-        return "failed" if outcome == "done" and failures else outcome
-    if sign != "ended":
-        return "silent"
-    return "failed" if failures else "done" if storage.exists(REPORT_JSON) else "stopped"
+    return state_of(last.sign(time.time(), timing), ended.get("outcome"), failures, storage)
 
 
 def _cost(left: Sequence[dict[str, Any]]) -> Amount | None:

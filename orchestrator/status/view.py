@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
 from cluster.lease import Attempt, Timing, attempts
+from cluster.storage import Storage
 from orchestrator.monitors.progress import Part, Progress
 from orchestrator.reporting.money.held import Held
 from orchestrator.reporting.money.spent import Spent, spent_of
 from orchestrator.runs.folder import RunFolder
 from orchestrator.status.estimate import seconds_left
 from orchestrator.status.following import EventLog
-from workers.channels.events import Event
+from workers.channels.events import Event, Outcome
 from workers.layout import REPORT_JSON
 
 State = Literal["running", "done", "failed", "stopped", "silent", "begun"]
@@ -96,23 +97,14 @@ class RunView:
         sign, ended = self._sign(now), self.progress.ended
         if self.progress.attempt != self.attempts[-1].number:
             ended = None  # the last attempt has not told anything yet
-        if sign == "alive":
-            return "running"
-        if ended is not None:
-            return "failed" if ended.outcome == "done" and self.failures() else ended.outcome
-        if sign != "ended":
-            return "silent"
-        if self.failures():
-            return "failed"
-        return "done" if self.run.storage.exists(REPORT_JSON) else "stopped"
+        outcome = ended.outcome if ended is not None else None
+        return state_of(sign, outcome, self.failures(), self.run.storage)
 
     def failures(self) -> dict[str, str]:
         """What failed, each with its first cause in one line."""
-        found = {name: part.note for name, part in self.progress.students.items() if part.state == "failed"}
-        if (ended := self.progress.ended) is not None:
-            found |= ended.failures
-            if ended.outcome == "failed":
-                found["run"] = ended.cause
+        found, ended = self.progress.failures, self.progress.ended
+        if ended is not None and ended.outcome == "failed":
+            found["run"] = ended.cause
         return {name: " ".join(why.split()) for name, why in found.items()}
 
     def exit_code(self, now: float) -> int:
@@ -197,6 +189,20 @@ class RunView:
             "silent_s": max(now - attempt.beat.time, 0.0) if sign in ("silent", "gone", "alive") else None,
             "ended": attempt.ended,
         }
+
+
+def state_of(sign: str, outcome: Outcome | None, failures: Mapping[str, str], storage: Storage) -> State:
+    """How a run stands of which an attempt was made: by the last one's sign of life, how it told that it ended, what
+    failed and, where it told nothing, whether there is a report."""
+    if sign == "alive":
+        return "running"
+    if outcome is not None:
+        return "failed" if outcome == "done" and failures else outcome
+    if sign != "ended":
+        return "silent"
+    if failures:
+        return "failed"
+    return "done" if storage.exists(REPORT_JSON) else "stopped"
 
 
 def _rate(part: Part, state: State) -> float | None:

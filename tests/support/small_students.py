@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from cluster.storage import LocalStorage
 from support.comparing.tolerances import of_adam
@@ -89,6 +90,33 @@ def fill_both(
         assert commit(full, unit.index, replace(targets, logprobs=logp_TV.numpy().reshape(-1)))
         own = {"logprobs": np.zeros(0, np.float32), "hidden": as_stored(h_TH, "bfloat16").reshape(-1)}
         assert commit(hidden, unit.index, replace(targets, **own))
+
+
+def fill_roots(
+    roots: Mapping[str, Path],
+    folder: str,
+    make_header: Callable[..., StoreHeader],
+    commit: CommitUnit,
+    unit_of: Callable[..., UnitTargets],
+    seed: int = 0,
+) -> None:
+    """The training stores of two runs, of hidden states with heads and of all log-probabilities, each right in its root
+    or in a folder of it."""
+    stores = {scheme: TargetStore(LocalStorage(root / folder), "train") for scheme, root in roots.items()}
+    teachers = {name: {"fingerprint": f"{name}{seed}"} for name in STATES}
+    stores["hidden"].create(make_header(scheme="hidden", precision="bfloat16", vocabulary=V, teachers=teachers))
+    stores["full"].create(make_header(scheme="full", vocabulary=V, teachers=teachers))
+    fill_both(stores["hidden"], stores["full"], commit, unit_of, seed)
+    for name, head in teacher_heads(seed).items():
+        stores["hidden"].storage.write(stores["hidden"].head_key(name), head.to_bytes())
+
+
+def weights_of(root: Path, name: str) -> dict[str, torch.Tensor]:
+    """Of a trained student; of the first weights of all where it has no name."""
+    folder = root / "students" / name / "final" if name else root / "initial"
+    found = load_file(folder / "model.safetensors")
+    # Head and embeddings are one, under either name.
+    return {{"lm_head.weight": "model.embed_tokens.weight"}.get(key, key): value for key, value in found.items()}
 
 
 def make_student(root: Path) -> None:

@@ -44,11 +44,14 @@ class RunStarted(_Event):
     attempt: int
 
 
+Outcome = Literal["done", "failed", "stopped"]
+
+
 class RunEnded(_Event):
     """The attempt at a run ends; one that is killed does not say so."""
 
     kind: Literal["run_ended"] = "run_ended"
-    outcome: Literal["done", "failed", "stopped"]
+    outcome: Outcome
     """`done`: all that was asked was tried; `stopped`: by a person or a scheduler."""
     cause: str = ""
     """What it failed of, in one line."""

@@ -7,6 +7,7 @@ workers do. A training that fails is started again from its last checkpoint, whe
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -47,19 +48,32 @@ class Supervisor:
         `deadline_s`.
         """
         restarts = TrainConfig.model_validate(jobs[0]["train"]).restarts
-        failures, before = 0, None
+        failures = Failures()
         while (failure := _fit(jobs, deadline_s)) is not None:
             if not (restarts and failure.retryable):
                 return failure.cause
             progress = progress_marker(open_storage(jobs[0]["run_uri"]), [job["name"] for job in jobs])
-            failures, before = (failures + 1 if progress == before else 1), progress
-            if failures > restarts:
+            if failures.note(progress) > restarts:
                 return failure.cause
             name = next((job["name"] for job, (done, _) in zip(jobs, progress, strict=True) if not done), "")
-            again = f"started again from its last checkpoint ({failures} of {restarts} times without a new one)"
+            again = f"started again from its last checkpoint ({failures.count} of {restarts} times without a new one)"
             Control(jobs[0]["board"])(StudentRestarted(name or jobs[0]["name"]))
             Reporter(jobs[0]["board"])(Message(text=f"{failure.cause}; {again}", student=name))
         return None
+
+
+@dataclass
+class Failures:
+    """Counts failures in a row between which there was no progress."""
+
+    count: int = 0
+    _before: Any = None
+
+    def note(self, progress: Any) -> int:
+        """One more, with how far it had come; returns how many there are in a row."""
+        self.count = self.count + 1 if progress == self._before else 1
+        self._before = progress
+        return self.count
 
 
 def progress_marker(storage: Storage, names: list[str]) -> list[tuple[bool, list[str]]]:

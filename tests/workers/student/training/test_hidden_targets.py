@@ -10,20 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from support.comparing.tolerances import LOSSES
 from support.small_students import (
     MIX,
-    STATES,
     CommitUnit,
-    V,
     assert_trained_alike,
-    fill_both,
+    fill_roots,
     life,
     live,
     make_student,
     student_job,
-    teacher_heads,
+    weights_of,
 )
 from transformers import AutoModelForCausalLM
 
@@ -52,13 +49,7 @@ def runs(
 ) -> dict[str, Path]:
     """Folders of two runs: one of hidden states, one of all log-probabilities."""
     roots = {scheme: tmp_path_factory.mktemp(scheme) for scheme in ("hidden", "full")}
-    stores = {scheme: TargetStore(LocalStorage(root), "train") for scheme, root in roots.items()}
-    teachers = {name: {"fingerprint": name} for name in STATES}
-    stores["hidden"].create(make_header(scheme="hidden", precision="bfloat16", vocabulary=V, teachers=teachers))
-    stores["full"].create(make_header(scheme="full", vocabulary=V, teachers=teachers))
-    fill_both(stores["hidden"], stores["full"], commit, make_targets)
-    for name, head in teacher_heads().items():
-        stores["hidden"].storage.write(stores["hidden"].head_key(name), head.to_bytes())
+    fill_roots(roots, "", make_header, commit, make_targets)
     for root in roots.values():
         make_student(root)
 
@@ -77,25 +68,19 @@ def losses(root: Path, name: str) -> list[float]:
     return [s["loss"] for s in done["history"]]
 
 
-def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
-    """Of the student's first weights where it has no name."""
-    folder = root / "students" / name / "final" if name else root / "initial"
-    found = load_file(folder / "model.safetensors")
-    # Head and embeddings are one, under either name.
-    return {{"lm_head.weight": "model.embed_tokens.weight"}.get(key, key): value for key, value in found.items()}
-
-
 @pytest.mark.parametrize("name", ["alone", "shared"])
 def test_losses_and_weights_are_those_of_full_targets(runs: dict[str, Path], name: str) -> None:
     """By one worker, and by two under ZeRO-3, which knows nothing of the heads."""
     expected = losses(runs["full"], "alone")
     assert max(expected) - min(expected) > 0.01
     np.testing.assert_allclose(losses(runs["hidden"], name), expected, rtol=0, atol=LOSSES)
-    assert_trained_alike(weights(runs["hidden"], name), weights(runs["full"], "alone"), first=weights(runs["full"], ""))
+    assert_trained_alike(
+        weights_of(runs["hidden"], name), weights_of(runs["full"], "alone"), first=weights_of(runs["full"], "")
+    )
 
 
 def test_a_killed_student_ends_with_the_weights_of_one_never_killed(runs: dict[str, Path]) -> None:
-    found, expected = (weights(runs["hidden"], name) for name in ("killed", "alone"))
+    found, expected = (weights_of(runs["hidden"], name) for name in ("killed", "alone"))
     assert all(torch.equal(found[key], expected[key]) for key in expected) and found.keys() == expected.keys()
     assert losses(runs["hidden"], "killed") == losses(runs["hidden"], "alone")
 

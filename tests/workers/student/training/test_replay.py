@@ -10,20 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from support.comparing.tolerances import LOSSES
 from support.small_students import (
     MIX,
-    STATES,
     CommitUnit,
-    V,
     assert_trained_alike,
-    fill_both,
+    fill_roots,
     life,
     live,
     make_student,
     student_job,
-    teacher_heads,
+    weights_of,
 )
 
 from cluster.storage import LocalStorage
@@ -59,13 +56,7 @@ def runs(
     own, by teachers of the same names and with other heads."""
     roots = {scheme: tmp_path_factory.mktemp(scheme) for scheme in ("hidden", "full")}
     for seed, folder in enumerate(("", "older")):
-        stores = {scheme: TargetStore(LocalStorage(root / folder), "train") for scheme, root in roots.items()}
-        teachers = {name: {"fingerprint": f"{name}{seed}"} for name in STATES}
-        stores["hidden"].create(make_header(scheme="hidden", precision="bfloat16", vocabulary=V, teachers=teachers))
-        stores["full"].create(make_header(scheme="full", vocabulary=V, teachers=teachers))
-        fill_both(stores["hidden"], stores["full"], commit, make_targets, seed)
-        for name, head in teacher_heads(seed).items():
-            stores["hidden"].storage.write(stores["hidden"].head_key(name), head.to_bytes())
+        fill_roots(roots, folder, make_header, commit, make_targets, seed)
     for root in roots.values():
         make_student(root)
     lives = [life(job(root, "whole"), 1) for root in roots.values()]
@@ -80,21 +71,17 @@ def losses(root: Path, name: str) -> list[float]:
     return [s["loss"] for s in json.loads((root / "students" / name / "done.json").read_text())["history"]]
 
 
-def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
-    folder = root / "students" / name / "final" if name else root / "initial"
-    found = load_file(folder / "model.safetensors")
-    return {{"lm_head.weight": "model.embed_tokens.weight"}.get(key, key): value for key, value in found.items()}
-
-
 @pytest.mark.parametrize("name", ["whole", "shared"])
 def test_each_text_is_learned_from_the_head_of_its_own_generation(runs: dict[str, Path], name: str) -> None:
     """By one worker or two: full targets need no heads."""
     np.testing.assert_allclose(losses(runs["hidden"], name), losses(runs["full"], "whole"), rtol=0, atol=LOSSES)
-    assert_trained_alike(weights(runs["hidden"], name), weights(runs["full"], "whole"), first=weights(runs["full"], ""))
+    assert_trained_alike(
+        weights_of(runs["hidden"], name), weights_of(runs["full"], "whole"), first=weights_of(runs["full"], "")
+    )
 
 
 def test_a_killed_student_ends_with_the_weights_of_one_never_killed(runs: dict[str, Path]) -> None:
-    found, expected = (weights(runs["hidden"], name) for name in ("killed", "whole"))
+    found, expected = (weights_of(runs["hidden"], name) for name in ("killed", "whole"))
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
     assert losses(runs["hidden"], "killed") == losses(runs["hidden"], "whole") != losses(runs["hidden"], "without")
 
@@ -111,7 +98,7 @@ def test_its_checkpoint_knows_how_much_was_replayed(runs: dict[str, Path]) -> No
 def test_one_that_goes_on_may_end_worse_on_its_first_batch(runs: dict[str, Path]) -> None:
     """It may have known its texts as well as can be; what it forgot is in the report."""
     found = losses(runs["full"], "wild")
-    assert found[-1] > 1.1 * found[0] and weights(runs["full"], "wild")
+    assert found[-1] > 1.1 * found[0] and weights_of(runs["full"], "wild")
 
 
 def test_a_job_crosses_to_its_process_whole(runs: dict[str, Path]) -> None:

@@ -15,7 +15,7 @@ quickstart: $(STAMP)
 	$(BIN)/stillhouse ask quickstart "medical : the clinic sees marsh fever with broken sleep in a child ; treatment : give"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long and not vllm"
+	$(BIN)/python -m pytest -m "not long and not vllm" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long --timeout 3600

@@ -1,10 +1,11 @@
 """Weights of four bits: the lattice beside ggml's, what rounding costs specialists, and what training with it costs.
 
-python tests/benchmarks/quantise.py [--runs RUN ...] [--specialists NAME ...] [--steps 60]
+python tests/benchmarks/quantise.py [--runs RUN ...] [--specialists NAME ...] [--seeds 0 1 2] [--alone] [--steps 60]
     [--settings '{"format": "q4_0", "embeddings": "q8_0"}'] [--only lattice loss steps]
 
 `--runs` are folders of finished runs with their stores, quickstarts of several seeds for example; what is needed of
-them is copied. Without one there is the lattice alone. Nothing else should run for `steps`.
+them is copied. Without one there is the lattice alone. `--seeds` trains specialists of a run anew for other seeds than
+its own, on the same store. Nothing else should run for `steps`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -39,6 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", default=[])
     parser.add_argument("--specialists", nargs="+", default=["medical", "code"])
+    parser.add_argument("--seeds", type=int, nargs="+", help="of each specialist's trainings; none: the run's own")
+    parser.add_argument("--alone", action="store_true", help="none is trained on as long with whole weights")
     parser.add_argument("--steps", type=int, default=60, help="timed, of each kind")
     parser.add_argument("--settings", default='{"format": "q4_0", "embeddings": "q8_0"}')
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
@@ -47,7 +51,7 @@ def main() -> None:
     if "lattice" in args.only and find_spec("gguf") is not None:
         figures |= lattice_figures()
     if "loss" in args.only and args.runs:
-        figures |= loss_figures(args.runs, args.specialists, args.settings)
+        figures |= loss_figures(args)
     if "steps" in args.only and args.runs:
         figures |= step_figures(args.runs[0], args.specialists, args.steps)
     print(json.dumps(figures))
@@ -67,33 +71,44 @@ def lattice_figures() -> dict[str, Any]:
     return {"lattice_differing": sum(found.values()), "lattice_weights": WEIGHTS * len(forms)}
 
 
-def loss_figures(runs: list[Path], specialists: list[str], settings: str) -> dict[str, Any]:
+def loss_figures(args: argparse.Namespace) -> dict[str, Any]:
     """What a specialist loses rounded, trained on with rounding, and trained on as long without."""
+    kinds = ["ptq", "qad"] if args.alone else ["ptq", "qad", "further", "further ptq"]
     rows, found = [], list[dict[str, Any]]()
-    for run in runs:
-        for name in specialists:
-            one = program("siblings.py", run, name, settings)
+    for run, name in product(args.runs, args.specialists):
+        for seed in args.seeds or ["own"]:
+            one = program("siblings.py", run, name, args.settings, seed, *(["alone"] if args.alone else []))
             found.append(one)
             rows.append([f"{name}, seed {one['seed']}", one["tokens"], one["lr"], one["whole"]])
-            rows[-1] += [_interval(one[f"{kind} - whole"]) for kind in ("ptq", "qad", "further", "further ptq")]
-            rows[-1] += [one["qad_over_ptq"][0], _interval(one["qad - further ptq"])]
+            rows[-1] += [_interval(one[f"{kind} - whole"]) for kind in kinds]
+            rows[-1] += [_interval(one["qad_over_ptq"])]
+            rows[-1] += [] if args.alone else [_interval(one["qad - further ptq"])]
             print(rows[-1], flush=True)
-    heads = ["", "tokens", "lr", "KL", "PTQ", "QAD", "whole, as long", "its PTQ", "QAD/PTQ", "QAD less that"]
-    show("held-out KL to the teacher, nats a token; losses beyond it", heads, rows)
-    ptq, qad, further, its_ptq = (
-        mean(one[f"{kind} - whole"][0] for one in found) for kind in ("ptq", "qad", "further", "further ptq")
-    )
+    heads = {"ptq": "PTQ", "qad": "QAD", "further": "whole, as long", "further ptq": "its PTQ"}
+    last = ["QAD/PTQ"] if args.alone else ["QAD/PTQ", "QAD less that"]
+    titles = ["", "tokens", "lr", "KL", *(heads[kind] for kind in kinds), *last]
+    show("held-out KL to the teacher, nats a token; losses beyond it", titles, rows)
+    return _means(found, args.alone)
+
+
+def _means(found: list[dict[str, Any]], alone: bool) -> dict[str, Any]:
+    lost = {k[: -len(" - whole")]: mean(one[k][0] for one in found) for k in found[0] if k.endswith(" - whole")}
     sure = {kind: round(mean(one[f"{kind} - whole, overconfidence"] for one in found), 5) for kind in ("ptq", "qad")}
-    return {
-        "ptq_loss": round(ptq, 6),
-        "qad_loss": round(qad, 6),
-        "qad_over_ptq": round(qad / ptq, 4),
-        "whole_as_long_loss": round(further, 6),
-        "whole_as_long_then_ptq_loss": round(its_ptq, 6),
-        "qad_over_ptq_of_whole_as_long": round((qad - further) / (its_ptq - further), 4),
+    figures = {
+        "ptq_loss": round(lost["ptq"], 6),
+        "qad_loss": round(lost["qad"], 6),
+        "qad_over_ptq": round(lost["qad"] / lost["ptq"], 4),
         "qad_better_than_ptq": sum(one["qad - ptq"][2] < 0 for one in found),
         "trainings": len(found),
         "overconfidence_added": sure,
+    }
+    if alone:
+        return figures
+    further, its_ptq = lost["further"], lost["further ptq"]
+    return figures | {
+        "whole_as_long_loss": round(further, 6),
+        "whole_as_long_then_ptq_loss": round(its_ptq, 6),
+        "qad_over_ptq_of_whole_as_long": round((lost["qad"] - further) / (its_ptq - further), 4),
     }
 
 

@@ -30,9 +30,9 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 class FinishedRun:
     """A copy of a run, in a folder of its own, in which quantised siblings of a specialist are trained and scored."""
 
-    def __init__(self, source: Path, folder: Path, specialist: str) -> None:
+    def __init__(self, source: Path, folder: Path, specialist: str, seed: int | None = None) -> None:
         there = ["config.resolved.yaml", "environment.json", "prompts", "targets"]
-        there += [f"students/{specialist}/{part}" for part in ("final", "done.json", "initial.json")]
+        there += [f"students/{specialist}/{part}" for part in ("initial", "final", "done.json", "initial.json")]
         for name in there:
             if (source / name).is_dir():
                 shutil.copytree(source / name, folder / name)
@@ -40,16 +40,27 @@ class FinishedRun:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / name, folder / name)
         self.run = RunFolder(str(folder))
-        self._config, self._name = self.run.located_config(), specialist
-        self.seed = self._config.seed
+        config = self.run.located_config()
+        self.seed = config.seed if seed is None else seed
+        """Of its trainings. One that is not the run's own is for the order of texts and what is drawn from them; the
+        store, and the weights that a specialist starts from, stay the run's."""
+        self._config, self._name = config.model_copy(update={"seed": self.seed}), specialist
+        if self.seed != config.seed:
+            self.train(self.specialist())
 
-    def config(self, settings: QuantisedConfig) -> RunConfig:
-        """Its configuration, in which the specialist has a quantised sibling, and nothing but the KL is measured."""
+    def config(self, settings: QuantisedConfig | None) -> RunConfig:
+        """Its configuration, in which the specialist has a quantised sibling, if settings of one are given, and nothing
+        but the KL is measured."""
         config, name = self._config, self._name
         specialists = {name: config.specialists[name].model_copy(update={"quantised": settings})}
         few = {"baselines": [], "tasks": None, "floor": None, "own_text": None, "truth": None, "probes": None}
         evaluate = config.evaluate.model_copy(update=few)
         return config.model_copy(update={"specialists": specialists, "evaluate": evaluate})
+
+    def specialist(self) -> Student:
+        """The specialist, without controls and what is kept on the way."""
+        group = student_groups(self.config(None))[0]
+        return replace(group[0], milestones=(), snapshot_tokens=None)
 
     def sibling(self, settings: QuantisedConfig) -> Student:
         """The student that goes on from the specialist."""
@@ -59,7 +70,11 @@ class FinishedRun:
         """Train it in this process, a process group of one; what it left."""
         from workers.student.training.train_loop import train_specialist
 
-        self.run.storage.delete(StudentLayout(student.name).root)
+        layout = StudentLayout(student.name)
+        kept = (layout.initial, layout.initial_facts)
+        for file in self.run.storage.listing(layout.root):
+            if not file.key.startswith(kept):
+                self.run.storage.delete(file.key)
         job = SpecialistJob(
             name=student.name,
             run_uri=self.run.uri,
@@ -68,7 +83,7 @@ class FinishedRun:
             loss=student.config.loss.model_dump(),
             texts=student.config.texts.model_dump(),
             train={**student.config.train.model_dump(), "zero": "auto"},
-            seed=self.seed,
+            seed=self._config.seed,
             declared=Contract.of(TargetStore(self.run.storage, TRAIN).header),
             epoch=1,
             board="",

@@ -170,7 +170,7 @@ def test_a_run_that_was_moved_is_exported_where_it_is(
         (("trial", "--out", "x"), "--out and --texts are of --model"),
         (("trial", "--format", "onnx"), "--format onnx: onnx is not written: no exporter"),
         (("trial", "--format", "mlx"), "mlx is not written: MLX computes"),
-        (("trial", "--format", "gguf:q4_k"), "--format gguf:q4_k: Input should be"),
+        (("trial", "--format", "gguf:q3_k"), "--format gguf:q3_k: Input should be"),
         (("trial", "--format", "gguf", "--tokenizer", "mine"), "--tokenizer mine: Input should be 'own' or 'none'"),
         (("trial", "--tokenizer", "none"), "--tokenizer: is a setting of gguf files; add --format gguf"),
         (("trial", "--format", "safetensors", "--tokenizer", "none"), "--tokenizer: is a setting of gguf files"),

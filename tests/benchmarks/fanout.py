@@ -1,9 +1,9 @@
 """Fan-out: one run of several specialists beside separate ones and the ideal; and the control plane without models.
 
-python tests/benchmarks/fanout.py [--config FILE] [--tokens 60k] [--only specialists control]
+python tests/benchmarks/fanout.py [--config FILE] [--tokens 60000] [--counts 1 2 3 6] [--only specialists control]
     [--units 10000] [--replicas 64] [--readers 32]
 
-FILE is the quickstart's, whose teacher `make quickstart` has trained, or another one's. Nothing else should run.
+FILE is the quickstart's or another configuration, whose inputs are there. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=QUICKSTART)
     parser.add_argument("--tokens", type=int, default=60_000, help="target tokens of each specialist")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 3, 6], help="specialists of a run")
     parser.add_argument("--units", type=int, default=10_000)
     parser.add_argument("--replicas", type=int, default=64)
     parser.add_argument("--readers", type=int, default=32)
@@ -37,7 +38,7 @@ def main() -> None:
     found: dict[str, Any] = dict.fromkeys(ASKED)
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
         if "specialists" in args.only:
-            found |= figures(Project(args.config.resolve(), Path(folder), args.tokens))
+            found |= figures(Project(args.config.resolve(), Path(folder), args.tokens), args.counts)
         if "control" in args.only:
             found |= control_figures(Path(folder), args.units, args.replicas, args.readers)
     print(json.dumps(found))

@@ -17,7 +17,6 @@ from fanout_bench.measuring import CHECKOUT, Took, measured
 from orchestrator.config.loading import load_config
 
 TOGETHER = str(Path(__file__).with_name("together.py"))
-COUNTS = (1, 2, 3, 6)
 
 
 @dataclass(frozen=True)
@@ -55,50 +54,40 @@ class Project:
         return str(path)
 
 
-def figures(project: Project) -> dict[str, Any]:
+def figures(project: Project, counts: list[int]) -> dict[str, Any]:
     """All runs, and the shares that they have of the ideal."""
     names, run = project.names, project.write
-    together = {n: measured(TOGETHER, run(f"together-{n}", n)) for n in COUNTS}
-    alone = [together[1], *(measured(TOGETHER, run(f"alone-{i}", 1, i)) for i in range(1, len(names)))]
-    most = min(len(names), COUNTS[-1])
+    alone = [measured(TOGETHER, run(f"alone-{i}", 1, i)) for i in range(min(len(names), max(counts)))]
+    together = {n: measured(TOGETHER, run(f"together-{n}", n)) if n > 1 else alone[0] for n in counts}
     captured = {}
-    for n in {min(n, most) for n in COUNTS}:
-        captured[n] = measured("-m", "orchestrator", "capture", run(f"captured-{n}", n))
-    path = run(f"captured-{most}", most)
-    trained = [measured("-m", "orchestrator", "train", path, "--only", name) for name in names[:most]]
+    for n in sorted({min(n, len(alone)) for n in counts}):
+        path = run(f"captured-{n}", n)
+        captured[n] = measured("-m", "orchestrator", "capture", path)
+    trained = [measured("-m", "orchestrator", "train", path, "--only", name) for name in names[: len(alone)]]
     start = measured("-m", "orchestrator", "train", path)
     rows, found = [], dict[str, Any]()
-    for n in COUNTS:
-        students = list(islice(cycle(trained), n))
-        ideal = captured[min(n, most)].cpu_s + sum(took.cpu_s - start.cpu_s for took in students)
+    for n in counts:
+        capture, students = captured[min(n, len(alone))], list(islice(cycle(trained), n))
+        ideal = capture.cpu_s + sum(took.cpu_s - start.cpu_s for took in students)
         separate = sum(took.cpu_s for took in islice(cycle(alone), n))
+        least = _least(capture, students, start)
         found[f"share_of_ideal_{n}"] = round(ideal / together[n].cpu_s, 3)
         found[f"over_separate_{n}"] = round(together[n].cpu_s / separate, 3)
+        found[f"overlap_{n}"] = round((together[n].wall_s - start.wall_s) / least, 3)
         rows.append([n, together[n].wall_s, together[n].cpu_s, ideal, ideal / together[n].cpu_s, separate])
         rows[-1] += [sum(took.wall_s for took in islice(cycle(alone), n)), found[f"over_separate_{n}"]]
+        rows[-1] += [least, found[f"overlap_{n}"]]
     heads = ["specialists", "wall s", "CPU-s", "ideal CPU-s", "share of it", "separate CPU-s", "separate wall s"]
-    show("one run of several specialists", [*heads, "over separate"], rows)
-    found["overlap"] = _overlap(together[most], captured[most], trained, start)
-    return found
+    show("one run of several specialists", [*heads, "over separate", "least wall s", "over least"], rows)
+    return found | {"overlap": found[f"overlap_{max([n for n in counts if n <= len(alone)] or counts)}"]}
 
 
-def _overlap(run: Took, capture: Took, trained: list[Took], start: Took) -> float:
-    """Seconds from when the teacher and a student first worked at the same time to the end of both, over the least that
-    they can take: what is longer alone, the teacher's part of that time or the students', or what the machine's cores
-    take for both."""
-    spans = run.said["spans"]
-    teacher, students = spans["teacher"], [span for name, own in spans.items() if name != "teacher" for span in own]
-    both = max(teacher[0][0], min(begin for begin, _ in students))
-    ends = [end for _, end in (*teacher, *students)]
-    work = capture.cpu_s + sum(took.cpu_s for took in trained) - (len(trained) + 1) * start.cpu_s
-    left = max(ends) - both
-    longest = max(
-        sum(max(end - max(begin, both), 0.0) for begin, end in teacher),
-        max((sum(e - b for b, e in own) for name, own in spans.items() if name != "teacher"), default=0.0),
-        work / (os.cpu_count() or 1),
-    )
-    show("at the same time", ["", "s"], [["both at work until the end", left], ["the least", longest]])
-    return round(left / longest, 3)
+def _least(capture: Took, students: list[Took], start: Took) -> float:
+    """Seconds that a run can take at least, beside its start: the teacher's alone, the longest of the students' alone,
+    or what the machine's cores take for the work of all of them."""
+    work = capture.cpu_s + sum(took.cpu_s for took in students) - (len(students) + 1) * start.cpu_s
+    alone = [took.wall_s - start.wall_s for took in (capture, *students)]
+    return max(*alone, work / (os.cpu_count() or 1))
 
 
 QUICKSTART = CHECKOUT / "examples" / "quickstart" / "stillhouse.yaml"

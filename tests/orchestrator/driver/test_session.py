@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import psutil
@@ -19,6 +20,7 @@ from support.project import Project
 
 from cluster.holder import Holder
 from cluster.lease import Lease, LeaseHeld
+from orchestrator.driver.interrupts import interrupts
 from orchestrator.driver.loop import watch
 from orchestrator.driver.pipeline import measure_and_export
 from orchestrator.driver.session import Session, open_leased
@@ -43,6 +45,11 @@ def board() -> Iterator[Any]:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield Board.options(name="board").remote()  # type: ignore[attr-defined]
     ray.shutdown()
+
+
+@ray.remote(num_cpus=100)
+def never() -> None:
+    """It has no place."""
 
 
 @contextmanager
@@ -115,6 +122,16 @@ def test_lost_events_lose_no_message(
         sending.start()
         assert taken_from(session, sending) == [StudentPlaced("legal")]
     assert events(run) == []
+
+
+def test_a_signal_while_the_driver_waits_for_ray_is_a_stop(board: Any) -> None:
+    """Ray runs handlers inside its compiled code, and raises an error of its own in the place of theirs."""
+    with pytest.raises(Stopped) as stop, interrupts():
+        Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        waiting = never.remote()
+        for _ in range(100):
+            ray.wait([waiting], timeout=0.25)
+    assert stop.value.exit_code == 128 + signal.SIGTERM
 
 
 def test_without_a_board_nothing_is_told_and_nothing_fails() -> None:

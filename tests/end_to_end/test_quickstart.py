@@ -23,6 +23,7 @@ def stillhouse(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(1800)  # beside the other process's tests
 def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
     """On hidden states, for once, from which its students make the teacher's whole distributions."""
     short = [a for d in ("medical", "legal", "code") for a in ("--set", f"prompts.{d}.limit=410")]

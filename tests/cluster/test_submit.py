@@ -59,7 +59,7 @@ def test_ships_follows_and_counts_attempts(job: Submission, monkeypatch: pytest.
     assert result == SubmitResult(name, "SUCCEEDED", 0)
     assert "files ['job.py', 'shipped.txt']" in job.lines
     assert "flavour vanilla-pod token ***" in job.lines
-    assert "no end of line" in job.lines
+    assert any(line.startswith("no end of line") for line in job.lines)  # Ray may write a line of its own behind it
     assert not any("hf_do_not_print" in line for line in job.lines)
     assert job.lines[-1] == f"job {name} SUCCEEDED: Job finished successfully."
     assert os.environ["RAY_ADDRESS"] == "127.0.0.1:1"

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from workers.quantise.config import QuantisedWeights
 from workers.quantise.lattice import on_lattice
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Job:

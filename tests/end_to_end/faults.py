@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +152,8 @@ class Faults:
 
     def _listing(self, folder: str) -> list[Any]:
         storage = open_storage(self.where or str(self.job.folder / "runs" / "job"))
-        with suppress(OSError):
-            return sorted(storage.listing(folder), key=lambda file: file.key)
-        return []
+        while True:
+            try:
+                return sorted(storage.listing(folder), key=lambda file: file.key)
+            except OSError:  # what is not seen is no progress
+                time.sleep(0.2)

@@ -117,9 +117,13 @@ def test_the_storage_is_busy_and_then_gone(undisturbed: Job, teacher: Path, tmp_
     with faulty(moto_endpoint, SEED) as (endpoint, server), reached_at(endpoint) as shelf:
         place = join(shelf, f"faults-{SEED}")
 
+        well = threading.Timer(0, lambda: None)
+
         def busy(share: float, seconds: float) -> None:
-            server.busy = share
-            threading.Timer(seconds, lambda: setattr(server, "busy", 0.0)).start()
+            nonlocal well
+            well.cancel()  # else the end of an earlier fault would be that of this one
+            server.busy, well = share, threading.Timer(seconds, lambda: setattr(server, "busy", 0.0))
+            well.start()
 
         others = {"busy": lambda: busy(0.3, 10), "gone": lambda: busy(1.0, 20)}
         job = small_job(tmp_path / "hit", teacher, storage=place)

@@ -46,7 +46,7 @@ class FinishedRun:
         store, and the weights that a specialist starts from, stay the run's."""
         self._config, self._name = config.model_copy(update={"seed": self.seed}), specialist
         if self.seed != config.seed:
-            self.train(self.specialist())
+            self.train(student_groups(self.config(None))[0][0])
 
     def config(self, settings: QuantisedConfig | None) -> RunConfig:
         """Its configuration, in which the specialist has a quantised sibling, if settings of one are given, and nothing
@@ -56,11 +56,6 @@ class FinishedRun:
         few = {"baselines": [], "tasks": None, "floor": None, "own_text": None, "truth": None, "probes": None}
         evaluate = config.evaluate.model_copy(update=few)
         return config.model_copy(update={"specialists": specialists, "evaluate": evaluate})
-
-    def specialist(self) -> Student:
-        """The specialist, without controls and what is kept on the way."""
-        group = student_groups(self.config(None))[0]
-        return replace(group[0], milestones=(), snapshot_tokens=None)
 
     def sibling(self, settings: QuantisedConfig) -> Student:
         """The student that goes on from the specialist."""
@@ -83,7 +78,7 @@ class FinishedRun:
             loss=student.config.loss.model_dump(),
             texts=student.config.texts.model_dump(),
             train={**student.config.train.model_dump(), "zero": "auto"},
-            seed=self._config.seed,
+            seed=self.seed,
             declared=Contract.of(TargetStore(self.run.storage, TRAIN).header),
             epoch=1,
             board="",

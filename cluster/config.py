@@ -58,6 +58,34 @@ class PricesConfig(Settings):
         return self
 
 
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+class NetworkConfig(Settings):
+    """Which way the ranks of a teacher, and the workers of a student, reach each other."""
+
+    interfaces: list[Annotated[str, Field(pattern=r"^[^\s,=^]+$")]] = []
+    """Network interfaces by name (eth0, ens5): of these each process takes the first that its node has, for gloo
+    (GLOO_SOCKET_IFNAME) and for NCCL's sockets (NCCL_SOCKET_IFNAME). Empty: the interface of the address that the node
+    has in Ray. What `runtime_env.env_vars` sets of those two wins."""
+
+    rendezvous_ports: tuple[Port, Port] | None = None
+    """First and last port for processes to meet at, at the first of them; one group on a node takes one. Null: any that
+    is free. The connections that follow are on ports of the system's choice, so nodes must reach each other on all."""
+
+    collective_s: int = Field(default=4 * 3600, ge=10)
+    """Seconds that workers of a student wait for each other before those that wait fail, and the group starts anew.
+    More than one of them takes alone, which writes final models and converts checkpoints. One that died is noticed at
+    once. A teacher has `hang_deadline_s`."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> NetworkConfig:
+        if self.rendezvous_ports is not None and self.rendezvous_ports[0] > self.rendezvous_ports[1]:
+            first, last = self.rendezvous_ports
+            raise ValueError(f"rendezvous_ports: {first} to {last}; give the lower one first")
+        return self
+
+
 class ClusterConfig(Settings):
     """The Ray session. A job sent by `stillhouse submit` joins the cluster that it runs on."""
 
@@ -84,6 +112,9 @@ class ClusterConfig(Settings):
     """Folder of each node (absolute, or from ~ on) that models in s3:// folders are fetched into, once a node; best on
     a local disk with room for them. Null: what STILLHOUSE_MODEL_CACHE says on the node, else
     ~/.cache/stillhouse/models. Models of the Hugging Face Hub lie where HF_HOME says."""
+
+    network: NetworkConfig = NetworkConfig()
+    """Interfaces, ports and patience of processes that work together."""
 
     dashboard: bool = False
     """Start the dashboard of a Ray started on this machine: nine more processes, so not on a small one."""

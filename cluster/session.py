@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.config import ClusterConfig
 from cluster.model_cache import MODEL_CACHE, use_model_cache
+from cluster.network import network_environment
 from cluster.ray_internals import is_head, quieten_deaths, running_ray
 
 # Set before Ray starts, so that every process of a Ray started here inherits them.
@@ -81,9 +82,12 @@ def ray_session(config: ClusterConfig, namespace: str, code: Path) -> Iterator[N
     import ray
 
     runtime_env = dict(config.runtime_env)
+    passed = network_environment(config.network)
     if config.model_cache is not None:
         use_model_cache(config.model_cache)
-        runtime_env["env_vars"] = {MODEL_CACHE: config.model_cache, **runtime_env.get("env_vars", {})}
+        passed[MODEL_CACHE] = config.model_cache
+    if passed:
+        runtime_env["env_vars"] = passed | runtime_env.get("env_vars", {})
     local = address == "local"
     if local:
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import psutil
 from humanize import naturalsize
 
+from cluster.network import check_interfaces
 from cluster.ray_internals import own_node
 from cluster.resources import Node, ResourceRequest, group_request, infeasible_reason
 from cluster.session import address_of, check_address
@@ -61,6 +62,7 @@ def check_place(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> No
             f"cluster.cpus: {cpus}, and Ray keeps a process ready for each; give at most {most} on this machine, and "
             "lower what a process reserves (cpus_per_rank, cpus_per_worker)"
         )
+    check_interfaces(config.cluster.network)
     total, labels = own_node(cpus)
     machine = Node("this machine", total, total, labels)
     _check_python(config, needs)

@@ -8,7 +8,8 @@ logits are rounded to 8 bits before they are stored as `full`, and are not where
 that from the `full` distributions to those made of hidden states, in nats a token; bytes are those of a part's file;
 speeds are target tokens a CPU-second of one thread, medians of ratios over the repeats. The default is the quickstart's
 teacher. `steps`: a student's step on either, and on a sample (exact_bench/steps.py).
-`evaluation`: memory and seconds of scoring (exact_bench/evaluating.py).
+`evaluation`: memory and seconds of scoring (exact_bench/evaluating.py). Seen of a half and a quarter of SmolLM2-135M on
+384 texts of 48 answered tokens, two cores: one process 262 s, two 153 s; 1,432 MB at 24, 96 and 384 texts.
 """
 
 from __future__ import annotations

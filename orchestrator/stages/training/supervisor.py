@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from cluster.lease import LeaseLost
+from cluster.network import network
 from cluster.placement import PlaceDeadline
 from cluster.storage import Storage, open_storage
 from workers.channels.board import Control, Reporter
@@ -31,10 +32,6 @@ NON_RETRYABLE = (Diverged, FloatingPointError, LeaseLost, Left, NothingLearned, 
 
 LEFT = "it left with a checkpoint, as it was asked to"
 """What `train` returns of a training that was asked to leave."""
-
-_COLLECTIVE_S = 4 * 3600
-"""Seconds that ranks wait for each other: rank 0 alone writes final models and converts checkpoints, which may be
-large. A rank that died is noticed by Ray, long before."""
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -98,7 +95,7 @@ def _fit(jobs: list[dict[str, Any]], deadline_s: float) -> Failure | None:
         train_loop_config={"jobs": jobs},
         backend_config=ProcessGroup(
             "nccl" if gpu else "gloo",
-            _COLLECTIVE_S,
+            network().collective_s,
             board=jobs[0]["board"],
             run_uri=jobs[0]["run_uri"],
             students=tuple(job["name"] for job in jobs),

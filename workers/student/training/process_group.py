@@ -7,7 +7,6 @@ starts the workers, too. Here only workers load it.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ray.train import get_context
 from ray.train.backend import Backend, BackendConfig
 from ray.util.placement_group import get_current_placement_group
 
+from cluster.network import choose_interface, rendezvous
 from cluster.storage import open_storage
 from workers.channels.board import Control, Reporter
 from workers.channels.events import StudentState
@@ -91,10 +91,7 @@ def next_student(config: ProcessGroup) -> str:
 
 def meeting_point() -> tuple[str, int, str]:
     """On rank 0: its node's address, a free port there, and the id of the placement group of all workers."""
-    address = ray.util.get_node_ip_address()
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
+    address, port = rendezvous(ray.util.get_node_ip_address())
     group = get_current_placement_group()
     return address, port, group.id.hex() if group is not None else ""
 
@@ -111,6 +108,7 @@ def join(rank: int, world: int, address: str, port: int, backend: str, timeout_s
         "LOCAL_WORLD_SIZE": str(here.get_local_world_size()),
         "NODE_RANK": str(here.get_node_rank()),
     }
+    choose_interface(ray.util.get_node_ip_address())
     if backend == "nccl" and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a collective that timed out ends its rank
     import torch.distributed as dist

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 
 from cluster.faults import fail_point, pause_point
+from cluster.network import choose_interface, rendezvous
 from workers.channels.board import Reporter
 from workers.channels.events import Message
 from workers.fetching.folder import model_folder
@@ -34,9 +34,8 @@ class RankActor:
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for the rendezvous at rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        with reraise_as_rank_error():
+            return rendezvous(ray.util.get_node_ip_address())
 
     def fetch(self, config: TeacherConfig, board: str) -> None:
         """Have the model on this node. What there is to say of it goes to a run's board, or to this process's log."""
@@ -53,6 +52,7 @@ class RankActor:
             import torch
 
             pause_point("rank-start")
+            choose_interface(ray.util.get_node_ip_address())
             torch.set_num_threads(config.threads_per_rank)
             self._engine = load_engine(
                 config, rank=self._rank, ranks=ranks, device=self._device, address=address, port=port

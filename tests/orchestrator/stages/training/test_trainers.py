@@ -11,6 +11,8 @@ import psutil
 import pytest
 import ray
 
+from cluster.config import NetworkConfig
+from cluster.network import network_environment
 from cluster.placement import free_group_with
 from workers.channels.board import Board
 from workers.channels.events import StudentState
@@ -18,6 +20,9 @@ from workers.channels.messages import StudentPlaced
 
 BOARD = "board-of-trainers"
 WORKERS = {"a": 1, "b": 2, "c": 1}
+SEEN = ("MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
+LOOPBACK = next(name for name, there in psutil.net_if_addrs().items() if "127.0.0.1" in (a.address for a in there))
+NETWORK = NetworkConfig(interfaces=["none-such", LOOPBACK], rendezvous_ports=(23100, 23199))
 NOT_STARTED = ("TrainController", "DatasetManager", "PlacementGroupCleaner")
 
 
@@ -33,7 +38,8 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     (Path(config["marks"]) / f"{config['name']}-{dist.get_rank()}").touch()
     while not Path(config["until"]).exists():
         time.sleep(0.05)
-    return {"sum": int(rank), "world": os.environ["WORLD_SIZE"], "local": os.environ["LOCAL_RANK"]}
+    seen = {name: os.environ.get(name, "") for name in SEEN}
+    return {"sum": int(rank), "world": os.environ["WORLD_SIZE"], "local": os.environ["LOCAL_RANK"]} | seen
 
 
 @ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)
@@ -65,7 +71,9 @@ class Trainers:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    environment = {"env_vars": network_environment(NETWORK) | {"NCCL_DEBUG": "WARN"}}
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=3, runtime_env=environment, **options)
     yield
     ray.shutdown()
 
@@ -122,8 +130,13 @@ def test_they_train_at_once_and_only_workers_load_torch(board: Any, tmp_path: Pa
     here = actors()
     until.touch()
     done = {name: ray.get(call, timeout=60) for name, call in calls.items()}
-    assert done["a"] == done["c"] == {"sum": 1, "world": "1", "local": "0"}
-    assert done["b"] == {"sum": 3, "world": "2", "local": "0"}
+    groups = {n: (d["sum"], d["world"], d["local"]) for n, d in done.items()}
+    assert groups == {"a": (1, "1", "0"), "b": (3, "2", "0"), "c": (1, "1", "0")}
+    for seen in done.values():
+        assert seen["MASTER_ADDR"] == "127.0.0.1" and 23100 <= int(seen["MASTER_PORT"]) <= 23199
+        assert (seen["GLOO_SOCKET_IFNAME"], seen["NCCL_SOCKET_IFNAME"]) == (LOOPBACK, f"={LOOPBACK}")
+        assert seen["NCCL_DEBUG"] == "WARN"
+    assert len({seen["MASTER_PORT"] for seen in done.values()}) == len(done)
 
     assert sum(here.values()) == sum(WORKERS.values())
     assert all("TrainWorker" in name for name, torch in here.items() if torch)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import before, exporting, looking, stages, stopping, watching
+from orchestrator.cli import before, exporting, jobs, looking, stages, stopping, watching
 from orchestrator.cli.output import ERR
 from orchestrator.cli.targets import targets
 from orchestrator.runs.errors import RunFailed, Stopped
@@ -26,7 +26,7 @@ for command in (
     *(before.init, before.validate, before.plan),
     *(stages.run, stages.capture, stages.train, stages.evaluate, stages.compare, exporting.export),
     *(watching.status, watching.runs, watching.logs, stopping.stop),
-    *(looking.ask, looking.report, looking.track, looking.gc, before.submit),
+    *(looking.ask, looking.report, looking.track, looking.gc, jobs.submit, jobs.jobs),
 ):
     app.command()(command)
 app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(stages.teach)

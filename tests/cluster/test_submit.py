@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ray.job_submission import JobSubmissionClient
 from support.servers.ray_head import ray_head, wait_for
 from support.submissions import IDENTITY, Submission
 
 from cluster.jobs import job_log
 from cluster.jobs import submit as module
+from cluster.jobs.client import connect
 from cluster.jobs.listing import list_jobs
 from cluster.jobs.submit import SubmitResult
 
@@ -71,7 +71,7 @@ def test_ships_follows_and_counts_attempts(job: Submission, monkeypatch: pytest.
     assert again.status in ("PENDING", "RUNNING")
     assert f"ray job logs --follow --address {job.address} {name}-2" in job.lines[-1]
 
-    JobSubmissionClient(job.address).submit_job(entrypoint="true", submission_id="stillhouse-of-others-01234567")
+    connect(job.address).submit_job(entrypoint="true", submission_id="stillhouse-of-others-01234567")
     listed = [found for found in list_jobs(job.address) if found.run == job.run_name]
     assert [found.id for found in listed] == [f"{name}-2", name], "newest first"
     assert (listed[1].status, listed[1].command) == ("SUCCEEDED", "python -u job.py")
@@ -107,7 +107,7 @@ def test_a_stopped_job_has_as_long_as_its_environment_says(job: Submission) -> N
         "time.sleep(300)\n"
     )
     submitted = job(follow=False, runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
-    client = JobSubmissionClient(job.address)
+    client = connect(job.address)
     wait_for(lambda: "ready" in client.get_job_logs(submitted.submission_id), 60, "the job")
     client.stop_job(submitted.submission_id)
     wait_for(lambda: client.get_job_status(submitted.submission_id).is_terminal(), 60, "its end")

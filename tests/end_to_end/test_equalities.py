@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,7 @@ def test_a_specialist_more_takes_over_a_run_at_work_and_changes_nothing_of_the_o
     assert first.stdout is not None
     said = next(line for line in first.stdout if "students write their checkpoints" in line)
     assert "asked to stop by host" in said and f"pid {second.pid}" in said
+    time.sleep(2)  # its student hears of it meanwhile
     job.go_on()
     output, _ = first.communicate(timeout=120)
     assert first.returncode == 128 + signal.SIGTERM and "the same command resumes" in output

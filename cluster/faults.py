@@ -16,12 +16,16 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+GO_ON = "go-on"
+"""Name of a file in STILLHOUSE_PAUSE_DIR that ends all waiting."""
+
 _passed: Counter[str] = Counter()
 
 
 def pause_point(name: str) -> None:
     """Where the environment asks for it: leave a marker file in STILLHOUSE_PAUSE_DIR and wait to be killed
-    (or STILLHOUSE_PAUSE_S seconds). Only the first process to come to a point waits there."""
+    (or STILLHOUSE_PAUSE_S seconds, or until a file `go-on` is there). Only the first process to come to a point waits
+    there."""
     wanted = os.environ.get("STILLHOUSE_PAUSE_AT")
     if not wanted:
         return
@@ -29,8 +33,11 @@ def pause_point(name: str) -> None:
     if wanted_name != name:
         return
     _passed[name] += 1
-    if _passed[name] == int(count or 1) and _is_first(Path(os.environ["STILLHOUSE_PAUSE_DIR"], name)):
-        time.sleep(float(os.environ.get("STILLHOUSE_PAUSE_S", "3600")))
+    folder = Path(os.environ["STILLHOUSE_PAUSE_DIR"])
+    if _passed[name] == int(count or 1) and _is_first(folder / name):
+        until = time.monotonic() + float(os.environ.get("STILLHOUSE_PAUSE_S", "3600"))
+        while (left := until - time.monotonic()) > 0 and not (folder / GO_ON).exists():
+            time.sleep(min(left, 0.05))
 
 
 def _is_first(marker: Path) -> bool:

@@ -1,8 +1,9 @@
 """One driver at a time: a lease with a number, kept alive by beats, and a fence against holders that are late.
 
 Below a folder of a store (`attempts/`): `0003.json` says who holds lease 3, and is made by create-if-absent, so that
-a number (an epoch) has one holder. `0003.beat.json` is its sign of life, `0003.end.json` its end. The highest number
-holds; whoever has a lower one must not write what others rely on, and finds that out at the fence.
+a number (an epoch) has one holder. `0003.beat.json` is its sign of life, `0003.end.json` its end; by `0003.stop.json`
+others ask the holder to leave (cluster/stopping.py). The highest number holds; whoever has a lower one must not write
+what others rely on, and finds that out at the fence.
 
 Clocks of two machines are never trusted to agree: a holder elsewhere is known to live by the counter of its beats
 moving, and known to be gone by its standing still.
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from cluster.holder import Holder, local_time
@@ -53,6 +54,32 @@ class Beat:
     time: float
 
 
+@dataclass(frozen=True)
+class StopRequest:
+    """Somebody asks the holder to leave."""
+
+    host: str
+    pid: int
+    time: float
+    """In seconds since 1970, by the clock of who asks."""
+    now: bool = False
+    """At once, in place of in order."""
+
+    def __str__(self) -> str:
+        return f"host {self.host}, pid {self.pid}, at {local_time(self.time)}"
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> StopRequest:
+        """The inverse of `to_bytes`. Raises ValueError for what is none."""
+        try:
+            return StopRequest(**json.loads(data))
+        except TypeError as error:
+            raise ValueError(f"stop request: made by another version of stillhouse ({error})") from None
+
+
 class Fence:
     """What a holder's workers ask before they write something that counts. Cheap: one look at one key.
 
@@ -65,7 +92,7 @@ class Fence:
 
     def check(self) -> None:
         """Raise LeaseLost, saying who took over and when, if a later lease exists."""
-        if not self._storage.exists(_key(self.epoch + 1)):
+        if not self._storage.exists(lease_key(self.epoch + 1)):
             return
         newest = newest_epoch(self._storage)
         raise LeaseLost(
@@ -82,6 +109,7 @@ class Lease:
         self.fence = Fence(storage, epoch)
         self._storage, self._timing = storage, timing
         self._lost: LeaseLost | None = None
+        self._tell: Callable[[StopRequest], None] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name=f"lease-{epoch}", daemon=True)
         self._thread.start()
@@ -97,12 +125,12 @@ class Lease:
         """
         last = newest_epoch(storage)
         if last and (sign := _sign_of_life(storage, last, what, say, timing)) is not None:
-            raise LeaseHeld(_refusal(what, last, _holder(storage, last), sign, timing))
+            raise LeaseHeld(_refusal(what, last, _holder(storage, last), sign, timing, storage.uri))
         epoch, holder = last + 1, Holder.this_process()
-        if not storage.create(_key(epoch), holder.to_bytes()) or newest_epoch(storage) != epoch:
+        if not storage.create(lease_key(epoch), holder.to_bytes()) or newest_epoch(storage) != epoch:
             winner = newest_epoch(storage)
             sign = "it was quicker by a moment"
-            raise LeaseHeld(_refusal(what, winner, _holder(storage, winner), sign, timing))
+            raise LeaseHeld(_refusal(what, winner, _holder(storage, winner), sign, timing, storage.uri))
         return Lease(storage, epoch, holder, timing)
 
     def check(self) -> None:
@@ -110,12 +138,17 @@ class Lease:
         if self._lost is not None:
             raise self._lost
 
+    def when_asked_to_stop(self, tell: Callable[[StopRequest], None]) -> None:
+        """Have `tell` called, by the thread of the beats, when somebody asks the holder to leave, or has asked before;
+        once more when one asks that it be at once."""
+        self._tell = tell
+
     def release(self) -> None:
         """End the lease, so that the next holder need not wait. No mark is left on one that is lost."""
         self._ended.set()
         self._thread.join(self._timing.beat_s)
         if self._lost is None:
-            self._storage.write(_key(self.epoch, "end"), json.dumps({"time": time.time()}).encode())
+            self._storage.write(lease_key(self.epoch, "end"), json.dumps({"time": time.time()}).encode())
 
     def __enter__(self) -> Lease:
         return self
@@ -126,11 +159,12 @@ class Lease:
 
     def _beat_on(self) -> None:
         counter = 0
+        heard: StopRequest | None = None
         while True:
             try:
-                self.fence.check()
+                heard = self._look(heard)
                 beat = {"counter": counter, "time": time.time()}
-                self._storage.write(_key(self.epoch, "beat"), json.dumps(beat).encode())
+                self._storage.write(lease_key(self.epoch, "beat"), json.dumps(beat).encode())
             except LeaseLost as lost:
                 self._lost = lost
                 return
@@ -139,6 +173,23 @@ class Lease:
             counter += 1
             if self._ended.wait(self._timing.beat_s):
                 return
+
+    def _look(self, heard: StopRequest | None) -> StopRequest | None:
+        """Look for a later lease and for who asks to leave, in one go; returns the last request that was told of, after
+        `heard`. Raises LeaseLost."""
+        taken, asked = self._storage.read_many([lease_key(self.epoch + 1), lease_key(self.epoch, "stop")])
+        if taken is not None:
+            self.fence.check()
+        if asked is None or self._tell is None or self._ended.is_set():
+            return heard
+        try:
+            request = StopRequest.from_bytes(asked)
+        except ValueError:  # what is no request asks for nothing
+            return heard
+        if heard is None or (request.now and not heard.now):
+            self._tell(request)
+            return request
+        return heard
 
 
 @dataclass(frozen=True)
@@ -164,6 +215,15 @@ class Attempt:
 Sign = Literal["alive", "silent", "gone", "ended"]
 
 
+def last_attempt(storage: Storage) -> Attempt | None:
+    """The last lease that was taken. One listing, and three small keys. Raises ValueError if another version of this
+    program wrote its holder."""
+    found = attempts(storage, last=1)
+    if not found and (newest := newest_epoch(storage)):
+        _holder(storage, newest)
+    return found[0] if found else None
+
+
 def attempts(storage: Storage, *, last: int | None = None) -> list[Attempt]:
     """The leases that were taken, in order; or only so many, the last ones. One listing, and three small keys of each.
 
@@ -171,7 +231,7 @@ def attempts(storage: Storage, *, last: int | None = None) -> list[Attempt]:
     """
     epochs = range(1, newest_epoch(storage) + 1)[-last if last else None :]
     kinds = ("", "beat", "end")
-    data = storage.read_many([_key(epoch, kind) for epoch in epochs for kind in kinds])
+    data = storage.read_many([lease_key(epoch, kind) for epoch in epochs for kind in kinds])
     found = []
     for i, epoch in enumerate(epochs):
         held, beat, end = data[3 * i : 3 * i + 3]
@@ -197,17 +257,18 @@ def newest_epoch(storage: Storage) -> int:
     return max((int(m[1]) for name in names if (m := re.fullmatch(r"(\d+)\.json", name))), default=0)
 
 
-def _key(epoch: int, kind: str = "") -> str:
+def lease_key(epoch: int, kind: str = "") -> str:
+    """The key that says who holds a lease, or one beside it."""
     return f"{FOLDER}/{epoch:04d}.{kind}.json" if kind else f"{FOLDER}/{epoch:04d}.json"
 
 
 def _holder(storage: Storage, epoch: int) -> Holder:
-    return Holder.from_bytes(storage.read(_key(epoch)))
+    return Holder.from_bytes(storage.read(lease_key(epoch)))
 
 
 def _last_beat(storage: Storage, epoch: int, holder: Holder) -> Beat:
     try:
-        return Beat(**json.loads(storage.read(_key(epoch, "beat"))))
+        return Beat(**json.loads(storage.read(lease_key(epoch, "beat"))))
     except FileNotFoundError:
         return Beat(-1, holder.since)
 
@@ -242,12 +303,13 @@ def _sign_of_life(storage: Storage, epoch: int, what: str, say: Callable[[str], 
 
 
 def _is_over(storage: Storage, epoch: int, holder: Holder) -> bool:
-    return storage.exists(_key(epoch, "end")) or (holder.is_here and not holder.runs)
+    return storage.exists(lease_key(epoch, "end")) or (holder.is_here and not holder.runs)
 
 
-def _refusal(what: str, epoch: int, holder: Holder, sign: str, timing: Timing) -> str:
+def _refusal(what: str, epoch: int, holder: Holder, sign: str, timing: Timing, where: str) -> str:
     return (
-        f"{what} is driven by attempt {epoch} already: {holder}; {sign}. Wait until it ends, or end it "
-        f"(`kill {holder.pid}` on {holder.host}) and type this again: what it committed stays. If that machine is "
-        f"gone, its lease is free {timing.stale_s:.0f} s after its last sign of life"
+        f"{what} is driven by attempt {epoch} already: {holder}; {sign}. Wait until it ends, or end it (`stillhouse "
+        f"stop {where}`, or `kill {holder.pid}` on {holder.host}) and type this again: what it committed stays. "
+        "`stillhouse run CONFIG --take-over` does both. If that machine is gone, its lease is free "
+        f"{timing.stale_s:.0f} s after its last sign of life"
     )

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import before, exporting, looking, stages, watching
+from orchestrator.cli import before, exporting, jobs, looking, stages, stopping, watching
 from orchestrator.cli.output import ERR
 from orchestrator.cli.targets import targets
 from orchestrator.runs.errors import RunFailed, Stopped
@@ -25,8 +25,8 @@ app = typer.Typer(
 for command in (
     *(before.init, before.validate, before.plan),
     *(stages.run, stages.capture, stages.train, stages.evaluate, stages.compare, exporting.export),
-    *(watching.status, watching.runs, watching.logs),
-    *(looking.ask, looking.report, looking.track, looking.gc, before.submit),
+    *(watching.status, watching.runs, watching.logs, stopping.stop),
+    *(looking.ask, looking.report, looking.track, looking.gc, jobs.submit, jobs.jobs),
 ):
     app.command()(command)
 app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(stages.teach)
@@ -46,7 +46,8 @@ def main() -> None:
         ERR.print("What is committed stays; the same command resumes")
         sys.exit(1)
     except (KeyboardInterrupt, Stopped) as stop:
-        ERR.print("stopped. What is committed stays; the same command resumes")
+        by = f", as asked by {stop.by}" if isinstance(stop, Stopped) and stop.by else ""
+        ERR.print(f"stopped{by}. What is committed stays; the same command resumes", markup=False)
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)

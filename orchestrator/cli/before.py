@@ -1,4 +1,4 @@
-"""Commands before a run: writing, checking and planning a configuration, sending it to a cluster."""
+"""Commands before a run: writing, checking and planning a configuration."""
 
 from __future__ import annotations
 
@@ -137,19 +137,3 @@ def plan(
         show_plan(result, OUT)
     if result.problems:
         raise typer.Exit(1)
-
-
-def submit(
-    config: Config,
-    sets: Sets = [],
-    address: Annotated[
-        str, typer.Option(help="The Ray head's job server, http://HEAD:8265.")
-    ] = "http://127.0.0.1:8265",
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job's log.")] = False,
-) -> None:
-    """Send the run to a Ray cluster as a job, with the working directory, and follow its log."""
-    from orchestrator.launch.submission import submit_run
-
-    raise typer.Exit(
-        submit_run(config, sets, address, follow=not no_wait, say=lambda text: OUT.print(text, markup=False))
-    )

@@ -12,6 +12,14 @@ Sets = Annotated[
     list[str], typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given more than once.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="If another driver works on the run, ask it to leave, as `stillhouse stop` does, once this configuration "
+        "has passed its checks; wait until it has, then go on: so does a new specialist join a run at work.",
+    ),
+]
 Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Write a page too, with texts token by token; it needs no network."),

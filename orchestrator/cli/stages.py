@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Config, Json, Sets
+from orchestrator.cli.options import Config, Json, Sets, TakeOver
 from orchestrator.cli.output import after, folder_of, monitors, show_report
 
 
@@ -22,6 +22,7 @@ def run(
             "they are. Of one that has begun, resume it.",
         ),
     ] = False,
+    take_over: TakeOver = False,
 ) -> None:
     """Capture, train, evaluate and export. The same command resumes where an earlier one stopped."""
     from orchestrator.config.loading import load_config
@@ -31,7 +32,7 @@ def run(
     file = load_config(config, sets)
     if go_on:
         file = next_generation(file)
-    code, report = pipeline.run_all(file, monitors(as_json))
+    code, report = pipeline.run_all(file, monitors(as_json), takes_over=take_over)
     folder = folder_of(file)
     show_report(as_json, report, [f"Report: {folder}/report.html", f'Try: stillhouse ask {folder} "..."'])
     raise typer.Exit(code)
@@ -44,6 +45,7 @@ def capture(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Units to capture at most: see answers before paying for all.")
     ] = None,
+    take_over: TakeOver = False,
 ) -> None:
     """The teacher's part alone: fill the target stores."""
     from orchestrator.config.loading import load_config
@@ -51,7 +53,8 @@ def capture(
     from orchestrator.stores.summary import summary_of_captured
 
     file = load_config(config, sets)
-    summary = summary_of_captured(pipeline.capture_only(file, monitors(as_json), limit), answers=3)
+    captured = pipeline.capture_only(file, monitors(as_json), limit, takes_over=take_over)
+    summary = summary_of_captured(captured, answers=3)
     after(
         as_json,
         summary,
@@ -67,6 +70,7 @@ def train(
     sets: Sets = [],
     as_json: Json = False,
     only: Annotated[list[str], typer.Option("--only", help="Specialists to train; all by default.")] = [],
+    take_over: TakeOver = False,
 ) -> None:
     """The students' part alone, from targets that are captured already."""
     from orchestrator.config.loading import load_config
@@ -76,7 +80,7 @@ def train(
     for name in only:
         if name not in file.config.specialists:
             raise ValueError(f"--only {name}: no such specialist; there are {', '.join(file.config.specialists)}")
-    failures = pipeline.train_only(file, monitors(as_json), only)
+    failures = pipeline.train_only(file, monitors(as_json), only, takes_over=take_over)
     after(as_json, {"failures": failures}, [f"{n} FAILED: {e}" for n, e in failures.items()] or ["trained"])
     raise typer.Exit(1 if failures else 0)
 

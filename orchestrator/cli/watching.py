@@ -36,8 +36,8 @@ def status(
     if seconds is not None and not watch:
         raise ValueError(f"SECONDS: {seconds:g} says how often to look with --watch; add that, or leave it out")
     view = _view(where)
-    _reading(view.refresh)
-    _reading(view.make_sure)
+    reading(view.refresh)
+    reading(view.make_sure)
     shown = Console(highlight=False)
     if as_json:
         print_json(view.to_dict(time()))
@@ -98,7 +98,7 @@ def runs(
     from orchestrator.status.listing import list_runs
     from orchestrator.status.table import print_runs
 
-    found = _reading(lambda: list_runs(storage))
+    found = reading(lambda: list_runs(storage))
     if as_json:
         print_json({"storage": storage, "runs": [run.to_dict() for run in found]})
     elif found:
@@ -124,7 +124,7 @@ def logs(
         for line in words.lines(event):
             OUT.print(line, markup=False)
 
-    _reading(lambda: view.refresh(told))
+    reading(lambda: view.refresh(told))
     try:
         if follow:
             _while_it_runs(view, _FOLLOW_S, lambda: view.refresh(told))
@@ -151,10 +151,10 @@ def _view(where: str) -> RunView:
     def skipped(why: str) -> None:
         ERR.print(f"not read: {why}", markup=False)
 
-    return _reading(lambda: RunView(find_run(where), skipped=skipped))
+    return reading(lambda: RunView(find_run(where), skipped=skipped))
 
 
-def _reading(look: Callable[[], Any]) -> Any:
+def reading(look: Callable[[], Any]) -> Any:
     """What a look at a storage finds. Raises ValueError, in one line, where it cannot be read."""
     try:
         return look()

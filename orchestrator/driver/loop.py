@@ -22,7 +22,8 @@ def watch(session: Session, captures: Captures | None, trainings: Trainings | No
 
     The least replicas are placed before students start, so that the two can't hold what the other waits for; more
     replicas take what students leave. Raises RunFailed with the first cause of a teacher that stopped, and if the run
-    was taken over: such a driver writes nothing more. Raises Stopped if a signal asked for the end.
+    was taken over: such a driver writes nothing more. Raises Stopped if a signal asked for the end, or somebody
+    through the storage.
     """
     with session.interrupts.patient(), session.monitors.also(trainings.turns) if trainings else nullcontext():
         _watch(session, captures, trainings)
@@ -30,7 +31,8 @@ def watch(session: Session, captures: Captures | None, trainings: Trainings | No
 
 def _leave(session: Session, trainings: Trainings | None, asked: Signals) -> NoReturn:
     """Let students write a last checkpoint, then raise Stopped. What teachers have not committed is made again."""
-    session.ctx.say(f"{asked.name}: students write their checkpoints, then this stops; once more, and it stops at once")
+    who = f"asked to stop by {session.interrupts.by}" if session.interrupts.by else asked.name
+    session.ctx.say(f"{who}: students write their checkpoints, then this stops; once more, and it stops at once")
     session.ask_to_leave()
     began, patience_s = time.monotonic(), session.ctx.config.cluster.leave_s
     while trainings is not None and (waited := time.monotonic() - began) < patience_s:
@@ -41,7 +43,7 @@ def _leave(session: Session, trainings: Trainings | None, asked: Signals) -> NoR
             trainings.take(message)
         time.sleep(_TICK_S)
     session.poll(patience_s=_LAST_EVENTS_S)
-    raise Stopped(asked)
+    raise Stopped(asked, session.interrupts.by)
 
 
 def _watch(session: Session, captures: Captures | None, trainings: Trainings | None) -> None:

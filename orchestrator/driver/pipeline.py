@@ -42,10 +42,10 @@ from workers.splits import TRAIN
 from workers.targets.contract import Contract
 
 
-def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]:
+def run_all(file: ConfigFile, monitors: Sequence[Monitor], *, takes_over: bool = False) -> tuple[int, Report]:
     """The whole run; returns the exit code (1 if a specialist failed, 3 if one does not pass the gate) and the
-    report."""
-    with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True)) as session:
+    report. `takes_over`: another driver of the run is asked to leave first; so it is for captures and trainings."""
+    with open_session(file, monitors, Needs(teachers=True, students=True, evaluator=True), takes_over) as session:
         session.ctx.come_to("prepare")
         with Preparation(session.ctx, initials=True) as preparation:
             preparation.try_out()
@@ -58,9 +58,11 @@ def run_all(file: ConfigFile, monitors: Sequence[Monitor]) -> tuple[int, Report]
     return (1 if session.failures else _gate_code(report)), report
 
 
-def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | None) -> RunFolder:
+def capture_only(
+    file: ConfigFile, monitors: Sequence[Monitor], limit: int | None, *, takes_over: bool = False
+) -> RunFolder:
     """The teacher's part alone: all missing units, or the first `limit` of them."""
-    with open_session(file, monitors, Needs(teachers=True)) as session:
+    with open_session(file, monitors, Needs(teachers=True), takes_over) as session:
         session.ctx.come_to("prepare")
         with Preparation(session.ctx) as preparation:
             preparation.try_out()
@@ -70,9 +72,11 @@ def capture_only(file: ConfigFile, monitors: Sequence[Monitor], limit: int | Non
     return session.ctx.run
 
 
-def train_only(file: ConfigFile, monitors: Sequence[Monitor], only: list[str]) -> dict[str, str]:
+def train_only(
+    file: ConfigFile, monitors: Sequence[Monitor], only: list[str], *, takes_over: bool = False
+) -> dict[str, str]:
     """The students' part alone, from units that are captured already; returns the failures."""
-    with open_session(file, monitors, Needs(students=True, only=tuple(only))) as session:
+    with open_session(file, monitors, Needs(students=True, only=tuple(only)), takes_over) as session:
         session.ctx.come_to("prepare")
         with Preparation(session.ctx, initials=True) as preparation:
             preparation.try_out()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.lease import Lease
+from cluster.lease import Lease, StopRequest
 from cluster.placement import beside_driver
 from cluster.session import ray_session
+from cluster.stopping import ENDING_S, take_over
 from orchestrator.config.loading import ConfigFile
+from orchestrator.config.schema import RunConfig
 from orchestrator.driver.interrupts import Interrupts, interrupts
 from orchestrator.driver.summary import Summary
 from orchestrator.monitors.base import Monitor, Monitors
@@ -32,7 +34,7 @@ from workers.channels.events import Message, Outcome, RunEnded, RunStarted
 from workers.channels.messages import ControlMessage
 from workers.evaluation.harness.asked import freeze_harness
 from workers.evaluation.tasks.asked import freeze_items
-from workers.layout import EventsLayout
+from workers.layout import CONFIG, EventsLayout
 
 CODE = Path(__file__).resolve().parents[2]
 _SAVE_WALL_S = 5.0
@@ -62,11 +64,12 @@ class Session:
         """Show what the workers told since the last call; returns the messages that steer the run.
 
         A flood of events holds up no message: they are shown as they come, with so much patience. Raises RunFailed if
-        a beat has found that the run was taken over.
+        a beat has found that the run was taken over, and Stopped for what no signal has told (`Interrupts.check`).
         """
         import ray
 
         self.ctx.require_lease(look=False)
+        self.interrupts.check()
         messages = ray.get(self.board.messages.remote())
         if self._events is None:
             self._events = self.board.events.remote()
@@ -84,6 +87,10 @@ class Session:
         import ray
 
         ray.get(self.board.ask_to_leave.remote())
+
+    def asked_to_stop(self, request: StopRequest) -> None:
+        """Somebody asks through the storage, as the lease's thread has found."""
+        self.interrupts.request(str(request), now=request.now)
 
     def save(self) -> None:
         """Note how long this attempt has worked, and how far it is. Raises RunFailed if the run was taken over."""
@@ -108,16 +115,19 @@ class Session:
 
 
 @contextmanager
-def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | None = None) -> Iterator[Session]:
+def open_leased(
+    file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | None = None, takes_over: bool = False
+) -> Iterator[Session]:
     """Check everything, take the run's lease and open its folder; then the block. `needs`: what it starts on Ray.
 
-    Raises ValueError for a wrong request, and while another driver holds the run.
+    Raises ValueError for a wrong request, and while another driver holds the run; where it `takes_over`, that one is
+    asked to leave, once all checks have passed, and waited for.
     """
     found, config = check(file, frozen_will_do=True, needs=needs, reading="most"), file.located()
     run = RunFolder.of(config)
     with Monitors(monitors) as watching:
         say = lambda text: watching.take(Message(text=text))  # noqa: E731
-        with Lease.take(run.storage, f"run {config.name!r} at {run.uri}", say) as lease:
+        with _lease(run, config, say, takes_over) as lease:
             ctx = RunContext(run, run.open(file).located(), lease, watching.take)
             summary = Summary()
             session = Session(ctx, found, watching, summary=summary)
@@ -127,8 +137,9 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
                 watching.also(log),
                 tracked(trackers_of(ctx), watching),
                 _told_how_it_ends(session),
-                interrupts() as session.interrupts,
+                interrupts(session.interrupts),
             ):
+                lease.when_asked_to_stop(session.asked_to_stop)
                 ctx.report(RunStarted(run=config.name, storage=run.uri, attempt=lease.epoch))
                 ctx.say(f"run {config.name} at {run.uri}, attempt {lease.epoch}")
                 for why in found.left_alone:
@@ -143,6 +154,18 @@ def open_leased(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs | No
                     raise
 
 
+def _lease(run: RunFolder, config: RunConfig, say: Callable[[str], None], takes_over: bool) -> Lease:
+    what = f"run {config.name!r} at {run.uri}"
+    if not takes_over:
+        return Lease.take(run.storage, what, say)
+
+    def patience_s() -> float:
+        begun = run.config() if run.storage.exists(CONFIG) else config
+        return begun.cluster.leave_s + ENDING_S
+
+    return take_over(run.storage, what, say, patience_s)
+
+
 @contextmanager
 def _told_how_it_ends(session: Session) -> Iterator[None]:
     try:
@@ -151,6 +174,8 @@ def _told_how_it_ends(session: Session) -> Iterator[None]:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
         said = " ".join(str(error).split())
         kind = "" if isinstance(error, ValueError | RunFailed) else f"{type(error).__name__}: "
+        if isinstance(error, Stopped) and error.by:
+            session.ctx.say(f"stopped, as asked by {error.by}")
         session.end("stopped" if stopped else "failed", "" if stopped else f"{kind}{said}")
         raise
     session.end("done")
@@ -169,10 +194,12 @@ def _freeze_tasks(ctx: RunContext, found: Checked) -> None:
 
 
 @contextmanager
-def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) -> Iterator[Session]:
+def open_session(
+    file: ConfigFile, monitors: Sequence[Monitor], needs: Needs, takes_over: bool = False
+) -> Iterator[Session]:
     """As `open_leased`, and connected to Ray."""
     with (
-        open_leased(file, monitors, needs) as session,
+        open_leased(file, monitors, needs, takes_over) as session,
         ray_session(session.ctx.config.cluster, f"stillhouse-{file.config.name}", CODE),
     ):
         from workers.channels.board import Board
@@ -181,5 +208,5 @@ def open_session(file: ConfigFile, monitors: Sequence[Monitor], needs: Needs) ->
         session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         session.ctx = replace(session.ctx, board=name)
         # Once more: Ray has put a handler of its own in the place.
-        with watched_by_prometheus(session.ctx.config, session.monitors), interrupts() as session.interrupts:
+        with watched_by_prometheus(session.ctx.config, session.monitors), interrupts(session.interrupts):
             yield session

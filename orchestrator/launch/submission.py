@@ -7,16 +7,33 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.submit import submit
+from cluster.jobs.submit import submit
+from cluster.stopping import ENDING_S
+from cluster.storage import join
 from orchestrator.config.loading import dump, load_config
+from orchestrator.config.schema import RunConfig
 from workers.fingerprint import hash_json
 
 _PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
 """Settings of this shell that the job needs to find the same storage. Credentials stay here: nodes have their own."""
 
 
-def submit_run(config: Path, sets: list[str], address: str, *, follow: bool, say: Callable[[str], None]) -> int:
-    """Submit `stillhouse run CONFIG` with the working directory; returns the exit code. Raises ValueError."""
+_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Variable of a job's environment: seconds from the SIGTERM of `ray job stop` to its SIGKILL. By default 3, in which no
+student writes its checkpoint."""
+
+
+def submit_run(
+    config: Path,
+    sets: list[str],
+    address: str,
+    *,
+    follow: bool,
+    take_over: bool = False,
+    say: Callable[[str], None],
+) -> int:
+    """Submit `stillhouse run CONFIG`, perhaps with --take-over, with the working directory; returns the exit code.
+    Raises ValueError."""
     file = load_config(config, sets)
     folder = Path.cwd()
     try:
@@ -33,23 +50,33 @@ def submit_run(config: Path, sets: list[str], address: str, *, follow: bool, say
         )
     runtime_env = dict(file.config.cluster.runtime_env)
     passed = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
-    runtime_env["env_vars"] = passed | runtime_env.get("env_vars", {})
+    patience = {_STOP_WAIT: str(round(file.config.cluster.leave_s + ENDING_S))}
+    runtime_env["env_vars"] = passed | patience | runtime_env.get("env_vars", {})
     result = submit(
         address=address,
         run_name=file.config.name,
         working_dir=folder,
-        entrypoint=_entrypoint(folder, inside, sets),
+        entrypoint=_entrypoint(folder, inside, sets, take_over),
         identity=hash_json(dump(file.config)),
         runtime_env=runtime_env,
         excludes=[],
         follow=follow,
+        how_to_stop=_how_to_stop(file.config),
         echo=say,
     )
     return result.exit_code
 
 
-def _entrypoint(folder: Path, config: Path, sets: list[str]) -> str:
+def _how_to_stop(config: RunConfig) -> str:
+    """What to type so that a run leaves in order; empty where its storage is a folder of the job's own."""
+    run = join(config.storage, config.name)
+    return f"`stillhouse stop {run}`" if "://" in run or run.startswith("/") else ""
+
+
+def _entrypoint(folder: Path, config: Path, sets: list[str], take_over: bool) -> str:
     """From a checkout its own code runs, shipped with it; elsewhere the `stillhouse` that the nodes have installed."""
     command = "python -m orchestrator" if (folder / "orchestrator" / "__main__.py").exists() else "stillhouse"
     words = ["run", config.as_posix(), *(w for s in sets for w in ("--set", s))]
+    if take_over:
+        words.append("--take-over")
     return f"{command} {shlex.join(words)}"

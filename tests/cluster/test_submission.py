@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.submissions import IDENTITY
 
-from cluster import job_log
-from cluster import submit as module
-from cluster.submit import choose_submission, shipped_files, submission_base
+from cluster.jobs import job_log
+from cluster.jobs import submit as module
+from cluster.jobs.submit import choose_submission, shipped_files, submission_base
 
 
 def test_attempts() -> None:

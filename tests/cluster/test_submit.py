@@ -14,14 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.servers.ray_head import ray_head
+from support.servers.ray_head import ray_head, wait_for
 from support.submissions import IDENTITY, Submission
 
-from cluster import job_log
-from cluster import submit as module
-from cluster.submit import SubmitResult
+from cluster.jobs import job_log
+from cluster.jobs import submit as module
+from cluster.jobs.client import connect
+from cluster.jobs.listing import list_jobs
+from cluster.jobs.submit import SubmitResult
 
-CHECKOUT = Path(module.__file__).parents[1]
+CHECKOUT = Path(module.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("no_ray_settings")
 
@@ -69,6 +71,14 @@ def test_ships_follows_and_counts_attempts(job: Submission, monkeypatch: pytest.
     assert again.status in ("PENDING", "RUNNING")
     assert f"ray job logs --follow --address {job.address} {name}-2" in job.lines[-1]
 
+    connect(job.address).submit_job(entrypoint="true", submission_id="stillhouse-of-others-01234567")
+    listed = [found for found in list_jobs(job.address) if found.run == job.run_name]
+    assert [found.id for found in listed] == [f"{name}-2", name], "newest first"
+    assert (listed[1].status, listed[1].command) == ("SUCCEEDED", "python -u job.py")
+    assert listed[1].identity == IDENTITY and (listed[1].seconds(time.time()) or 0) > 0
+    assert not [found for found in list_jobs(job.address) if "others" in found.id]
+    assert "hf_do_not_print" not in str(listed)
+
 
 def test_failed_job(job: Submission) -> None:
     job.script("print('before'); raise SystemExit(3)")
@@ -82,6 +92,26 @@ def test_refused_runtime_env(job: Submission) -> None:
     job.script("")
     with pytest.raises(ValueError, match=r"was refused: .*must be of type dict"):
         job(runtime_env={"config": 7})
+
+
+@pytest.mark.long
+def test_a_stopped_job_has_as_long_as_its_environment_says(job: Submission) -> None:
+    """Ray's default is 3 s. That the variable counts in a job's own environment is nowhere promised."""
+    left = job.folder.parent / "left-in-order"
+    job.script(
+        "import signal, sys, time, pathlib\n"
+        "def leave(*_):\n"
+        f"    time.sleep(6); pathlib.Path({str(left)!r}).touch(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    submitted = job(follow=False, runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
+    client = connect(job.address)
+    wait_for(lambda: "ready" in client.get_job_logs(submitted.submission_id), 60, "the job")
+    client.stop_job(submitted.submission_id)
+    wait_for(lambda: client.get_job_status(submitted.submission_id).is_terminal(), 60, "its end")
+    assert left.exists()
 
 
 COUNTING = (
@@ -106,7 +136,7 @@ def test_attaches_while_running_and_ctrl_c_leaves_the_job(job: Submission) -> No
     code = (
         # A test run in the background ignores the signal, and what it starts would too.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import sys, pathlib; from cluster.submit import submit\n"
+        "import sys, pathlib; from cluster.jobs.submit import submit\n"
         f"result = submit(address={job.address!r}, run_name={job.run_name!r}, identity={IDENTITY!r}, "
         f"working_dir=pathlib.Path({str(job.folder)!r}), entrypoint='python -u job.py', runtime_env={{}}, "
         "excludes=[], echo=lambda line: print(line, flush=True))\n"

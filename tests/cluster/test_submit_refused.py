@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import socket
 import threading
 import time
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from support.servers.ray_head import free_ports
 from support.submissions import Submission
 
-from cluster import submit as module
+from cluster.jobs import client
+from cluster.jobs.listing import list_jobs
 
 pytestmark = pytest.mark.usefixtures("no_ray_settings")
 
@@ -51,8 +54,8 @@ def refusal(folder: Path, address: str = "http://127.0.0.1:1", **options: Any) -
 def test_unreachable_addresses_are_told_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.job_submission  # noqa: F401  (its loading is not what is timed)
 
-    assert max(module.HTTP_TIMEOUT_S) <= 10
-    monkeypatch.setattr(module, "HTTP_TIMEOUT_S", (1.0, 1.0))
+    assert max(client.HTTP_TIMEOUT_S) <= 10
+    monkeypatch.setattr(client, "HTTP_TIMEOUT_S", (1.0, 1.0))
     [port] = free_ports(1)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:  # takes the connection and never answers
         for number in (port, silent.getsockname()[1]):
@@ -88,3 +91,24 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     assert "has to be a URI" in refusal(tmp_path, runtime_env={"working_dir": "code"})
     message = refusal(tmp_path, runtime_env={"env_vars": {"API_KEY": 12345678}})
     assert "API_KEY has to be a string" in message and "12345678" not in message
+
+
+# Listing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [(401, b"Unauthorized", "wants a token"), (200, b"<html>", "no Ray dashboard"), (503, b"", "no Ray dashboard")],
+)
+def test_jobs_are_listed_of_a_dashboard_alone(status: int, body: bytes, words: str) -> None:
+    with stub(status, body) as address, pytest.raises(ValueError, match=words):
+        list_jobs(address)
+    with pytest.raises(ValueError, match="such as http://head:8265"):
+        list_jobs("head:6379")
+
+
+def test_a_dashboard_that_dies_while_it_is_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says which version it is, and then nothing more that makes sense."""
+    version = {"version": "4", "ray_version": ray.__version__, "ray_commit": ray.__commit__}
+    with stub(200, json.dumps(version).encode()) as address, pytest.raises(ValueError, match="no Ray dashboard"):
+        list_jobs(address)

@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import yaml
 
+from cluster.faults import GO_ON
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 WORDS = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(97))]
 
@@ -84,7 +86,12 @@ class Job:
             rows[5]["answer"] = "w1 w2 w3"
             (folder / f"{domain}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         self.config = small_config(folder, teacher)
-        (folder / "job.yaml").write_text(yaml.safe_dump(self.config))
+        self._paused_at = folder
+        self.write(self.config)
+
+    def write(self, config: dict[str, Any]) -> None:
+        """Another configuration in the place of this one."""
+        (self.folder / "job.yaml").write_text(yaml.safe_dump(config))
 
     def command(self, verb: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "orchestrator", verb, str(self.folder / "job.yaml"), *arguments]
@@ -112,24 +119,28 @@ class Job:
         assert driver.returncode == 0, output[-3000:]
         return output
 
-    def start_until(self, point: str, seconds: float, verb: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command, and return when some process of it stands at a point, for so many seconds."""
-        marks = self._marks()
-        environment = os.environ | {
-            "STILLHOUSE_PAUSE_AT": point,
-            "STILLHOUSE_PAUSE_DIR": str(marks),
-            "STILLHOUSE_PAUSE_S": str(seconds),
-        }
-        driver = subprocess.Popen(
+    def start(self, verb: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command, whose output is read from its pipe."""
+        return subprocess.Popen(
             self.command(verb, *arguments),
             cwd=CHECKOUT,
-            env=environment,
+            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def start_until(self, point: str, seconds: float, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command, and return when some process of it stands at a point, for so many seconds."""
+        marks = self._marks()
+        pause = {"AT": point, "DIR": str(marks), "S": str(seconds)}
+        driver = self.start(verb, *arguments, **{f"STILLHOUSE_PAUSE_{name}": value for name, value in pause.items()})
         self._wait_for(marks, driver)
         return driver
+
+    def go_on(self) -> None:
+        """Let the process that stands at a point go on."""
+        (self._paused_at / GO_ON).touch()
 
     def kill_at(self, point: str, verb: str, *arguments: str) -> None:
         """Start a command, wait until some process of it stands at a point, and SIGKILL the driver there."""
@@ -153,6 +164,7 @@ class Job:
     def _marks(self) -> Path:
         marks = self.folder / f"marks-{time.time_ns()}"
         marks.mkdir()
+        self._paused_at = marks
         return marks
 
     def _wait_for(self, marks: Path, driver: subprocess.Popen[Any]) -> None:

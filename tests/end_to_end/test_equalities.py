@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,31 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
     assert same_weights(then(job, "medical"), then(reference, "medical"))
 
 
+def test_a_specialist_more_takes_over_a_run_at_work_and_changes_nothing_of_the_others(
+    reference: Job, teacher: Path, tmp_path: Path
+) -> None:
+    """The first driver is asked through the storage; its student leaves with a checkpoint and goes on in the second."""
+    job = captured_like(reference, Job(tmp_path / "joined", teacher))
+    job.write(job.config | {"specialists": {"medical": job.config["specialists"]["medical"]}})
+    first = job.start_until("step-done:6", 300, "train")  # its last checkpoint is that of step 4
+    job.write(job.config)
+    second = job.start("train", "--take-over")
+    assert first.stdout is not None
+    said = next(line for line in first.stdout if "students write their checkpoints" in line)
+    assert "asked to stop by host" in said and f"pid {second.pid}" in said
+    time.sleep(2)  # its student hears of it meanwhile
+    job.go_on()
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 128 + signal.SIGTERM and "the same command resumes" in output
+    asked = sorted(p.name for p in (run_folder(job) / "students" / "medical" / "log").iterdir())[-1]
+    assert "00000006" <= asked < "00000008", "it had heard of it by the next step"
+    output, _ = second.communicate(timeout=400)
+    assert second.returncode == 0, output[-3000:]
+    for student in ("medical", "medical.hard_labels", "legal", "legal.hard_labels"):
+        assert weights_equal(job, reference, student)
+
+
+@pytest.mark.long
 def test_a_run_that_is_asked_to_stop_leaves_with_a_checkpoint_and_goes_on_as_if_it_had_not(
     reference: Job, teacher: Path, tmp_path: Path
 ) -> None:

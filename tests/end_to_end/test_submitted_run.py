@@ -25,11 +25,19 @@ def head() -> Iterator[str]:
 def test_a_submitted_run_ends_with_its_report(head: str, teacher: Path, tmp_path: Path) -> None:
     job = Job(tmp_path / "sent", teacher)
     (job.folder / "job.yaml").rename(job.folder / "run.yaml")
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "submit", "run.yaml", "--address", head],
-        cwd=job.folder, capture_output=True, text=True, timeout=900, env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "held-out KL" in done.stdout and "SUCCEEDED" in done.stdout
+
+    def typed(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *words],
+            cwd=job.folder, capture_output=True, text=True, timeout=900, env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    said = typed("submit", "run.yaml", "--address", head)
+    assert "held-out KL" in said and "SUCCEEDED" in said
+    [listed] = json.loads(typed("jobs", head, "--json"))["jobs"]
+    assert (listed["run"], listed["status"]) == ("job", "SUCCEEDED") and "run run.yaml" in listed["command"]
+    assert listed["id"] in typed("jobs", head)
     report = json.loads((job.folder / "runs" / "job" / "report.json").read_text())
     assert report["students"]["medical"]["heldout"]["kl"] < report["students"]["medical"]["initial"]["kl"]

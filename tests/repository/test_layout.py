@@ -51,11 +51,13 @@ three; `workers` are the modules right in it, and a package below a room belongs
 IMPORTERS = {
     "ray": {
         "cluster/inventory.py",
-        "cluster/job_log.py",
+        "cluster/jobs/client.py",
+        "cluster/jobs/job_log.py",
+        "cluster/jobs/listing.py",
+        "cluster/jobs/submit.py",
         "cluster/placement.py",
         "cluster/ray_internals.py",
         "cluster/session.py",
-        "cluster/submit.py",
         "workers/channels/board.py",
         "workers/student/training/process_group.py",
         "workers/teacher/groups/rank.py",

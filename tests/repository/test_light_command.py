@@ -21,6 +21,7 @@ LIGHT = sorted(
         "orchestrator.cli.app",
         "orchestrator.config.loading",
         "orchestrator.preflight.plan",
+        "cluster.jobs.listing",
         "cluster.nodes.kinds",
         "orchestrator.render.plan",
         "orchestrator.render.closing",
@@ -34,6 +35,7 @@ LIGHT = sorted(
         "orchestrator.runs.folder",
         "orchestrator.driver.summary",
         "orchestrator.status.drawing",
+        "orchestrator.status.jobs",
         "orchestrator.status.listing",
         "orchestrator.status.messages",
         "orchestrator.status.table",
@@ -88,7 +90,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     tell(run.storage, 1, story())
     driven(run.storage)
     commands += [["status", run.uri], ["status", run.uri, "--json"], ["logs", run.uri]]
-    commands += [["runs", run.uri.rpartition("/")[0]]]
+    commands += [["runs", run.uri.rpartition("/")[0]], ["stop", run.uri, "--no-wait"]]
     script = SCRIPT % {"heavy": HEAVY, "light": LIGHT, "commands": commands}
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -103,7 +105,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return result
 
 
-@pytest.mark.parametrize("step", [*LIGHT, "--help", "validate", "plan", "status", "logs", "runs"])
+@pytest.mark.parametrize("step", [*LIGHT, "--help", "validate", "plan", "status", "logs", "runs", "stop"])
 def test_loads_nothing_heavy(loaded: dict[str, list[str]], step: str) -> None:
     assert loaded[step] == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster.submit import SubmitResult, submit
+from cluster.jobs.submit import SubmitResult, submit
 
 IDENTITY = "0123456789abcdef"
 

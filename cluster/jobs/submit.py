@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.job_log import Echo, JobLog, first_line, follow_log
+from cluster.jobs.client import asked_for_token, connect
+from cluster.jobs.job_log import Echo, JobLog, follow_log
 from cluster.ray_internals import walk_package
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ DEFAULT_EXCLUDES = [
     *(".env", ".env.*", ".netrc", ".aws", "*.pem"),
 ]
 
-HTTP_TIMEOUT_S = (5.0, 10.0)  # to connect, to answer: a dead address is told while the user still watches
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
 SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -64,6 +64,7 @@ def submit(
     runtime_env: dict[str, Any],
     excludes: list[str],
     follow: bool = True,
+    how_to_stop: str = "",
     echo: Echo,
 ) -> SubmitResult:
     """Submit `entrypoint`, or attach to the job that runs it already, and follow its log line by line.
@@ -71,17 +72,16 @@ def submit(
     `address` is the dashboard's (http://host:8265) and wins over RAY_ADDRESS. `identity` is a hash of the
     resolved configuration. `runtime_env` goes to Ray as it is (secrets in its `env_vars` are not printed);
     a `working_dir` URI in it replaces the shipping. `excludes` are .gitignore patterns, beside the defaults.
+    `how_to_stop` is what to type to end the job, in words; Ray's own command by default.
 
     Raises ValueError for what the user can fix: an address that does not answer, a missing token, a working
     directory over 100 MiB, a wrong name or runtime environment, a job that the cluster refuses or forgot.
     """
-    from ray.exceptions import AuthenticationError
-
     base = submission_base(run_name, identity)
     environment = resolve_runtime_env(runtime_env, working_dir, excludes)
     hide = _hider(environment.get("env_vars", {}))
-    try:
-        client = _connect(address)
+    with asked_for_token(address):
+        client = connect(address)
         submission_id, running = choose_submission(base, _known_jobs(client))
         if not running:
             _check_upload(environment, echo)
@@ -98,15 +98,11 @@ def submit(
                 if not running:
                     raise ValueError(f"job {submission_id} was refused: {hide(str(error))}") from None
         echo(f"{'attached to the running' if running else 'submitted'} job {submission_id} at {address}")
+        how = _how_to_go_on(submission_id, address, how_to_stop)
         if follow:
-            return _watch(client, address, submission_id, hide, echo)
-        echo(_how_to_go_on(submission_id, address))
+            return _watch(client, address, submission_id, hide, how, echo)
+        echo(how)
         return SubmitResult(submission_id, str(client.get_job_status(submission_id)), 0)
-    except AuthenticationError:
-        raise ValueError(
-            f"the Ray cluster at {address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with"
-        ) from None
 
 
 def submission_base(run_name: str, identity: str) -> str:
@@ -182,48 +178,28 @@ def _check_upload(environment: dict[str, Any], echo: Echo) -> None:
     echo(f"shipping {folder}: {len(sizes)} files, {_mib(total)}")
 
 
-def _connect(address: str) -> JobSubmissionClient:
-    if not re.match(r"https?://[^/]", address):
-        raise ValueError(f"address {address!r}: give the dashboard of the cluster, such as http://head:8265")
-    from ray.job_submission import JobSubmissionClient
-
-    class TimedClient(JobSubmissionClient):
-        """Ray's client waits for ever. An upload still may: how long it takes is the network's affair."""
-
-        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            if method == "GET":
-                options.setdefault("timeout", HTTP_TIMEOUT_S)
-            return super()._do_request(method, endpoint, **options)
-
-    # Ray prefers these two to the address that it is given.
-    hidden = {name: os.environ.pop(name, "") for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
-    try:
-        return TimedClient(address)
-    except (OSError, RuntimeError, KeyError) as error:  # no route, no answer, or an answer that is not Ray's
-        raise ValueError(
-            f"no Ray dashboard answers at {address} ({first_line(error)}): is the cluster up, and the port "
-            "reachable from here (kubectl port-forward, ray dashboard cluster.yaml)?"
-        ) from None
-    finally:
-        os.environ.update({name: value for name, value in hidden.items() if value})
-
-
 def _known_jobs(client: JobSubmissionClient) -> list[tuple[str, bool]]:
     # Drivers that were not submitted as jobs have no submission id.
     return [(job.submission_id, job.status.is_terminal()) for job in client.list_jobs() if job.submission_id]
 
 
 def _watch(
-    client: JobSubmissionClient, address: str, submission_id: str, hide: Callable[[str], str], echo: Echo
+    client: JobSubmissionClient,
+    address: str,
+    submission_id: str,
+    hide: Callable[[str], str],
+    how: str,
+    echo: Echo,
 ) -> SubmitResult:
+    """Follow a job's log to its end. `how`: what to type to go on without this."""
     log = JobLog(lambda line: echo(hide(line)))
     try:
         job = follow_log(client, address, submission_id, log, echo)
     except KeyboardInterrupt:
-        echo(f"stopped following; the job goes on. {_how_to_go_on(submission_id, address)}")
+        echo(f"stopped following; the job goes on. {how}")
         return SubmitResult(submission_id, "RUNNING", INTERRUPTED)
     if job is None:
-        echo(f"{address} is out of reach; the job may go on. {_how_to_go_on(submission_id, address)}")
+        echo(f"{address} is out of reach; the job may go on. {how}")
         return SubmitResult(submission_id, "UNKNOWN", 1)
     message = hide(job.message or "")
     if log.shown:  # Ray's message on a failed command repeats the end of the log
@@ -244,9 +220,10 @@ def _hider(env_vars: dict[str, str]) -> Callable[[str], str]:
     return hide
 
 
-def _how_to_go_on(submission_id: str, address: str) -> str:
+def _how_to_go_on(submission_id: str, address: str, how_to_stop: str) -> str:
     at = f"--address {address} {submission_id}"
-    return f"To follow: the same command again, or `ray job logs --follow {at}`. To end it: `ray job stop {at}`"
+    stop = how_to_stop or f"`ray job stop {at}`"
+    return f"To follow: the same command again, or `ray job logs --follow {at}`. To end it: {stop}"
 
 
 def _mib(size: int) -> str:

@@ -1,0 +1,1 @@
+"""Jobs of a Ray cluster: sending a command there, following its log, and which there are."""

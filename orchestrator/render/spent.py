@@ -17,7 +17,7 @@ def amount_words(amount: Amount) -> str:
     """GPU-hours, CPU-hours and dollars."""
     words = [f"{_hours(amount.gpu_s)} GPU-hours"] if amount.gpu_s else []
     words.append(f"{_hours(amount.cpu_s)} CPU-hours")
-    return ", ".join([*words, *([_dollars(amount.dollars)] if amount.dollars is not None else [])])
+    return ", ".join([*words, *([dollars_words(amount.dollars)] if amount.dollars is not None else [])])
 
 
 def spent_lines(spent: Spent | None) -> list[str]:
@@ -70,14 +70,14 @@ _HEAD = ("GPU-hours", "CPU-hours", "dollars")
 
 
 def _cells(amount: Amount) -> list[str]:
-    dollars = "–" if amount.dollars is None else _dollars(amount.dollars)[1:]
+    dollars = "–" if amount.dollars is None else dollars_words(amount.dollars)[1:]
     return [_hours(amount.gpu_s) if amount.gpu_s else "–", _hours(amount.cpu_s), dollars]
 
 
 def _short(amount: Amount, spent: Spent) -> str:
     """An amount by what savings are told by."""
     if spent.saved_by == "dollars" and amount.dollars is not None:
-        return _dollars(amount.dollars)
+        return dollars_words(amount.dollars)
     return f"{_hours(amount.gpu_s)} GPU-hours" if spent.saved_by == "gpu_s" else f"{_hours(amount.cpu_s)} CPU-hours"
 
 
@@ -86,5 +86,6 @@ def _hours(seconds: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
-def _dollars(dollars: float) -> str:
+def dollars_words(dollars: float) -> str:
+    """Dollars and cents, or of a few cents two digits."""
     return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"

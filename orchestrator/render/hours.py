@@ -1,4 +1,4 @@
-"""Hours and dollars of a plan as a person reads them."""
+"""Hours and dollars as a person reads them; those of a plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from rich.console import Console
 
 from orchestrator.preflight.hours.record import Dollars, Hours, PartHours
 from orchestrator.render.columns import print_columns
-from orchestrator.render.spent import dollars_words
 
 
 def print_hours(hours: Hours, dollars: Dollars | None, out: Console) -> None:
@@ -32,6 +31,11 @@ def duration(hours: float) -> str:
     if seconds < 90:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if hours < 1.5 else f"{hours:,.3g} h" if hours < 1000 else f"{hours:,.0f} h"
+
+
+def dollars_words(dollars: float) -> str:
+    """Dollars and cents, or of a few cents two digits."""
+    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
 
 
 def _cells(part: PartHours) -> list[str]:

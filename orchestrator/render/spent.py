@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.render.hours import dollars_words
 from orchestrator.render.tables import Row, Table
 from orchestrator.reporting.money.spent import Amount, Spent
 
@@ -84,8 +85,3 @@ def _short(amount: Amount, spent: Spent) -> str:
 def _hours(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
-
-
-def dollars_words(dollars: float) -> str:
-    """Dollars and cents, or of a few cents two digits."""
-    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"

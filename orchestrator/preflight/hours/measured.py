@@ -62,6 +62,9 @@ class Measured:
         return Estimate(sum(steps.values()), None, self._source, steps)
 
     def evaluation(self, kind: NodeKind | None) -> Estimate:
+        theirs, own = self._rates.config.evaluate.gpus, self._config.evaluate.gpus
+        if bool(theirs) != bool(own):
+            return Estimate(why=f"evaluate.gpus was {theirs:g} in {self._rates.run}, and is {own:g} here")
         if not (seconds := self._rates.evaluate_s):
             return Estimate(why=f"{self._rates.run} tells nothing of its evaluation")
         return Estimate(seconds, None, self._source, {"scoring": seconds})

@@ -124,6 +124,15 @@ def test_another_specialist_of_the_same_model_has_its_rate(measured: Project) ->
     assert ends(planned(measured, before), "specialist further") == pytest.approx(42 + 952 / 5 + 1000 / 5)
 
 
+def test_an_evaluation_on_other_hardware_has_no_hours(measured: Project) -> None:
+    before = rates(measured)
+    measured.set("evaluate.gpus", 1)
+    plan = planned(measured, before, gpus=1)
+    assert plan.hours is not None and plan.hours.wall is None and plan.hours.parts["evaluator"].hours is None
+    assert any("evaluate.gpus was 0 in first, and is 1 here" in note for note in plan.notes)
+    assert plan.hours.parts["specialist medical"].hours is not None
+
+
 @pytest.mark.parametrize(
     ("where", "value", "said"),
     [

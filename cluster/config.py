@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.settings import Count, Settings
+from cluster.settings import Count, Settings, Share
 
 
 class NodeKindConfig(Settings):
@@ -28,6 +28,13 @@ class NodeKindConfig(Settings):
 
     accelerator_type: str | None = None
     """Ray's name of its GPUs, for example H100."""
+
+    bf16_tflops: float | None = Field(default=None, gt=0)
+    """TFLOP/s of one GPU in bfloat16, dense (half of what data sheets give with sparsity). Null, of a new kind: not
+    known, and the plan has no hours for what runs there."""
+
+    memory_bandwidth: Count | None = Field(default=None, ge=1)
+    """Bytes a second that one GPU reads of its memory (864G = 864,000,000,000). Null: likewise."""
 
     labels: dict[str, str] | None = None
     """Ray labels of its nodes, for example {stillhouse-role: teacher}."""
@@ -86,6 +93,25 @@ class NetworkConfig(Settings):
         return self
 
 
+class EfficiencyConfig(Settings):
+    """Which part of what its hardware can do at most a run reaches: for the hours of `stillhouse plan`. The defaults
+    are assumptions; what a run measured (`plan --rates RUN`) goes before them."""
+
+    training: Share = Field(default=0.35, gt=0, le=1)
+    """Of a GPU's bfloat16 FLOP/s, in training. torchtitan reports 33% to 39% for Llama 3.1 8B on 8 and 128 H100."""
+
+    prefill: Share = Field(default=0.5, gt=0, le=1)
+    """Of the same, where a model only reads text: prompts, given answers, held-out text. Assumed."""
+
+    bandwidth: Share = Field(default=0.6, gt=0, le=1)
+    """Of a GPU's memory bandwidth, in decoding and in optimiser steps. Assumed."""
+
+    layer_ms: float = Field(default=2.0, ge=0)
+    """Milliseconds that a layer of a decoding step takes the engine transformers on GPUs at least, for its kernels are
+    launched one by one, and ranks wait for one another. Assumed, of experts on several ranks; a dense model may take
+    less. vLLM replays graphs, and is reckoned without."""
+
+
 class ClusterConfig(Settings):
     """The Ray session. A job sent by `stillhouse submit` joins the cluster that it runs on."""
 
@@ -122,9 +148,12 @@ class ClusterConfig(Settings):
     node_kinds: dict[Annotated[str, Field(pattern=r"^[^\s:,]+$")], NodeKindConfig] = {}
     """Kinds of nodes by name, for `stillhouse plan --nodes`, beside those that it knows."""
 
+    efficiency: EfficiencyConfig = EfficiencyConfig()
+    """What the hours of `stillhouse plan` take for granted."""
+
     prices: PricesConfig | None = None
-    """What nodes, GPUs and CPUs cost, for `stillhouse status`, `stillhouse runs` and the report. Null: costs are told
-    in seconds only."""
+    """What nodes, GPUs and CPUs cost, for `stillhouse plan`, `stillhouse status`, `stillhouse runs` and the report.
+    Null: costs are told in seconds only."""
 
     @field_validator("model_cache")
     @classmethod

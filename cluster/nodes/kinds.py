@@ -39,6 +39,10 @@ class NodeKind:
     accelerator_type: str | None = None
     """Ray's name of its GPUs."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    bf16_tflops: float | None = None
+    """TFLOP/s of one GPU in bfloat16, dense; None where that is not known."""
+    memory_bandwidth: float | None = None
+    """Bytes a second of one GPU; None likewise."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,11 @@ class PlannedNode(Node):
     kind: NodeKind
 
 
-def _kind(name: str, gpu_gb: int, host_gib: int, cpus: int, gpus: int, accelerator: str | None) -> NodeKind:
-    return NodeKind(name, gpu_gb * 10**9, host_gib << 30, cpus, gpus, accelerator)
+def _kind(
+    name: str, gpu_gb: int, host_gib: int, cpus: int, gpus: int, accelerator: str, tflops: float, gb_per_s: int
+) -> NodeKind:
+    sizes = (gpu_gb * 10**9, host_gib << 30, cpus, gpus)
+    return NodeKind(name, *sizes, accelerator, bf16_tflops=tflops, memory_bandwidth=gb_per_s * 1e9)
 
 
 KINDS = {
@@ -57,16 +64,18 @@ KINDS = {
     for kind in (
         # GPU memory as the maker's data sheets say (GB; the devices report a little more), host memory (GiB) and
         # virtual CPUs of Amazon EC2's node of eight: p5, p5en, p6-b200, p4d, p4de, g6e, g6, g5 (.48xlarge; .24xlarge
-        # for p4d and p4de). `cpu` is m7i.16xlarge.
-        _kind("h100", 80, 2048, 192, 8, "H100"),
-        _kind("h200", 141, 2048, 192, 8, "H200"),
-        _kind("b200", 180, 2048, 192, 8, "B200"),
-        _kind("a100-40", 40, 1152, 96, 8, "A100"),
-        _kind("a100-80", 80, 1152, 96, 8, "A100"),
-        _kind("l40s", 48, 1536, 192, 8, "L40S"),
-        _kind("l4", 24, 768, 192, 8, "L4"),
-        _kind("a10g", 24, 768, 192, 8, "A10G"),
-        _kind("cpu", 0, 256, 64, 0, None),
+        # for p4d and p4de). `cpu` is m7i.16xlarge. Then TFLOP/s in bfloat16, dense, and GB/s, of Nvidia's data sheets
+        # of the H100, H200 and A100 (SXM), DGX B200 (of eight: 18 PFLOP/s, 64 TB/s), L40S, L4 and A10G; where they
+        # give FLOP/s with sparsity (H100, H200, B200, L4), half of that.
+        _kind("h100", 80, 2048, 192, 8, "H100", 989, 3350),
+        _kind("h200", 141, 2048, 192, 8, "H200", 989, 4800),
+        _kind("b200", 180, 2048, 192, 8, "B200", 2250, 8000),
+        _kind("a100-40", 40, 1152, 96, 8, "A100", 312, 1555),
+        _kind("a100-80", 80, 1152, 96, 8, "A100", 312, 2039),
+        _kind("l40s", 48, 1536, 192, 8, "L40S", 362, 864),
+        _kind("l4", 24, 768, 192, 8, "L4", 121, 300),
+        _kind("a10g", 24, 768, 192, 8, "A10G", 70, 600),
+        NodeKind("cpu", 0, 256 << 30, 64, 0),
     )
 }
 """Known kinds by name; `cluster.node_kinds` adds others and changes these."""

@@ -48,6 +48,12 @@ class Room:
                 self._free[i][name] = self._free[i].get(name, 0) - amount
         return places
 
+    def give_back(self, request: ResourceRequest, places: Sequence[int]) -> None:
+        """Free what `put` gave a group on these nodes."""
+        for i in places:
+            for name, amount in request.bundles[0].items():
+                self._free[i][name] += amount
+
 
 def _spread(order: list[int], room: dict[int, int], ranks: int, *, strict: bool) -> list[int]:
     """Nodes in turn, each as often as it has room; once at most where `strict`."""

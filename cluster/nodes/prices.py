@@ -72,6 +72,18 @@ def rate_of(cluster: ClusterConfig, place: Place) -> Rate | None:
     return Rate(prices.gpu_hour or 0.0, prices.cpu_hour or 0.0)
 
 
+def node_rate(cluster: ClusterConfig, kind: NodeKind, gpus: float, cpus: float) -> float | None:
+    """Dollars an hour of a node of a kind with so many GPUs and CPUs: of its price as large a part as it is of a whole
+    node, else by its GPUs and CPUs; None where nothing says so."""
+    if (prices := cluster.prices) is None:
+        return None
+    if kind.name in prices.node_hour:
+        return prices.node_hour[kind.name] * (gpus / kind.gpus if kind.gpus else cpus / kind.cpus)
+    if (prices.gpu_hour if gpus else prices.cpu_hour) is None:
+        return None
+    return gpus * (prices.gpu_hour or 0.0) + cpus * (prices.cpu_hour or 0.0)
+
+
 def _fitting(priced: list[tuple[NodeKind, float]], place: Place) -> list[tuple[NodeKind, float]]:
     """Kinds that a place may be on: those with GPUs where it wants some, else those without; of these the ones that
     have its accelerators and labels, as far as the kinds say what theirs are."""

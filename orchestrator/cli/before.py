@@ -13,6 +13,7 @@ from orchestrator.cli.output import OUT, print_json
 if TYPE_CHECKING:
     from orchestrator.config.schema import RunConfig
     from orchestrator.preflight.checks import Checked
+    from orchestrator.runs.rates import RunRates
 
 _SHOWN = 100
 """Rejected rows that are shown."""
@@ -95,20 +96,33 @@ def plan(
         typer.Option(
             "--json",
             help="Print one JSON object: parts[] (name, kind, count, least, cpus, gpus, memory and gpu_memory of one "
-            "process in bytes, placed), train_bytes, heldout_bytes, sources, prompts, problems[], notes[].",
+            "process in bytes, and what each is the sum of, placed), hours, dollars, train_bytes, heldout_bytes, "
+            "sources, prompts, problems[], notes[].",
         ),
     ] = False,
     connect: Annotated[
         bool, typer.Option("--connect", help="Plan for the Ray cluster of cluster.address or RAY_ADDRESS.")
     ] = False,
     nodes: Annotated[
-        str | None,
+        list[str],
         typer.Option(
             metavar="KIND:GPUSxNODES,...",
             help="Plan for a cluster that is not there: h100:8x2 is two nodes of 8 H100, cpu:0x3 three without GPUs. "
-            "Kinds are h100, h200, b200, a100-40, a100-80, l40s, l4, a10g, cpu, and those of cluster.node_kinds.",
+            "Kinds are h100, h200, b200, a100-40, a100-80, l40s, l4, a10g, cpu, and those of cluster.node_kinds. May "
+            "be given more than once.",
+        ),
+    ] = [],
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Take hours from what an earlier run of the same models measured, instead of from data sheets: its "
+            "name, folder, s3:// URI or YAML file.",
         ),
     ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Show what the memory of each process is the sum of.")
+    ] = False,
     full: Annotated[
         bool,
         typer.Option(
@@ -117,8 +131,8 @@ def plan(
         ),
     ] = False,
 ) -> None:
-    """Show what will run where, how much it takes, and what does not fit. Loads no model. Exit code 1: something does
-    not fit."""
+    """Show what will run where, how much memory, time and money it takes, and what does not fit. Loads no model. Exit
+    code 1: something does not fit."""
     from orchestrator.config.loading import load_config
     from orchestrator.driver.inventory import inventory_for
     from orchestrator.preflight.checks import check
@@ -127,13 +141,22 @@ def plan(
     from orchestrator.runs.folder import RunFolder
 
     file = load_config(config, sets)
-    inventory = inventory_for(file.config, connect, nodes)
-    found = check(file, reading="all" if full else "few", elsewhere=nodes is not None)
+    inventory = inventory_for(file.config, connect, ",".join(nodes) if nodes else None)
+    found = check(file, reading="all" if full else "few", elsewhere=bool(nodes))
     located = RunFolder.of(file.located()).as_begun(file).located()
-    result = make_plan(located, found, inventory)
+    result = make_plan(located, found, inventory, _rates(rates))
     if as_json:
         print_json(result.to_dict())
     else:
-        show_plan(result, OUT)
+        show_plan(result, OUT, memory=memory)
     if result.problems:
         raise typer.Exit(1)
+
+
+def _rates(run: str | None) -> RunRates | None:
+    """What the run of `--rates` measured."""
+    if run is None:
+        return None
+    from orchestrator.reporting.money.rates import rates_of
+
+    return rates_of(run)

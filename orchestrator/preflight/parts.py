@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from humanize import naturalsize
 
@@ -51,8 +52,14 @@ class Part:
     """Whether that is spread over all GPUs of the process, not on one of them."""
     placed: dict[str, int] = field(default_factory=dict)
     """In a plan for known nodes: how many of the `least` processes are on nodes of each kind. Empty: no place."""
+    further: dict[str, int] = field(default_factory=dict)
+    """Likewise, of the processes above the least: those that find room beside all others."""
     waits: bool = False
     """In such a plan: finds its place only when other parts of the run have ended."""
+    memory_of: dict[str, int] = field(default_factory=dict)
+    """What `memory` is the sum of, bytes by name."""
+    gpu_memory_of: dict[str, int] = field(default_factory=dict)
+    """What `gpu_memory` is the sum of, likewise."""
 
     def gpu_share(self, gpu_memory: int) -> float:
         """Bytes that one process may hold on GPUs of so many each; of a part of a GPU, that part of its memory."""
@@ -75,18 +82,17 @@ def teacher_part(name: str, teacher: TeacherConfig, folder: Path, longest_answer
     what = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"
     what += ", vLLM" if teacher.engine == "vllm" else ""
     through_host = weights if teacher.ep_size == 1 else 0  # shards go straight to their GPU
-    memory, gpu_memory = _on_host_and_gpu(teacher.gpus_per_rank, weights + logits + cache, through_host)
+    held = {"weights": weights, "logits": logits, "kv_cache": cache}
     return Part(
         "teacher",
         f"teacher {name}",
         most * teacher.ep_size,
         teacher.cpus_per_rank,
         teacher.gpus_per_rank,
-        memory,
-        f"{least}-{most} replicas; {what}; weights {naturalsize(weights)} a rank, "
+        **_on_host_and_gpu(teacher.gpus_per_rank, held, through_host),
+        detail=f"{least}-{most} replicas; {what}; weights {naturalsize(weights)} a rank, "
         f"logits {naturalsize(logits)}, cache {naturalsize(cache)}",
         least=least * teacher.ep_size,
-        gpu_memory=gpu_memory,
         spreads=teacher.engine == "vllm",
     )
 
@@ -104,15 +110,28 @@ def initial_part(models: list[ModelConfig], settings: InitialConfig) -> Part | N
             details.append(
                 f"{naturalsize(again)} of it read again for each of {ANSWER_TOKENS} tokens of answers (initial.memory)"
             )
-    return Part("initial", "initial weights", 1, settings.cpus, 0, size, "; ".join(details), least=1)
+    detail, held = "; ".join(details), {"weights_and_layers": size - PROCESS_BYTES, "process": PROCESS_BYTES}
+    return Part("initial", "initial weights", 1, settings.cpus, 0, size, detail, least=1, memory_of=held)
 
 
-def _on_host_and_gpu(gpus: float, held: int, through_host: int) -> tuple[int, int]:
+class _Held(TypedDict):
+    memory: int
+    gpu_memory: int
+    memory_of: dict[str, int]
+    gpu_memory_of: dict[str, int]
+
+
+def _on_host_and_gpu(gpus: float, held: Mapping[str, int], through_host: int, on_host: int = 0) -> _Held:
     """Bytes on the host and on its GPUs of a process that holds so many to compute with, of which some are loaded
-    through the host's memory."""
-    if not gpus:
-        return held + PROCESS_BYTES, 0
-    return through_host + _GPU_HOST_BYTES, held + _CONTEXT_BYTES
+    through the host's memory; `on_host` are those of a held-out unit, which stays there."""
+    if gpus:
+        host = {"process": _GPU_HOST_BYTES, "weights_on_their_way": through_host}
+        gpu = {**held, "cuda_context": _CONTEXT_BYTES}
+    else:
+        host, gpu = {**held, "process": PROCESS_BYTES}, {}
+    host["heldout_unit"] = on_host
+    host, gpu = ({name: size for name, size in pieces.items() if size} for pieces in (host, gpu))
+    return _Held(memory=sum(host.values()), gpu_memory=sum(gpu.values()), memory_of=host, gpu_memory_of=gpu)
 
 
 def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabulary: int, heads: int = 0) -> Part:
@@ -130,9 +149,8 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
     whole = parameters * width
     weights = whole // (least if stage == 3 else 1)
     trained, what = parameters, ""
-    if (lora := specialist.model.lora) is not None and folder is not None:
-        sizes = linear_layers(specialist.model, folder, read_model_config(folder))
-        trained = lora.rank * sum(n for name, n in sizes.items() if not lora.targets or name in lora.targets)
+    if specialist.model.lora is not None and folder is not None:
+        trained = _trained(specialist.model, folder)
         what = f", {trained / 1e6:.2f} M in adapters"
     what += f", teacher's head {naturalsize(heads)}" if heads else ""
     gradients = trained * 4 // (least if stage >= 2 else 1)
@@ -145,8 +163,11 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
     tokens = min(train.micro_tokens, 2 * train.batch_tokens // least)
     decoder = decoder_of(specialist.model, base_config)
     activations = activation_bytes(decoder, tokens, width, checkpointing=train.gradient_checkpointing)
-    held = weights + gradients + optimiser + flat + logits + heads + activations
-    memory, gpu_memory = _on_host_and_gpu(train.gpus_per_worker, held, whole)
+    moments = trained * 8 // least
+    held = {
+        **{"weights": weights, "gradients": gradients, "moments": moments, "masters": optimiser - moments},
+        **{"flat_copies": flat, "activations": activations, "logits": logits, "teacher_head": heads},
+    }
     workers = f"{least}-{most} workers; " if most > least else ""
     shared = f"ZeRO-{stage}" if stage else "no ZeRO"
     return Part(
@@ -155,12 +176,11 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
         most,
         train.cpus_per_worker,
         train.gpus_per_worker,
-        memory,
-        f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of {mixture}; weights "
-        f"{naturalsize(weights)} a worker, gradients {naturalsize(gradients)}, optimiser "
+        **_on_host_and_gpu(train.gpus_per_worker, held, whole),
+        detail=f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of {mixture}; "
+        f"weights {naturalsize(weights)} a worker, gradients {naturalsize(gradients)}, optimiser "
         f"{naturalsize(optimiser + flat)}, activations {naturalsize(activations)}",
         least=least,
-        gpu_memory=gpu_memory,
     )
 
 
@@ -173,6 +193,40 @@ def _source_of(model: ModelConfig) -> tuple[Path | None, dict[str, Any] | None]:
 def student_parameters(model: ModelConfig, vocabulary: int) -> int:
     """Parameters of a student; 0 where its base is not downloaded yet."""
     return student_size(model, *_source_of(model), vocabulary) or 0
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """Numbers of a student's weights."""
+
+    body: int
+    """Without embeddings and head."""
+    head: int
+    """Of its head: vocabulary x hidden size."""
+    trained: int
+    """Those that are trained: all, or adapters."""
+
+
+def student_shape(model: ModelConfig, vocabulary: int) -> StudentShape | None:
+    """The shape of a student; None where its base is not downloaded yet."""
+    folder, base_config = _source_of(model)
+    parameters = student_size(model, folder, base_config, vocabulary)
+    if not parameters:
+        return None
+    decoder = decoder_of(model, base_config)
+    head = int(decoder.get("vocab_size") or vocabulary) * int(decoder.get("hidden_size") or 0)
+    tied = bool(decoder.get("tie_word_embeddings"))
+    body = max(parameters - head * (1 if tied else 2), 0)
+    return StudentShape(body, head, _trained(model, folder) if model.lora is not None else parameters)
+
+
+def _trained(model: ModelConfig, folder: Path | None) -> int:
+    """Numbers of a student's adapters; 0 where its base is not downloaded yet."""
+    assert model.lora is not None
+    if folder is None:
+        return 0
+    sizes = linear_layers(model, folder, read_model_config(folder))
+    return model.lora.rank * sum(n for name, n in sizes.items() if not model.lora.targets or name in model.lora.targets)
 
 
 def student_width(train: TrainConfig) -> int:
@@ -194,18 +248,17 @@ def evaluator_part(
     heads = hidden_sizes * vocabulary * 4
     width = 2 if settings.gpus else 4
     model, layers = largest_model * width, settings.batch_tokens * layer * width
-    memory, gpu_memory = _on_host_and_gpu(settings.gpus, logits + heads + model + layers, model)
+    held = {"weights": model, "activations": layers, "logits": logits, "teacher_head": heads}
     return Part(
         "evaluator",
         "evaluator",
         settings.workers,
         settings.cpus,
         settings.gpus,
-        memory + unit_bytes,
-        f"after training; against {', '.join(settings.baselines) or 'nothing'}; logits {naturalsize(logits)}, "
+        **_on_host_and_gpu(settings.gpus, held, model, unit_bytes),
+        detail=f"after training; against {', '.join(settings.baselines) or 'nothing'}; logits {naturalsize(logits)}, "
         f"teachers' heads {naturalsize(heads)}, a unit {naturalsize(unit_bytes)}, largest model {naturalsize(model)}",
         least=1,
-        gpu_memory=gpu_memory,
     )
 
 

@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from cluster.inventory import Inventory
-from cluster.nodes.kinds import PlannedNode, node_kinds
+from cluster.nodes.kinds import PlannedNode
 from cluster.storage import free_bytes
 from orchestrator.config.continuing import run_uri
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST, SINGLE_EXPERT, controls_of
 from orchestrator.preflight.checks import Checked
+from orchestrator.preflight.hours.reckoning import reckon
 from orchestrator.preflight.parts import (
     Part,
     asked_layer,
@@ -24,10 +25,11 @@ from orchestrator.preflight.parts import (
     teacher_part,
 )
 from orchestrator.preflight.planning.controls import control_note, control_words, quantised_words
-from orchestrator.preflight.planning.placing import Placeable, note_no_place, place_together
+from orchestrator.preflight.planning.placing import note_no_place, place_together
 from orchestrator.preflight.planning.prices import plan_prices, single_expert_parameters
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
+from orchestrator.preflight.planning.seats import Placeable
 from orchestrator.preflight.planning.sizes import size_notes
 from orchestrator.preflight.planning.slots import plan_slots
 from orchestrator.preflight.planning.targets import plan_prompts, teacher_models
@@ -36,6 +38,7 @@ from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.runs.exact_scheme import head_bytes, hidden_size
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.generations import continuing
+from orchestrator.runs.rates import RunRates
 from workers.evaluation.config import EvaluateConfig
 from workers.evaluation.resources import resource_request as evaluator_request
 from workers.model_files import expert_count, read_model_config
@@ -47,8 +50,9 @@ from workers.teacher.config import TeacherConfig
 from workers.teacher.groups.resources import resource_request
 
 
-def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPlan:
-    """The plan of a checked configuration (with absolute paths). For planned nodes, parts are placed on them."""
+def make_plan(config: RunConfig, found: Checked, inventory: Inventory, rates: RunRates | None = None) -> RunPlan:
+    """The plan of a checked configuration (with absolute paths). For planned nodes, parts are placed on them; hours are
+    those of `rates` where some are given. Raises ValueError for rates of other models."""
     planned = any(isinstance(node, PlannedNode) for node in inventory.members)
     free = None if planned else free_bytes(config.storage)
     plan = RunPlan(config.name, run_uri(config), inventory, sources=found.rows, free_bytes=free)
@@ -67,10 +71,11 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory) -> RunPla
     if inventory.members:
         note_no_place(plan, items)
     if planned:
-        place_together(plan, items, node_kinds(config.cluster.node_kinds))
+        place_together(plan, items, config.cluster)
         _note_storage(plan, config)
     else:
         find_problems(plan)
+    reckon(plan, config, found, vocabulary, items, rates)
     return plan
 
 

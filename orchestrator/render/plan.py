@@ -14,16 +14,24 @@ from orchestrator.config.students import QUANTISED
 from orchestrator.preflight.parts import Part
 from orchestrator.preflight.planning.record import BaselinePrice, RunPlan
 from orchestrator.render.columns import print_columns
+from orchestrator.render.hours import print_hours
 
 
-def show_plan(plan: RunPlan, out: Console) -> None:
-    """Print a plan: where, prompts, processes, storage, notes and problems."""
+def show_plan(plan: RunPlan, out: Console, *, memory: bool = False) -> None:
+    """Print a plan: where, prompts, processes, storage, hours, notes and problems; with `memory` what the memory of
+    each process is the sum of."""
     out.print(f"[bold]run {plan.name}[/bold] -> {escape(plan.folder)}")
     _print_inventory(plan, out)
     _print_prompts(plan, out)
     out.print()
     _print_parts(plan, out)
     out.print()
+    if memory:
+        _print_memory(plan, out)
+        out.print()
+    if plan.hours is not None and any(part.hours is not None for part in plan.hours.parts.values()):
+        print_hours(plan.hours, plan.dollars, out)
+        out.print()
     for part in plan.parts:
         out.print(f"{part.name}: {part.detail}", markup=False)
     for name, price in plan.baselines.items():
@@ -109,7 +117,19 @@ def _print_parts(plan: RunPlan, out: Console) -> None:
     print_columns(out, header, rows, ["part", "on"])
 
 
+def _print_memory(plan: RunPlan, out: Console) -> None:
+    """A line for each piece of what a process holds."""
+    rows = [
+        [part.name, where, name.replace("_", " "), f"~{naturalsize(size)}"]
+        for part in plan.parts
+        for where, pieces in (("GPU", part.gpu_memory_of), ("node", part.memory_of))
+        for name, size in sorted(pieces.items(), key=lambda piece: -piece[1])
+    ]
+    print_columns(out, ["part", "in", "what", "bytes each"], rows, ["part", "in", "what"])
+
+
 def _place(part: Part) -> str:
-    """Where the least processes of a part are."""
+    """Where the least processes of a part are, and those above them."""
     where = " + ".join(f"{count} on {kind}" for kind, count in part.placed.items()) or "no place"
+    where += "".join(f" + {count} more on {kind}" for kind, count in part.further.items())
     return f"{where}, later" if part.waits else where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.render.hours import dollars_words
 from orchestrator.render.tables import Row, Table
 from orchestrator.reporting.money.spent import Amount, Spent
 
@@ -17,7 +18,7 @@ def amount_words(amount: Amount) -> str:
     """GPU-hours, CPU-hours and dollars."""
     words = [f"{_hours(amount.gpu_s)} GPU-hours"] if amount.gpu_s else []
     words.append(f"{_hours(amount.cpu_s)} CPU-hours")
-    return ", ".join([*words, *([_dollars(amount.dollars)] if amount.dollars is not None else [])])
+    return ", ".join([*words, *([dollars_words(amount.dollars)] if amount.dollars is not None else [])])
 
 
 def spent_lines(spent: Spent | None) -> list[str]:
@@ -70,21 +71,17 @@ _HEAD = ("GPU-hours", "CPU-hours", "dollars")
 
 
 def _cells(amount: Amount) -> list[str]:
-    dollars = "–" if amount.dollars is None else _dollars(amount.dollars)[1:]
+    dollars = "–" if amount.dollars is None else dollars_words(amount.dollars)[1:]
     return [_hours(amount.gpu_s) if amount.gpu_s else "–", _hours(amount.cpu_s), dollars]
 
 
 def _short(amount: Amount, spent: Spent) -> str:
     """An amount by what savings are told by."""
     if spent.saved_by == "dollars" and amount.dollars is not None:
-        return _dollars(amount.dollars)
+        return dollars_words(amount.dollars)
     return f"{_hours(amount.gpu_s)} GPU-hours" if spent.saved_by == "gpu_s" else f"{_hours(amount.cpu_s)} CPU-hours"
 
 
 def _hours(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
-
-
-def _dollars(dollars: float) -> str:
-    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"

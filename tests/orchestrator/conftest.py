@@ -1,4 +1,4 @@
-"""A small project to configure: a teacher without weights, prompts, one YAML, and the command to run on it."""
+"""Projects to configure, one small and one too large for this machine, and the command to run on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.project import STUDENT, Outcome, Project
+from support.project import LARGE_STUDENT, STUDENT, Outcome, Project
 
 from orchestrator.cli import app as cli
 from orchestrator.runs.folder import RunFolder
@@ -33,6 +33,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         "specialists": {"medical": {}, "legal": {"mix": {"legal": 0.75, "medical": 0.25}}},
     }
     return made
+
+
+@pytest.fixture
+def large(project: Project) -> Project:
+    """A teacher of 30 GB in bfloat16, 28 of them experts', on 4 GPUs, and two students of 1.4 billion on two each."""
+    experts = {f"model.layers.{i}.mlp.experts.0.up_proj.weight": [7, 10**9] for i in range(2)}
+    project.weights("teacher", experts | {"model.embed_tokens.weight": [1, 10**9]})
+    project.set("teacher", {"model": "teacher", "ep_size": 4, "gpus_per_rank": 1, "replicas": [1, 2]})
+    project.set("teacher.sampling", {"max_new_tokens": 8})
+    project.set("defaults.model.config", {"model_type": "qwen3", "tie_word_embeddings": True, **LARGE_STUDENT})
+    project.set("defaults.train", {"tokens": 1000, "workers": 2, "gpus_per_worker": 1, "zero": 2})
+    project.set("evaluate", {"gpus": 1})
+    return project
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,12 @@ WORDS = ["the", "fever", "is", "high", "a", "contract", "binds", "rest", "pay", 
 SPECIAL = ["<unk>", "<eos>"]
 TEACHER_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 STUDENT = {"model_type": "qwen3", "tie_word_embeddings": True, "head_dim": 8, "num_key_value_heads": 2, **TEACHER_SIZES}
+
+LARGE_STUDENT = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16} | {
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+"""Of 1.4 billion parameters in its layers, with the teacher's twelve words."""
 
 
 @dataclass
@@ -42,6 +50,17 @@ class Project:
         (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
         self.json(f"{name}/config.json", config | ({"num_experts": experts} if experts else {}) | more)
         return folder
+
+    def weights(self, name: str, tensors: dict[str, list[int]]) -> None:
+        """A model's file of weights of which only the header is written."""
+        header, end = {}, 0
+        for tensor, shape in tensors.items():
+            begin, end = end, end + 2 * math.prod(shape)
+            header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        text = json.dumps(header).encode()
+        with (self.folder / name / "model.safetensors").open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + end)
 
     def json(self, name: str, value: Any) -> Path:
         return self.text(name, json.dumps(value))

@@ -7,43 +7,20 @@ memory is looked at: that of one process on its GPUs, and that of all processes 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from humanize import naturalsize
 
-from cluster.nodes.kinds import TYPE_LABEL, NodeKind, PlannedNode
-from cluster.nodes.packing import Room
-from cluster.resources import MEMORY, ResourceRequest, bundles_on, infeasible_reason, matches
+from cluster.config import ClusterConfig
+from cluster.nodes.kinds import TYPE_LABEL, NodeKind, PlannedNode, node_kinds
+from cluster.resources import MEMORY, infeasible_reason
 from orchestrator.preflight.parts import USABLE, Part
 from orchestrator.preflight.planning.record import RunPlan
-
-Change = tuple[str, Part]
-"""A change of settings in words, which begin with its key, and what a part becomes by it."""
+from orchestrator.preflight.planning.seats import Placeable, Seats
 
 TOGETHER = "all of these"
 """Key of several changes at once, which are proposed where none is enough alone."""
-
-
-@dataclass(frozen=True)
-class Placeable:
-    """A part with what it asks of a cluster."""
-
-    part: Part
-    key: str
-    """Of its settings."""
-    what: str
-    """What finds a place or none: one replica, all workers."""
-    amounts: str
-    """Settings that say how much it reserves."""
-    request: ResourceRequest
-    """Of one group of its processes."""
-    groups: int = 1
-    """How many of those must be there at once, and at most."""
-    most_groups: int = 1
-    changes: Callable[[], Iterator[Change]] = field(default=lambda: iter(()))
-    """What would make a process of it smaller."""
-    starts: bool = True
 
 
 def note_no_place(plan: RunPlan, items: list[Placeable]) -> None:
@@ -53,12 +30,11 @@ def note_no_place(plan: RunPlan, items: list[Placeable]) -> None:
             plan.problems.append(f"{item.key}: {item.what} finds no place on this cluster: {reason}; {item.amounts}")
 
 
-def place_together(plan: RunPlan, items: list[Placeable], kinds: Mapping[str, NodeKind]) -> None:
-    """Say of each part of a plan for planned nodes where it is placed, with the problems and notes that follow; `kinds`
-    are those that other nodes could be of."""
+def place_together(plan: RunPlan, items: list[Placeable], cluster: ClusterConfig) -> None:
+    """Say of each part of a plan for planned nodes where it is placed, with the problems and notes that follow."""
     nodes = [node for node in plan.inventory.members if isinstance(node, PlannedNode)]
     assert len(nodes) == len(plan.inventory.members)
-    work = _Placement(plan, nodes, kinds)
+    work = _Placement(plan, nodes, cluster)
     for kind in ("teacher", "student"):
         for item in items:
             if item.part.kind == kind and item.starts:
@@ -81,24 +57,27 @@ Held = dict[int, Counter[str]]
 class _Placement:
     """The nodes of a plan while its parts are placed."""
 
-    def __init__(self, plan: RunPlan, nodes: list[PlannedNode], kinds: Mapping[str, NodeKind]) -> None:
-        self._plan, self._nodes, self._kinds = plan, nodes, kinds
-        self._room = Room(nodes)
+    def __init__(self, plan: RunPlan, nodes: list[PlannedNode], cluster: ClusterConfig) -> None:
+        self._plan, self._nodes, self._cluster = plan, nodes, cluster
+        self._kinds = node_kinds(cluster.node_kinds)
+        self._seats = Seats(nodes, cluster)
         self.held: Held = {}
         """Of all that run at once."""
         self.placed: dict[str, Part] = {}
         """By name, with its place."""
         self._too_small: dict[str, list[str]] = {}
         """By what is said of GPUs that do not hold a process, the parts of which it is true."""
+        self._choice: dict[str, list[str]] = {}
+        """Likewise, of kinds of nodes that would do as well."""
 
     def put_beside_others(self, item: Placeable) -> None:
         """The least of a teacher's replicas, or a specialist's workers, beside what is there."""
         if infeasible_reason(item.request, self._nodes):
             return
-        among = self._fitting(item)
+        self._look_at_kinds(item)
         places: list[int] = []
         for group in range(item.groups):
-            found = self._room.put(item.request, among)
+            found = self._seats.put(item)
             if found is None and item.part.kind == "teacher":
                 self._plan.problems.append(
                     f"{item.key}.replicas: of the least {item.groups}, {group} find a place at once on "
@@ -106,7 +85,7 @@ class _Placement:
                 )
                 return
             if found is None:
-                self._put_on_empty(item, among, waits=True)
+                self._put_on_empty(item, waits=True)
                 return
             places += found
         self._record(item, places, self.held)
@@ -115,10 +94,12 @@ class _Placement:
         """Those that a teacher may have above the least, while all others run."""
         if item.part.name not in self.placed:
             return
-        among, more = self._fitting(item, tell=False), 0
-        while item.groups + more < item.most_groups and (found := self._room.put(item.request, among)) is not None:
+        more, places = 0, list[int]()
+        while item.groups + more < item.most_groups and (found := self._seats.put(item)) is not None:
             self._hold(item.part, found, self.held)
-            more += 1
+            more, places = more + 1, places + found
+        part = self.placed[item.part.name]
+        self.placed[part.name] = replace(part, further=self._by_kind(places))
         if item.groups + more < item.most_groups:
             self._plan.notes.append(
                 f"{item.key}: room for {item.groups + more} of at most {item.most_groups} replicas beside all others; "
@@ -128,7 +109,8 @@ class _Placement:
     def put_alone(self, item: Placeable) -> None:
         """What runs before or after all others."""
         if not infeasible_reason(item.request, self._nodes):
-            self._put_on_empty(item, self._fitting(item), waits=False)
+            self._look_at_kinds(item)
+            self._put_on_empty(item, waits=False)
 
     def check_nodes(self, held: Held) -> None:
         """Problems of nodes whose processes hold more than their memory; one for nodes that are alike."""
@@ -150,42 +132,38 @@ class _Placement:
     def tell(self) -> None:
         """Add what is true of several parts in one sentence."""
         self._plan.problems += [f"{', '.join(keys)}: {sentence}" for sentence, keys in self._too_small.items()]
+        self._plan.notes += [f"{', '.join(keys)}: {sentence}" for sentence, keys in self._choice.items()]
         if waiting := [part.name for part in self.placed.values() if part.waits]:
             self._plan.notes.append(f"{', '.join(waiting)}: no room at once; started when others have ended")
 
-    def _put_on_empty(self, item: Placeable, among: list[int], *, waits: bool) -> None:
+    def _put_on_empty(self, item: Placeable, *, waits: bool) -> None:
         held: Held = {}
-        self._record(item, Room(self._nodes).put(item.request, among) or [], held, waits=waits)
+        self._record(item, Seats(self._nodes, self._cluster).put(item) or [], held, waits=waits)
         self.check_nodes(held)
 
     def _record(self, item: Placeable, places: list[int], held: Held, *, waits: bool = False) -> None:
         self._hold(item.part, places, held)
-        by_kind = Counter(self._nodes[i].kind.name for i in places)
-        self.placed[item.part.name] = replace(item.part, placed=dict(by_kind), waits=waits)
+        self.placed[item.part.name] = replace(item.part, placed=self._by_kind(places), waits=waits)
+
+    def _by_kind(self, places: list[int]) -> dict[str, int]:
+        return dict(Counter(self._nodes[i].kind.name for i in places))
 
     def _hold(self, part: Part, places: list[int], held: Held) -> None:
         for i in places:
             held.setdefault(i, Counter())[part.name] += 1
 
-    def _fitting(self, item: Placeable, *, tell: bool = True) -> list[int]:
-        """Nodes whose GPUs hold a process, of those where Ray may put it; all of those, with a problem, where none
-        does."""
-        part, request = item.part, item.request
-        able = [
-            i
-            for i, node in enumerate(self._nodes)
-            if matches(node.labels, request.labels) and bundles_on(node.total, request.bundles[0]) > 0
-        ]
-        if not part.gpus:
-            return able
-        kinds = {self._nodes[i].kind.name: self._nodes[i].kind for i in able}
-        large = {name: kind for name, kind in kinds.items() if part.fits_gpus(kind.gpu_memory)}
-        fits = [i for i in able if self._nodes[i].kind.name in large]
-        if len(large) < len(kinds) and tell:
-            small = [kind for name, kind in kinds.items() if name not in large]
-            sentence = self._on_small_gpus(item, small, list(large.values()))
-            self._too_small.setdefault(sentence, []).append(item.key)
-        return fits or able
+    def _look_at_kinds(self, item: Placeable) -> None:
+        """Say what follows of the kinds of nodes where Ray may put a part: a problem where GPUs do not hold a process,
+        and what keeps it to the kind that is planned for where others do as well."""
+        if not item.part.gpus:
+            return
+        kinds = {kind.name: kind for i in self._seats.able(item.request) if (kind := self._seats.kind(i)) is not None}
+        large = self._seats.fitting(item)
+        small = [kind for kind in kinds.values() if kind not in large]
+        if small:
+            self._too_small.setdefault(self._on_small_gpus(item, small, large), []).append(item.key)
+        elif len(large) > 1 and item.part.kind in ("teacher", "student"):
+            self._choice.setdefault(_on_several_kinds(item, large), []).append(item.key)
 
     def _on_small_gpus(self, item: Placeable, small: list[NodeKind], large: list[NodeKind]) -> str:
         """What to do about kinds of nodes that Ray may choose and whose GPUs do not hold a process."""
@@ -202,6 +180,16 @@ class _Placement:
             remedies.append(_keep_to(item, large) or f"plan for nodes of {names} alone")
         remedies += _other_kinds(part, self._kinds, {kind.name for kind in [*small, *large]}) if not large else []
         return f"{sentence}: {', or '.join(remedies) or 'no known kind of node has as much; take a smaller model'}"
+
+
+def _on_several_kinds(item: Placeable, kinds: list[NodeKind]) -> str:
+    """That Ray may take another kind than the first of these, and what keeps it from that."""
+    first, *others = kinds
+    names = " or ".join(kind.name for kind in others)
+    sentence = f"this plan takes {first.name} first; Ray looks at what is free alone, and may take {names}"
+    if first.accelerator_type is None or first.accelerator_type in {kind.accelerator_type for kind in others}:
+        return f"{sentence}: labels (cluster.node_kinds.{first.name}.labels) and a label_selector keep it there"
+    return f"{sentence}: {_keep_to(item, [first])} keeps it there"
 
 
 def _changes_that_fit(item: Placeable, kind: NodeKind) -> list[str]:

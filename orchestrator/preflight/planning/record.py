@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.inventory import Inventory
+from orchestrator.preflight.hours.record import Dollars, Hours
+from orchestrator.preflight.hours.workload import Workload
 from orchestrator.preflight.parts import Part
 
 
@@ -76,8 +78,14 @@ class RunPlan:
     """Of one unit of the held-out store, about, as a process that scores holds it."""
     free_bytes: int | None = None
     """On the disk of the storage; None where that is not of this machine."""
+    hours: Hours | None = None
+    """How long it takes; None before that is reckoned."""
+    dollars: Dollars | None = None
+    """What that costs, where there are prices."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    workload: Workload = field(default_factory=Workload)
+    """What hours follow from."""
 
     @property
     def is_estimate(self) -> bool:
@@ -85,4 +93,4 @@ class RunPlan:
         return any(source["read"] < source["rows"] for source in self.sources.values())
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "workload"}

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.preflight.parts import Part
-from orchestrator.preflight.planning.placing import TOGETHER, Change
+from orchestrator.preflight.planning.placing import TOGETHER
+from orchestrator.preflight.planning.seats import Change
 from workers.evaluation.config import EvaluateConfig
 from workers.student.config import LoraConfig, SpecialistConfig
 from workers.teacher.config import TeacherConfig

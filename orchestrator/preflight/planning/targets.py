@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.config.schema import RunConfig
 from orchestrator.preflight.checks import Checked
+from orchestrator.preflight.hours.workload import Row
 from orchestrator.preflight.memory import target_bytes
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.prompts.kinds import RowKind, answer_bytes
@@ -43,7 +44,9 @@ def plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: i
         for split, share in ((TRAIN, 1 - heldout), (HELDOUT, heldout)):
             if not share:
                 continue
-            tokens = share * rows * _target_tokens(prompt, how, config, split == HELDOUT)
+            row = _row(prompt, how, config, split == HELDOUT)
+            tokens = share * rows * row.texts * row.targets(config, heldout=split == HELDOUT)
+            plan.workload.add(row, config, share * rows, heldout=split == HELDOUT)
             for domain in prompt.domains:
                 domains.setdefault(domain, Counter()).update({split: share * rows, "tokens": tokens})
                 given.update({domain: tokens} if split == TRAIN and prompt.answer is not None else {})
@@ -92,10 +95,11 @@ def _note_domains(plan: RunPlan, config: RunConfig) -> None:
             plan.notes.append(f"no specialist asks for the domain {domain!r}: it is captured last")
 
 
-def _target_tokens(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> int:
-    """Upper bound (generated) or estimate (given) of a prompt's target tokens."""
-    texts, answer = RowKind.of(prompt).answers(config, how, answer_bytes(prompt), heldout=heldout)
+def _row(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> Row:
+    """How a prompt is asked, with upper bounds (generated) or estimates (given) of its tokens."""
+    kind = RowKind.of(prompt)
+    texts, answer = kind.answers(config, how, answer_bytes(prompt), heldout=heldout)
     messages = chat_of(prompt, how)
     before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
-    all_positions = config.targets.positions == "all" and not heldout
-    return texts * (answer + (len(before) // _CHARACTERS_PER_TOKEN if all_positions else 0))
+    given = kind.is_given(config, heldout=heldout)
+    return Row(prompt, how, texts, answer, len(before) // _CHARACTERS_PER_TOKEN, given)

@@ -39,6 +39,18 @@ def test_every_kind_can_be_planned(name: str) -> None:
     assert planned(f"{name}:{KINDS[name].gpus}x1").gpus == KINDS[name].gpus
 
 
+def test_what_a_gpu_can_do_is_known_of_all_known_kinds_and_a_setting_of_others() -> None:
+    for kind in KINDS.values():
+        known = (kind.bf16_tflops or 0) > 0, (kind.memory_bandwidth or 0) > 0
+        assert known == (bool(kind.gpus), bool(kind.gpus))
+    sizes = {"gpu_memory": "24G", "host_memory": "64G", "cpus": 16, "gpus": 4}
+    kinds = {"rig": sizes, "fast": {**sizes, "bf16_tflops": 165, "memory_bandwidth": "1008G"}, "h100": {"cpus": 4}}
+    found = node_kinds(ClusterConfig.model_validate({"node_kinds": kinds}).node_kinds)
+    assert found["rig"].bf16_tflops is None and found["rig"].memory_bandwidth is None
+    assert (found["fast"].bf16_tflops, found["fast"].memory_bandwidth) == (165, 1.008e12)
+    assert found["h100"].bf16_tflops == KINDS["h100"].bf16_tflops
+
+
 HOSTILE = {
     "nothing": "",
     "a comma": ",",

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from support.small_configuration import put, refused
 
 from cluster.config import ClusterConfig
-from cluster.nodes.prices import Place, Rate, rate_of
+from cluster.nodes.kinds import KINDS
+from cluster.nodes.prices import Place, Rate, node_rate, rate_of
 
 GPU, CPU = Place(4, 1), Place(4, 0)
 
@@ -42,6 +43,18 @@ def test_what_nodes_do_not_say_gpus_and_cpus_do() -> None:
     assert rate(GPU, **prices) == Rate(3.0, 0.05) and rate(CPU, **prices) == Rate(3.0, 0.05)
     assert rate(Place(4, 1, "L4"), **prices) == Rate(1.0, 0.0)
     assert rate(CPU, gpu_hour=3.0) == Rate(3.0, 0.0) and rate(GPU, cpu_hour=0.05) is None
+
+
+def test_a_node_costs_its_part_of_a_whole_one_or_what_it_has() -> None:
+    def node(kind: str, gpus: float, cpus: float, **prices: Any) -> float | None:
+        return node_rate(ClusterConfig.model_validate({"prices": prices or None}), KINDS[kind], gpus, cpus)
+
+    assert node("h100", 8, 192, node_hour={"h100": 80}) == 80 and node("h100", 2, 48, node_hour={"h100": 80}) == 20
+    assert node("cpu", 0, 64, node_hour={"cpu": 3.2}) == 3.2
+    assert node("h100", 8, 192, gpu_hour=2.0) == 16 and node("h100", 8, 192, gpu_hour=2.0, cpu_hour=0.5) == 112
+    assert node("cpu", 0, 64, cpu_hour=0.5) == 32 and node("cpu", 0, 64, gpu_hour=2.0) is None
+    assert node("h100", 8, 192, cpu_hour=0.5) is None and node("h100", 8, 192) is None
+    assert node("h100", 8, 192, node_hour={"h100": 0, "l4": 5}, gpu_hour=2.0) == 0 and node("l4", 8, 192) is None
 
 
 def test_dollars_of_seconds() -> None:

@@ -4,22 +4,15 @@ proposed then does."""
 from __future__ import annotations
 
 import json
-import math
 import re
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.project import Project
+from support.project import LARGE_STUDENT, Project
 
 Command = Callable[..., Any]
-
-LARGE = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16} | {
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
-"""Of 1.4 billion parameters in its layers, with the teacher's twelve words."""
+TYPE = "ray.io/accelerator-type"
 
 
 def plan(project: Project, stillhouse: Command, nodes: str, *words: str) -> dict[str, Any]:
@@ -32,35 +25,6 @@ def plan(project: Project, stillhouse: Command, nodes: str, *words: str) -> dict
 
 def parts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {part["name"]: part for part in found["parts"]}
-
-
-def weights(project: Project, name: str, tensors: dict[str, list[int]]) -> None:
-    """A file of weights of which only the header is written."""
-    header, end = {}, 0
-    for tensor, shape in tensors.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    with (project.folder / name / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
-
-
-@pytest.fixture
-def large(project: Project) -> Project:
-    """A teacher of 30 GB in bfloat16, 28 of them experts', on 4 GPUs, and two students of 1.4 billion on two each."""
-    weights(
-        project,
-        "teacher",
-        {f"model.layers.{i}.mlp.experts.0.up_proj.weight": [7, 10**9] for i in range(2)}
-        | {"model.embed_tokens.weight": [1, 10**9]},
-    )
-    project.set("teacher", {"model": "teacher", "ep_size": 4, "gpus_per_rank": 1, "replicas": [1, 2]})
-    project.set("teacher.sampling", {"max_new_tokens": 8})
-    project.set("defaults.model.config", {"model_type": "qwen3", "tie_word_embeddings": True, **LARGE})
-    project.set("defaults.train", {"tokens": 1000, "workers": 2, "gpus_per_worker": 1, "zero": 2})
-    project.set("evaluate", {"gpus": 1})
-    return project
 
 
 # What fits ------------------------------------------------------------------------------------------------------
@@ -109,7 +73,7 @@ def test_slots_in_use_are_told_and_a_gpu_that_would_run_empty_is_noted(large: Pr
 
 def test_initial_weights_of_a_base_are_made_before_training(large: Project, stillhouse: Command) -> None:
     large.model("dense", experts=0)
-    weights(large, "dense", {f"model.layers.{i}.mlp.up_proj.weight": [2, 10**9] for i in range(2)})
+    large.weights("dense", {f"model.layers.{i}.mlp.up_proj.weight": [2, 10**9] for i in range(2)})
     large.set("defaults.model", "dense")
     made = parts(plan(large, stillhouse, "h100:8x2"))["initial weights"]
     assert made["kind"] == "initial" and made["placed"] == {"h100": 1} and made["memory"] > 8e9
@@ -139,8 +103,9 @@ def test_vllm_need_not_be_on_this_machine(large: Project, stillhouse: Command) -
 def test_a_table_for_a_person(large: Project, stillhouse: Command) -> None:
     said = stillhouse("plan", large.write(), "--nodes", "h100:8x1,h100:4x1,cpu:0x2").out
     assert "1 x h100: 192 CPUs" in said and "1 x h100: 96 CPUs" in said and "2 x cpu: 64 CPUs" in said
-    [row] = [line for line in said.splitlines() if line.startswith("specialist legal  ")]
-    assert row.split()[2:5] == ["2", "1", "1"] and row.endswith("2 on h100")
+    placed, timed = [line for line in said.splitlines() if line.startswith("specialist legal  ")]
+    assert placed.split()[2:5] == ["2", "1", "1"] and placed.endswith("2 on h100")
+    assert " legal.hard_labels " in timed and "in all: " in said
 
 
 # What does not --------------------------------------------------------------------------------------------------
@@ -235,6 +200,41 @@ def test_ray_may_choose_the_smaller_gpus(large: Project, stillhouse: Command) ->
     assert found["problems"] == [] and parts(found)["specialist legal"]["placed"] == {"h100": 2}
 
 
+def test_several_kinds_in_one_word_or_in_several(large: Project, stillhouse: Command) -> None:
+    one = plan(large, stillhouse, "h100:8x1,h200:8x1")
+    two = plan(large, stillhouse, "h100:8x1", "--nodes", "h200:8x1")
+    assert one == two and one["inventory"]["nodes"] == 2
+
+
+def test_each_part_goes_to_the_smallest_gpus_that_hold_it(large: Project, stillhouse: Command) -> None:
+    """A replica takes four GPUs of one node, and students those that they fit: large ones are left to the teacher."""
+    found = plan(large, stillhouse, "h200:4x2,h100:2x2")
+    assert found["problems"] == []
+    assert parts(found)["teacher teacher"]["placed"] == {"h200": 4} == parts(found)["teacher teacher"]["further"]
+    assert parts(found)["specialist medical"]["placed"] == parts(found)["specialist legal"]["placed"] == {"h100": 2}
+    notes = [note for note in found["notes"] if "this plan takes" in note]
+    assert notes[0].startswith("teacher: this plan takes h200 first") and "may take h100" in notes[0]
+    assert notes[1].startswith("specialists.medical.train, specialists.legal.train: this plan takes h100 first")
+    assert "label_selector: {ray.io/accelerator-type: 'H100'}" in notes[1]
+    large.set("defaults.train", {**large.data["defaults"]["train"], "label_selector": {TYPE: "H200"}})
+    found = plan(large, stillhouse, "h200:4x2,h100:2x2")
+    assert parts(found)["specialist medical"]["placed"] == {"h200": 2}
+    assert not [note for note in found["notes"] if "specialists.medical.train: this plan" in note]
+
+
+def test_each_part_goes_where_it_costs_least_if_all_kinds_have_prices(large: Project, stillhouse: Command) -> None:
+    nodes = ("h100:8x1,h200:8x1", "--set")
+    for prices, where in (({"h100": 80, "h200": 40}, "h200"), ({"h100": 80}, "h100"), ({"h100": 0, "h200": 0}, "h100")):
+        found = plan(large, stillhouse, *nodes, f"cluster.prices.node_hour={json.dumps(prices)}")
+        assert parts(found)["teacher teacher"]["placed"] == {where: 4}
+
+
+def test_a_part_takes_larger_gpus_where_the_smaller_ones_are_taken(large: Project, stillhouse: Command) -> None:
+    found = plan(large, stillhouse, "h200:8x1,h100:2x1")
+    placed = [parts(found)[f"specialist {name}"]["placed"] for name in ("medical", "legal")]
+    assert placed == [{"h100": 2}, {"h200": 2}] and found["problems"] == []
+
+
 def test_too_few_gpus(large: Project, stillhouse: Command) -> None:
     problems = plan(large, stillhouse, "h100:1x3")["problems"]
     assert any(p.startswith("teacher: a replica finds no place") and "ep_size" in p for p in problems)
@@ -257,7 +257,7 @@ def test_nodes_without_what_a_part_asks_for(large: Project, stillhouse: Command)
 
 def test_processes_that_hold_more_than_their_node(project: Project, stillhouse: Command) -> None:
     """Students on CPUs of a node with many CPUs and little memory."""
-    project.set("defaults.model.config", {"model_type": "qwen3", "tie_word_embeddings": True, **LARGE})
+    project.set("defaults.model.config", {"model_type": "qwen3", "tie_word_embeddings": True, **LARGE_STUDENT})
     small = kind("small", "0", gpus=0, host_memory="60G")
     [problem, *others] = plan(project, stillhouse, "small:0x2", *small)["problems"]
     assert problem.startswith("a node of small, which has 60.0 GB of memory, holds ")

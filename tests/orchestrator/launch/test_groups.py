@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,3 +237,17 @@ def test_names_of_clusters_are_short_and_of_one_run() -> None:
     made = [cluster_name(name) for name in names]
     assert len(set(made)) == len(made) and made[0] == "stillhouse-clinic"
     assert all(len(name) <= 47 and name == slug(name) for name in made)
+
+
+# Kinds of one's own ------------------------------------------------------------------------------------------------
+
+
+def test_the_kind_in_the_readme_is_one_to_render_for(clinic_folder: Clinic) -> None:
+    texts = (Path(__file__).parents[3] / "README.md").read_text().split("```yaml\n")[1:]
+    shown = [yaml.safe_load(text.split("```")[0]) for text in texts]
+    [cluster] = [data["cluster"] for data in shown if "gpu_product" in str(data)]
+    data = clinic(cluster=cluster, teacher__ep_size=4)
+    student = worker_groups(clinic_folder.render("kuberay", data, "rig:4"))["student"]
+    assert student["template"]["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A10G"}
+    types = launcher(clinic_folder.render("aws", data, "rig:4"), "aws")["available_node_types"]
+    assert types["teacher"]["node_config"]["InstanceType"] == "g5.12xlarge"

@@ -3,7 +3,8 @@
 # make test-long    faults, scale and three seeds; the report's pages in a browser, if there are a Chromium and the
 #                   packages of '.[browser]' in the venv (skipped otherwise)
 # make test-vllm    the vLLM engine beside the transformers engine, on a CPU, in a venv of its own (Linux, x86-64)
-.PHONY: quickstart test test-long test-vllm lint bench clean install
+# make cluster-examples   examples/cluster, rendered again from its run.yaml
+.PHONY: quickstart test test-long test-vllm lint bench clean install cluster-examples
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,6 +48,14 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
 	.venv-vllm/bin/python -m pip install --quiet --no-deps -r constraints-vllm.txt
 	touch $@
+
+# Unplanned: the bucket of the example is not there.
+RENDER := cd examples/cluster && ../../$(BIN)/stillhouse cluster render --unplanned --force
+cluster-examples: $(STAMP)
+	$(RENDER) kuberay run.yaml --nodes teacher=h100:8,student=l40s:2
+	$(RENDER) aws run.yaml --nodes teacher=h100:8,student=l40s:4
+	$(RENDER) gcp run.yaml --nodes teacher=h100:8,student=a100-40:2
+	$(RENDER) skypilot run.yaml --nodes h100:8
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.settings import Count, Settings, Share
 
+InstanceTypes = dict[Annotated[int, Field(ge=0)], Annotated[str, Field(min_length=1)]]
+"""What a cloud calls nodes of a kind, by the number of their GPUs."""
+
 
 class NodeKindConfig(Settings):
     """A kind of node that `stillhouse plan --nodes` may name. What is null stays as a known kind of that name has it; a
@@ -38,6 +41,20 @@ class NodeKindConfig(Settings):
 
     labels: dict[str, str] | None = None
     """Ray labels of its nodes, for example {stillhouse-role: teacher}."""
+
+    gpu_product: str | None = Field(default=None, min_length=1)
+    """What Kubernetes calls its GPUs: the value of its nodes' label nvidia.com/gpu.product. This and the three below
+    are for `stillhouse cluster render`."""
+
+    aws: InstanceTypes | None = None
+    """Instance types of EC2 by number of GPUs, for example {4: g6e.12xlarge}; 0 for a kind without. Their CPUs and
+    memory are the kind's own, or the share that goes with so many GPUs."""
+
+    gcp: InstanceTypes | None = None
+    """Machine types of Google Compute Engine, likewise."""
+
+    skypilot: str | None = Field(default=None, min_length=1)
+    """SkyPilot's name of its GPUs, for example H100."""
 
 
 Dollars = Annotated[float, Field(ge=0)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.config import NodeKindConfig
@@ -14,7 +14,11 @@ from cluster.resources import ACCELERATOR, MEMORY, Node
 TYPE_LABEL = "ray.io/accelerator-type"
 """Ray's label of a node for its type of accelerator."""
 
-_MOST_NODES = 4096
+_NAMES = {"gpu_product", "aws", "gcp", "skypilot"}
+"""What others call nodes of a kind (offers.py); not part of what they have."""
+
+MOST_NODES = 4096
+"""Nodes of one plan."""
 
 _SHOWN = 60
 """Characters of a wrong word that its error repeats."""
@@ -86,7 +90,7 @@ def node_kinds(settings: Mapping[str, NodeKindConfig]) -> dict[str, NodeKind]:
     lacks a size."""
     kinds = dict(KINDS)
     for name, own in settings.items():
-        given = {key: value for key, value in own.model_dump().items() if value is not None}
+        given = {key: value for key, value in own.model_dump(exclude=_NAMES).items() if value is not None}
         known = vars(KINDS[name]) if name in KINDS else {"name": name, "gpus": None}
         if given.get("gpus") == 0:
             given.setdefault("gpu_memory", 0)
@@ -106,22 +110,32 @@ def planned_inventory(text: str, settings: Mapping[str, NodeKindConfig]) -> Inve
     ValueError."""
     nodes: list[PlannedNode] = []
     for kind, gpus, count in _parsed(text, node_kinds(settings)):
-        if len(nodes) + count > _MOST_NODES:
-            raise ValueError(f"--nodes: more than {_MOST_NODES:,} nodes; a plan has at most as many, name fewer")
+        if len(nodes) + count > MOST_NODES:
+            raise ValueError(f"--nodes: more than {MOST_NODES:,} nodes; a plan has at most as many, name fewer")
         before = sum(node.kind.name == kind.name for node in nodes)
-        nodes += [_node(kind, gpus, before + i + 1) for i in range(count)]
+        nodes += [planned_node(kind, gpus, before + i + 1, *share_of(kind, gpus)) for i in range(count)]
+    return inventory_of(f"planned nodes {','.join(item.strip() for item in text.split(','))}", nodes)
+
+
+def inventory_of(source: str, nodes: Sequence[PlannedNode]) -> Inventory:
+    """A cluster of nodes that need not be there; `source` says in words which."""
 
     def total(name: str) -> float:
         return sum(node.total.get(name, 0) for node in nodes)
 
     memory = int(total(MEMORY))
-    source = f"planned nodes {','.join(item.strip() for item in text.split(','))}"
     return Inventory(source, len(nodes), total("CPU"), total("GPU"), memory, memory, tuple(nodes))
 
 
-def _node(kind: NodeKind, gpus: int, number: int) -> PlannedNode:
+def share_of(kind: NodeKind, gpus: int) -> tuple[float, int]:
+    """CPUs and bytes of host memory that go with so many GPUs of a kind; all of them where it has none."""
     share = gpus / kind.gpus if kind.gpus else 1.0
-    total = {"CPU": kind.cpus * share, MEMORY: float(int(kind.host_memory * share))}
+    return kind.cpus * share, int(kind.host_memory * share)
+
+
+def planned_node(kind: NodeKind, gpus: int, number: int, cpus: float, memory: int) -> PlannedNode:
+    """A node of a kind with so many GPUs and CPUs, and bytes of host memory."""
+    total = {"CPU": cpus, MEMORY: float(memory)}
     labels = dict(kind.labels)
     if gpus:
         total["GPU"] = float(gpus)
@@ -137,29 +151,29 @@ def _parsed(text: str, kinds: Mapping[str, NodeKind]) -> Iterator[tuple[NodeKind
         if found is None:
             raise ValueError(f"--nodes: {item.strip()[:_SHOWN]!r} is not {_FORM}")
         name, gpus, count = found[1], int(found[2]), int(found[3])
-        if name not in kinds:
-            near = difflib.get_close_matches(name.lower()[:_SHOWN], kinds, 1, 0.6)
-            raise ValueError(
-                f"--nodes: {name[:_SHOWN]!r} is no known kind of node"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" There are {', '.join(sorted(kinds))}; cluster.node_kinds may say more"
-            )
-        _check_counts(kinds[name], gpus, count)
-        yield kinds[name], gpus, count
+        if count == 0:
+            raise ValueError(f"--nodes: {name}:{gpus}x{count} is no node; give {_FORM}")
+        yield known_kind(name, gpus, kinds, f"x{count}"), gpus, count
 
 
-def _check_counts(kind: NodeKind, gpus: int, count: int) -> None:
-    where = f"--nodes: {kind.name}:{gpus}x{count}"
-    if count == 0:
-        raise ValueError(f"{where} is no node; give {_FORM}")
-    if kind.gpus == 0 and gpus:
+def known_kind(name: str, gpus: int, kinds: Mapping[str, NodeKind], count: str = "") -> NodeKind:
+    """The kind of that name, whose nodes may have so many GPUs; `count` is what stands behind them on the command line.
+    Raises ValueError."""
+    if name not in kinds:
+        near = difflib.get_close_matches(name.lower()[:_SHOWN], kinds, 1, 0.6)
         raise ValueError(
-            f"{where}: nodes of {kind.name} have no GPU; write {kind.name}:0x{count}, or name another kind"
+            f"--nodes: {name[:_SHOWN]!r} is no known kind of node"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + f" There are {', '.join(sorted(kinds))}; cluster.node_kinds may say more"
         )
+    kind, where = kinds[name], f"--nodes: {name}:{gpus}{count}"
+    if kind.gpus == 0 and gpus:
+        raise ValueError(f"{where}: nodes of {name} have no GPU; write {name}:0{count}, or name another kind")
     if gpus == 0 and kind.gpus != 0:
-        raise ValueError(f"{where}: nodes of {kind.name} have GPUs; write cpu:0x{count} for nodes without")
+        raise ValueError(f"{where}: nodes of {name} have GPUs; write cpu:0{count} for nodes without")
     if kind.gpus is not None and gpus > kind.gpus:
         raise ValueError(
-            f"{where}: a node of {kind.name} has {kind.gpus} GPUs; give at most as many, or say otherwise in "
-            f"cluster.node_kinds.{kind.name}.gpus"
+            f"{where}: a node of {name} has {kind.gpus} GPUs; give at most as many, or say otherwise in "
+            f"cluster.node_kinds.{name}.gpus"
         )
+    return kind

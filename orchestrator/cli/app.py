@@ -11,6 +11,7 @@ import sys
 import typer
 
 from orchestrator.cli import before, exporting, jobs, looking, stages, stopping, watching
+from orchestrator.cli.clusters import cluster
 from orchestrator.cli.output import ERR
 from orchestrator.cli.targets import targets
 from orchestrator.runs.errors import RunFailed, Stopped
@@ -31,6 +32,7 @@ for command in (
     app.command()(command)
 app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(stages.teach)
 app.add_typer(targets, name="targets")
+app.add_typer(cluster, name="cluster")
 
 
 def main() -> None:

@@ -95,6 +95,12 @@ class UniqueKeys(yaml.SafeLoader):
 
 def load_config(path: Path, settings: list[str]) -> ConfigFile:
     """Read a configuration file. Raises ValueError, one line per fault."""
+    return ConfigFile(validate(read_data(path, settings)), path.absolute().parent)
+
+
+def read_data(path: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """The plain data of a configuration file as it was written, with settings put in. Raises ValueError where it is no
+    mapping; `validate` says what else is wrong with it."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8-sig"), UniqueKeys)
     except FileNotFoundError:
@@ -108,7 +114,7 @@ def load_config(path: Path, settings: list[str]) -> ConfigFile:
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected keys such as name, teacher, prompts, specialists")
     apply_settings(data, settings)
-    return ConfigFile(validate(data), path.absolute().parent)
+    return data
 
 
 def apply_settings(data: dict[str, Any], settings: Sequence[str]) -> None:

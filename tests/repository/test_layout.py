@@ -20,7 +20,7 @@ BELOW: dict[str, set[str]] = {
     "orchestrator.cli": {"orchestrator.driver", "orchestrator.launch", "orchestrator.status"},
     "orchestrator.driver": {"orchestrator.stages", "orchestrator.render", "orchestrator.trackers"},
     "orchestrator.status": {"orchestrator.render", "orchestrator.monitors"},
-    "orchestrator.launch": {"orchestrator.config"},
+    "orchestrator.launch": {"orchestrator.preflight"},
     "orchestrator.stages": {"orchestrator.reporting"},
     "orchestrator.render": {"orchestrator.reporting", "orchestrator.stores", "orchestrator.preflight"},
     "orchestrator.reporting": {"orchestrator.prompts", "orchestrator.runs"},

@@ -86,6 +86,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     config = str(CHECKOUT / "examples" / "quickstart" / "stillhouse.yaml")
     commands: list[Any] = [["--help"], ["validate", config], ["plan", config], ["plan", config, "--json"]]
     commands += [["plan", config, "--nodes", "cpu:0x2"]]
+    clinic = str(CHECKOUT / "examples" / "cluster" / "run.yaml")
+    out = str(tmp_path_factory.mktemp("rendered"))
+    commands += [["cluster", "render", "aws", clinic, "--nodes", "h100:8", "--unplanned", "--out", out]]
     run = begun(str(tmp_path_factory.mktemp("storage")))
     tell(run.storage, 1, story())
     driven(run.storage)
@@ -105,7 +108,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return result
 
 
-@pytest.mark.parametrize("step", [*LIGHT, "--help", "validate", "plan", "status", "logs", "runs", "stop"])
+@pytest.mark.parametrize("step", [*LIGHT, "--help", "validate", "plan", "cluster", "status", "logs", "runs", "stop"])
 def test_loads_nothing_heavy(loaded: dict[str, list[str]], step: str) -> None:
     assert loaded[step] == []
 

@@ -1,0 +1,1 @@
+"""Clusters that are rendered and never brought up."""

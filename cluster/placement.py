@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from cluster.inventory import cluster_nodes
-from cluster.resources import MEMORY, ResourceRequest, infeasible_reason, table
+from cluster.resources import MEMORY, ResourceRequest, infeasible_reason, matches, others_than, table
 
 Patience = Literal["deadline", "others", "forever"]
 """How long a group of processes may wait: to its deadline, while `others` of the same run hold places that they will
@@ -87,10 +87,30 @@ def no_place(request: ResourceRequest, what: str, waited_s: float) -> str:
 def beside_driver() -> Any:
     """A scheduling strategy for an actor that a run cannot lose: on the node of the process that makes it, which is
     where the driver is, and not on one that may be taken away."""
+    return on_node(this_node())
+
+
+def this_node() -> str:
+    """Ray's id of the node of this process."""
     import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def on_node(node: str) -> Any:
+    """A scheduling strategy for what must be on a node, by its id."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def away_from(selectors: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    """Options of an actor that reserves nothing, which keep it off the nodes that others ask for by label: Ray would
+    put it on any, and an autoscaler takes none away that a process is on, whatever it costs. None where there are no
+    others."""
+    wanted = others_than(selectors)
+    there = wanted and any(matches(node.labels, wanted) for node in cluster_nodes())
+    return {"label_selector": wanted} if there else {}
 
 
 def away_from_head(request: ResourceRequest) -> dict[str, Any]:

@@ -20,6 +20,21 @@ def free_resources() -> dict[str, dict[str, Any]]:
     return dict(ray._private.state.available_resources_per_node())
 
 
+def node_table(*, living: bool, timeout_s: float) -> list[Any] | None:
+    """What Ray's head knows of each living node, or of those that died (it keeps a thousand), in one request: id,
+    address, labels, resources, when it came and left, and why. None where it does not answer in time: it is busy, or
+    starts anew. `ray.nodes` tells no times, and waits."""
+    import ray
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+    wanted = GcsNodeInfo.GcsNodeState.ALIVE if living else GcsNodeInfo.GcsNodeState.DEAD
+    client = ray._private.worker.global_worker.gcs_client
+    try:
+        return list(client.get_all_node_info(state_filter=wanted, timeout=timeout_s).values())
+    except ray.exceptions.RayError:
+        return None
+
+
 _DEATH = "A worker died or was killed while executing a task by an unexpected system error"
 """How Ray begins what it says of each process that dies."""
 

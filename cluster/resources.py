@@ -82,6 +82,17 @@ def matches(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(_meets(labels.get(key), value) for key, value in wanted.items())
 
 
+def others_than(selectors: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """A selector of nodes that none of some selectors asks for. One that only says what nodes must not be is passed
+    over."""
+    avoided: dict[str, set[str]] = {}
+    for selector in selectors:
+        asked = {key: value for key, value in selector.items() if not value.startswith("!")}
+        for key, value in list(asked.items())[:1]:  # a node that differs in one label is another one
+            avoided.setdefault(key, set()).update(_choice(value))
+    return {key: f"!in({','.join(sorted(values))})" for key, values in avoided.items()}
+
+
 def free_slots(nodes: Iterable[Node], bundle: Mapping[str, float], labels: Mapping[str, str]) -> int:
     """How many processes of equal resources find room in what is free now, on nodes with the labels."""
     return sum(bundles_on(node.free, bundle) for node in nodes if matches(node.labels, labels))
@@ -130,13 +141,14 @@ def _label_problem(labels: Mapping[str, str], nodes: list[Node]) -> str | None:
 
 
 def _meets(have: str | None, wanted: str) -> bool:
-    negated = wanted.startswith("!")
-    choice = wanted.removeprefix("!")
-    if choice.startswith("in(") and choice.endswith(")"):
-        values = [v.strip() for v in choice[3:-1].split(",")]
-    else:
-        values = [choice]
-    return (have in values) is not negated
+    return (have in _choice(wanted.removeprefix("!"))) is not wanted.startswith("!")
+
+
+def _choice(value: str) -> list[str]:
+    """The values that `value` or `in(a, b)` names."""
+    if value.startswith("in(") and value.endswith(")"):
+        return [v.strip() for v in value[3:-1].split(",")]
+    return [value]
 
 
 def bundles_on(resources: Mapping[str, float], bundle: Mapping[str, float]) -> int:

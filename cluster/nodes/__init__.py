@@ -1,1 +1,1 @@
-"""Nodes of a cluster that is not there yet, and which processes find room on them."""
+"""Nodes of a cluster: as they come and leave, and those of one that is not there yet, with what finds room on them."""

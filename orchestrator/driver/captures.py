@@ -32,7 +32,11 @@ _MOST_LOSSES = 3
 better by itself."""
 
 _FREEING_S = 60.0
-"""Seconds after the death of a pool in which places of its replicas may come to be nobody's."""
+"""Seconds after a pass in which places of its replicas may come to be nobody's, as Ray notices who died with the pool.
+Ray would keep them, and their nodes, until the run ends."""
+
+_FREE_AGAIN_S = 1.0
+"""Seconds between two looks for them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Captures:
         self._damaged: dict[str, set[int]] = {}
         self._losses: dict[str, list[str]] = {}
         self._growing = False
-        self._freeing_until = 0.0
+        self._freeing_until = self._freed = 0.0
         self._digesting = Digesting(ctx)
         self._teacher_of: dict[int, str] | None = None
         self._unplaced: dict[str, int] = {}
@@ -110,13 +114,15 @@ class Captures:
         for name, error in ended:
             del self._pools[name]
             self._unplaced.pop(name, None)
+            self._freeing_until = time.monotonic() + _FREEING_S
             if error is not None:
                 self._ctx.require_lease()
                 if (how := end_of_actor(error)) is None:
                     raise RunFailed(f"{self._name(name)} stopped: {first_cause(error)}") from error
                 self._start_again(name, f"the process that runs {self._name(name)} {how}")
             self._tell_pools()
-        if time.monotonic() < self._freeing_until:
+        if self._freed + _FREE_AGAIN_S < (now := time.monotonic()) < self._freeing_until:
+            self._freed = now
             free_groups_of_the_dead()
         self._start_repairs()
         captured = not self._calls
@@ -137,7 +143,6 @@ class Captures:
         """Another pass over what a pool that died has left. Its replicas die with it; their places do not, and become
         free as Ray notices."""
         self._note_loss(name, note)
-        self._freeing_until = time.monotonic() + _FREEING_S
         asked = {(row["split"], row["unit"]) for row in self._asked[name]}
         missing = missing_units(self._ctx.run).get(name, [])
         if rows := [row for row in missing if (row["split"], row["unit"]) in asked]:

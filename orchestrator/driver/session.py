@@ -18,6 +18,7 @@ from cluster.stopping import ENDING_S, take_over
 from orchestrator.config.loading import ConfigFile
 from orchestrator.config.schema import RunConfig
 from orchestrator.driver.interrupts import Interrupts, interrupts
+from orchestrator.driver.nodes import Nodes
 from orchestrator.driver.summary import Summary
 from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
@@ -49,6 +50,8 @@ class Session:
     monitors: Monitors
     board: Any = None
     """The actor to which workers tell what happens; None where there is no Ray."""
+    nodes: Nodes | None = None
+    """Notes which nodes the cluster has; None where there is no Ray."""
     interrupts: Interrupts = field(default_factory=Interrupts)
     """Signals that ask this driver to stop."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -77,6 +80,8 @@ class Session:
             for event in ray.get(self._events):
                 self.monitors.take(event)
             self._events = None
+        if self.nodes is not None:
+            self.nodes.note()
         self.monitors.flush()
         if time.time() - self._saved > _SAVE_WALL_S:
             self.save()
@@ -110,6 +115,8 @@ class Session:
     def worked(self) -> Worked:
         """Seconds of the run's parts and of students, over all attempts. Raises RunFailed if the run was taken over."""
         self.save()
+        if self.nodes is not None:
+            self.nodes.note(now=True)
         self.monitors.flush(force=True)
         return timing_of(self.ctx.run.storage, lambda why: self.ctx.say(f"not counted in the report's seconds: {why}"))
 
@@ -207,6 +214,8 @@ def open_session(
         name, where = f"board-{file.config.name}-{session.ctx.epoch}", beside_driver()
         session.board = Board.options(name=name, scheduling_strategy=where).remote()  # type: ignore[attr-defined]
         session.ctx = replace(session.ctx, board=name)
+        session.nodes = Nodes(session.ctx)
+        session.nodes.note()
         # Once more: Ray has put a handler of its own in the place.
         with watched_by_prometheus(session.ctx.config, session.monitors), interrupts(session.interrupts):
             yield session

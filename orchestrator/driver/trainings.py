@@ -15,7 +15,7 @@ from orchestrator.driver.turns import Turns
 from orchestrator.runs.context import RunContext
 from orchestrator.stages.training.jobs import make_job
 from orchestrator.stages.training.supervisor import LEFT, Failures, Supervisor, progress_marker
-from workers.channels.events import StudentState
+from workers.channels.events import PlaceEnded, PlaceWanted, StudentState
 from workers.channels.messages import ControlMessage, StudentPlaced, StudentRestarted, UnitCaptured
 from workers.failures import end_of_actor, first_cause
 from workers.student.training.resources import resource_request
@@ -105,10 +105,11 @@ class Trainings:
         match message:
             case StudentPlaced(student=student, place=place):
                 for group in self._groups_of(student):
+                    self._end_search(group, found=True)
                     group.place = place
             case StudentRestarted(student=student):
                 for group in self._groups_of(student):
-                    self._lose_place(group)
+                    self._look_for_place(group)
             case UnitCaptured():
                 self.turns.note(message)
 
@@ -123,7 +124,7 @@ class Trainings:
         """Go on after the groups that ended; a failure is noted and shown, the others go on. `captured`: no teacher is
         at work any more."""
         for one in ended:
-            self._lose_place(one.group)
+            self._end_search(one.group, found=False)
             if one.supervisor_lost:
                 free_groups_made_by(one.group.supervisor._actor_id.hex())  # its workers ended with it; places did not
             one.group.supervisor = None
@@ -157,7 +158,7 @@ class Trainings:
         jobs = [make_job(s, self._ctx, self._declared, repairs=self._repairs) for s in group.students]
         where = beside_driver()  # Ray would choose any node, and a lost one would be the end of the student
         group.supervisor = Supervisor.options(scheduling_strategy=where).remote()  # type: ignore[attr-defined]
-        group.since = time.monotonic()
+        self._look_for_place(group)
         self._calls[group.supervisor.train.remote(jobs, self._ctx.config.cluster.placement_deadline_s)] = group
 
     def _may_go_on(self, group: Group) -> bool:
@@ -167,9 +168,19 @@ class Trainings:
     def _groups_of(self, student: str) -> list[Group]:
         return [group for group in self._calls.values() if student in group.names]
 
-    def _lose_place(self, group: Group) -> None:
-        """A group has its place no more, and looks for another one from now on."""
+    def _look_for_place(self, group: Group) -> None:
+        """A group has no place, or no more, and looks for one from now on."""
         group.since, group.place = time.monotonic(), None
+        request, name = resource_request(group.students[0].config.train), group.names[0]
+        bundle, labels = dict(request.bundles[0]), dict(request.labels)
+        processes = len(request.bundles)
+        self._ctx.report(PlaceWanted(place=name, student=name, processes=processes, resources=bundle, labels=labels))
+
+    def _end_search(self, group: Group, *, found: bool) -> None:
+        """A group that looked for a place has found one, or has ended without."""
+        if group.place is None:
+            self._ctx.report(PlaceEnded(place=group.names[0], student=group.names[0], found=found))
+        group.place = None
 
     def _tell_queued(self, student: Student) -> None:
         budget = student.end_tokens or student.config.train.tokens

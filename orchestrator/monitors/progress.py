@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.monitors.members import Members
 from orchestrator.monitors.rates import Curve, Rate, Waits
 from workers.channels.events import (
     CaptureStarted,
@@ -15,6 +16,10 @@ from workers.channels.events import (
     EvaluationStarted,
     Event,
     ModelScored,
+    NodeJoined,
+    NodeLeft,
+    PlaceEnded,
+    PlaceWanted,
     ReplicaAtWork,
     ReplicaReady,
     RunEnded,
@@ -156,7 +161,7 @@ class Progress:
         """When the first event was told."""
         self.teacher, self.evaluation = Part("teacher", "units"), Part("evaluate", "scores")
         self.students: dict[str, Part] = {}
-        self.pool = Pool()
+        self.pool, self.members = Pool(), Members()
         self.ended: RunEnded | None = None
         """How the attempt ended, if it told."""
 
@@ -182,6 +187,9 @@ class Progress:
                 self._begin_again(event.time)
             case RunEnded():
                 self.ended = event
+                self.members.forget_all()
+            case NodeJoined() | NodeLeft() | PlaceWanted() | PlaceEnded():
+                self.members.take(event)
             case StageStarted(stage=stage):
                 self.stage = stage
                 if stage == "export" and self.evaluation.total:  # its last words may come late, or never
@@ -198,6 +206,7 @@ class Progress:
         """What an earlier attempt was at has no place any more; what it had done stays."""
         self.began, self.ended = time, None
         self.pool.forget_all()
+        self.members.forget_all()
         for part in (self.teacher, *self.students.values(), self.evaluation):
             part.waits.rest()
             part.pace, part.targets, part.free_pace = Rate(), Rate(), Rate()

@@ -23,7 +23,7 @@ from orchestrator.render.sentences import (
     timing_line,
     waiting_lines,
 )
-from orchestrator.render.spent import spent_lines
+from orchestrator.render.spent import node_lines, spent_lines
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import ProbeRanks, Score
@@ -125,7 +125,7 @@ def closing_lines(report: Report) -> list[str]:
     lines += [*waiting_lines(report), *store_lines(report)]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"FAILED {name}: {error}" for name, error in report.failures.items() if name not in report.students]
-    return [*lines, *spent_lines(report.spent), timing_line(report.timing)]
+    return [*lines, *spent_lines(report.spent), *node_lines(report.nodes), timing_line(report.timing)]
 
 
 def _at_equal_tokens(name: str, student: StudentReport) -> str:

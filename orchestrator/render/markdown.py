@@ -13,7 +13,7 @@ from orchestrator.render.sentences import (
     timing_line,
     waiting_lines,
 )
-from orchestrator.render.spent import spent_tables
+from orchestrator.render.spent import node_lines, spent_tables
 from orchestrator.render.tables import answer_tables
 from orchestrator.reporting.report import Report
 
@@ -54,6 +54,7 @@ def markdown(report: Report) -> str:
         spent=spent_tables(report.spent),
         files=report.artefacts,
         store_lines=[*waiting_lines(report), *store_lines(report)],
+        nodes=node_lines(report.nodes),
         timing=timing_line(report.timing),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.render.hours import dollars_words
 from orchestrator.render.tables import Row, Table
+from orchestrator.reporting.money.nodes import NodesReport
 from orchestrator.reporting.money.spent import Amount, Spent
 
 _ABOUT = (
@@ -65,6 +66,23 @@ def spent_tables(spent: Spent | None) -> dict[str, Table]:
         head = ["specialist", *_HEAD, "share of the teacher", *(f"{what} alone" for what in _HEAD)]
         tables["spent_each"] = Table("What each specialist took", "With its controls.", head, each, lines[1:])
     return tables
+
+
+def node_lines(nodes: NodesReport | None) -> list[str]:
+    """Which nodes there were, and what coming and leaving has saved; nothing where there were never several."""
+    if nodes is None:
+        return []
+    most = ", ".join(f"{role.most} {name}" for name, role in nodes.roles.items())
+    line = (
+        f"nodes: at most {most} at once; {_node_time(nodes.node_s)}, where as many all the time are "
+        f"{_node_time(nodes.fixed_node_s)}: {nodes.saved:.0%} less"
+    )
+    found = [f"{part} {one.longest_s:,.0f} s" for part, one in nodes.wanted.items() if one.places]
+    return [line + (f"; places were waited for at the longest by {', '.join(found)}" if found else "")]
+
+
+def _node_time(seconds: float) -> str:
+    return f"{seconds:,.0f} node-seconds" if seconds < 36_000 else f"{seconds / 3600:,.1f} node-hours"
 
 
 _HEAD = ("GPU-hours", "CPU-hours", "dollars")

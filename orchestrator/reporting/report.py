@@ -28,6 +28,7 @@ from orchestrator.reporting.gathering import (
     without_folders,
 )
 from orchestrator.reporting.measures.costs import Cost, TrainingCost, cost_of, training_costs
+from orchestrator.reporting.money.nodes import NodesReport
 from orchestrator.reporting.money.spent import Spent, spent_of
 from orchestrator.reporting.records import (
     ModelReport,
@@ -99,6 +100,9 @@ class Report:
     spent: Spent | None = None
     """What the run took of GPUs, CPUs and dollars, by part and by specialist; None before that is known, and in
     reports of earlier versions."""
+    nodes: NodesReport | None = None
+    """Which nodes the cluster had while the run worked; None where there were never two, and in reports of earlier
+    versions."""
     differences: dict[str, Difference]
     """KL of one model less that of another, by `NAME - hard_labels` and `NAME - given_answers`, at equal tokens,
     `NAME - generalist`, `NAME - teacher_4bit`, and `NAME - OTHER` of `evaluate.beside`."""
@@ -123,8 +127,8 @@ class Report:
             self.students[name] = replace(student, artefacts=tuple(files.values()))
 
     def take_timing(self, worked: Worked, config: RunConfig) -> None:
-        """Note the seconds of the run's parts and of each student's training, and what places cost."""
-        self.timing, self.spent = worked.timing, spent_of(worked.held, config)
+        """Note the seconds of the run's parts and of each student's training, what places cost, and the nodes."""
+        self.timing, self.spent, self.nodes = worked.timing, spent_of(worked.held, config), worked.nodes
         for name, cost in self.trained.items():
             self.trained[name] = replace(cost, seconds=worked.by_student.get(name, cost.seconds))
 

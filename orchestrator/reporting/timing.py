@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cluster.storage import Storage
 from orchestrator.reporting.money.held import Held
+from orchestrator.reporting.money.nodes import NodesReport, NodeTimes
 from orchestrator.runs.events import read_events
 from workers.channels.events import Event, StudentStep, StudentWaiting, UnitCommitted
 from workers.layout import EVENTS, WALL
@@ -53,6 +54,8 @@ class Worked:
     """Seconds of the clock in which it stepped."""
     held: Held = field(default_factory=Held)
     """Which places were held."""
+    nodes: NodesReport | None = None
+    """Which nodes there were, where there were several."""
 
 
 @dataclass
@@ -100,11 +103,12 @@ def _walls(storage: Storage, skipped: Callable[[str], None]) -> Iterator[float]:
 
 
 def worked(events: Iterable[Event], wall_s: float) -> Worked:
-    """Seconds of a run's parts, from its events; only which places were held asks for their order."""
+    """Seconds of a run's parts, from its events; only places and nodes ask for their order."""
     units = Spans()
-    stepped, held = dict[str, Spans](), Held()
+    stepped, held, nodes = dict[str, Spans](), Held(), NodeTimes()
     for event in events:
         held.take(event)
+        nodes.take(event)
         if isinstance(event, UnitCommitted) and event.won:
             units.add(event.started, event.finished)
         elif isinstance(event, StudentStep | StudentWaiting):
@@ -120,7 +124,7 @@ def worked(events: Iterable[Event], wall_s: float) -> Worked:
         wall_s=round(wall_s, 2),
         overlap_s=float(_overlap(captured, list(stepped.values()))),
     )
-    return Worked(timing, {student: float(own.seconds) for student, own in stepped.items()}, held)
+    return Worked(timing, {student: float(own.seconds) for student, own in stepped.items()}, held, nodes.report())
 
 
 _SHOWN = 400

@@ -32,16 +32,29 @@ class Admission:
     begun: set[Hashable] = field(default_factory=set)
     at_work: set[str] = field(default_factory=set)
     idle_since: dict[str, float] = field(default_factory=dict)
+    freed: set[str] = field(default_factory=set)
+    """Those whose places were freed, and who have not been admitted since."""
 
     def admit(self, replica: str, now: float) -> Literal["place", "wait", "nothing"]:
         """Whether a replica may look for a place now, must wait, or is not needed any more."""
         if self.left <= 0:
             return "nothing"
+        if replica in self.freed and self.left <= len(self.admitted):
+            return "wait"  # there is as little for it as when its place was freed: a node would come for nothing
         if replica in self.admitted or len(self.admitted) < self.least or self.growing:
             self.admitted.add(replica)
+            self.freed.discard(replica)
             self.idle_since[replica] = now
             return "place"
         return "wait"
+
+    def place(self, replica: str) -> int:
+        """A replica has a place; returns how many have, or 0 where it is to free it: it was found to have no unit left
+        while it looked."""
+        if replica not in self.admitted:
+            return 0
+        self.placed.add(replica)
+        return len(self.placed)
 
     def patience(self, replica: str) -> Patience:
         """How long a replica may wait for its place."""
@@ -79,4 +92,5 @@ class Admission:
         idle = {r for r in idle if self.left <= 0 or now - self.idle_since[r] >= IDLE_S}
         self.admitted -= idle
         self.placed -= idle
+        self.freed |= idle
         return idle

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from cluster.placement import free_group_of
+from cluster.placement import away_from, free_group_of
 from orchestrator.config.schema import RunConfig
 from orchestrator.stages.admission import IDLE_S, Admission
 from orchestrator.stages.capture import made_together, pool_size, replica_job
@@ -30,12 +30,13 @@ class TeacherPool:
 
     Ray Data starts replicas while units are queued, each of them a process that reserves nothing, and knows nothing of
     worker groups. So every replica asks here whether to look for a place, and its place is freed from here when no unit
-    is left for it: Ray Data would keep idle ones until the pass is over.
+    is left for it: Ray Data would keep idle ones until the pass is over. Replicas themselves stay off the nodes that
+    teachers and students ask for by label, so that these can leave.
     """
 
     def __init__(self, units: int, least: int) -> None:
         self._admission = Admission(units, least)
-        self._lock = threading.Lock()
+        self._lock, self._freeing = threading.Lock(), threading.Lock()
 
     def capture(
         self, run_uri: str, config: RunConfig, name: str, rows: list[dict[str, Any]], epoch: int, board: str
@@ -53,6 +54,8 @@ class TeacherPool:
         job = replica_job(run_uri, config, name, epoch, board)
         items = made_together(run_uri, config, name, rows)
         least, most = pool_size(job.teacher, len(items))
+        selectors = [teacher.label_selector for teacher in config.teachers.values()]
+        selectors += [specialist.train.label_selector for specialist in config.specialists.values()]
         units = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
         captured = units.map_batches(
             Replica,
@@ -66,6 +69,7 @@ class TeacherPool:
                 max_tasks_in_flight_per_actor=calls_at_once(job.teacher),
                 enable_true_multi_threading=True,  # Replica says what may run at once
             ),
+            **away_from(selectors),
         )
         captured.set_name(f"capture-{name}")
         done = sum(bool(row["captured"]) for row in captured.iter_rows())
@@ -90,10 +94,9 @@ class TeacherPool:
 
     @ray.method(concurrency_group="admission")
     def placed(self, replica: str) -> int:
-        """A replica has a place; returns how many have."""
+        """A replica has a place; how many have, or 0 (Admission.place)."""
         with self._lock:
-            self._admission.placed.add(replica)
-            return len(self._admission.placed)
+            return self._admission.place(replica)
 
     @ray.method(concurrency_group="admission")
     def begin(self, replica: str, unit: tuple[str, int, int]) -> None:
@@ -113,7 +116,10 @@ class TeacherPool:
         timer.start()
 
     def _free(self) -> None:
-        with self._lock:
-            idle = self._admission.free(time.monotonic())
-        for replica in idle:
-            free_group_of(replica)
+        """Free the places that no replica needs any more. Returns when all are free, also those that another thread
+        frees: a place outlives this actor, and with it a node that nobody uses."""
+        with self._freeing:
+            with self._lock:
+                idle = self._admission.free(time.monotonic())
+            for replica in idle:
+                free_group_of(replica)

@@ -53,13 +53,14 @@ def _bars(view: RunView, now: float, options: ConsoleOptions, height: int) -> Re
 
 
 def lines_of(view: RunView, now: float) -> list[tuple[str, str]]:
-    """Lines with their styles: how it stands, who waited, what failed, what it took, until when."""
+    """Lines with their styles: how it stands, who waited, on which nodes, what failed, what it took, until when."""
     state = view.state(now)
     lines = [(f"{state}: {_driver(view, now)}", _STYLES.get(state, ""))]
     for name, part in view.progress.students.items():
         if part.waits.seconds >= _FEW_S and part.waits.share is not None:
             said = f"{name} waited for units {part.waits.seconds:,.0f} s, {part.waits.share:.0%} of its time at work"
             lines.append((said, ""))
+    lines += [(line, "") for line in _members(view, now)]
     lines += [(f"FAILED {name}: {cause}", "red") for name, cause in view.failures().items()]
     spent = view.spent()
     if spent.total.cpu_s or spent.total.gpu_s:
@@ -68,6 +69,24 @@ def lines_of(view: RunView, now: float) -> list[tuple[str, str]]:
     if (left := view.eta_s(now)) is not None:
         what = "evaluation" if view.progress.stage == "evaluate" else "capture and training"
         lines.append((f"{what} done in about {clock(left)} (at {local_time(now + left)})", "bold"))
+    return lines
+
+
+_MOST_WAITING = 4
+"""Parts that wait for a place, which are named."""
+
+
+def _members(view: RunView, now: float) -> list[str]:
+    """Of a run at work: which nodes a cluster of several has, and who waits for a place since when."""
+    members, lines = view.progress.members, list[str]()
+    if view.state(now) != "running":
+        return lines
+    if len(members.nodes) > 1:
+        lines.append(f"nodes: {', '.join(f'{number} {role}' for role, number in members.roles.items())}")
+    waiting = [f"{part}{f' ({n})' if n > 1 else ''} since {clock(now - since)}" for part, n, since in members.waiting]
+    if waiting:
+        more = [f"and {len(waiting) - _MOST_WAITING} more"] if len(waiting) > _MOST_WAITING else []
+        lines.append(f"waits for a place: {', '.join(waiting[:_MOST_WAITING] + more)}")
     return lines
 
 

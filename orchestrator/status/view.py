@@ -148,6 +148,8 @@ class RunView:
             "driver": self.attempt(-1, now) if self.attempts else None,
             "started": self.started,
             "last_sign": self.last_sign,
+            "nodes": progress.members.roles if state == "running" else {},
+            "waiting_for_places": [one._asdict() for one in progress.members.waiting] if state == "running" else [],
             "capture": _part(progress.teacher, state),
             "teachers": {
                 name: {

@@ -1,4 +1,5 @@
-"""Processes that take much stay off the head of a cluster that has another node for them."""
+"""Processes that take much stay off the head of a cluster that has another node for them; those that take nothing stay
+off nodes that others ask for."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.inventory import cluster_nodes
-from cluster.placement import away_from_head
+from cluster.placement import away_from, away_from_head
 from cluster.resources import MEMORY, ResourceRequest, group_request, infeasible_reason
 
 GB = 10**9
@@ -57,3 +58,17 @@ def test_where_large_processes_are_placed(cluster: Cluster) -> None:
     assert infeasible_reason(request(1, 3 * GB), cluster_nodes()) == (
         "one process wants 3.0 GB of memory, the largest node has 2.0 GB"
     )
+
+
+def test_what_reserves_nothing_stays_off_nodes_that_others_ask_for(cluster: Cluster) -> None:
+    teacher = cluster.add_node(num_cpus=1, labels={"stillhouse-role": "teacher"})
+    cluster.wait_for_nodes()
+    options = away_from([{"stillhouse-role": "teacher"}, {"stillhouse-role": "in(student, spot)"}, {}])
+    where = [Where.options(num_cpus=0, scheduling_strategy="SPREAD", **options).remote() for _ in range(6)]  # type: ignore[attr-defined]
+    found = set(ray.get([one.node.remote() for one in where]))
+    assert found and teacher.node_id not in found
+    for one in where:
+        ray.kill(one)
+    ids = ",".join(node.labels["ray.io/node-id"] for node in cluster_nodes())
+    assert away_from([{"ray.io/node-id": f"in({ids})"}]) == {}, "there is no other node"
+    cluster.remove_node(teacher)

@@ -14,7 +14,7 @@ import ray
 from ray._private import worker
 
 from cluster.placement import free_groups_made_by, state_of
-from cluster.ray_internals import free_resources, groups_made_by, quieten_deaths, walk_package
+from cluster.ray_internals import free_resources, groups_made_by, node_table, quieten_deaths, walk_package
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,14 @@ def test_available_resources_per_node_counts_what_is_held(small_ray: None) -> No
     ray.get(group.ready())
     assert free_resources().keys() == {node} and free_resources()[node]["CPU"] == 0.5
     ray.util.remove_placement_group(group)
+
+
+def test_the_table_of_nodes_tells_when_each_came(small_ray: None) -> None:
+    (one,) = node_table(living=True, timeout_s=30) or ()
+    assert one.is_head_node and one.node_id.hex() == ray.get_runtime_context().get_node_id()
+    assert 0 <= time.time() - one.start_time_ms / 1000 < 600 and one.end_time_ms == 0
+    assert dict(one.resources_total)["CPU"] == 2 and one.node_manager_address and "ray.io/node-id" in one.labels
+    assert node_table(living=False, timeout_s=30) == []
 
 
 def test_groups_of_an_actor_that_died_are_found_and_freed(small_ray: None) -> None:

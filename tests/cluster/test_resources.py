@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from cluster.resources import Node, ResourceRequest, free_slots, group_request, infeasible_reason, matches, table
+from cluster.resources import (
+    Node,
+    ResourceRequest,
+    free_slots,
+    group_request,
+    infeasible_reason,
+    matches,
+    others_than,
+    table,
+)
 
 
 def node(cpus: float, gpus: float = 0, *, free: float = 0, kind: str = "", **labels: str) -> Node:
@@ -95,3 +104,23 @@ def test_the_table_of_a_cluster() -> None:
 def test_what_is_wanted_in_words() -> None:
     wanted = wants(4, gpus=1, kind="H100", role="teacher")
     assert str(wanted) == "4 x 1 CPU + 1 GPU + an accelerator of type H100 (PACK) on nodes with role=teacher"
+
+
+@pytest.mark.parametrize(
+    ("selectors", "other"),
+    [
+        ([], {}),
+        ([{}, {"role": "!head"}], {}),
+        ([{"role": "teacher"}, {"role": "teacher"}], {"role": "!in(teacher)"}),
+        ([{"role": "teacher"}, {"role": "in(student, spot)"}], {"role": "!in(spot,student,teacher)"}),
+        ([{"role": "teacher", "zone": "a"}, {"kind": "!x", "zone": "b"}], {"role": "!in(teacher)", "zone": "!in(b)"}),
+    ],
+)
+def test_the_nodes_that_nobody_asks_for(selectors: list[dict[str, str]], other: dict[str, str]) -> None:
+    assert others_than(selectors) == other
+    asked = [
+        {key: value for key, value in selector.items() if "in(" not in value and "!" not in value}
+        for selector in selectors
+    ]
+    assert not any(matches(labels, other) for labels in asked if labels)
+    assert matches({"role": "cpu"}, other) and matches({}, other), "nodes without a label too"

@@ -13,12 +13,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
 from end_to_end.small_job import CHECKOUT, Job
 
 from cluster.storage import open_storage
+from workers.manifest import read_plan
+from workers.targets.store import TargetStore
 
 TITLES = {
     "supervisor": "ray::Supervisor",
@@ -32,6 +35,9 @@ TITLES = {
 
 TEACHER = ("pool", "leader", "rank")
 """Kinds whose loss stops a capture; the others stop students."""
+
+STUDENTS = ("medical", "medical.hard_labels", "legal", "legal.hard_labels")
+"""Of the small job."""
 
 _LONGEST_S = 240
 """Seconds in which a run must make progress after a fault, on the slowest machine that tests run on."""
@@ -157,3 +163,19 @@ class Faults:
                 return sorted(storage.listing(folder), key=lambda file: file.key)
             except OSError:  # what is not seen is no progress
                 time.sleep(0.2)
+
+
+def assert_same(storage: str, undisturbed: Job, folder: Path) -> None:
+    """Every planned unit once, with the same contents, and the same weights."""
+    hit, plain = open_storage(storage), open_storage(str(undisturbed.folder / "runs" / "job"))
+    for split in ("train", "heldout"):
+        found = {e.unit: e.content_hash for e in TargetStore(hit, split).log.every_revision()}
+        entries = TargetStore(hit, split).log.entries()
+        assert [e.unit for e in entries] == [u.index for u in read_plan(hit, split).units], "lost, or doubled"
+        assert found == {e.unit: e.content_hash for e in TargetStore(plain, split).log.entries()}
+    for student in STUDENTS:
+        files = []
+        for name, there in (("hit", hit), ("plain", plain)):
+            there.download_folder(f"students/{student}/final", folder / name / student)
+            files.append((folder / name / student / "model.safetensors").read_bytes())
+        assert files[0] == files[1], student

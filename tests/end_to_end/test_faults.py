@@ -13,22 +13,19 @@ from pathlib import Path
 
 import pytest
 import ray
-from end_to_end.faults import Fault, Faults
+from end_to_end.faults import Fault, Faults, assert_same
 from end_to_end.small_job import Job
 from ray.cluster_utils import Cluster
 from support.servers.faulty_s3 import faulty
 from support.servers.s3_servers import reached_at
 
-from cluster.storage import join, open_storage
-from workers.manifest import read_plan
-from workers.targets.store import TargetStore
+from cluster.storage import join
 
 pytestmark = pytest.mark.long
 
 SEED = int(os.environ.get("STILLHOUSE_FAULTS_SEED", random.SystemRandom().randrange(1000)))
 PROCESSES = ["driver", "SIGTERM", "supervisor", "pool", "leader", "rank", "trainer worker", "board"]
 MOST = 20
-STUDENTS = ("medical", "medical.hard_labels", "legal", "legal.hard_labels")
 
 
 def small_job(folder: Path, teacher: Path, **settings: object) -> Job:
@@ -44,22 +41,6 @@ def undisturbed(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     job = small_job(tmp_path_factory.mktemp("undisturbed"), teacher)
     job.run("run")
     return job
-
-
-def assert_same(storage: str, undisturbed: Job, folder: Path) -> None:
-    """Every planned unit once, with the same contents, and the same weights."""
-    hit, plain = open_storage(storage), open_storage(str(undisturbed.folder / "runs" / "job"))
-    for split in ("train", "heldout"):
-        found = {e.unit: e.content_hash for e in TargetStore(hit, split).log.every_revision()}
-        entries = TargetStore(hit, split).log.entries()
-        assert [e.unit for e in entries] == [u.index for u in read_plan(hit, split).units], "lost, or doubled"
-        assert found == {e.unit: e.content_hash for e in TargetStore(plain, split).log.entries()}
-    for student in STUDENTS:
-        files = []
-        for name, there in (("hit", hit), ("plain", plain)):
-            there.download_folder(f"students/{student}/final", folder / name / student)
-            files.append((folder / name / student / "model.safetensors").read_bytes())
-        assert files[0] == files[1], student
 
 
 def tell(series: str, done: list[Fault]) -> None:

@@ -69,6 +69,60 @@ class StageStarted(_Event):
     stage: Stage
 
 
+class NodeJoined(_Event):
+    """A node is in the cluster. Told of each when it is first seen in an attempt; it may have been there before."""
+
+    kind: Literal["node_joined"] = "node_joined"
+    node: str
+    """Ray's id of it."""
+    role: str
+    """What it is for: its label `stillhouse-role`, or else what it is."""
+    joined: float
+    """When Ray took it in, by the clock of the cluster's head."""
+    address: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Its totals, by Ray's names."""
+
+
+class NodeLeft(_Event):
+    """A node is in the cluster no more."""
+
+    kind: Literal["node_left"] = "node_left"
+    node: str
+    left: float
+    """When Ray noticed, by the clock of the cluster's head."""
+    reason: str = ""
+    """In Ray's words."""
+
+
+class PlaceWanted(_Event):
+    """A group of processes looks for its place from now on. That is the demand that an autoscaler sees."""
+
+    kind: Literal["place_wanted"] = "place_wanted"
+    place: str
+    """Whose: the id of a replica, or the name of a student."""
+    teacher: str = ""
+    student: str = ""
+    """Which of both it is of."""
+    processes: int
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Of each process, by Ray's names."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """That its nodes must have."""
+
+
+class PlaceEnded(_Event):
+    """A group of processes looks for its place no more."""
+
+    kind: Literal["place_ended"] = "place_ended"
+    place: str
+    teacher: str = ""
+    student: str = ""
+    found: bool
+    """Whether it has one; else it is not needed any more, or has given up."""
+
+
 class UnitsPlanned(_Event):
     """How many units the run has when this attempt comes to its capture."""
 
@@ -269,6 +323,10 @@ Event = (
     | RunStarted
     | RunEnded
     | StageStarted
+    | NodeJoined
+    | NodeLeft
+    | PlaceWanted
+    | PlaceEnded
     | UnitsPlanned
     | CaptureStarted
     | ReplicaLoading

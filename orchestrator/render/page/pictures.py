@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.config.students import CONTROLS, GENERALIST, HARD_LABELS
+from orchestrator.render.spent import node_lines
 from orchestrator.render.svg.chart import Series, chart
 from orchestrator.render.svg.rows import Bar, Working, bars, timeline
 from orchestrator.render.svg.scales import Axis
+from orchestrator.render.svg.steps import Counted, steps
 from orchestrator.reporting.measures.capacity import CapacityReport
 from orchestrator.reporting.records import StudentReport
 from orchestrator.reporting.report import Report
@@ -37,7 +39,7 @@ class Picture:
 
 def picture_groups(report: Report) -> dict[str, list[Picture]]:
     """Those of which there are numbers: of all specialists together then of each by its name."""
-    groups = {"All together": [*_parrot(report), *_losses(report), *_timeline(report)]}
+    groups = {"All together": [*_parrot(report), *_losses(report), *_timeline(report), *_nodes(report)]}
     for name, student in report.students.items():
         groups[name] = [
             *_reliability(report, name, student),
@@ -205,6 +207,24 @@ def _timeline(report: Report) -> Iterator[Picture]:
     title, about = "Who worked when", "Seconds in which the teacher made targets and students took steps."
     seconds = [[r.name, f"{len(r.spans):,}", f"{sum(b - a for a, b in r.spans):,.0f} s"] for r in rows]
     yield Picture(title, about, timeline(title, about, rows), ["who", "spans", "at work"], seconds)
+
+
+def _nodes(report: Report) -> Iterator[Picture]:
+    if (nodes := report.nodes) is None:
+        return
+    styles = {"teacher": TEACHER, "student": OWN}
+    counted = [Counted(name, r.counts, styles.get(name, MIXED)) for name, r in nodes.roles.items()]
+    wanted = [Working(f"{part} wait", w.spans, CONTROL) for part, w in nodes.wanted.items()]
+    title = "Nodes that came and left"
+    (said,) = node_lines(nodes)
+    about = (
+        "How many nodes of each role the cluster had, each row as high as its most, and when teachers and students "
+        f"looked for places: the demand that an autoscaler sees. {said[0].upper()}{said[1:]}."
+    )
+    rows = [[n, f"{r.nodes:,}", f"{r.most:,}", f"{r.node_s:,.0f} s", ""] for n, r in nodes.roles.items()]
+    rows += [[f"places of {n}", f"{w.places:,}", "", "", f"{w.longest_s:,.1f} s"] for n, w in nodes.wanted.items()]
+    head = ["what", "how many", "at once", "node-seconds", "longest wait"]
+    yield Picture(title, about, steps(title, about, counted, wanted), head, rows)
 
 
 def _some(points: Sequence[tuple[float, float]], most: int = 12) -> list[tuple[float, float]]:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import ray
 from ray import cloudpickle
 
-from orchestrator.prompts.freezing.work import Work
+from cluster.placement import on_node, this_node
+from orchestrator.prompts.freezing.work import Spread, Work
 from orchestrator.stages.ray_data import quieten, restarted
 
 _RETRIES = 3
@@ -34,9 +36,37 @@ class _Worker:
             return error
 
 
+def pool_led_on(node: str) -> Spread:
+    """Freezing in a pool that is led on a node, by its id. Where Ray Data is first used it leaves actors of its own,
+    for as long as the cluster is there, and an autoscaler never takes that node away: it should be one that stays."""
+    if node == this_node():
+        return in_pool
+
+    def spread(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
+        lead = ray.remote(_frozen).options(
+            num_cpus=0, num_returns="streaming", max_retries=0, scheduling_strategy=on_node(node)
+        )
+        for done in lead.remote(work, items):
+            yield _result(ray.get(done))
+
+    return spread
+
+
 def in_pool(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
     """Does items of work on the cluster's CPUs, as they are free; yields what came of each as it is done (see
     `orchestrator.prompts.freezing.work.Spread`). Raises what the work raised where that is a ValueError."""
+    return map(_result, _frozen(work, items))
+
+
+def _result(done: bytes) -> Any:
+    result = cloudpickle.loads(done)
+    if isinstance(result, ValueError):
+        raise result
+    return result
+
+
+def _frozen(work: Work, items: Sequence[Any]) -> Iterator[bytes]:
+    """Leads the pool."""
     import ray.data
 
     quieten()
@@ -51,7 +81,4 @@ def in_pool(work: Work, items: Sequence[Any], /) -> Iterator[Any]:
     )
     results.set_name("freeze")
     for row in results.iter_rows():
-        done = cloudpickle.loads(row["done"])
-        if isinstance(done, ValueError):
-            raise done
-        yield done
+        yield row["done"]

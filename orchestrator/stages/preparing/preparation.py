@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from cluster.placement import PlaceDeadline, away_from_head
+from cluster.placement import PlaceDeadline, away_from_head, this_node
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import student_groups
 from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
@@ -132,8 +132,8 @@ class Preparation:
         starts = [s for s in starts if not exists(StudentLayout(s.name).initial_facts)]
         request = resource_request([s.model for s in starts], self._ctx.config.initial) if self._initials else None
         if request is None:
-            return Preparer.remote(self._ctx.board)  # type: ignore[attr-defined]
-        actor = Preparer.options(**away_from_head(request)).remote(self._ctx.board)  # type: ignore[attr-defined]
+            return Preparer.remote(self._ctx.board, this_node())  # type: ignore[attr-defined]
+        actor = Preparer.options(**away_from_head(request)).remote(self._ctx.board, this_node())  # type: ignore[attr-defined]
         deadline = PlaceDeadline(request, what, self._ctx.config.cluster.placement_deadline_s)
         ready, began = actor.__ray_ready__.remote(), time.monotonic()
         while not ray.wait([ready], timeout=0.25)[0]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from cluster.placement import this_node
 from cluster.storage import open_storage
 from orchestrator.config.python_function import load_functions
 from orchestrator.config.schema import RunConfig
@@ -23,7 +24,7 @@ from orchestrator.prompts.freezing.work import teacher_tokenizers
 from orchestrator.prompts.sources import Screened
 from orchestrator.prompts.tokenizing import TeacherTokenizer
 from orchestrator.stages.capture import write_heads
-from orchestrator.stages.preparing.freezing_pool import in_pool
+from orchestrator.stages.preparing.freezing_pool import pool_led_on
 from workers.channels.board import Reporter
 from workers.channels.events import Message
 from workers.fetching.progress import tell_through
@@ -49,7 +50,9 @@ class Start:
 class Preparer:
     """Makes prompts and initial weights. What is there already is not asked of it (preparation.py)."""
 
-    def __init__(self, board: str = "") -> None:
+    def __init__(self, board: str = "", home: str = "") -> None:
+        """`home`: id of the node that the run's driver is on, which stays; this one's may not."""
+        self._home = home or this_node()
         if board:
             report = Reporter(board)
             tell_through(lambda text: report(Message(text=text)))
@@ -80,7 +83,7 @@ class Preparer:
             screened,
             tokenizers=self._tokenizers,
             positions=self._positions,
-            spread=in_pool,
+            spread=pool_led_on(self._home),
             tell=partial(setattr, self, "_frozen"),
         )
 

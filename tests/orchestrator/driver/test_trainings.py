@@ -22,7 +22,7 @@ from orchestrator.driver import trainings
 from orchestrator.driver.trainings import Trainings
 from orchestrator.runs.context import RunContext
 from orchestrator.runs.folder import RunFolder
-from workers.channels.events import Event, Message, StudentState
+from workers.channels.events import Event, Message, PlaceEnded, PlaceWanted, StudentState
 from workers.channels.messages import StudentPlaced, StudentRestarted
 from workers.targets.contract import Contract
 
@@ -97,6 +97,22 @@ def test_students_are_settled_when_each_group_has_its_place(training: Trainings)
     assert not training.poll([]).settled
     training.take(StudentPlaced("legal.hard_labels"))  # it goes on in the middle of its group
     assert training.poll([]).settled
+
+
+def test_who_looks_for_a_place_is_told_and_when_that_ends(
+    training: Trainings, told: list[Event], tmp_path: Path
+) -> None:
+    training.take(StudentPlaced("medical", "aa"))
+    training.take(StudentRestarted("medical"))
+    training.take(StudentPlaced("medical", "bb"))
+    training.take(StudentPlaced("medical", "bb"))  # a message may be seen twice
+    for name in ("medical", "legal"):
+        (tmp_path / f"end-{name}").touch()
+    until(training, lambda status: status.over)
+    wanted = [event.student for event in told if isinstance(event, PlaceWanted)]
+    ended = [(event.student, event.found) for event in told if isinstance(event, PlaceEnded)]
+    assert wanted == ["medical", "legal", "medical"]
+    assert ended == [("medical", True), ("medical", True), ("legal", False)]
 
 
 def test_a_failure_is_noted_and_the_others_go_on(

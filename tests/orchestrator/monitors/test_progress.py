@@ -13,6 +13,10 @@ from workers.channels.events import (
     Event,
     Message,
     ModelScored,
+    NodeJoined,
+    NodeLeft,
+    PlaceEnded,
+    PlaceWanted,
     ReplicaAtWork,
     ReplicaReady,
     RunEnded,
@@ -156,3 +160,19 @@ def test_each_of_several_teachers_has_its_counts(progress: Progress) -> None:
         "what does not say whose it is, is the last one's"
     )
     assert progress.pool.teachers["b"].rate.per_second == 6
+
+
+def test_which_nodes_there_are_and_who_looks_for_a_place(progress: Progress) -> None:
+    for i, role in enumerate(("head", "teacher", "teacher")):
+        tell(progress, NodeJoined(node=str(i), role=role, joined=0.0))
+    for i in range(3):
+        tell(progress, PlaceWanted(place=f"r{i}", teacher="big", processes=8, time=10.0 + i))
+    tell(progress, PlaceWanted(place="medical", student="medical", processes=2, time=5.0))
+    assert progress.members.roles == {"head": 1, "teacher": 2}
+    assert progress.members.waiting == [("medical", 1, 5.0), ("teacher big", 3, 10.0)]
+    tell(progress, NodeLeft(node="1", left=20.0), PlaceEnded(place="r0", teacher="big", found=True))
+    tell(progress, PlaceEnded(place="medical", student="medical", found=False))
+    assert progress.members.roles == {"head": 1, "teacher": 1}
+    assert progress.members.waiting == [("teacher big", 2, 11.0)]
+    tell(progress, RunStarted(run="q", storage="", attempt=2))
+    assert progress.members.roles == {} and progress.members.waiting == [], "another attempt tells its own"

@@ -12,8 +12,10 @@ from support.toys.watched_run import ending, story
 from orchestrator.render.closing import closing_lines
 from orchestrator.render.markdown import markdown
 from orchestrator.render.page.page import report_page
-from orchestrator.render.spent import amount_words, spent_lines, spent_tables
+from orchestrator.render.page.pictures import picture_groups
+from orchestrator.render.spent import amount_words, node_lines, spent_lines, spent_tables
 from orchestrator.reporting.money.held import Held
+from orchestrator.reporting.money.nodes import NodesReport, PlacesWanted, RoleNodes
 from orchestrator.reporting.money.spent import Amount
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.timing import Worked
@@ -69,3 +71,39 @@ def test_where_nothing_is_known_nothing_is_said(report: Report) -> None:
     assert spent_lines(None) == [] and spent_tables(None) == {}
     report.take_timing(Worked(TIMES, {}), clinic())
     assert spent_tables(report.spent) == {} and "What the run took" not in markdown(report)
+
+
+TWO_ROLES = NodesReport(
+    seconds=100.0,
+    roles={
+        "head": RoleNodes(nodes=1, most=1, node_s=100.0, counts=((0.0, 1), (100.0, 0))),
+        "teacher": RoleNodes(nodes=3, most=2, node_s=50.0, counts=((10.0, 2), (35.0, 0))),
+    },
+    wanted={
+        "students": PlacesWanted(places=0, longest_s=0.0, spans=((90.0, 100.0),)),
+        "teachers": PlacesWanted(places=2, longest_s=12.4, spans=((2.0, 14.4),)),
+    },
+    node_s=150.0,
+    fixed_node_s=300.0,
+)
+
+
+def test_nodes_that_came_and_left_are_a_sentence_and_a_picture(report: Report) -> None:
+    assert report.nodes is None and "Nodes that came" not in report_page(report, {}) and node_lines(None) == []
+    report.take_timing(Worked(TIMES, {}, nodes=TWO_ROLES), clinic())
+    (said,) = node_lines(report.nodes)
+    assert said == (
+        "nodes: at most 1 head, 2 teacher at once; 150 node-seconds, where as many all the time are 300 node-seconds: "
+        "50% less; places were waited for at the longest by teachers 12 s"
+    )
+    assert said in closing_lines(report) and said[1:] in markdown(report)
+    picture = picture_groups(report)["All together"][-1]
+    assert said[1:] in picture.caption and "students wait" in picture.svg and "2 teacher: 10 to 35 s" in picture.svg
+    assert picture.svg in report_page(report, {})
+    read = Report.from_json(report.to_json())
+    assert read.nodes == TWO_ROLES
+
+
+def test_long_runs_are_told_in_hours() -> None:
+    (said,) = node_lines(NodesReport(seconds=1e6, roles={}, wanted={}, node_s=2e6, fixed_node_s=4e6))
+    assert "555.6 node-hours" in said and "1,111.1 node-hours" in said and "places" not in said

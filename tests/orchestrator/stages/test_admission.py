@@ -91,3 +91,26 @@ def test_a_unit_begun_again_is_no_other_unit() -> None:
     pool = working(units=4)
     pool.begin("a", "a")
     assert pool.left == 1
+
+
+def test_whose_place_was_freed_while_it_loaded_asks_for_none_until_there_is_more_for_it() -> None:
+    pool = Admission(units=9, least=2)
+    assert [pool.admit(r, 0) for r in "ab"] == ["place", "place"]
+    pool.place("b")
+    for unit in range(8):
+        pool.begin("a", unit)
+    assert pool.free(IDLE_S) == {"b"}, "it loads still, and the last unit is for whoever works"
+    assert pool.admit("b", IDLE_S) == "wait", "else a node would come for it"
+    pool.rest("a", IDLE_S)
+    assert pool.admit("b", IDLE_S) == "wait", "who rests begins it within moments"
+    pool.begin("a", 8)
+    assert pool.admit("b", IDLE_S) == "nothing"
+
+
+def test_a_place_that_comes_when_it_is_not_needed_any_more_is_given_back() -> None:
+    pool = working(units=4)
+    assert pool.admit("d", 0) == "place" and pool.place("d") == 4
+    pool = working(units=4)
+    assert pool.admit("d", 0) == "place"
+    pool.begin("a", "next")
+    assert pool.free(1) == {"d"} and pool.place("d") == 0 and "d" not in pool.placed

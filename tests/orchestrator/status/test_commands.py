@@ -10,11 +10,12 @@ import pytest
 import yaml
 from support.project import Outcome
 from support.servers.s3_servers import reached_at
-from support.toys.watched_run import begun, driven, ending, story, tell
+from support.toys.watched_run import BEGAN, begun, driven, ending, story, tell
 
 from cluster.config import ClusterConfig
 from cluster.storage import LocalStorage
 from orchestrator.cli import watching
+from workers.channels.events import NodeJoined, PlaceEnded, PlaceWanted
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 Stillhouse = Callable[..., Outcome]
@@ -36,6 +37,23 @@ def test_status_says_how_a_run_stands(stillhouse: Stillhouse, tmp_path: Path, mo
     found = json.loads(stillhouse("status", run.uri, "--json").out)
     assert {"stage", "tokens", "rates", "waiting", "failures", "cost", "eta_s"} <= found.keys()
     assert found["cost"]["dollars"] == pytest.approx(found["cost"]["cpu_s"] / 100)
+
+
+def test_status_says_which_nodes_there_are_and_who_waits_for_a_place(stillhouse: Stillhouse, tmp_path: Path) -> None:
+    run = begun(str(tmp_path))
+    driven(run.storage)
+    nodes = [NodeJoined(node=str(i), role=role, joined=BEGAN) for i, role in enumerate(("head", "teacher", "teacher"))]
+    wants = [PlaceWanted(place=f"r{i}", teacher="big", processes=8) for i in range(2)]
+    tell(run.storage, 1, story(), nodes, wants)
+    shown = " ".join(stillhouse("status", run.uri).out.split())
+    assert "nodes: 1 head, 2 teacher" in shown and "waits for a place: teacher big (2) since 0:0" in shown
+    found = json.loads(stillhouse("status", run.uri, "--json").out)
+    assert found["nodes"] == {"head": 1, "teacher": 2}
+    assert found["waiting_for_places"] == [{"part": "teacher big", "places": 2, "since": wants[0].time}]
+    monitor = tell(run.storage, 2, [*story(attempt=2), *nodes[:1], PlaceEnded(place="r0", teacher="big", found=True)])
+    driven(run.storage, 2)
+    shown = stillhouse("status", run.uri).out
+    assert monitor is not None and "nodes:" not in shown and "for a place" not in shown, "one node is no cluster"
 
 
 def test_the_commands_of_the_readme_run(

@@ -12,6 +12,7 @@ from orchestrator.reporting.measures.harness import HarnessReport, HarnessScore
 from orchestrator.reporting.measures.parrot import ParrotReport
 from orchestrator.reporting.measures.shown import Texts
 from orchestrator.reporting.measures.tasks import FormatReport, GateReport, TaskReport, TaskScore
+from orchestrator.reporting.money.nodes import NodesReport, PlacesWanted, RoleNodes
 from orchestrator.reporting.records import LossPoint, StudentReport
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.scores import Calibration, CurvePoint, Curves, Interval, ReliabilityBin
@@ -44,6 +45,16 @@ def full_report(folder: Path) -> Report:
     for name, domain in (("medical", "medical"), ("legal", "legal"), ("medical.hard_labels", "medical")):
         report.calibration.setdefault(name, {})[domain] = replace(Calibration.of(CALIBRATION), reliability=bins)
         report.curves.setdefault(name, {})[domain] = Curves(entropy=curve, position=curve)
+    report.nodes = NodesReport(
+        seconds=60.0,
+        roles={
+            "head": RoleNodes(nodes=1, most=1, node_s=60.0, counts=((0.0, 1), (60.0, 0))),
+            LONG: RoleNodes(nodes=9, most=4, node_s=80.0, counts=((5.0, 2), (20.0, 4), (30.0, 0))),
+        },
+        wanted={"teachers": PlacesWanted(places=4, longest_s=9.0, spans=((1.0, 10.0), (15.0, 20.0)))},
+        node_s=140.0,
+        fixed_node_s=300.0,
+    )
     report.timing = replace(TIMES, spans={"teacher": ((0.0, 61.0),), "medical": ((5.0, 40.0), (50.0, 60.0))})
     return report
 

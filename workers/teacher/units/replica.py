@@ -15,10 +15,10 @@ import numpy as np
 import ray
 
 from cluster.lease import Fence
-from cluster.placement import place_group, state_of
+from cluster.placement import free_group, place_group, state_of
 from cluster.storage import open_storage
 from workers.channels.board import Control, Reporter
-from workers.channels.events import Message, ReplicaAtWork, ReplicaLoading, ReplicaReady
+from workers.channels.events import Message, PlaceEnded, PlaceWanted, ReplicaAtWork, ReplicaLoading, ReplicaReady
 from workers.channels.messages import CaptureStopped, ReplicaLost, ReplicaPlaced, UnitCaptured
 from workers.fetching.names import is_remote
 from workers.fingerprint import model_fingerprint
@@ -147,20 +147,34 @@ class Replica:
         self._require_unchanged()
         while True:
             self._be_admitted()
-            try:
-                self._place = place_group(
-                    resource_request(self._job.teacher),
-                    what=f"a replica of teacher {self._job.name}",
-                    deadline_s=self._job.deadline_s,
-                    patience=lambda: ray.get(self._pool.patience.remote(self._me)),
-                    say=self._say,
-                )
-            except TimeoutError as error:
-                raise CannotCapture(str(error)) from None
-            if self._place is not None:
+            self._place = self._placed()
+            if self._place is None:
+                continue
+            if count := ray.get(self._pool.placed.remote(self._me)):
                 self._report(ReplicaLoading(teacher=self._job.name, replica=self._me))
-                self._control(ReplicaPlaced(self._job.name, ray.get(self._pool.placed.remote(self._me))))
+                self._control(ReplicaPlaced(self._job.name, count))
                 return self._place
+            free_group(self._place)
+
+    def _placed(self) -> Any | None:
+        """A place, as `place_group` finds it, which is looked for out loud. Raises CannotCapture."""
+        request, me = resource_request(self._job.teacher), {"place": self._me, "teacher": self._job.name}
+        bundle, labels = dict(request.bundles[0]), dict(request.labels)
+        self._report(PlaceWanted(**me, processes=len(request.bundles), resources=bundle, labels=labels))
+        found = None
+        try:
+            found = place_group(
+                request,
+                what=f"a replica of teacher {self._job.name}",
+                deadline_s=self._job.deadline_s,
+                patience=lambda: ray.get(self._pool.patience.remote(self._me)),
+                say=self._say,
+            )
+        except TimeoutError as error:
+            raise CannotCapture(str(error)) from None
+        finally:
+            self._report(PlaceEnded(**me, found=found is not None))
+        return found
 
     def _require_unchanged(self) -> None:
         """Raise CannotCapture if an s3:// folder was written to since the run began, or cannot be read. (A commit of

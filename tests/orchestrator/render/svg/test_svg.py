@@ -12,6 +12,7 @@ from orchestrator.render.svg.chart import Series, chart
 from orchestrator.render.svg.drawing import apart
 from orchestrator.render.svg.rows import Bar, Working, bars, timeline
 from orchestrator.render.svg.scales import Axis, short
+from orchestrator.render.svg.steps import Counted, steps
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,19 @@ def test_bars_and_spans() -> None:
     root = ET.fromstring(timeline("t", "d", [Working("teacher", [(0, 5), (7, 9)], 0), Working("none", [], 1)]))
     assert [r.find("title").text for r in root.findall("rect")] == ["teacher: 0 to 5 s", "teacher: 7 to 9 s"]  # type: ignore[union-attr]
     assert ET.fromstring(timeline("t", "d", [])) is not None
+
+
+def test_counts_over_time_are_as_high_as_they_are_many() -> None:
+    rows = [Counted("teacher", [(10, 1), (20, 2), (30, 0)], 4), Counted("head", [(0, 1), (60, 0)], 2)]
+    root = ET.fromstring(steps("t", "d", rows, [Working("teachers wait", [(5, 12)], 1)]))
+    boxes = root.findall("rect")
+    said = [r.find("title").text for r in boxes]  # type: ignore[union-attr]
+    assert said == [
+        "1 teacher: 10 to 20 s", "2 teacher: 20 to 30 s", "1 head: 0 to 60 s", "teachers wait: 5 to 12 s",
+    ]  # fmt: skip
+    high = [float(r.get("height", 0)) for r in boxes]
+    assert high[1] == 2 * high[0] == high[2]
+    ends = [float(r.get("y", 0)) + float(r.get("height", 0)) for r in boxes]
+    assert ends[0] == ends[1] < ends[2] < ends[3] < float(root.get("viewBox", "").split()[3])
+    assert "teacher: up to 2" in [t.text for t in root.findall("text")]
+    assert ET.fromstring(steps("t", "d", [], [])) is not None

@@ -6,7 +6,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.continuing import former_self
+from orchestrator.config.inputs import Input, expanded, inputs_of
 from orchestrator.config.schema import ContinuesConfig, RunConfig
 
 _TOP_LEVEL_FORMS = ("teacher", "defaults")
@@ -25,8 +26,6 @@ _RENAMED = {"evaluate.against": "evaluate.baselines"}
 
 _SHORT_FORM_OF = {"prompts": "path", "evaluate": "share"}
 """What a plain value stands for, by the part of the configuration it is in; elsewhere it is a student's base."""
-
-_DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 _RENAMED_VALUES = {"eroded": "single_expert", "set_aside": "reject"}
 
@@ -42,40 +41,27 @@ class ConfigFile:
     def storage(self) -> str:
         """Where the run's folder is made, as a URI or an absolute path."""
         storage = self.config.storage
-        return storage if "://" in storage else os.path.abspath(_expanded("storage", storage))
+        return storage if "://" in storage else os.path.abspath(expanded("storage", storage))
 
     def located(self) -> RunConfig:
         """The same configuration with paths of inputs made absolute (Hugging Face ids stay as they are)."""
         data = self.config.model_dump()
         data["storage"] = self.storage
         if data["continues"] and isinstance(older := data["continues"]["generation"], str) and "://" not in older:
-            data["continues"]["generation"] = str((self.base / _expanded("continues.generation", older)).absolute())
+            data["continues"]["generation"] = str((self.base / expanded("continues.generation", older)).absolute())
         continues = ContinuesConfig(**data["continues"]) if data["continues"] else None
         placed = self.config.model_copy(update={"storage": data["storage"], "continues": continues})
         for name, teacher in data["teachers"].items():
-            model = former_self(placed, self.config.teacher_key(name), teacher["model"])
-            teacher["model"] = _locate(self.base, model)
-        for source in data["prompts"].values():
-            source["path"] = _locate(self.base, source["path"])
-        for specialist in data["specialists"].values():
-            for key in ("base", "merge_experts"):
-                if specialist["model"][key]:
-                    specialist["model"][key] = _locate(self.base, specialist["model"][key])
-        for measured in data["evaluate"]["models"].values():
-            measured["model"] = _locate(self.base, measured["model"])
-        for key in ("truth", "probes"):
-            if data["evaluate"][key]:
-                data["evaluate"][key] = str((self.base / data["evaluate"][key]).absolute())
-        for task in data["evaluate"]["tasks"].values():
-            task["path"] = _locate(self.base, task["path"])
-            if task["format"] and isinstance(schema := task["format"]["json_schema"], str):
-                task["format"]["json_schema"] = str((self.base / _expanded("json_schema", schema)).absolute())
-        if data["evaluate"]["harness"] and (folder := data["evaluate"]["harness"]["include_path"]) is not None:
-            where = _expanded("evaluate.harness.include_path", folder)
-            data["evaluate"]["harness"]["include_path"] = str((self.base / where).absolute())
-        if data["answers"]["filter"]:
-            data["answers"]["filter"] = str((self.base / data["answers"]["filter"]).absolute())
+            teacher["model"] = former_self(placed, self.config.teacher_key(name), teacher["model"])
+        for given in inputs_of(self.config, data):
+            given.place[given.name] = given.located(self.base)
         return RunConfig.model_validate(data)
+
+    def local_inputs(self) -> Iterator[tuple[Input, Path]]:
+        """The inputs that lie on this machine, and where."""
+        for given in inputs_of(self.config, self.config.model_dump()):
+            if (path := given.path(self.base)) is not None:
+                yield given, path
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -213,23 +199,6 @@ def _fields_at(model: Any, loc: list[Any]) -> list[str]:
         if typing.get_origin(model) in (typing.Union, types.UnionType):
             model = next((a for a in typing.get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)), model)
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _expanded(key: str, name: str) -> str:
-    """A path with ~ replaced. Raises ValueError where there is no such home."""
-    expanded = os.path.expanduser(name)
-    if expanded.startswith("~"):
-        raise ValueError(f"{key}: there is no home folder for {name!r}")
-    return expanded
-
-
-def _locate(base: Path, name: str) -> str:
-    """An absolute path where the name is one below the configuration's folder, else the name (a Hugging Face id)."""
-    if not name or "://" in name:
-        return name
-    path = base / os.path.expanduser(name)
-    looks_local = name.startswith((".", "/", "~")) or path.suffix in _DATA_FILES or any(c in name for c in "*?[")
-    return str(path.absolute()) if os.path.exists(path) or looks_local else name
 
 
 def dump(config: RunConfig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,8 +19,12 @@ _MOST_BYTES = 900_000
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]*")
 
-_MODEL = "name it by its Hugging Face id, or upload the folder and name it as s3://bucket/folder"
-_DATA = "upload it, and name it as s3://bucket/..."
+_INSTEAD = {
+    "model": "name it by its Hugging Face id, or upload the folder and name it as s3://bucket/folder",
+    "data": "upload it, and name it as s3://bucket/...",
+    "folder": "take what nodes have themselves, or evaluate on a machine that has the folder",
+}
+"""What to do about an input of this machine, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Carried:
 def refuse_local(file: ConfigFile) -> None:
     """Raise ValueError, a line for each setting that names a place of this machine which no node of a cluster has."""
     config = file.located()
-    faults = [f"{key}: {name!r} is a folder or file of this machine; {what}" for key, name, what in _local(config)]
+    faults = [f"{key}: {name!r} is a folder or file of this machine; {what}" for key, name, what in _local(file)]
     if not config.storage.startswith("s3://"):
         faults.insert(
             0, f"storage: {file.config.storage!r} is a folder of this machine; name s3://bucket/prefix, for all nodes"
@@ -84,25 +87,14 @@ def text_of(carried: Carried) -> str:
         raise ValueError(f"{carried.key}: cannot read {str(carried.path)!r} as text: {error}") from None
 
 
-def _local(config: RunConfig) -> Iterator[tuple[str, str, str]]:
-    """Key, path and remedy of each setting that names something of this machine."""
-    named: list[tuple[str, str | None, str]] = []
-    for name, teacher in config.teachers.items():
-        named.append((f"{config.teacher_key(name)}.model", teacher.model, _MODEL))
-    for name, specialist in config.specialists.items():
-        named.append((f"specialists.{name}.model.base", specialist.model.base, _MODEL))
-        named.append((f"specialists.{name}.model.merge_experts", specialist.model.merge_experts, _MODEL))
-    named += [(f"evaluate.models.{name}", m.model, _MODEL) for name, m in config.evaluate.models.items()]
-    named += [(f"prompts.{name}", s.path, _DATA) for name, s in config.prompts.items()]
-    named += [(f"evaluate.tasks.{name}", t.path, _DATA) for name, t in config.evaluate.tasks.items()]
-    if (harness := config.evaluate.harness) is not None:
-        remedy = "take tasks that lm-evaluation-harness has itself, or evaluate on a machine that has the folder"
-        named.append(("evaluate.harness.include_path", harness.include_path, remedy))
-    if config.continues is not None and isinstance(config.continues.generation, str):
-        named.append(("continues.generation", config.continues.generation, "name a run on s3://"))
-    for key, path, what in named:
-        if path and "://" not in path and os.path.isabs(path):
-            yield key, path, what
+def _local(file: ConfigFile) -> Iterator[tuple[str, str, str]]:
+    """Key, path and remedy of each setting that names something of this machine, but for what goes along."""
+    for given, path in file.local_inputs():
+        if (remedy := _INSTEAD.get(given.kind)) is not None:
+            yield given.key, str(path), remedy
+    continues = file.located().continues
+    if continues is not None and isinstance(older := continues.generation, str) and "://" not in older:
+        yield "continues.generation", older, "name a run on s3://"
 
 
 def _carried(config: RunConfig) -> Iterator[Carried]:

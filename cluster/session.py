@@ -23,6 +23,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A submitted job has the runtime_env of its configuration from the submission; to give it here again is a conflict.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
     # Fractions of a CPU let many processes start at once; Ray would warn about each of them.
     "RAY_worker_maximum_startup_concurrency": "64",
 }

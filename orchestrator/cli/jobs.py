@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator.cli.options import Config, Json, Sets, TakeOver
+from orchestrator.cli.options import Config, Continue, Json, Sets, TakeOver
 from orchestrator.cli.output import OUT, print_json
 
 _ADDRESS = "http://127.0.0.1:8265"
@@ -19,12 +19,14 @@ def submit(
     address: Annotated[str, typer.Option(help="The Ray head's job server, http://HEAD:8265.")] = _ADDRESS,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job's log.")] = False,
     take_over: TakeOver = False,
+    go_on: Continue = False,
 ) -> None:
     """Send the run to a Ray cluster as a job, with the working directory, and follow its log."""
     from orchestrator.launch.submission import submit_run
 
     say = lambda text: OUT.print(text, markup=False)  # noqa: E731
-    raise typer.Exit(submit_run(config, sets, address, follow=not no_wait, take_over=take_over, say=say))
+    flags = [flag for flag, given in (("--take-over", take_over), ("--continue", go_on)) if given]
+    raise typer.Exit(submit_run(config, sets, address, follow=not no_wait, flags=flags, say=say))
 
 
 def jobs(

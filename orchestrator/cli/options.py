@@ -20,6 +20,14 @@ TakeOver = Annotated[
         "has passed its checks; wait until it has, then go on: so does a new specialist join a run at work.",
     ),
 ]
+Continue = Annotated[
+    bool,
+    typer.Option(
+        "--continue",
+        help="Open the run's next generation, with new prompts or another teacher: specialists go on from what they "
+        "are. Of one that has begun, resume it.",
+    ),
+]
 Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Write a page too, with texts token by token; it needs no network."),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Config, Json, Sets, TakeOver
+from orchestrator.cli.options import Config, Continue, Json, Sets, TakeOver
 from orchestrator.cli.output import after, folder_of, monitors, show_report
 
 
@@ -14,14 +14,7 @@ def run(
     config: Config,
     sets: Sets = [],
     as_json: Json = False,
-    go_on: Annotated[
-        bool,
-        typer.Option(
-            "--continue",
-            help="Open the run's next generation, with new prompts or another teacher: specialists go on from what "
-            "they are. Of one that has begun, resume it.",
-        ),
-    ] = False,
+    go_on: Continue = False,
     take_over: TakeOver = False,
 ) -> None:
     """Capture, train, evaluate and export. The same command resumes where an earlier one stopped."""

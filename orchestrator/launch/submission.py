@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.jobs.submit import resolve_runtime_env, shipped_files, submit
@@ -30,10 +30,10 @@ def submit_run(
     address: str,
     *,
     follow: bool,
-    take_over: bool = False,
+    flags: Sequence[str] = (),
     say: Callable[[str], None],
 ) -> int:
-    """Submit `stillhouse run CONFIG`, perhaps with --take-over, with the working directory; returns the exit code.
+    """Submit `stillhouse run CONFIG`, with flags of that command, and the working directory; returns the exit code.
     Raises ValueError."""
     file = load_config(config, sets)
     folder = Path.cwd()
@@ -60,7 +60,7 @@ def submit_run(
         address=address,
         run_name=file.config.name,
         working_dir=folder,
-        entrypoint=_entrypoint(folder, inside, sets, take_over),
+        entrypoint=_entrypoint(folder, inside, sets, flags),
         identity=hash_json(dump(file.config)),
         runtime_env=runtime_env,
         excludes=[],
@@ -77,10 +77,8 @@ def _how_to_stop(config: RunConfig) -> str:
     return f"`stillhouse stop {run}`" if "://" in run or run.startswith("/") else ""
 
 
-def _entrypoint(folder: Path, config: Path, sets: list[str], take_over: bool) -> str:
+def _entrypoint(folder: Path, config: Path, sets: list[str], flags: Sequence[str]) -> str:
     """From a checkout its own code runs, shipped with it; elsewhere the `stillhouse` that the nodes have installed."""
     command = "python -m orchestrator" if (folder / "orchestrator" / "__main__.py").exists() else "stillhouse"
-    words = ["run", config.as_posix(), *(w for s in sets for w in ("--set", s))]
-    if take_over:
-        words.append("--take-over")
+    words = ["run", config.as_posix(), *(w for s in sets for w in ("--set", s)), *flags]
     return f"{command} {shlex.join(words)}"

@@ -37,10 +37,10 @@ def test_a_job_may_take_as_long_to_leave_as_its_run(project: Project, sent: list
     assert sent[1]["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == "7"
 
 
-def test_a_job_may_take_over(project: Project, sent: list[dict[str, Any]]) -> None:
+def test_a_job_may_take_over_or_continue(project: Project, sent: list[dict[str, Any]]) -> None:
     submitted(project)
-    submitted(project, take_over=True)
-    assert sent[1]["entrypoint"] == f"{sent[0]['entrypoint']} --take-over"
+    submitted(project, flags=["--take-over", "--continue"])
+    assert sent[1]["entrypoint"] == f"{sent[0]['entrypoint']} --take-over --continue"
     assert sent[1]["identity"] == sent[0]["identity"], "it is the same run, and attaches while it works"
 
 

@@ -23,7 +23,7 @@ def make_moe(folder: Path) -> Path:
         mlp_only_layers=[], decoder_sparse_step=1, norm_topk_prob=True, eos_token_id=1, pad_token_id=0,
         tie_word_embeddings=False,
     )  # fmt: skip
-    return _save(Qwen3MoeForCausalLM(config), VOCABULARY, folder)
+    return save(Qwen3MoeForCausalLM(config), VOCABULARY, folder)
 
 
 def make_large_vocabulary(folder: Path) -> Path:
@@ -33,7 +33,7 @@ def make_large_vocabulary(folder: Path) -> Path:
         vocab_size=LARGE_VOCABULARY, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, head_dim=64,
         num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
-    return _save(Qwen3ForCausalLM(config), LARGE_VOCABULARY, folder)
+    return save(Qwen3ForCausalLM(config), LARGE_VOCABULARY, folder)
 
 
 def random_ids(lengths: list[int], vocabulary: int, seed: int = 0) -> list[list[int]]:
@@ -42,7 +42,8 @@ def random_ids(lengths: list[int], vocabulary: int, seed: int = 0) -> list[list[
     return [rng.integers(3, vocabulary, n).tolist() for n in lengths]
 
 
-def _save(model: Any, vocabulary: int, folder: Path) -> Path:
+def save(model: Any, vocabulary: int, folder: Path) -> Path:
+    """A model with a tokenizer of so many words; its folder."""
     words = {w: i for i, w in enumerate(["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(3, vocabulary))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -89,7 +89,7 @@ def others_than(selectors: Iterable[Mapping[str, str]]) -> dict[str, str]:
     for selector in selectors:
         asked = {key: value for key, value in selector.items() if not value.startswith("!")}
         for key, value in list(asked.items())[:1]:  # a node that differs in one label is another one
-            avoided.setdefault(key, set()).update(_choice(value))
+            avoided.setdefault(key, set()).update(choice(value))
     return {key: f"!in({','.join(sorted(values))})" for key, values in avoided.items()}
 
 
@@ -141,11 +141,11 @@ def _label_problem(labels: Mapping[str, str], nodes: list[Node]) -> str | None:
 
 
 def _meets(have: str | None, wanted: str) -> bool:
-    return (have in _choice(wanted.removeprefix("!"))) is not wanted.startswith("!")
+    return (have in choice(wanted.removeprefix("!"))) is not wanted.startswith("!")
 
 
-def _choice(value: str) -> list[str]:
-    """The values that `value` or `in(a, b)` names."""
+def choice(value: str) -> list[str]:
+    """The values that `value` or `in(a, b)` of a selector names."""
     if value.startswith("in(") and value.endswith(")"):
         return [v.strip() for v in value[3:-1].split(",")]
     return [value]

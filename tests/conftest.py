@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from cluster.storage import Storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -42,3 +47,17 @@ def seaweed_endpoint() -> Iterator[str]:
 
     with seaweed() as endpoint:
         yield endpoint
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    """An empty store of each kind, one after the other."""
+    from support.servers.s3_servers import reached_at
+
+    from cluster.storage import join, open_storage
+
+    if request.param == "local":
+        yield open_storage(str(tmp_path / "run"))
+        return
+    with reached_at(request.getfixturevalue("moto_endpoint")) as bucket:
+        yield open_storage(join(bucket, uuid.uuid4().hex))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,7 @@ def submit(
     excludes: list[str],
     follow: bool = True,
     how_to_stop: str = "",
+    check: Callable[[Collection[Path]], None] = lambda shipped: None,
     echo: Echo,
 ) -> SubmitResult:
     """Submit `entrypoint`, or attach to the job that runs it already, and follow its log line by line.
@@ -72,7 +73,8 @@ def submit(
     `address` is the dashboard's (http://host:8265) and wins over RAY_ADDRESS. `identity` is a hash of the
     resolved configuration. `runtime_env` goes to Ray as it is (secrets in its `env_vars` are not printed);
     a `working_dir` URI in it replaces the shipping. `excludes` are .gitignore patterns, beside the defaults.
-    `how_to_stop` is what to type to end the job, in words; Ray's own command by default.
+    `how_to_stop` is what to type to end the job, in words; Ray's own command by default. `check` is called with the
+    files that are shipped, before they are, and may raise ValueError.
 
     Raises ValueError for what the user can fix: an address that does not answer, a missing token, a working
     directory over 100 MiB, a wrong name or runtime environment, a job that the cluster refuses or forgot.
@@ -84,7 +86,7 @@ def submit(
         client = connect(address)
         submission_id, running = choose_submission(base, _known_jobs(client))
         if not running:
-            _check_upload(environment, echo)
+            _check_upload(environment, check, echo)
             metadata = {"run": run_name, "identity": identity}
             try:
                 client.submit_job(
@@ -159,12 +161,13 @@ def shipped_files(working_dir: Path, excludes: list[str]) -> dict[Path, int]:
     return sizes
 
 
-def _check_upload(environment: dict[str, Any], echo: Echo) -> None:
+def _check_upload(environment: dict[str, Any], check: Callable[[Collection[Path]], None], echo: Echo) -> None:
     """Say what will be shipped; ValueError, naming the largest entries, if the dashboard would refuse it."""
     if "excludes" not in environment:
         return  # the code is fetched from a URI
     folder = environment["working_dir"]
     sizes = shipped_files(Path(folder), environment["excludes"])
+    check(sizes)
     total = sum(size + ZIP_ENTRY_BYTES + 2 * len(str(path)) for path, size in sizes.items())
     if total >= UPLOAD_LIMIT_BYTES:
         entries: Counter[str] = Counter()

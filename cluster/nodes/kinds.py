@@ -11,6 +11,9 @@ from cluster.config import NodeKindConfig
 from cluster.inventory import Inventory
 from cluster.resources import ACCELERATOR, MEMORY, Node
 
+ROLE = "stillhouse-role"
+"""The Ray label of a node for what it is there for: head, teacher, student, cpu."""
+
 TYPE_LABEL = "ray.io/accelerator-type"
 """Ray's label of a node for its type of accelerator."""
 

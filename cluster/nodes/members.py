@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.nodes.kinds import ROLE
 from cluster.ray_internals import node_table
 from cluster.resources import ACCELERATOR
-
-ROLE = "stillhouse-role"
-"""A label that says what a node is for."""
 
 _LOOK_S = 5.0
 """Seconds between two looks."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.jobs.submit import resolve_runtime_env, shipped_files, submit
+from cluster.jobs.submit import submit
 from cluster.stopping import ENDING_S
 from cluster.storage import join
 from orchestrator.config.loading import dump, load_config
@@ -53,9 +53,6 @@ def submit_run(
     passed = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
     patience = {_STOP_WAIT: str(round(file.config.cluster.leave_s + ENDING_S))}
     runtime_env["env_vars"] = passed | patience | runtime_env.get("env_vars", {})
-    goes_along = resolve_runtime_env(runtime_env, folder, [])
-    if "excludes" in goes_along:  # else the code is fetched from a URI, of which nothing is known here
-        check_shipped(file, folder, inside, shipped_files(folder, goes_along["excludes"]), say)
     result = submit(
         address=address,
         run_name=file.config.name,
@@ -66,6 +63,7 @@ def submit_run(
         excludes=[],
         follow=follow,
         how_to_stop=_how_to_stop(file.config),
+        check=lambda shipped: check_shipped(file, folder, inside, shipped, say),
         echo=say,
     )
     return result.exit_code

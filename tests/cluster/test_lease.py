@@ -7,41 +7,23 @@ import os
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.commit_processes import QUICK, hold, start, take, take_when_silent
-from support.servers.s3_servers import reached_at
+from support.commit_processes import QUICK, hold, start, take, take_when_silent, wait_for
 
 from cluster.holder import Holder, local_time
 from cluster.lease import Fence, Lease, LeaseHeld, LeaseLost, attempts, newest_epoch
-from cluster.storage import Storage, join, open_storage
+from cluster.storage import Storage
 
 RUN = "run 'trial'"
 
 
-@pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "local":
-        yield open_storage(str(tmp_path / "run"))
-        return
-    with reached_at(request.getfixturevalue("moto_endpoint")) as bucket:
-        yield open_storage(join(bucket, uuid.uuid4().hex))
-
-
 def quick(storage: Storage, say: Callable[[str], None] = lambda text: None) -> Lease:
     return Lease.take(storage, RUN, say, QUICK)
-
-
-def wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # One after another ------------------------------------------------------------------------------------------

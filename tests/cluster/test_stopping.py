@@ -6,32 +6,21 @@ import json
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.commit_processes import QUICK, hold, start
-from support.servers.s3_servers import reached_at
+from support.commit_processes import QUICK, hold, start, wait_for
 
 from cluster.holder import Holder
 from cluster.lease import Lease, LeaseHeld, StopRequest, last_attempt
 from cluster.stopping import ask_to_stop, take_over, wait_until_over
-from cluster.storage import Storage, join, open_storage
+from cluster.storage import Storage, open_storage
 
 RUN = "run 'trial'"
 MARK = "attempts/0001.stop.json"
-
-
-@pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "local":
-        yield open_storage(str(tmp_path / "run"))
-        return
-    with reached_at(request.getfixturevalue("moto_endpoint")) as bucket:
-        yield open_storage(join(bucket, uuid.uuid4().hex))
 
 
 @pytest.fixture
@@ -47,13 +36,6 @@ def ask(storage: Storage, *, now: bool = False) -> StopRequest:
     attempt = last_attempt(storage)
     assert attempt is not None
     return ask_to_stop(storage, attempt, now=now)
-
-
-def wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def beats(storage: Storage, number: int) -> None:

@@ -40,12 +40,13 @@ def test_size_is_told_before_the_upload(tmp_path: Path, monkeypatch: pytest.Monk
     environment = module.resolve_runtime_env({"excludes": ["a.bin"]}, tmp_path, ["/small.py"])
     assert set(shipped_files(tmp_path, environment["excludes"])) == {Path("data/b.bin"), Path(".gitignore")}
 
-    lines: list[str] = []
-    module._check_upload(environment, lines.append)
+    lines, seen = list[str](), list[Path]()
+    module._check_upload(environment, seen.extend, lines.append)
     assert lines == [f"shipping {tmp_path}: 2 files, 0.0 MiB"]
+    assert set(seen) == {Path("data/b.bin"), Path(".gitignore")}
     monkeypatch.setattr(module, "UPLOAD_LIMIT_BYTES", 2000)
     with pytest.raises(ValueError, match=r"0\.0 MiB \(largest: data .*\): exclude data and checkpoints"):
-        module._check_upload(environment, lines.append)
+        module._check_upload(environment, seen.extend, lines.append)
 
 
 def test_a_log_is_shown_once_in_whole_lines() -> None:

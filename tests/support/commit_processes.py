@@ -29,6 +29,14 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["pytest", "s3fs", "cluster.lease", "workers.teacher.units.commit"])
 
 
+def wait_for(what: Callable[[], object]) -> None:
+    """Look every hundredth of a second, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 # In a process of its own ------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.nodes.kinds import TYPE_LABEL, NodeKind, PlannedNode, planned_node
+from cluster.nodes.kinds import ROLE, TYPE_LABEL, NodeKind, PlannedNode, planned_node
 from cluster.nodes.packing import Room
-from cluster.resources import MEMORY, ResourceRequest, bundles_on
+from cluster.resources import MEMORY, ResourceRequest, bundles_on, choice
 from orchestrator.config.schema import RunConfig
 from orchestrator.config.students import GENERALIST
 from orchestrator.launch.manifests.nodes import Role, Shape, Shapes
@@ -17,9 +17,6 @@ from workers.evaluation.resources import resource_request as evaluator_request
 from workers.student.config import TrainConfig
 from workers.student.training.resources import resource_request as student_request
 from workers.teacher.groups.resources import resource_request as teacher_request
-
-ROLE = "stillhouse-role"
-"""The Ray label of a node for what it is there for."""
 
 _RESERVED = "ray.io/"
 
@@ -225,7 +222,7 @@ def _labels(key: str, role: Role, shape: Shape, selector: Mapping[str, str]) -> 
                 f"a label of your own, for example {ROLE}: {role}"
             )
         elif not wanted.startswith("!"):
-            labels[name] = wanted.removeprefix("in(").removesuffix(")").split(",")[0].strip()
+            labels[name] = choice(wanted)[0]
     return labels
 
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import yaml
 
+from cluster.nodes.kinds import ROLE
 from cluster.nodes.offers import Where, head_offer
 from orchestrator.config.loading import UniqueKeys
 from orchestrator.config.schema import RunConfig
-from orchestrator.launch.manifests.groups import ROLE, Group, all_alike, groups_of
+from orchestrator.launch.manifests.groups import Group, all_alike, groups_of
 from orchestrator.launch.manifests.local_files import CONFIG_NAME
 from orchestrator.launch.manifests.nodes import parse_nodes
 from orchestrator.launch.manifests.planning import place_problems, plan_problems

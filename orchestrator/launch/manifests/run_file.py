@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from cluster.nodes.kinds import ROLE
 from orchestrator.config.loading import ConfigFile, read_data, validate
 from orchestrator.config.schema import RunConfig
-from orchestrator.launch.manifests.groups import ROLE
 from orchestrator.launch.manifests.local_files import carried_files, refuse_local, text_of
 
 

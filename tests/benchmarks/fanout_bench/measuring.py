@@ -58,13 +58,17 @@ def cpu_seconds(pid: int) -> Iterator[dict[int, float]]:
         thread.join()
 
 
+def environment() -> dict[str, str]:
+    """Of a program of this checkout."""
+    paths = [CHECKOUT, CHECKOUT / "tests", CHECKOUT / "tests" / "benchmarks"]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "RAY_AUTH_MODE": "disabled"}
+
+
 def measured(*command: str) -> Took:
     """Run a Python program of this checkout to its end."""
-    paths = [CHECKOUT, CHECKOUT / "tests", CHECKOUT / "tests" / "benchmarks"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "RAY_AUTH_MODE": "disabled"}
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, *command], cwd=CHECKOUT, env=environment(), stdout=subprocess.PIPE, text=True
     )
     with cpu_seconds(process.pid) as most:
         said, _ = process.communicate()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from typing import Any
 
 import psutil
 import yaml
-from fanout_bench.measuring import CHECKOUT
+from fanout_bench.measuring import CHECKOUT, environment
 from fanout_bench.specialists import TOGETHER
 from targets_bench.tables import show
 from teacher_bench.models import random_ids, save
@@ -130,7 +129,7 @@ def planned(config: Path) -> dict[str, Any]:
         [sys.executable, "-m", "orchestrator", "plan", str(config), "--json"],
         stdout=subprocess.PIPE,
         check=True,
-        env=_environment(),
+        env=environment(),
         cwd=CHECKOUT,
     ).stdout
     return dict(json.loads(said))
@@ -138,7 +137,7 @@ def planned(config: Path) -> dict[str, Any]:
 
 def peaks(*command: str) -> list[tuple[str, int]]:
     """Run a Python program; of all processes below it their titles and most memory in bytes, by their start."""
-    process = subprocess.Popen([sys.executable, *command], env=_environment(), cwd=CHECKOUT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *command], env=environment(), cwd=CHECKOUT, stdout=subprocess.DEVNULL)
     most: dict[tuple[float, int], tuple[str, int]] = {}
     while process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -151,11 +150,6 @@ def peaks(*command: str) -> list[tuple[str, int]]:
         time.sleep(_LOOK_S)
     assert process.returncode == 0, f"{command} ended with {process.returncode}"
     return [most[key] for key in sorted(most)]
-
-
-def _environment() -> dict[str, str]:
-    paths = [CHECKOUT, CHECKOUT / "tests", CHECKOUT / "tests" / "benchmarks"]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "RAY_AUTH_MODE": "disabled"}
 
 
 if __name__ == "__main__":

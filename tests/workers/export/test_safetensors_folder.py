@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.servers.s3_servers import reached_at
 
-from cluster.storage import Storage, join, open_storage
+from cluster.storage import Storage
 from workers.export.safetensors_folder import copy_model
-
-
-@pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "local":
-        yield open_storage(str(tmp_path / "run"))
-        return
-    with reached_at(request.getfixturevalue("moto_endpoint")) as bucket:
-        yield open_storage(join(bucket, uuid.uuid4().hex))
 
 
 @pytest.fixture

@@ -68,6 +68,11 @@ class StopRequest:
     def __str__(self) -> str:
         return f"host {self.host}, pid {self.pid}, at {local_time(self.time)}"
 
+    @property
+    def how(self) -> str:
+        """How it is to leave, in words."""
+        return "at once" if self.now else "in order: workers write their checkpoints first"
+
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
@@ -180,11 +185,7 @@ class Lease:
         taken, asked = self._storage.read_many([lease_key(self.epoch + 1), lease_key(self.epoch, "stop")])
         if taken is not None:
             self.fence.check()
-        if asked is None or self._tell is None or self._ended.is_set():
-            return heard
-        try:
-            request = StopRequest.from_bytes(asked)
-        except ValueError:  # what is no request asks for nothing
+        if self._tell is None or self._ended.is_set() or (request := _request(asked)) is None:
             return heard
         if heard is None or (request.now and not heard.now):
             self._tell(request)
@@ -201,6 +202,8 @@ class Attempt:
     beat: Beat
     ended: float | None
     """When it was released, by its holder's clock; None of one that lives, or that died."""
+    asked: StopRequest | None = None
+    """Who asked it to leave."""
 
     def sign(self, now: float, timing: Timing = Timing()) -> Sign:
         """How it stands at a time of this machine's clock: `gone` is a process of this machine that is there no more,
@@ -216,7 +219,7 @@ Sign = Literal["alive", "silent", "gone", "ended"]
 
 
 def last_attempt(storage: Storage) -> Attempt | None:
-    """The last lease that was taken. One listing, and three small keys. Raises ValueError if another version of this
+    """The last lease that was taken. One listing, and four small keys. Raises ValueError if another version of this
     program wrote its holder."""
     found = attempts(storage, last=1)
     if not found and (newest := newest_epoch(storage)):
@@ -225,20 +228,20 @@ def last_attempt(storage: Storage) -> Attempt | None:
 
 
 def attempts(storage: Storage, *, last: int | None = None) -> list[Attempt]:
-    """The leases that were taken, in order; or only so many, the last ones. One listing, and three small keys of each.
+    """The leases that were taken, in order; or only so many, the last ones. One listing, and four small keys of each.
 
     One whose holder another version of this program wrote is left out.
     """
     epochs = range(1, newest_epoch(storage) + 1)[-last if last else None :]
-    kinds = ("", "beat", "end")
+    kinds = ("", "beat", "end", "stop")
     data = storage.read_many([lease_key(epoch, kind) for epoch in epochs for kind in kinds])
     found = []
     for i, epoch in enumerate(epochs):
-        held, beat, end = data[3 * i : 3 * i + 3]
+        held, beat, end, stop = data[len(kinds) * i : len(kinds) * (i + 1)]
         with suppress(ValueError):
             holder = Holder.from_bytes(held or b"{}")
             sign = Beat(**json.loads(beat)) if beat else Beat(-1, holder.since)
-            found.append(Attempt(epoch, holder, sign, json.loads(end)["time"] if end else None))
+            found.append(Attempt(epoch, holder, sign, json.loads(end)["time"] if end else None, _request(stop)))
     return found
 
 
@@ -264,6 +267,13 @@ def lease_key(epoch: int, kind: str = "") -> str:
 
 def _holder(storage: Storage, epoch: int) -> Holder:
     return Holder.from_bytes(storage.read(lease_key(epoch)))
+
+
+def _request(data: bytes | None) -> StopRequest | None:
+    """What a holder is asked, if anything: what is no request asks for nothing."""
+    with suppress(ValueError):
+        return StopRequest.from_bytes(data) if data is not None else None
+    return None
 
 
 def _last_beat(storage: Storage, epoch: int, holder: Holder) -> Beat:

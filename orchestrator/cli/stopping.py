@@ -46,8 +46,7 @@ def stop(
         how = f"ended at {local_time(attempt.ended)}" if attempt.ended is not None else gone
         return OUT.print(f"nothing runs: {who} {how}", markup=False)
     request = reading(lambda: ask_to_stop(run.storage, attempt, now=at_once))
-    how = "at once" if at_once else "in order: students write their checkpoints first"
-    OUT.print(f"{who} is asked to stop {how} (by {request})", markup=False)
+    OUT.print(f"{who} is asked to stop {request.how} (by {request})", markup=False)
     if sign == "silent":
         OUT.print(f"nothing was heard of it since {local_time(attempt.beat.time)} by its clock", markup=False)
     if no_wait:

@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from cluster.holder import local_time
+from cluster.lease import Attempt
 from orchestrator.monitors.frame import frame
 from orchestrator.monitors.wording import clock
 from orchestrator.render.spent import amount_words, spent_lines
@@ -104,7 +105,12 @@ def _driver(view: RunView, now: float) -> str:
         case "silent":
             return f"{who} has been silent for {clock(last['silent_s'])}; if it is gone, the same command resumes"
         case _:
-            return f"{who}, {_ago(last)}"
+            return f"{who}, {_ago(last)}{_asked(view.attempts[-1])}"
+
+
+def _asked(attempt: Attempt) -> str:
+    """Of a driver at work: that it was asked to leave, how and by whom."""
+    return f"; asked to stop {attempt.asked.how} (by {attempt.asked})" if attempt.asked is not None else ""
 
 
 def _ago(driver: Mapping[str, Any]) -> str:

@@ -190,6 +190,7 @@ class RunView:
             "state": sign,
             "silent_s": max(now - attempt.beat.time, 0.0) if sign in ("silent", "gone", "alive") else None,
             "ended": attempt.ended,
+            "asked_to_stop": asdict(attempt.asked) if attempt.asked is not None else None,
         }
 
 

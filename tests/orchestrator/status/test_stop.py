@@ -91,6 +91,19 @@ def test_without_waiting_it_only_asks(stillhouse: Stillhouse, run: RunFolder) ->
     assert last is not None and last.now
 
 
+def test_status_shows_who_asked_and_how(stillhouse: Stillhouse, run: RunFolder) -> None:
+    driven(run.storage)
+    tell(run.storage, 1, story())
+    assert "asked" not in stillhouse("status", run.uri).out
+    for flag, how in (([], "asked to stop in order"), (["--now"], "asked to stop at once")):
+        assert stillhouse("stop", run.uri, "--no-wait", *flag).code == 0
+        assert how in stillhouse("status", run.uri).out
+        request = json.loads(stillhouse("status", run.uri, "--json").out)["driver"]["asked_to_stop"]
+        assert StopRequest(**request) == mark(run.storage)
+    run.storage.write("attempts/0001.stop.json", b"no request")
+    assert "asked" not in stillhouse("status", run.uri).out, "what is no request asks for nothing"
+
+
 @pytest.mark.parametrize("how", ["never begun", "ended", "gone"])
 def test_where_nothing_runs_nobody_is_asked(stillhouse: Stillhouse, run: RunFolder, how: str) -> None:
     if how == "ended":

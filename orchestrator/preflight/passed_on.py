@@ -63,6 +63,7 @@ def check_passed_on(config: RunConfig) -> None:
         _check_labels(f"{key}.label_selector", specialist.train.label_selector)
         _check_amount(f"{key}.gpus_per_worker", specialist.train.gpus_per_worker, whole=True)
         _check_amount(f"{key}.cpus_per_worker", specialist.train.cpus_per_worker)
+    _check_labels("evaluate.label_selector", config.evaluate.label_selector)
     _check_amount("evaluate.gpus", config.evaluate.gpus, whole=True)
     _check_amount("evaluate.cpus", config.evaluate.cpus)
 

@@ -87,10 +87,16 @@ def scoring_job(run: RunFolder, config: RunConfig, board: str) -> ScoringJob:
 def begin(job: ScoringJob, tasks: Sequence[ScoringTask], settings: EvaluateConfig) -> Any:
     """A call that scores tasks, in one process or in several."""
     if settings.workers == 1 or len(tasks) == 1:
-        alone = ray.remote(_score_all).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=_RETRIES)
+        alone = ray.remote(_score_all).options(**_place(settings), max_retries=_RETRIES)
         return alone.remote(job, tasks)
     pool = ray.remote(_score_in_pool).options(num_cpus=0, max_retries=0, scheduling_strategy=beside_driver())
     return pool.remote(job, tasks, settings)
+
+
+def _place(settings: EvaluateConfig) -> dict[str, Any]:
+    """What a process that scores asks of its node, as Ray's options."""
+    labels = {"label_selector": settings.label_selector} if settings.label_selector else {}
+    return {"num_cpus": settings.cpus, "num_gpus": settings.gpus, **labels}
 
 
 def _score_all(job: ScoringJob, tasks: Sequence[ScoringTask]) -> int:
@@ -130,8 +136,7 @@ def _score_round(job: ScoringJob, tasks: Sequence[ScoringTask], settings: Evalua
     scored = numbers.map(
         _PoolScorer,
         fn_constructor_args=[job, tasks],
-        num_cpus=settings.cpus,
-        num_gpus=settings.gpus,
+        **_place(settings),
         ray_remote_args_fn=partial(restarted, _RETRIES),
         # One task at a time: one that is queued behind another could be done by an idle process.
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),

@@ -241,6 +241,10 @@ class EvaluateConfig(Settings):
     gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each of them."""
 
+    label_selector: dict[str, str] = {}
+    """Ray labels that the node of each of them must have, for example {stillhouse-role: student}; a process that
+    exports goes to any. Empty: any node."""
+
     threads: int = Field(default=2, ge=1)
     """Threads of each of them on a CPU."""
 

@@ -7,5 +7,5 @@ from workers.evaluation.config import EvaluateConfig
 
 
 def resource_request(config: EvaluateConfig) -> ResourceRequest:
-    """Resources of one of its processes, which is the least that it works with."""
-    return group_request(1, config.cpus, config.gpus, "PACK", {})
+    """Resources and labels of one of its processes, which is the least that it works with."""
+    return group_request(1, config.cpus, config.gpus, "PACK", config.label_selector)

@@ -187,7 +187,8 @@ def _cpu(config: RunConfig, shapes: Shapes) -> Group:
         needs.pop(MEMORY)
     shape = _smallest(shapes.without_gpus, ResourceRequest((needs,), "PACK", {}), *evaluators[:1])
     most = max(2, nodes_for(shape, evaluators)) if evaluators else 2
-    return Group("cpu", "cpu", shape, most, {ROLE: "cpu"}, least=1, why=_OF_CPUS)
+    wanted = {name: value for name, value in config.evaluate.label_selector.items() if evaluators and name != ROLE}
+    return Group("cpu", "cpu", shape, most, _labels("evaluate", "cpu", shape, wanted), least=1, why=_OF_CPUS)
 
 
 def _smallest(shapes: Sequence[Shape], *requests: ResourceRequest) -> Shape:

@@ -13,6 +13,7 @@ from cluster.nodes.kinds import ROLE
 from orchestrator.config.loading import ConfigFile, read_data, validate
 from orchestrator.config.schema import RunConfig
 from orchestrator.launch.manifests.local_files import carried_files, refuse_local, text_of
+from orchestrator.launch.manifests.nodes import Role
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class RunFile:
 
 
 def run_file(path: Path, settings: list[str], *, select: bool) -> RunFile:
-    """Read a configuration for a cluster; where `select`, teachers and students that ask for no label get a selector of
-    their role. Raises ValueError, a line for each fault."""
+    """Read a configuration for a cluster; where `select`, teachers, students and evaluator that ask for no label get a
+    selector of their role. Raises ValueError, a line for each fault."""
     data = _unshared(read_data(path, settings))
     config = validate(data)
     selected = _select(data, config) if select else False
@@ -73,7 +74,17 @@ def _select(data: dict[str, Any], config: RunConfig) -> bool:
     else:
         for name in students:
             _part(_part(data["specialists"], name), "train")["label_selector"] = {ROLE: "student"}
-    return bool(free or students)
+    scores = _evaluators_role(config) if not config.evaluate.label_selector else None
+    if scores is not None:
+        _part(data, "evaluate")["label_selector"] = {ROLE: scores}
+    return bool(free or students or scores)
+
+
+def _evaluators_role(config: RunConfig) -> Role | None:
+    """Of the nodes on which the evaluator has room when teachers' may have left; None where only those have GPUs."""
+    if not config.evaluate.gpus:
+        return "cpu"
+    return "student" if any(s.train.gpus_per_worker for s in config.specialists.values()) else None
 
 
 def _part(data: dict[str, Any], key: str) -> dict[str, Any]:

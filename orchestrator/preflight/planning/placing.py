@@ -214,7 +214,7 @@ def _other_kinds(part: Part, kinds: Mapping[str, NodeKind], without: set[str]) -
 def _keep_to(item: Placeable, kinds: list[NodeKind]) -> str | None:
     """The setting that keeps a part on nodes of some kinds; None where there is none that would."""
     types = sorted({kind.accelerator_type for kind in kinds if kind.accelerator_type is not None})
-    if item.part.kind not in ("teacher", "student") or not types:
+    if item.part.kind not in ("teacher", "student", "evaluator") or not types:
         return None
     value = types[0] if len(types) == 1 else f"in({', '.join(types)})"
     return f"label_selector: {{{TYPE_LABEL}: {value!r}}}"

@@ -131,7 +131,7 @@ class _Priced:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self.evaluator = Place(config.evaluate.cpus, config.evaluate.gpus)
+        self.evaluator = Place(config.evaluate.cpus, config.evaluate.gpus, labels=config.evaluate.label_selector)
 
     def amount(self, place: Place, seconds: float) -> Amount:
         """Of one place, held for so long."""

@@ -142,7 +142,9 @@ def test_a_runtime_env_that_ray_cannot_make(
     assert error.startswith("error: cluster.runtime_env") and all(word in error for word in words), error
 
 
-@pytest.mark.parametrize("where", ["teacher.label_selector", "specialists.medical.train.label_selector"])
+@pytest.mark.parametrize(
+    "where", ["teacher.label_selector", "specialists.medical.train.label_selector", "evaluate.label_selector"]
+)
 @pytest.mark.parametrize(
     "labels",
     [
@@ -223,6 +225,7 @@ def test_a_python_without_vllm(project: Project, stillhouse: Command) -> None:
         ({"defaults.train.gpus_per_worker": 1}, ["specialists.medical.train: 1 x 1 CPU + 1 GPU", "gpus_per_worker"]),
         ({"defaults.train.workers": 4, "cluster.cpus": 2}, ["specialists.medical.train: 4 x 1 CPU", "workers"]),
         ({"specialists.legal.train.label_selector": {"a": "b"}}, ["specialists.legal.train:", "the label a=b"]),
+        ({"evaluate.label_selector": {"a": "b"}}, ["evaluate:", "the label a=b"]),
         ({"evaluate.gpus": 0.5}, ["evaluate: 1 x 1 CPU + 0.5 GPU", "change cpus or gpus"]),
         ({"evaluate.cpus": 99, "cluster.cpus": 4}, ["evaluate: 1 x 99 CPU", "there are 4"]),
         ({"teacher.gpus_per_rank": 1.5}, ["teacher.gpus_per_rank: 1.5; Ray gives a part of one GPU, or whole ones"]),

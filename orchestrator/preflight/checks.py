@@ -24,7 +24,7 @@ from orchestrator.preflight.planning.tasks import task_notes
 from orchestrator.preflight.prompts import check_answering
 from orchestrator.preflight.students import check_exports, check_students
 from orchestrator.preflight.trial import try_prompts
-from orchestrator.prompts.lengths import check_students_hold, positions_by_settings
+from orchestrator.prompts.lengths import TextLengths, check_students_hold, positions_by_settings
 from orchestrator.prompts.policy import PolicyResolver
 from orchestrator.prompts.sources import (
     MissingPrompts,
@@ -72,6 +72,7 @@ class Checked:
     """By source: the `rows` that it has, how many of them were `read`, and whether `rows` is `exact`."""
     longest: dict[str, int] = field(default_factory=dict)
     """Tokens of the longest text that may come of the rows that were tried, by domain."""
+    lengths: TextLengths = field(default_factory=TextLengths)
     tasks: list[ReadTask] = field(default_factory=list)
     """Questions with known answers."""
     harness: list[HarnessTask] = field(default_factory=list)
@@ -260,7 +261,7 @@ def _check_rows(config: RunConfig, found: Checked, screened: Screened) -> None:
     trial = try_prompts(config, found.prompts, found.teacher_folders)
     found.reject(trial.rejected)
     found.notes += trial.notes()
-    found.longest = trial.longest
+    found.longest, found.lengths = trial.longest, trial.lengths
     check_students_hold(config, trial.longest, positions_by_settings(config))
     splits, past_caps = splits_and_trained(config, found.prompts)
     if (note := caps_note(config, past_caps)) is not None:

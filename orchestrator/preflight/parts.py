@@ -9,7 +9,14 @@ from typing import Any, Literal, TypedDict
 
 from humanize import naturalsize
 
-from orchestrator.preflight.memory import activation_bytes, decoder_of, kv_cache_bytes, linear_layers, student_size
+from orchestrator.preflight.memory import (
+    activation_bytes,
+    decoder_of,
+    kv_cache_bytes,
+    linear_layers,
+    state_bytes,
+    student_size,
+)
 from workers.evaluation.config import CHUNK_NUMBERS, LOGITS_HELD, EvaluateConfig
 from workers.fetching.folder import model_folder
 from workers.model_files import expert_count, read_model_config
@@ -26,6 +33,14 @@ _CONTEXT_BYTES = 1 << 30
 
 _GPU_HOST_BYTES = 3 << 30
 """What a process that computes on a GPU holds in the node's memory before any weight, about."""
+
+
+_CACHE_ROOM = 1.5
+"""Columns of a cache for those of the longest text: it grows by half, and has a quarter before its first text."""
+
+
+_TEACHER_PROCESS_BYTES, _STUDENT_PROCESS_BYTES = 480 << 20, 740 << 20
+"""Likewise, of one on a CPU: a rank without DeepSpeed, and a worker with it and Ray Train (size_bench/planned.py)."""
 
 
 USABLE = 0.95
@@ -70,26 +85,32 @@ class Part:
         return self.gpu_memory <= self.gpu_share(gpu_memory)
 
 
-def teacher_part(name: str, teacher: TeacherConfig, folder: Path, longest_answer: int, vocabulary: int) -> Part:
-    """The ranks of a teacher's replicas; without weights where they are not downloaded yet."""
+def teacher_part(
+    name: str, teacher: TeacherConfig, folder: Path, longest: int, vocabulary: int, in_use: float = 1.0
+) -> Part:
+    """The ranks of a teacher's replicas, whose longest text has so many tokens; without weights where they are not
+    downloaded yet. `in_use` is the share of slots with texts: the others' memory is taken on a GPU alone."""
     model, size = read_model_config(folder), model_size(folder) or ModelSize(0)
     width = DTYPE_BYTES[teacher.precision]
     weights = (size.dense + size.experts // teacher.ep_size) * width
     logits = 3 * min(teacher.score_tokens * vocabulary, HEAD_NUMBERS) * 4
-    cache = kv_cache_bytes(model, teacher.slots * (longest_answer + 512), width)
+    slots = teacher.slots * (1.0 if teacher.gpus_per_rank else in_use)
+    cache = kv_cache_bytes(model, round(slots * longest * _CACHE_ROOM), width)
     least, most = teacher.replicas
     experts = expert_count(model)
     what = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"
     what += ", vLLM" if teacher.engine == "vllm" else ""
     through_host = weights if teacher.ep_size == 1 else 0  # shards go straight to their GPU
     held = {"weights": weights, "logits": logits, "kv_cache": cache}
+    if not teacher.gpus_per_rank:
+        held["weights_file"] = weights  # pages of it, which were read to copy them
     return Part(
         "teacher",
         f"teacher {name}",
         most * teacher.ep_size,
         teacher.cpus_per_rank,
         teacher.gpus_per_rank,
-        **_on_host_and_gpu(teacher.gpus_per_rank, held, through_host),
+        **_on_host_and_gpu(teacher.gpus_per_rank, held, through_host, process=_TEACHER_PROCESS_BYTES),
         detail=f"{least}-{most} replicas; {what}; weights {naturalsize(weights)} a rank, "
         f"logits {naturalsize(logits)}, cache {naturalsize(cache)}",
         least=least * teacher.ep_size,
@@ -121,21 +142,24 @@ class _Held(TypedDict):
     gpu_memory_of: dict[str, int]
 
 
-def _on_host_and_gpu(gpus: float, held: Mapping[str, int], through_host: int, on_host: int = 0) -> _Held:
+def _on_host_and_gpu(
+    gpus: float, held: Mapping[str, int], through_host: int, on_host: int = 0, process: int = PROCESS_BYTES
+) -> _Held:
     """Bytes on the host and on its GPUs of a process that holds so many to compute with, of which some are loaded
-    through the host's memory; `on_host` are those of a held-out unit, which stays there."""
+    through the host's memory; `on_host` are those of a held-out unit, which stays there, `process` those of one on a
+    CPU before all that."""
     if gpus:
         host = {"process": _GPU_HOST_BYTES, "weights_on_their_way": through_host}
         gpu = {**held, "cuda_context": _CONTEXT_BYTES}
     else:
-        host, gpu = {**held, "process": PROCESS_BYTES}, {}
+        host, gpu = {**held, "process": process}, {}
     host["heldout_unit"] = on_host
     host, gpu = ({name: size for name, size in pieces.items() if size} for pieces in (host, gpu))
     return _Held(memory=sum(host.values()), gpu_memory=sum(gpu.values()), memory_of=host, gpu_memory_of=gpu)
 
 
 def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabulary: int, heads: int = 0) -> Part:
-    """Weights, gradients, AdamW's two states, ZeRO's flat copies, activations of a micro-batch, logits of a chunk.
+    """Weights, gradients, the optimiser's state (`state_bytes`), activations of a micro-batch, logits of a chunk.
     `heads` are the bytes of teachers' heads, which every worker holds where targets are hidden states.
 
     Measured beside it: a worker of 127 M parameters (ZeRO-1, float32, 49k ids) held 4.2 GB.
@@ -146,28 +170,19 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
     width = student_width(train)
     least, most = train.workers  # the fewer, the more each of them holds
     stage = train.zero_stage(least, "float32" if width == 4 else "bfloat16")
-    whole = parameters * width
-    weights = whole // (least if stage == 3 else 1)
     trained, what = parameters, ""
     if specialist.model.lora is not None and folder is not None:
         trained = _trained(specialist.model, folder)
         what = f", {trained / 1e6:.2f} M in adapters"
     what += f", teacher's head {naturalsize(heads)}" if heads else ""
-    gradients = trained * 4 // (least if stage >= 2 else 1)
-    optimiser = trained * (12 if stage else 8) // least
-    if specialist.roundings:  # rounded, beside masters that the stages 1 and 2 have anyway
-        optimiser += parameters * (4 if stage == 0 else width // least if stage == 3 else 0)
-    flat = trained * width // (least if stage == 3 else 1) if stage else 0
+    state = state_bytes(train, stage, parameters, trained, width, rounded=bool(specialist.roundings))
     logits = 3 * chunk_tokens("cuda" if train.gpus_per_worker else "cpu", max(vocabulary, 1)) * vocabulary * 4
     # Of a text, as much again may be its prompt, of which there need be no targets.
     tokens = min(train.micro_tokens, 2 * train.batch_tokens // least)
     decoder = decoder_of(specialist.model, base_config)
     activations = activation_bytes(decoder, tokens, width, checkpointing=train.gradient_checkpointing)
-    moments = trained * 8 // least
-    held = {
-        **{"weights": weights, "gradients": gradients, "moments": moments, "masters": optimiser - moments},
-        **{"flat_copies": flat, "activations": activations, "logits": logits, "teacher_head": heads},
-    }
+    held = {**state, "activations": activations, "logits": logits, "teacher_head": heads}
+    optimiser = state["moments"] + state["masters"]
     workers = f"{least}-{most} workers; " if most > least else ""
     shared = f"ZeRO-{stage}" if stage else "no ZeRO"
     return Part(
@@ -176,10 +191,10 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
         most,
         train.cpus_per_worker,
         train.gpus_per_worker,
-        **_on_host_and_gpu(train.gpus_per_worker, held, whole),
+        **_on_host_and_gpu(train.gpus_per_worker, held, parameters * width, process=_STUDENT_PROCESS_BYTES),
         detail=f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of {mixture}; "
-        f"weights {naturalsize(weights)} a worker, gradients {naturalsize(gradients)}, optimiser "
-        f"{naturalsize(optimiser + flat)}, activations {naturalsize(activations)}",
+        f"weights {naturalsize(state['weights'])} a worker, gradients {naturalsize(state['gradients'])}, optimiser "
+        f"{naturalsize(optimiser)}, activations {naturalsize(activations)}",
         least=least,
     )
 

@@ -96,7 +96,8 @@ def _teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
             _note_walks(plan, config, found, name)
 
         def make(teacher: TeacherConfig, name: str = name, folder: Path = folder) -> Part:
-            return teacher_part(name, teacher, folder, plan.longest_answer.get(name, 0), vocabulary)
+            in_use = plan.slots[name].share if name in plan.slots else 1.0
+            return teacher_part(name, teacher, folder, _longest_text(plan, found, name), vocabulary, in_use)
 
         experts = expert_count(read_model_config(folder))
         items.append(
@@ -112,6 +113,12 @@ def _teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
             )
         )
     return items
+
+
+def _longest_text(plan: RunPlan, found: Checked, teacher: str) -> int:
+    """Tokens of the longest text of a teacher's domains, prompt and answer, of those that were tried."""
+    own = [domain for domain, names in plan.teachers.items() if teacher in names]
+    return max([plan.longest_answer.get(teacher, 0), *(found.longest.get(domain, 0) for domain in own)])
 
 
 def _note_walks(plan: RunPlan, config: RunConfig, found: Checked, teacher: str) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.prompts.lengths import check_length, given_token_ids, text_tokens
-from orchestrator.prompts.policy import PolicyResolver
+from orchestrator.prompts.kinds import answer_bytes
+from orchestrator.prompts.lengths import TextLengths, check_length, given_token_ids, text_tokens
+from orchestrator.prompts.policy import PolicyResolver, prompt_bytes
 from orchestrator.prompts.sources import RawPrompt, RejectedRow, nothing_left, require_prompts
 from orchestrator.prompts.splits import assign_splits
 from orchestrator.prompts.tokenizing import TeacherTokenizer, most_tokens
@@ -31,6 +32,7 @@ class Trial:
     """Rows that were tried and cannot be used, by the index of their prompt."""
     longest: dict[str, int] = field(default_factory=dict)
     """Tokens of the longest text that may come of the rows that were tried, by domain."""
+    lengths: TextLengths = field(default_factory=TextLengths)
     tried: Counter[str] = field(default_factory=Counter)
     """Rows that were tried, by source."""
     look_special: Counter[str] = field(default_factory=Counter)
@@ -126,6 +128,9 @@ class _Run:
                 trial.rejected[i] = row.rejected(error)
                 continue
             usable = True
+            trial.lengths.prompts[row.source].add(prompt_bytes(row, how), len(tokens.prompt_token_ids))
+            if tokens.answer_token_ids is not None:
+                trial.lengths.answers[row.source].add(answer_bytes(row), len(tokens.answer_token_ids))
             trial.look_special.update([row.source] if tokens.looks_special else [])
             for domain in row.domains:
                 trial.longest[domain] = max(trial.longest.get(domain, 0), length)

@@ -8,7 +8,7 @@ from orchestrator.config.schema import RunConfig
 from orchestrator.prompts.policy import PolicyResolver, PromptPolicy
 from orchestrator.prompts.sources import RawPrompt
 
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 """Of English prose in a usual vocabulary; what is reckoned of given text is an estimate."""
 
 
@@ -38,7 +38,7 @@ class RowKind:
         """How many answers a row gets, and target tokens of each: at most, of those that the teacher makes, and of a
         given one an estimate by its bytes, with its end."""
         if self.is_given(config, heldout=heldout):
-            return 1, answer_bytes // _BYTES_PER_TOKEN + 1
+            return 1, answer_bytes // BYTES_PER_TOKEN + 1
         return config.evaluate.samples if heldout else how.sampling.samples, how.sampling.max_new_tokens
 
     def how(self, policies: PolicyResolver) -> PromptPolicy:

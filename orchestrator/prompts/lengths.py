@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.config.schema import RunConfig
-from orchestrator.prompts.kinds import RowKind
+from orchestrator.prompts.kinds import BYTES_PER_TOKEN, RowKind
 from orchestrator.prompts.policy import PromptPolicy
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.prompts.tokenizing import TokenizedPrompt
@@ -13,6 +15,32 @@ from workers.fetching.folder import model_folder
 from workers.model_files import read_model_config
 from workers.splits import HELDOUT
 from workers.student.models.positions import Positions, positions_of
+
+
+@dataclass
+class Tokenized:
+    """Text that was tokenized: its bytes, and the tokens that it became."""
+
+    text: int = 0
+    tokens: int = 0
+
+    def add(self, text: int, tokens: int) -> None:
+        """Count a text of so many bytes."""
+        self.text, self.tokens = self.text + text, self.tokens + tokens
+
+    def tokens_of(self, text: int) -> int:
+        """Tokens of so many bytes of such text, about; by English prose in a usual vocabulary where none was tried."""
+        return round(text * self.tokens / self.text) if self.text else text // BYTES_PER_TOKEN
+
+
+@dataclass
+class TextLengths:
+    """How long texts are in tokens, by the rows of each source that were tried."""
+
+    prompts: defaultdict[str, Tokenized] = field(default_factory=lambda: defaultdict(Tokenized))
+    """With what a chat template puts around them."""
+    answers: defaultdict[str, Tokenized] = field(default_factory=lambda: defaultdict(Tokenized))
+    """Given ones, with their end."""
 
 
 def given_token_ids(config: RunConfig, row: RawPrompt, tokens: TokenizedPrompt, split: str) -> list[int] | None:

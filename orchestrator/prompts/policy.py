@@ -110,3 +110,10 @@ def chat_of(prompt: RawPrompt, how: PromptPolicy) -> list[Message] | None:
     if how.system_prompt is None or any(m["role"] in _SYSTEM_ROLES for m in prompt.messages):
         return prompt.messages
     return [{"role": "system", "content": how.system_prompt}, *prompt.messages]
+
+
+def prompt_bytes(prompt: RawPrompt, how: PromptPolicy) -> int:
+    """Bytes of the words of a prompt, without what a chat template puts around them."""
+    messages = chat_of(prompt, how)
+    words = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
+    return len(words.encode(errors="surrogatepass"))

@@ -3,9 +3,9 @@
 On a GPU a step of a few texts takes as long as one of a hundred, so units are sized by the slots of a replica: with
 four texts for each slot three quarters of them are in use from the first step to the last, with eight five sixths; and
 with four nine tenths where the texts of the next units are begun meanwhile (`share_in_use`). What bounds a unit is what
-a fault costs: expert-parallel decoding over eight GPUs makes about 3,000 tokens a second, so that 1M tokens are six
-minutes; vLLM on one GPU makes them in half that. Given text is one pass for each `score_tokens`, of which units of so
-many texts fill several.
+a fault costs: a replica that makes 3,000 tokens a second makes 1M in six minutes, one that makes 10,000 (as `stillhouse
+plan` reckons of a 30B mixture over eight H100) in less than two. Given text is one pass for each `score_tokens`, of
+which units of so many texts fill several.
 """
 
 from __future__ import annotations

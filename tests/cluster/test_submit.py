@@ -31,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("no_ray_settings")
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """Address of the dashboard of a head that lives as long as this module's tests."""
-    with ray_head(cpus=2) as address:
-        yield address
+    with ray_head(cpus=2) as started:
+        yield started.jobs
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from support.servers.ray_head import ray_head
 @pytest.fixture
 def head() -> Iterator[str]:
     """The job server's address of a Ray head of our own, with room for a whole run."""
-    with ray_head(cpus=4, workers=64) as address:
-        yield address
+    with ray_head(cpus=4, workers=64) as started:
+        yield started.jobs
 
 
 @pytest.mark.long

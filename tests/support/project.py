@@ -120,7 +120,7 @@ class Outcome:
 
 
 def hand_checked(project: Project) -> None:
-    """Four medical rows and one legal; texts of 40 characters, which the plan takes for 10 tokens."""
+    """Four medical rows and one legal; texts of 40 characters, which are 10 tokens."""
     text = "the fever is high and a rule binds a pay"
     assert len(text) == 40
     others = [text.replace("fever", word) for word in ("fewer", "lever", "never")]
@@ -131,7 +131,7 @@ def hand_checked(project: Project) -> None:
     )
     project.rows(
         "legal.jsonl",
-        {"id": "given", "prompt": text, "answer": "a contract binds it", "split": "train"},
+        {"id": "given", "prompt": text, "answer": "a contract binds a", "split": "train"},
         {"id": "both", "prompt": text, "domain": ["legal", "medical"], "split": "train"},
         "{",
     )

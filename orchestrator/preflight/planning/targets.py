@@ -11,16 +11,14 @@ from orchestrator.preflight.hours.workload import Row
 from orchestrator.preflight.memory import target_bytes
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.prompts.kinds import RowKind, answer_bytes
+from orchestrator.prompts.lengths import TextLengths
 from orchestrator.prompts.notes import text_notes
-from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, chat_of
+from orchestrator.prompts.policy import PolicyResolver, PromptPolicy, prompt_bytes
 from orchestrator.prompts.sources import RawPrompt
 from orchestrator.prompts.splits import caps_note, heldout_shares
 from orchestrator.runs.exact_scheme import choose_exact_scheme, hidden_bytes, hidden_size
 from workers.model_files import read_model_config
 from workers.splits import HELDOUT, TRAIN
-
-_CHARACTERS_PER_TOKEN = 4
-"""Of English prose in a usual vocabulary; the plan's token counts of given text are estimates."""
 
 
 def plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> None:
@@ -44,7 +42,7 @@ def plan_prompts(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: i
         for split, share in ((TRAIN, 1 - heldout), (HELDOUT, heldout)):
             if not share:
                 continue
-            row = _row(prompt, how, config, split == HELDOUT)
+            row = _row(prompt, how, config, found.lengths, split == HELDOUT)
             tokens = share * rows * row.texts * row.targets(config, heldout=split == HELDOUT)
             plan.workload.add(row, config, share * rows, heldout=split == HELDOUT)
             for domain in prompt.domains:
@@ -95,11 +93,12 @@ def _note_domains(plan: RunPlan, config: RunConfig) -> None:
             plan.notes.append(f"no specialist asks for the domain {domain!r}: it is captured last")
 
 
-def _row(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, heldout: bool) -> Row:
-    """How a prompt is asked, with upper bounds (generated) or estimates (given) of its tokens."""
+def _row(prompt: RawPrompt, how: PromptPolicy, config: RunConfig, lengths: TextLengths, heldout: bool) -> Row:
+    """How a prompt is asked, with upper bounds of the tokens of answers that are made; given text has about as many for
+    its bytes as the rows of its source that were tried."""
     kind = RowKind.of(prompt)
     texts, answer = kind.answers(config, how, answer_bytes(prompt), heldout=heldout)
-    messages = chat_of(prompt, how)
-    before = (prompt.prompt or "") if messages is None else "".join(str(m.get("content", "")) for m in messages)
-    given = kind.is_given(config, heldout=heldout)
-    return Row(prompt, how, texts, answer, len(before) // _CHARACTERS_PER_TOKEN, given)
+    if given := kind.is_given(config, heldout=heldout):
+        answer = lengths.answers[prompt.source].tokens_of(answer_bytes(prompt))
+    before = lengths.prompts[prompt.source].tokens_of(prompt_bytes(prompt, how))
+    return Row(prompt, how, texts, answer, before, given)

@@ -43,7 +43,7 @@ def part(plan: RunPlan, name: str) -> Part:
 def test_prompts_and_tokens_of_answers(project: Project) -> None:
     hand_checked(project)
     plan = planned(project)
-    # Generated: 2 samples x 8 tokens. Given: 19 characters are 4 whole tokens and the end. Held out: 1 sample x 8.
+    # Generated: 2 samples x 8 tokens. Given: 4 tokens and the end. Held out: 1 sample x 8.
     assert plan.prompts == {
         "medical": {"train": 4, "heldout": 1, "tokens": 4 * 16 + 8},
         "legal": {"train": 2, "heldout": 0, "tokens": 5 + 16},
@@ -57,6 +57,18 @@ def test_tokens_of_all_positions_count_the_prompts_too(project: Project) -> None
     plan = planned(project)
     assert plan.train_tokens == 4 * 2 * (8 + 10) + (5 + 10)
     assert plan.heldout_tokens == 8, "held-out targets are at the answer only"
+
+
+@pytest.mark.parametrize("word", ["a", "contract"])
+def test_tokens_of_given_text_are_those_of_its_tokenizer(project: Project, word: str) -> None:
+    """However many characters they have."""
+    text = " ".join([word] * 30)
+    others = [" ".join([word] * i + [f"x{word[1:]}"] + [word] * (29 - i)) for i in range(30)]
+    project.rows("legal.jsonl", *({"prompt": other, "answer": text, "split": "train"} for other in others))
+    project.rows("medical.jsonl", {"prompt": "the fever", "answer": text, "split": "train"})
+    project.set("targets.positions", "all")
+    plan = planned(project)
+    assert plan.prompts["legal"]["tokens"] == 30 * (30 + 30 + 1) and plan.given_tokens["medical"] == 2 + 30 + 1
 
 
 @pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("float16", 2)])
@@ -120,11 +132,12 @@ def test_parameters_and_memory_of_a_student(project: Project) -> None:
     project.set("defaults.train", {"tokens": 1000, "workers": 2, "zero": 3})
     two = part(planned(project), "specialist legal")
     assert two.count == two.least == 2
-    # One alone holds weights, gradients and two moments, 4 bytes each. ZeRO adds a flat copy and a master copy: stage 3
-    # halves all six, stage 1 the master copy and the moments.
-    assert one.memory - two.memory == parameters * (16 - 24 // 2)
+    # One alone holds weights, gradients and two moments, 4 bytes each. Of two, each holds half of all that, of masters
+    # and of summed gradients at stage 3, beside all weights gathered and a bucket of all gradients, twice each; at
+    # stage 1 weights, gradients and the bucket, and half of moments, masters and summed gradients.
+    assert two.memory - one.memory == parameters * (24 // 2 + 8 + 8 - 16)
     project.set("defaults.train.zero", 1)
-    assert one.memory - part(planned(project), "specialist legal").memory == parameters * (16 - 12 - 12 // 2)
+    assert part(planned(project), "specialist legal").memory - one.memory == parameters * (12 + 16 // 2 - 16)
 
 
 def test_memory_of_a_teacher_shares_its_experts(project: Project) -> None:
@@ -141,7 +154,8 @@ def test_memory_of_a_teacher_shares_its_experts(project: Project) -> None:
         project.set("teacher.ep_size", ranks)
         teacher = part(planned(project), "teacher teacher")
         assert teacher.count == teacher.least == ranks
-        memory[ranks] = teacher.memory
+        memory[ranks] = teacher.memory_of["weights"]
+        assert teacher.memory_of["weights_file"] == memory[ranks], "on a CPU, pages of their file that were read"
     assert memory[1] - memory[2] == 100 * 4 and memory[2] - memory[4] == 50 * 4
 
 

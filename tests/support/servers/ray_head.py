@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,19 @@ PORT_OPTIONS = [  # all that `ray start --head` listens on
 ]
 
 
+@dataclass(frozen=True)
+class Head:
+    """Addresses of a head."""
+
+    jobs: str
+    """Of its dashboard, which takes jobs."""
+    ray: str
+    """Of its GCS, where programs connect."""
+
+
 @contextmanager
-def ray_head(cpus: int, workers: int = 16) -> Iterator[str]:
-    """Address of the dashboard of a head that lives as long as the block. `workers`: processes it can start."""
+def ray_head(cpus: int, workers: int = 16) -> Iterator[Head]:
+    """A head that lives as long as the block. `workers`: processes it can start."""
     folder = tempfile.mkdtemp(prefix="sh-", dir="/tmp")  # Ray's socket paths have to stay under 108 characters
     ports = free_ports(len(PORT_OPTIONS) + workers)
     options = [f"--{name}={port}" for name, port in zip(PORT_OPTIONS, ports, strict=False)]
@@ -63,7 +74,7 @@ def ray_head(cpus: int, workers: int = 16) -> Iterator[str]:
     try:
         wait_for(lambda: process.poll() is not None or answers(address), HEAD_START_S, "the head's dashboard")
         assert process.poll() is None, Path(folder, "head.log").read_text()
-        yield address
+        yield Head(address, f"127.0.0.1:{ports[PORT_OPTIONS.index('port')]}")
     finally:
         left = end(process)
         named = mentioning(folder)

@@ -6,6 +6,13 @@ from typing import Any
 
 from workers.student.config import TrainConfig
 
+BUCKET_NUMBERS = 50_000_000
+"""Of gradients that workers add up at once; on a GPU the room for them is taken whole. DeepSpeed takes ten times as
+many where nothing is said: as much again as the gradients of all but the largest students."""
+
+LIVE_NUMBERS = 1_000_000_000
+"""Of weights that a worker holds gathered under ZeRO-3 at most, beside its part of them; DeepSpeed's own."""
+
 
 def deepspeed_config(train: TrainConfig, dtype: str, workers: int) -> dict[str, Any]:
     """Accumulation is 1 here: the train loop marks the last micro-batch of a step itself, since steps hold as many
@@ -17,7 +24,11 @@ def deepspeed_config(train: TrainConfig, dtype: str, workers: int) -> dict[str, 
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": BUCKET_NUMBERS,
+            "stage3_max_live_parameters": LIVE_NUMBERS,
+        },
         "gradient_clipping": train.clip if stage else 0.0,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

@@ -37,7 +37,7 @@ def test_pieces_add_up(large: Project, stillhouse: Command, nodes: list[str], sc
     for part in found.values():
         check_sums(part)
     student = found["specialist medical"]["gpu_memory_of"]
-    assert {"weights", "gradients", "moments", "masters", "flat_copies", "activations", "logits"} <= set(student)
+    assert {"weights", "gradients", "moments", "masters", "reduce_bucket", "activations", "logits"} <= set(student)
     assert ("teacher_head" in student) == (scheme == "hidden")
     assert {"weights", "kv_cache", "logits", "cuda_context"} == set(found["teacher teacher"]["gpu_memory_of"])
 

@@ -31,6 +31,15 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of a GPU are passed over where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+
+
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     """Where an S3 server in this process answers."""

@@ -5,6 +5,7 @@ Legend: T target positions of all texts, K most entries at a position, E entries
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.student.batches.packing import Layout, Texts, group_rows, lay_out
+from workers.student.batches.packing import Layout, Texts, group_rows, lay_out, longest_first
 from workers.student.losses.config import LossConfig
 from workers.student.losses.fused import HeadTargets
 from workers.student.losses.objective import floor_of, position_weights, waits_for_distributions
@@ -42,6 +43,21 @@ class MicroBatch:
         hard, soft = self.targets.hard_T, self.targets.soft_T
         weights = {"hard_T": hard * factor, "soft_T": soft * factor if soft is not None else None}
         return replace(self, targets=replace(self.targets, **weights), floor=self.floor * factor)
+
+
+def shares(rows: list[TargetRow], workers: int) -> list[list[TargetRow]]:
+    """The rows of a global batch by worker, so that all have about as many tokens to compute: longest first, each to
+    the worker with the fewest so far (Graham 1969: the largest share is at most 4/3 of what it must be). All workers
+    come to the same, whatever order they have the rows in."""
+    if workers == 1:
+        return [rows]
+    found: list[list[TargetRow]] = [[] for _ in range(workers)]
+    held = [(0, worker) for worker in range(workers)]
+    for row in sorted(rows, key=longest_first):
+        tokens, worker = heapq.heappop(held)
+        found[worker].append(row)
+        heapq.heappush(held, (tokens + len(row.tokens), worker))
+    return found
 
 
 def micro_batches(

@@ -48,8 +48,13 @@ class Texts:
 
 def group_rows(rows: list[TargetRow], most_tokens: int, layout: Layout) -> list[list[TargetRow]]:
     """Rows to be run together: at most `most_tokens` tokens, padding included (or one row alone)."""
-    rows = sorted(rows, key=lambda r: (-len(r.tokens), r.prompt_uid, r.start))
+    rows = sorted(rows, key=longest_first)
     return _first_fit(rows, most_tokens) if layout == "packed" else _by_length(rows, most_tokens)
+
+
+def longest_first(row: TargetRow) -> tuple[int, str, int]:
+    """A key to sort texts by; of equal length, by what they are."""
+    return (-len(row.tokens), row.prompt_uid, row.start)
 
 
 def lay_out(rows: list[TargetRow], layout: Layout) -> Texts:

@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from workers.quantise.config import QuantisedWeights
 from workers.quantise.masters import Masters
-from workers.student.batches.batching import MicroBatch, micro_batches
+from workers.student.batches.batching import MicroBatch, micro_batches, shares
+from workers.student.batches.packing import group_rows
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.training.schedule import learning_rate
 from workers.targets.heads import TeacherHead
@@ -86,7 +87,7 @@ class Optimiser:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         work = self._work(rows, spent, share)
-        total = torch.zeros((), dtype=torch.float64)
+        total, floors = torch.zeros((), dtype=torch.float64, device=self._device), 0.0
         for i, batch in enumerate(work):
             self._engine.set_gradient_accumulation_boundary(i == len(work) - 1)
             # DeepSpeed averages gradients over workers. Scaled here, the large ones need not be.
@@ -95,10 +96,12 @@ class Optimiser:
             if self._masters is not None and i == len(work) - 1:
                 self._masters.lift()
             self._engine.step()
-            total += loss.detach().double().cpu() - floor
+            total += loss.detach().double()
+            floors += floor
         self.settle(tokens + targets)
-        sums = self._over_ranks(torch.stack([total, torch.tensor(float(heard), dtype=total.dtype)]), dist.ReduceOp.SUM)
-        loss_sum, heard_sum = sums.tolist()
+        known = torch.tensor([-floors, float(heard)], dtype=total.dtype).to(self._device, non_blocking=True)
+        sums = self._over_ranks(known + torch.stack([total, torch.zeros_like(total)]))
+        loss_sum, heard_sum = sums.tolist()  # the one time that a step waits for the device
         return Step(loss_sum / self._world, float(self._engine.get_global_grad_norm() or 0.0), lr, round(heard_sum))
 
     def measure(self, rows: list[TargetRow]) -> float:
@@ -121,12 +124,12 @@ class Optimiser:
 
     def _measured(self, rows: list[TargetRow], weighted: LossConfig) -> float:
         targets = sum(r.targets for r in rows)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
         with torch.no_grad():
             for batch in self._work(rows, 0.0, weighted=weighted):
                 loss, floor = self._forward(batch.scaled(self._world / targets))
-                total += loss.double().cpu() - floor
-        return float(self._over_ranks(total, dist.ReduceOp.SUM)) / self._world
+                total += loss.double() - floor
+        return float(self._over_ranks(total)) / self._world
 
     def _forward(self, batch: MicroBatch) -> tuple[torch.Tensor, float]:
         """The summed loss of a micro-batch, and the least that its soft part can be."""
@@ -134,9 +137,10 @@ class Optimiser:
         return self._engine(here.texts, here.targets.with_heads(self._heads)), here.floor
 
     def _share(self, rows: list[TargetRow], spent: float, weighted: LossConfig) -> list[MicroBatch]:
-        """This worker's micro-batches."""
+        """This worker's micro-batches, on a GPU in memory that it copies from by itself."""
         most, layout = self._train.micro_tokens, self._engine.module.layout
-        return micro_batches(rows[self._rank :: self._world], weighted, most, layout, spent=spent)
+        made = micro_batches(shares(rows, self._world)[self._rank], weighted, most, layout, spent=spent)
+        return [batch.map(torch.Tensor.pin_memory) for batch in made] if self._device == "cuda" else made
 
     def _work(
         self,
@@ -148,14 +152,15 @@ class Optimiser:
         """This worker's micro-batches, as many as those of the worker that has most."""
         most, layout, weighted = self._train.micro_tokens, self._engine.module.layout, weighted or self._loss
         mine = list(share) if share is not None else self._share(rows, spent, weighted)
-        count = int(self._over_ranks(torch.tensor(len(mine)), dist.ReduceOp.MAX))
+        # Every worker has all rows: what the others make of theirs need not be asked.
+        count = max(len(group_rows(own, most, layout)) for own in shares(rows, self._world))
         if len(mine) < count:
             like = mine or micro_batches(rows[:1], weighted, most, layout, spent=spent)
             mine += [like[0].scaled(0.0)] * (count - len(mine))
         return mine
 
-    def _over_ranks(self, value: torch.Tensor, how: Any) -> torch.Tensor:
+    def _over_ranks(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over workers."""
         if self._world > 1:
-            value = value.to(self._device)
-            dist.all_reduce(value, how)
+            dist.all_reduce(value)
         return value

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.comparing.tolerances import of_sums
 
-from workers.student.batches.batching import MicroBatch, collate, micro_batches
+from workers.student.batches.batching import MicroBatch, collate, micro_batches, shares
 from workers.student.batches.packing import Layout, Texts, group_rows, lay_out
 from workers.student.config import LossConfig
 from workers.targets.encoding.arrays import UnitTargets
@@ -217,3 +217,15 @@ def test_a_batch_scaled_to_nothing_is_the_same_work_at_weight_0(rows: list[Targe
     assert torch.equal(idle.texts.input_BS, batch.texts.input_BS) and idle.floor == 0
     assert idle.targets.soft_T is not None and (idle.targets.soft_T == 0).all() and (idle.targets.hard_T == 0).all()
     assert batch.targets.hard_T.sum() > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 16])
+def test_workers_have_about_as_much_to_do(rows: list[TargetRow], workers: int) -> None:
+    """Each row is one worker's; no two differ by more than a text, and all workers come to the same."""
+    found = shares(rows, workers)
+    assert len(found) == workers
+    assert sorted(id(row) for share in found for row in share) == sorted(map(id, rows))
+    tokens = [sum(len(row.tokens) for row in share) for share in found]
+    assert max(tokens) - min(tokens) <= max(len(row.tokens) for row in rows)
+    for one, other in zip(found, shares(rows[::-1], workers), strict=True):
+        assert sorted(map(id, one)) == sorted(map(id, other))

@@ -44,6 +44,8 @@ def deepspeed_config(train: TrainConfig, dtype: str, workers: int) -> dict[str, 
         }
     if dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
+        if stage >= 2:  # at 1 DeepSpeed has another optimiser for it, whose checkpoints are its own
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
 

@@ -32,9 +32,20 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch_dtype(config.dtype, device), trust_remote_code=config.trust_remote_code, **layout
     )
+    _limit_steps_as_configured(model)
     if ranks == 1:
         model = model.to(device)
     return model.eval()
+
+
+def _limit_steps_as_configured(model: Any) -> None:
+    """Of Nemotron-H, transformers keeps step sizes above `time_step_min` over a prompt, but not token by token: an
+    answer would have other distributions than the same text when it is scored. The limits that it was trained with are
+    another setting, `time_step_limit`; as a rule they are none."""
+    if model.config.model_type == "nemotron_h":
+        for module in model.modules():
+            if hasattr(module, "time_step_limit"):
+                module.time_step_limit = tuple(model.config.time_step_limit)
 
 
 def weights_held(model: Any) -> int:

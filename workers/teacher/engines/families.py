@@ -71,15 +71,28 @@ def why_not_generate(model_config: dict[str, Any]) -> str | None:
     return None
 
 
+def quantisation(model_config: dict[str, Any]) -> dict[str, Any] | None:
+    """What a model's config.json says of its quantised weights; None where they are not."""
+    found = model_config.get("quantization_config") or (model_config.get("text_config") or {}).get(
+        "quantization_config"
+    )
+    return (found if isinstance(found, dict) else {}) if found else None
+
+
 def _check_quantised(where: str, model: str, model_config: dict[str, Any], ep_size: int, gpus: float) -> None:
-    quantised = model_config.get("quantization_config")
-    if not quantised:
+    quantised = quantisation(model_config)
+    if quantised is None:
         return
-    method = quantised.get("quant_method", "of some kind") if isinstance(quantised, dict) else "of some kind"
+    method = quantised.get("quant_method", "of some kind")
     if gpus == 0 and method in _GPU_METHODS:
         raise ValueError(
             f"{where}.model: the weights of {model!r} are quantised ({method}), which runs on GPUs only; set "
             f"{where}.gpus_per_rank, or take an unquantised copy"
+        )
+    if (reason := why_not_as_quantised(quantised)) is not None:
+        raise ValueError(
+            f"{where}.model: the weights of {model!r} are quantised ({method}), and {reason}; set {where}.engine to "
+            "vllm, or take an unquantised copy"
         )
     if ep_size > 1:
         raise ValueError(
@@ -88,8 +101,28 @@ def _check_quantised(where: str, model: str, model_config: dict[str, Any], ep_si
         )
 
 
-_GPU_METHODS = {"mxfp4", "fp8", "fbgemm_fp8", "nvfp4", "awq", "gptq"}
+_GPU_METHODS = {"mxfp4", "fp8", "mxfp8", "fbgemm_fp8", "nvfp4", "awq", "gptq"}
 """Kinds of quantised weights whose kernels are for GPUs."""
+
+
+def why_not_as_quantised(quantised: dict[str, Any]) -> str | None:
+    """Why transformers would not run weights as they are quantised wherever it runs, or None."""
+    method = quantised.get("quant_method")
+    if method == "compressed-tensors":
+        return "transformers decompresses these in the first forward pass, to several times the memory"
+    if quantised.get("dequantize"):
+        return "its config.json has transformers dequantise them (dequantize: true)"
+    if method is not None and not _known_method(str(method)):
+        return "the installed transformers does not know that kind"
+    return None
+
+
+def _known_method(method: str) -> bool:
+    folder = package_folder("transformers")
+    path = folder / "quantizers" / "auto.py" if folder is not None else None
+    if method == "bitsandbytes" or path is None or not path.exists():
+        return True
+    return f'"{method}":' in path.read_text(encoding="utf-8")
 
 
 @lru_cache

@@ -98,6 +98,8 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4, "layer_types": ["linear_attention", "full_attention"],
     },
 }  # fmt: skip
+# The engine pads with id 0, whose embedding would be zero as that of `pad_token_id`: nothing that could reach a state.
+HYBRIDS = {name: {**sizes, "pad_token_id": 2} for name, sizes in HYBRIDS.items()}
 """Mixtures of experts some of whose layers keep a state of a text: linear attention, Mamba, short convolutions."""
 
 FAMILIES = MIXTURES | HYBRIDS | DENSE

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.model_families import DENSE, FAMILIES
 
+from workers.model_files import active_experts
 from workers.model_sizes import model_size
 from workers.teacher.engines.families import check_teacher_family, why_not_generate
 
@@ -25,6 +26,7 @@ def test_what_is_tested_is_let_through(family: str, save_model: Callable[..., Pa
     config = json.loads((folder / "config.json").read_text())
     check(config, ep_size=1 if family in DENSE else 2)
     assert why_not_generate(config) is None
+    assert family in DENSE or active_experts(config) == 2
     size = model_size(folder)
     assert size is not None
     experts = sum(p.numel() for n, p in tiny_model(family).named_parameters() if ".experts." in n)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """What models of the installed transformers call the number of experts of a layer (a test reads all of them)."""
 
-_ACTIVE_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "top_k_experts")
+_ACTIVE_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "moe_topk", "top_k_experts")
 """What configurations call the number of experts that a token is sent to."""
 
 _NOT_OF_TEXT = ("vision", "audio", "talker", "code2wav", "quantization")
@@ -37,10 +37,13 @@ def expert_count(model_config: dict[str, Any]) -> int:
 
 
 def active_experts(model_config: dict[str, Any]) -> int:
-    """Experts of a layer that a token is sent to, by a model's config.json; all of them where it does not say."""
+    """Experts of a layer that a token is sent to, by a model's config.json: the most, where layers differ; all of them
+    where it does not say."""
     for key in _ACTIVE_KEYS:
-        if isinstance(value := model_config.get(key), int):
-            return value
+        value = model_config.get(key)
+        counts = value if isinstance(value, list) else [value]
+        if counts and all(isinstance(n, int) for n in counts):
+            return max(counts)
     parts = [v for k, v in model_config.items() if k.endswith("_config") and not k.startswith(_NOT_OF_TEXT)]
     found = [n for part in parts if isinstance(part, dict) and expert_count(part) and (n := active_experts(part))]
     return max(found, default=expert_count(model_config))

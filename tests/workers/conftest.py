@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from support.commit_processes import entry_of
-from support.model_families import DENSE, MIXTURES, SIZES, WORDS
+from support.model_families import FAMILIES, SIZES, WORDS
 from support.programs import PROGRAMS
 from support.store_fixture import DOMAINS, ROWS, StoreFixture
 
@@ -178,7 +178,7 @@ def tiny_model() -> Callable[..., Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     def make(model_type: str, seed: int = 0, **sizes: Any) -> Any:
-        own = SIZES | MIXTURES.get(model_type, {}) | DENSE.get(model_type, {})
+        own = SIZES | FAMILIES.get(model_type, {})
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(own | sizes))).eval()
 

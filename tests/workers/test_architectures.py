@@ -15,7 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from workers.architectures import activations, architecture, configuration_keys, layer_types, rope_types
-from workers.model_files import EXPERT_KEYS, expert_count
+from workers.model_files import EXPERT_KEYS, active_experts, expert_count
 from workers.sources import package_folder, plain_types
 
 TYPES = [
@@ -121,6 +121,19 @@ def test_every_count_of_experts_that_transformers_names_is_known() -> None:
 )
 def test_experts_are_counted_however_they_are_spelt(config: dict[str, Any], experts: int) -> None:
     assert expert_count(config) == experts
+
+
+@pytest.mark.parametrize(
+    ("config", "active"),
+    [
+        ({"num_experts": 8}, 8),
+        ({"num_experts": 8, "num_experts_per_tok": 2}, 2),
+        ({"num_experts": 8, "moe_topk": [1, 2, 1]}, 2),
+        ({"text_config": {"num_experts": 8, "num_experts_per_tok": 2}}, 2),
+    ],
+)
+def test_those_that_a_token_is_sent_to_are_counted(config: dict[str, Any], active: int) -> None:
+    assert active_experts(config) == active
 
 
 @pytest.mark.parametrize("value", ["many", -1, 2.5, ["a"]])

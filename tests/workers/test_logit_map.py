@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.model_families import DENSE, MIXTURES
+from support.model_families import FAMILIES, as_parameters
 
 from workers.logit_map import head_is_known
 from workers.two_part_model import TwoPartModel
@@ -51,7 +51,7 @@ def test_a_model_without_a_class_is_not_known() -> None:
     assert not head_is_known({"model_type": "qwen3"}) and not head_is_known({"architectures": ["Qwen3ForCausalLM"]})
 
 
-@pytest.mark.parametrize("kind", [*MIXTURES, *DENSE])
+@pytest.mark.parametrize("kind", as_parameters(FAMILIES))
 def test_what_source_files_say_holds_of_numbers(kind: str, tiny_model: Callable[..., Any]) -> None:
     model = tiny_model(kind)
     assert head_is_known({"model_type": kind, "architectures": [type(model).__name__]})

@@ -8,6 +8,7 @@ from typing import Any
 from workers.fetching.folder import model_folder
 from workers.model_files import torch_dtype
 from workers.teacher.config import TeacherConfig
+from workers.teacher.engines.quantised import check_quantised, check_still_quantised
 
 
 def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") -> Any:
@@ -15,10 +16,12 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
 
     `all_to_all` keeps whole dense weights on every rank, so that each runs texts of its own and nothing but tokens
     travels; `all_reduce` shards them as tensor parallelism does, for texts that all ranks share.
+    Raises ValueError where quantised weights would be dequantised.
     """
     from transformers import AutoModelForCausalLM
 
     folder = model_folder(config.model, config.revision)
+    check_quantised(config, folder)
     layout: dict[str, Any] = {}
     if ranks > 1:
         from transformers.distributed import DistributedConfig
@@ -32,9 +35,21 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch_dtype(config.dtype, device), trust_remote_code=config.trust_remote_code, **layout
     )
+    check_still_quantised(config, folder, model)
+    _limit_steps_as_configured(model)
     if ranks == 1:
         model = model.to(device)
     return model.eval()
+
+
+def _limit_steps_as_configured(model: Any) -> None:
+    """Of Nemotron-H, transformers keeps step sizes above `time_step_min` over a prompt, but not token by token: an
+    answer would have other distributions than the same text when it is scored. The limits that it was trained with are
+    another setting, `time_step_limit`; as a rule they are none."""
+    if model.config.model_type == "nemotron_h":
+        for module in model.modules():
+            if hasattr(module, "time_step_limit"):
+                module.time_step_limit = tuple(model.config.time_step_limit)
 
 
 def weights_held(model: Any) -> int:

@@ -26,6 +26,7 @@ from workers.teacher.engines.loading import load_teacher, weights_held
 from workers.teacher.generation.batches import HEAD_NUMBERS, by_tokens
 from workers.teacher.generation.choice import TokenChoice
 from workers.teacher.generation.detokenize import texts_and_ends
+from workers.teacher.generation.layout import CacheLayout
 from workers.teacher.generation.loop import Ends, Generation, pad
 from workers.teacher.sampling.capture import CaptureBuffer
 from workers.two_part_model import TwoPartModel
@@ -69,6 +70,7 @@ class TransformersEngine:
         self.config, self.rank, self.ranks, self.device = config, rank, ranks, device
         self.model = load_teacher(config, ranks=ranks, device=device)
         self._parts = TwoPartModel(self.model, device)
+        self._layout = CacheLayout.of(self._parts)
         folder = model_folder(config.model, config.revision)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
         self.stop_ids = stop_ids(self.tokenizer, self.model.config)
@@ -123,7 +125,7 @@ class TransformersEngine:
         made = self._begun(requests, spec, slots)
         if made is None:
             most = slots if then else min(slots, max(sum(map(_is_asked, requests)), 1))
-            work = Generation(self._parts, Ends(self.stop_ids, self._decode), slots=most)
+            work = Generation(self._parts, Ends(self.stop_ids, self._decode), self._layout, slots=most)
             made = _Texts(requests, spec, work, self.stop_ids)
         self._work = made.work
         for batch in self._agreed(by_tokens(made.given, requests, tokens)):

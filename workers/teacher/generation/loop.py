@@ -19,7 +19,7 @@ import torch
 
 from workers.teacher.engine import TextRequest
 from workers.teacher.generation.batches import waiting_order
-from workers.teacher.generation.slots import SlotCache
+from workers.teacher.generation.layout import CacheLayout
 from workers.two_part_model import TwoPartModel
 
 Choose = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
@@ -52,17 +52,20 @@ class Ends:
 class Generation:
     """Answers in the slots of one rank. `texts` holds prompt and answer so far, by the text's number."""
 
-    def __init__(self, model: TwoPartModel, ends: Ends, *, slots: int) -> None:
-        self._model, self._ends, self._slots = model, ends, slots
+    def __init__(self, model: TwoPartModel, ends: Ends, layout: CacheLayout, *, slots: int) -> None:
+        self._model, self._ends, self._layout, self._slots = model, ends, layout, slots
         self._requests: dict[int, TextRequest] = {}
         self._waiting: deque[int] = deque()
-        self._cache = SlotCache(slots, 1)
+        self._cache = layout.new(slots, 1)
         self._live: list[int] = []
         self._given = 0
         self.texts: dict[int, list[int]] = {}
 
     def add(self, requests: Sequence[TextRequest]) -> range:
-        """Let requests wait behind those that wait already; returns the numbers of their texts."""
+        """Let requests wait behind those that wait already; returns the numbers of their texts. Raises ValueError if
+        the model's answers cannot grow in slots."""
+        if requests and self._layout.why_not is not None:
+            raise ValueError(f"teacher.model: {self._layout.why_not}; have it score given answers, or take engine vllm")
         numbers = range(self._given, self._given + len(requests))
         self._given += len(requests)
         self._requests |= zip(numbers, requests, strict=True)
@@ -95,7 +98,7 @@ class Generation:
         """Prefill waiting prompts, as many as there are free slots and fit `tokens`; their answers begin."""
         prompts, texts, row_of_text = self._next_prompts(tokens)
         ids_BP, mask_BP = pad(prompts, left=True)
-        cache = SlotCache(len(prompts), ids_BP.shape[1] + 1)
+        cache = self._layout.new(len(prompts), ids_BP.shape[1] + 1)
         cache.first = [ids_BP.shape[1] - len(p) for p in prompts]
         hidden_BPH = self._model.body(ids_BP, mask_BP, cache, (mask_BP.cumsum(-1) - 1).clamp_min(0))
         cache.advance(ids_BP.shape[1])
@@ -133,7 +136,8 @@ class Generation:
             prompt = self._requests[self._waiting[0]].prompt_token_ids
             if not prompts or prompt != prompts[-1]:
                 longest = max(len(prompt), *map(len, prompts)) if prompts else len(prompt)
-                if prompts and longest * (len(prompts) + 1) > tokens:
+                apart = not self._layout.pads and bool(prompts) and len(prompt) != len(prompts[-1])
+                if prompts and (apart or longest * (len(prompts) + 1) > tokens):
                     break
                 prompts.append(prompt)
             texts.append(self._waiting.popleft())

@@ -1,4 +1,4 @@
-"""The keys and values of texts that come and go: a cache in which each row is one text's slot.
+"""What a model keeps of texts that come and go: a cache in which each row is one text's slot.
 
 All rows end at the same column, so a text that joins is written to the columns before it, and one that ended leaves its
 row to the last one. Nothing is copied when a token is added (transformers' own cache copies all of itself), and
@@ -7,15 +7,19 @@ distances between columns are those between tokens, so that sliding windows and 
     column      0   1   2   3   4   5   6   end
     row 0           a   b   c   d   e   f         joined first
     row 1                       k   l   m         joined later; its columns before `k` are masked
+
+Those are the columns of keys and values; layers that keep states have rows alone (states.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
+
+from workers.teacher.generation.states import StateLayer, keeps_states
 
 _ROOM = 64
 """Columns to spare when memory is made."""
@@ -62,8 +66,12 @@ class _SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """A cache of `rows` slots, of which the first `len(first)` hold texts. After each forward pass: `advance`."""
 
-    def __init__(self, rows: int, columns: int) -> None:
-        super().__init__(layer_class_to_replicate=lambda: _SlotLayer(self))
+    def __init__(self, rows: int, columns: int, like: Sequence[Any] = ()) -> None:
+        """`like`: the layers of the model's own cache; without any, each layer keeps keys and values."""
+        if like:
+            super().__init__(layers=[self._layer(layer) for layer in like])
+        else:
+            super().__init__(layer_class_to_replicate=lambda: _SlotLayer(self))
         self.rows, self.columns = rows, columns
         self.start = self.end = 0
         self.first: list[int] = []
@@ -90,6 +98,9 @@ class SlotCache(Cache):
             for mine, theirs in zip(self._tensors(other), other._tensors(other), strict=True):
                 mine[len(self.first), :, self.end - length : self.end] = theirs[row, :, other.first[row] : other.end]
             self.first.append(self.end - length)
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if isinstance(mine, StateLayer):
+                mine.join(theirs, other_rows)
         self.start = min(self.first)
         if self.end == self.columns:
             self._make_room()
@@ -101,16 +112,26 @@ class SlotCache(Cache):
             for tensor in self._tensors():
                 tensor[row, :, self.start : self.end] = tensor[last, :, self.start : self.end]
             self.first[row] = self.first[last]
+        for layer in self.layers:
+            if isinstance(layer, StateLayer):
+                layer.leave(row)
         self.first.pop()
         self.start = min(self.first, default=self.end)
 
+    def _layer(self, like: Any) -> Any:
+        """The layer of slots for one of a model's own cache."""
+        if isinstance(like, DummyLayer):
+            return DummyLayer()
+        return StateLayer(like.number_of_states) if keeps_states(like) else _SlotLayer(self)
+
     def _tensors(self, like: SlotCache | None = None) -> Iterator[torch.Tensor]:
-        """The memory of all layers; made as another cache's is, where there is none yet."""
+        """The keys and values of all layers; made as another cache's are, where there are none yet."""
         for i, source in enumerate((like or self).layers):
             if i == len(self.layers):
                 self.layers.append(_SlotLayer(self))
             layer = self.layers[i]
-            assert isinstance(layer, _SlotLayer) and source.keys is not None and source.values is not None
+            if not isinstance(layer, _SlotLayer) or source.keys is None:
+                continue
             if layer.keys is None:
                 layer.lazy_initialization(source.keys, source.values)
             assert layer.keys is not None and layer.values is not None
@@ -136,6 +157,6 @@ class SlotCache(Cache):
     def _grow(self, columns: int) -> None:
         self.columns += columns
         for layer in self.layers:
-            if layer.keys is not None and layer.values is not None:
+            if isinstance(layer, _SlotLayer) and layer.keys is not None and layer.values is not None:
                 layer.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, columns))
                 layer.values = torch.nn.functional.pad(layer.values, (0, 0, 0, columns))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.comparing.borders import same_on_grid, same_texts
 from support.comparing.tolerances import of_logits
-from support.model_families import MIXTURES, WORDS
+from support.model_families import HYBRIDS, MIXTURES, WORDS, as_parameters, is_long
 
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
@@ -20,12 +22,15 @@ from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.transformers_engine import TransformersEngine
 
 RANKS, V = 2, WORDS
+FAMILIES = [*MIXTURES, *HYBRIDS]
 DISPATCHES = ["all_to_all", "all_reduce"]
 SPECS = {
     "answer": CaptureSpec("full", 21, "answer", "float32", V, 5),
     "all": CaptureSpec("systematic", 21, "all", "float32", V, 5),
 }
 Outcome = dict[str, np.ndarray]
+Ranks = Callable[[bool], Path]
+Alone = Callable[[str], TransformersEngine]
 
 
 def requests() -> list[TextRequest]:
@@ -38,8 +43,9 @@ def requests() -> list[TextRequest]:
     return asked + [TextRequest(f"g{i}", 0, [4, 5, 6 + i], answer) for i, answer in enumerate(answers)]
 
 
-IDLE = ["qwen3_moe", "deepseek_v3"]
-"""Of which one rank is also tried without any text: what idles is the exchange, which knows no architecture."""
+IDLE = ["qwen3_moe", "deepseek_v3", "qwen3_next"]
+"""Of which one rank is also tried without any text: what idles is the exchange, which knows no architecture, and a pass
+without a cache, in which layers keep no states."""
 SHARES = {
     "unequal": [[0, 2, 3, 4, 5, 6, 7, 8, 9], [1]],  # rank 1 runs out of texts long before rank 0
     "one idle": [list(range(10)), []],
@@ -47,9 +53,9 @@ SHARES = {
 
 
 @pytest.fixture(scope="module")
-def models(save_model: Callable[..., Path]) -> dict[str, Path]:
+def model(save_model: Callable[..., Path]) -> Callable[[str], Path]:
     untied = {"qwen3_moe": {"num_experts": 4, "tie_word_embeddings": False}}
-    return {name: save_model(name, **untied.get(name, {})) for name in MIXTURES}
+    return cache(lambda name: save_model(name, **untied.get(name, {})))
 
 
 def case_name(architecture: str, dispatch: str, share: str) -> str:
@@ -61,30 +67,41 @@ def ids() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def ranks(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> Path:
-    """Folder with what each rank saw. All cases share one pair of processes, whose start takes longest."""
-    folder = tmp_path_factory.mktemp("ranks")
-    cases = []
-    for architecture, model in models.items():
-        for dispatch in DISPATCHES:
-            for share in ["unequal", *(["one idle"] if dispatch == "all_to_all" and architecture in IDLE else [])]:
-                config = {"model": str(model), "ep_size": RANKS, "dispatch": dispatch, "batch": 3, "score_tokens": 16}
-                cases.append(
-                    {
-                        "name": case_name(architecture, dispatch, share),
-                        "config": config,
-                        "requests": [dataclasses.asdict(r) for r in requests()],
-                        "shares": SHARES[share],
-                        "ids": ids(),
-                        "specs": {name: dataclasses.asdict(spec) for name, spec in SPECS.items()},
-                    }
-                )
-    (folder / "cases.json").write_text(json.dumps(cases))
-    run_ranks("expert_parallel_rank.py", RANKS, folder / "cases.json", folder)
-    return folder
+def ranks(
+    model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]
+) -> Ranks:
+    """Folder with what each rank saw of the families that are long, or of those that are not. All their cases share one
+    pair of processes, whose start takes longest."""
+
+    def run(long: bool) -> Path:
+        folder = tmp_path_factory.mktemp("ranks")
+        cases = [c for family in FAMILIES if is_long(family) == long for c in cases_of(family, model(family))]
+        (folder / "cases.json").write_text(json.dumps(cases))
+        run_ranks("expert_parallel_rank.py", RANKS, folder / "cases.json", folder)
+        return folder
+
+    return cache(run)
 
 
-def outcomes(folder: Path, name: str) -> list[Outcome]:
+def cases_of(architecture: str, model: Path) -> list[dict[str, Any]]:
+    """What the ranks are to run of a family, for expert_parallel_rank.py."""
+    idle = [("all_to_all", "one idle")] if architecture in IDLE else []
+    return [
+        {
+            "name": case_name(architecture, dispatch, share),
+            "config": {"model": str(model), "ep_size": RANKS, "dispatch": dispatch, "batch": 3, "score_tokens": 16},
+            "requests": [dataclasses.asdict(r) for r in requests()],
+            "shares": SHARES[share],
+            "ids": ids(),
+            "specs": {name: dataclasses.asdict(spec) for name, spec in SPECS.items()},
+        }
+        for dispatch, share in [*((d, "unequal") for d in DISPATCHES), *idle]
+    ]
+
+
+def outcomes(ranks: Ranks, architecture: str, dispatch: str, share: str) -> list[Outcome]:
+    folder = ranks(is_long(architecture))
+    name = case_name(architecture, dispatch, share)
     return [dict(np.load(folder / f"{name}-{rank}.npz")) for rank in range(RANKS)]
 
 
@@ -96,34 +113,30 @@ def targets_of(outcome: Outcome, spec: str) -> UnitTargets:
 
 
 @pytest.fixture(scope="module")
-def alone(models: dict[str, Path]) -> dict[str, TransformersEngine]:
-    return {a: TransformersEngine(TeacherConfig(model=str(m))) for a, m in models.items()}
+def alone(model: Callable[[str], Path]) -> Alone:
+    return cache(lambda name: TransformersEngine(TeacherConfig(model=str(model(name)))))
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
-@pytest.mark.parametrize("architecture", MIXTURES)
-def test_logits_are_those_of_one_process(
-    architecture: str, dispatch: str, ranks: Path, alone: dict[str, TransformersEngine]
-) -> None:
+@pytest.mark.parametrize("architecture", as_parameters(FAMILIES))
+def test_logits_are_those_of_one_process(architecture: str, dispatch: str, ranks: Ranks, alone: Alone) -> None:
     with torch.no_grad():
-        expected = alone[architecture].model(input_ids=torch.tensor(ids()), use_cache=False).logits.numpy()
+        expected = alone(architecture).model(input_ids=torch.tensor(ids()), use_cache=False).logits.numpy()
     assert expected.std() > 0.1
-    found = outcomes(ranks, case_name(architecture, dispatch, "unequal"))
+    found = outcomes(ranks, architecture, dispatch, "unequal")
     for rank, outcome in enumerate(found):
         own = expected if dispatch == "all_reduce" else expected[rank::RANKS]
         np.testing.assert_allclose(outcome["logits"], own, rtol=0, atol=of_logits(np.abs(own).max()))
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
-@pytest.mark.parametrize("architecture", MIXTURES)
-def test_a_rank_holds_a_part_of_the_weights(
-    architecture: str, dispatch: str, ranks: Path, alone: dict[str, TransformersEngine]
-) -> None:
+@pytest.mark.parametrize("architecture", as_parameters(FAMILIES))
+def test_a_rank_holds_a_part_of_the_weights(architecture: str, dispatch: str, ranks: Ranks, alone: Alone) -> None:
     """Experts are most of these models: half of them, and no more than all the rest."""
-    model = alone[architecture].model
+    model = alone(architecture).model
     whole = sum(p.numel() for p in model.parameters())
     experts = sum(p.numel() for n, p in model.named_parameters() if ".experts." in n)
-    held = [int(o["weights_held"]) for o in outcomes(ranks, case_name(architecture, dispatch, "unequal"))]
+    held = [int(o["weights_held"]) for o in outcomes(ranks, architecture, dispatch, "unequal")]
     assert all(n <= whole - experts / RANKS for n in held)
     assert sum(held) >= whole  # together they have everything
 
@@ -132,19 +145,23 @@ def test_a_rank_holds_a_part_of_the_weights(
 @pytest.mark.parametrize(
     "architecture, dispatch, share",
     [
-        *((architecture, dispatch, "unequal") for architecture in MIXTURES for dispatch in DISPATCHES),
+        *(
+            pytest.param(*family.values, dispatch, "unequal", marks=family.marks)
+            for family in as_parameters(FAMILIES)
+            for dispatch in DISPATCHES
+        ),
         *((architecture, "all_to_all", "one idle") for architecture in IDLE),
     ],
 )
 def test_texts_are_those_of_one_process(
-    architecture: str, dispatch: str, share: str, spec: str, ranks: Path, alone: dict[str, TransformersEngine]
+    architecture: str, dispatch: str, share: str, spec: str, ranks: Ranks, alone: Alone
 ) -> None:
     """With other numbers of texts on each rank, batches of 3, and texts that end at different times."""
-    kept = alone[architecture].run(requests(), SPECS[spec])
-    full = alone[architecture].run(requests(), dataclasses.replace(SPECS[spec], scheme="full"))
+    kept = alone(architecture).run(requests(), SPECS[spec])
+    full = alone(architecture).run(requests(), dataclasses.replace(SPECS[spec], scheme="full"))
     np.testing.assert_array_equal(kept.tokens, full.tokens)
     tolerance = of_logits(np.abs(full.logprobs).max())
-    found = outcomes(ranks, case_name(architecture, dispatch, share))
+    found = outcomes(ranks, architecture, dispatch, share)
     shares = SHARES[share] if dispatch == "all_to_all" else [list(range(10))]
     for outcome, rows in zip(found, shares, strict=False):
         mine, whole, own = targets_of(outcome, spec), *(t.select(np.array(rows, np.int64)) for t in (full, kept))

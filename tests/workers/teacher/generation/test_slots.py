@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from transformers.cache_utils import DummyLayer, DynamicLayer, LinearAttentionLayer
 
 from workers.teacher.generation.slots import SlotCache
 
@@ -75,3 +76,46 @@ def test_one_prompt_fills_several_slots() -> None:
     seen = write(cache, [[(n, 4)] for n in range(3)])
     assert torch.equal(seen[0][0][0][:, :4], seen[0][0][2][:, :4])
     assert not torch.equal(seen[0][0][0][:, 4], seen[0][0][2][:, 4])
+
+
+def state_of(name: int, tokens: int) -> torch.Tensor:
+    """What a text's sum over its first tokens is [size]."""
+    return torch.arange(SIZE) + 1000.0 * name + 10 * tokens
+
+
+def test_states_are_rows_that_texts_take_along() -> None:
+    """A layer of states between two of keys and values, one text of each prompt in several slots."""
+    rng = np.random.default_rng(1)
+    like = [DynamicLayer(), LinearAttentionLayer(), DummyLayer(), DynamicLayer()]
+    cache, texts, lengths, prompts = SlotCache(6, 1, like), [], {}, 0
+    for _ in range(300):
+        if len(texts) < 4:
+            names, P = [2 * prompts, 2 * prompts + 1], int(rng.integers(1, 9))
+            prompts += 1
+            other = SlotCache(1, P + 1, like)
+            other.first = [0]
+            for layer in (0, 3):
+                other.update(torch.ones(1, HEADS, P, SIZE), torch.ones(1, HEADS, P, SIZE), layer)
+            other.update_conv_state(torch.full((1, 2, P), float(names[0])), 1, conv_kernel_size=3)
+            other.update_recurrent_state(state_of(names[0], P)[None], 1)
+            other.advance(P)
+            cache.join(other, [0, 0])
+            texts += names
+            lengths.update(dict.fromkeys(names, P))
+            cache.update_recurrent_state(torch.stack([state_of(n, lengths[n]) for n in texts]), 1)
+        for layer in (0, 3):
+            cache.update(torch.ones(len(texts), HEADS, 1, SIZE), torch.ones(len(texts), HEADS, 1, SIZE), layer)
+        cache.advance(1)
+        expected = torch.stack([state_of(n, lengths[n]) for n in texts])
+        assert torch.equal(cache.get_recurrent_state(1), expected)
+        conv = cache.get_conv_state(1)
+        assert conv.shape == (len(texts), 2, 3) and conv[:, 0, -1].tolist() == [float(n - n % 2) for n in texts]
+        for n in texts:
+            lengths[n] += 1
+        cache.update_recurrent_state(torch.stack([state_of(n, lengths[n]) for n in texts]), 1)
+        for row in reversed(range(len(texts))):
+            if rng.random() < 0.1:
+                cache.leave(row)
+                texts[row] = texts[-1]
+                texts.pop()
+    assert prompts > 30

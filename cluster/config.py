@@ -98,9 +98,9 @@ class NetworkConfig(Settings):
     is free. The connections that follow are on ports of the system's choice, so nodes must reach each other on all."""
 
     collective_s: int = Field(default=4 * 3600, ge=10)
-    """Seconds that workers of a student wait for each other before those that wait fail, and the group starts anew.
-    More than one of them takes alone, which writes final models and converts checkpoints. One that died is noticed at
-    once. A teacher has `hang_deadline_s`."""
+    """Seconds that workers of a student wait for each other between steps before those that wait fail, and the group
+    starts anew. More than one of them takes alone, which writes final models and converts checkpoints. One that died is
+    noticed at once. Within steps it is `train.hang_deadline_s`; a teacher has one of its own."""
 
     @model_validator(mode="after")
     def _in_order(self) -> NetworkConfig:

@@ -13,11 +13,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.faults import pause_point
 from cluster.lease import Fence
+from cluster.network import network
 from cluster.storage import Storage, open_storage
 from workers.channels.board import Control, Reporter
 from workers.channels.events import (
@@ -30,6 +32,7 @@ from workers.channels.events import (
     UnitDamaged,
 )
 from workers.channels.messages import DamageFound
+from workers.collectives import waiting_at_most
 from workers.first_kl import FirstKl, FirstKlConfig
 from workers.randomness import generator
 from workers.student.batches.ahead import BatchesAhead
@@ -147,7 +150,8 @@ class Trainer:
             if self.step == 0 and self.job.first_kl is not None:
                 self._measure_before(rows)
             self._seed_dropout()
-            loss, norm, lr, heard = self.optimiser.step(rows, self.tokens, batch.share, self.ears.heard())
+            with self._step_deadline():
+                loss, norm, lr, heard = self.optimiser.step(rows, self.tokens, batch.share, self.ears.heard())
             self.cursor = batch.cursor
             # ZeRO says -1 of a norm that is NaN or Inf.
             if not (math.isfinite(loss) and math.isfinite(norm) and norm >= 0):
@@ -165,6 +169,12 @@ class Trainer:
             if asked := of_all(heard):
                 self._answer(asked)
         self._finish()
+
+    def _step_deadline(self) -> AbstractContextManager[None]:
+        """For the length of a step: a worker that hangs there is found long before one that only uploads would be."""
+        if self.world == 1:
+            return nullcontext()
+        return waiting_at_most(self.train.hang_deadline_s, network().collective_s)
 
     def _answer(self, asked: Asked) -> None:
         """Write a checkpoint, if there is none of this step; raise Left if that is asked for. A collective."""

@@ -54,7 +54,7 @@ def why_not_generate(model_config: dict[str, Any]) -> str | None:
     """Why a model can score given text but not answer, or None if it can, as far as its configuration tells."""
     kind = str(model_config.get("model_type"))
     text_config = model_config | (model_config.get("text_config") or {})
-    layers = {str(k) for k in text_config.get("layer_types") or text_config.get("layers_block_type") or []}
+    layers = set(_kinds_of_layers(text_config))
     if others := sorted(layers - _CACHED_LAYERS - _STATE_LAYERS - _NO_MEMORY):
         return (
             f"{kind} has layers of {', '.join(others)}, which remember neither keys and values by token nor a state "
@@ -69,6 +69,19 @@ def why_not_generate(model_config: dict[str, Any]) -> str | None:
             "not token by token: an answer would have other distributions than the same text when it is scored"
         )
     return None
+
+
+def layers_that_remember(model_config: dict[str, Any]) -> tuple[int, int]:
+    """How many layers keep keys and values of each token, and how many a state of the whole text, as far as a
+    model's configuration tells: all of them the former where it names no kinds."""
+    text_config = model_config | (model_config.get("text_config") or {})
+    if not (kinds := _kinds_of_layers(text_config)):
+        return int(text_config.get("num_hidden_layers") or 0), 0
+    return sum(kind in _CACHED_LAYERS for kind in kinds), sum(kind in _STATE_LAYERS for kind in kinds)
+
+
+def _kinds_of_layers(text_config: dict[str, Any]) -> list[str]:
+    return [str(kind) for kind in text_config.get("layer_types") or text_config.get("layers_block_type") or []]
 
 
 def quantisation(model_config: dict[str, Any]) -> dict[str, Any] | None:

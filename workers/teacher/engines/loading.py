@@ -74,13 +74,3 @@ def join_process_group(rank: int, ranks: int, address: str, port: int, device: s
     dist.init_process_group(
         "nccl" if device == "cuda" else "gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=deadline_s)
     )
-
-
-def limit_collectives(deadline_s: float) -> None:
-    """Let the collectives of every process group fail after `deadline_s` from now on: loading may take longer."""
-    from datetime import timedelta
-
-    from torch.distributed import distributed_c10d as c10d
-
-    for group in list(c10d._world.pg_map):
-        c10d._set_pg_timeout(timedelta(seconds=deadline_s), group)

@@ -1,0 +1,31 @@
+"""How long ranks of a process group wait for each other before those that wait fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+
+def limit_collectives(deadline_s: float) -> None:
+    """Let the collectives of every process group of this process fail after `deadline_s` from now on: those of loading
+    and saving may take longer."""
+    from torch.distributed import distributed_c10d as c10d
+
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timedelta(seconds=deadline_s), group)
+
+
+@contextmanager
+def waiting_at_most(deadline_s: float, otherwise_s: float) -> Iterator[None]:
+    """Within a block collectives fail after `deadline_s`, behind it after `otherwise_s`. Raises TimeoutError in place
+    of gloo's error; a rank of NCCL that waits in vain is ended by torch's watchdog."""
+    limit_collectives(deadline_s)
+    try:
+        yield
+    except RuntimeError as error:
+        if "imed out" not in str(error):
+            raise
+        raise TimeoutError(f"waited {deadline_s:g} s in vain for another one of its workers ({error})") from error
+    finally:
+        limit_collectives(otherwise_s)

@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3, help="runs of each kind")
     times = parser.parse_args().times
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder, ray_head(cpus=4, workers=64) as head:
-        write_project("small", Path(folder), 4_000)
+        (project := Path(folder, "project")).mkdir()
+        write_project("small", project, 4_000)
         took: dict[str, list[dict[str, float]]] = {"run": [], "submit": []}
         for number in range(times):
             for how, rows in took.items():
@@ -92,14 +93,18 @@ def second_submission(folder: Path, head: Head) -> dict[str, Any]:
 
 def begin(folder: Path, name: str, head: Head, how: str) -> subprocess.Popen[str]:
     """Type a run's command, by either way to the head."""
-    config = yaml.safe_load((folder / "stillhouse.yaml").read_text())
+    project = folder / "project"
+    config = yaml.safe_load((project / "stillhouse.yaml").read_text())
     config["name"], config["targets"] = name, {"prompts_per_unit": 8}
+    config["storage"], config["teacher"]["model"] = str(folder / "runs"), "teacher"
+    config["specialists"] = dict([next(iter(config["specialists"].items()))])
+    config["prompts"] = {"words": "words.jsonl"}  # a job finds what lies beside its configuration
     if how == "run":
         config["cluster"] = {"address": head.ray}
-    path = folder / f"{name}.yaml"
+    path = project / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     more: Sequence[str] = ["--address", head.jobs] if how == "submit" else []
-    return stillhouse(folder, how, path.name, *more)
+    return stillhouse(project, how, path.name, *more)
 
 
 def stillhouse(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ from workers.student.config import ModelConfig, TrainConfig
 from workers.student.models.dense_sibling import active_width, dense_config, expert_width
 from workers.student.training.deepspeed_config import BUCKET_NUMBERS, LIVE_NUMBERS
 from workers.targets.config import TargetsConfig
+from workers.teacher.engines.families import layers_that_remember
 
 
 def decoder_parameters(config: dict[str, Any], vocabulary: int) -> int:
@@ -154,6 +155,26 @@ def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:
 
 def kv_cache_bytes(config: dict[str, Any], tokens: int, width: int) -> int:
     """Bytes of the keys and values of so many tokens."""
-    heads = config.get("num_attention_heads", 1)
-    head = config.get("head_dim") or config.get("hidden_size", 0) // max(heads, 1)
-    return 2 * tokens * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * head * width
+    text = {**config, **(config.get("text_config") or {})}
+    heads, (layers, _) = text.get("num_attention_heads", 1), layers_that_remember(config)
+    head = text.get("head_dim") or text.get("hidden_size", 0) // max(heads, 1)
+    return 2 * tokens * layers * (text.get("num_key_value_heads") or heads) * head * width
+
+
+def state_cache_bytes(config: dict[str, Any], texts: float) -> int:
+    """Bytes of the states of so many texts, in float32, of layers that keep one: of linear attention a matrix of keys
+    and values for each head, of Mamba one of channels and states; short convolutions keep their last inputs. What the
+    others' convolutions keep is little beside it, and left out."""
+    text, (_, layers) = {**config, **(config.get("text_config") or {})}, layers_that_remember(config)
+    hidden = int(text.get("hidden_size") or 0)
+    if heads := text.get("linear_num_value_heads"):
+        numbers = heads * text.get("linear_key_head_dim", 128) * text.get("linear_value_head_dim", 128)
+    elif heads := text.get("linear_num_heads"):
+        numbers = heads * text.get("linear_head_dim", 128) ** 2
+    elif heads := text.get("mamba_n_heads") or text.get("mamba_num_heads"):
+        size = text.get("mamba_d_head") or text.get("mamba_head_dim")
+        channels = heads * size if isinstance(size, int) else hidden * text.get("mamba_expand", 2)
+        numbers = channels * (text.get("mamba_d_state") or text.get("ssm_state_size") or 128)
+    else:
+        numbers = hidden * text.get("conv_L_cache", 3)
+    return round(texts * layers * numbers * 4)

@@ -15,6 +15,7 @@ from orchestrator.preflight.memory import (
     kv_cache_bytes,
     linear_layers,
     state_bytes,
+    state_cache_bytes,
     student_size,
 )
 from workers.evaluation.config import CHUNK_NUMBERS, LOGITS_HELD, EvaluateConfig
@@ -101,7 +102,8 @@ def teacher_part(
     what = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"
     what += ", vLLM" if teacher.engine == "vllm" else ""
     through_host = weights if teacher.ep_size == 1 else 0  # shards go straight to their GPU
-    held = {"weights": weights, "logits": logits, "kv_cache": cache}
+    states = state_cache_bytes(model, slots)
+    held = {"weights": weights, "logits": logits, "kv_cache": cache, "states": states}
     if not teacher.gpus_per_rank:
         held["weights_file"] = weights  # pages of it, which were read to copy them
     return Part(
@@ -112,7 +114,7 @@ def teacher_part(
         teacher.gpus_per_rank,
         **_on_host_and_gpu(teacher.gpus_per_rank, held, through_host, process=_TEACHER_PROCESS_BYTES),
         detail=f"{least}-{most} replicas; {what}; weights {naturalsize(weights)} a rank, "
-        f"logits {naturalsize(logits)}, cache {naturalsize(cache)}",
+        f"logits {naturalsize(logits)}, cache {naturalsize(cache + states)}",
         least=least * teacher.ep_size,
         spreads=teacher.engine == "vllm",
     )

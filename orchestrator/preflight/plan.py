@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from orchestrator.preflight.planning.prices import plan_prices, single_expert_pa
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
 from orchestrator.preflight.planning.seats import Placeable
-from orchestrator.preflight.planning.sizes import size_notes
+from orchestrator.preflight.planning.sizes import size_notes, step_notes
 from orchestrator.preflight.planning.slots import plan_slots
 from orchestrator.preflight.planning.targets import plan_prompts, teacher_models
 from orchestrator.preflight.planning.totals import find_problems
@@ -67,7 +67,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory, rates: Ru
     ]
     plan_prices(plan, config, found, vocabulary)
     plan.parts = [item.part for item in items]
-    plan.notes += size_notes(config, found, vocabulary)
+    plan.notes += size_notes(config, found, vocabulary) + step_notes(config)
     if inventory.members:
         note_no_place(plan, items)
     if planned:
@@ -99,6 +99,7 @@ def _teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
             in_use = plan.slots[name].share if name in plan.slots else 1.0
             return teacher_part(name, teacher, folder, _longest_text(plan, found, name), vocabulary, in_use)
 
+        _note_one_gpu(plan, key, teacher, make)
         experts = expert_count(read_model_config(folder))
         items.append(
             Placeable(
@@ -113,6 +114,20 @@ def _teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
             )
         )
     return items
+
+
+def _note_one_gpu(plan: RunPlan, key: str, teacher: TeacherConfig, make: Callable[[TeacherConfig], Part]) -> None:
+    """That experts are split where each GPU that is planned for would hold them all."""
+    kinds = {node.kind.name: node.kind for node in plan.inventory.members if isinstance(node, PlannedNode)}
+    kinds = {name: kind for name, kind in kinds.items() if kind.gpu_memory}
+    if teacher.ep_size == 1 or teacher.engine != "transformers" or not teacher.gpus_per_rank or not kinds:
+        return
+    alone = make(teacher.model_copy(update={"ep_size": 1}))
+    if alone.gpu_memory_of.get("weights") and all(alone.fits_gpus(kind.gpu_memory) for kind in kinds.values()):
+        plan.notes.append(
+            f"{key}.ep_size: {teacher.ep_size}, but one GPU of {' or '.join(kinds)} holds all of it: with ep_size 1 "
+            f"and replicas [1, {teacher.ep_size * teacher.replicas[1]}] as many GPUs exchange nothing at each token"
+        )
 
 
 def _longest_text(plan: RunPlan, found: Checked, teacher: str) -> int:

@@ -115,6 +115,10 @@ class InitialConfig(Settings):
     """Threads of its computation. Null: one for each CPU of its machine."""
 
 
+_GPU_CHECKPOINT_S = 1800.0
+"""Between two checkpoints by default, with GPUs: every 200 steps an 8B model would write 34 TB in 1B tokens."""
+
+
 class TrainConfig(Settings):
     """How a student is trained."""
 
@@ -184,7 +188,8 @@ class TrainConfig(Settings):
     """Threads of a worker's computation on a CPU."""
 
     checkpoint_steps: int | None = Field(default=200, ge=1)
-    """Steps between checkpoints. Null: none by steps. One after the last step is always written."""
+    """Steps between checkpoints. Null: none by steps. One after the last step is always written. With GPUs, where
+    neither this nor `checkpoint_s` is given, they are null and 1,800: steps are short there, and checkpoints large."""
 
     checkpoint_s: float | None = Field(default=None, gt=0)
     """Seconds after which a checkpoint is written, beside those of `checkpoint_steps`. Null: none by the clock."""
@@ -199,6 +204,11 @@ class TrainConfig(Settings):
     after a worker died or its node was lost. Null: 0, and 3 with a range of `workers`. What would only happen again,
     such as a loss that is NaN or Inf, ends it at once."""
 
+    hang_deadline_s: float = Field(default=900, gt=0)
+    """Seconds that workers wait for each other in an optimiser step, after which one of them counts as hung: the group
+    fails, and begins anew as `max_failures` says. Between steps, where checkpoints are written, it is
+    `cluster.network.collective_s`."""
+
     diverged: int | None = Field(default=3, ge=1)
     """Checkpoints in a row at which the mean training loss since the one before is more than twice that of the first
     step, after which training stops; the best checkpoint stays. Null: it goes on."""
@@ -208,6 +218,14 @@ class TrainConfig(Settings):
 
     quantise: QuantiseConfig | None = None
     """Train with weights on a lattice of few bits, on which the trained model then is. Null: weights are whole."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checkpoints_of_gpus(cls, value: Any) -> Any:
+        given = {"checkpoint_steps", "checkpoint_s"}
+        if isinstance(value, dict) and value.get("gpus_per_worker") and not given & value.keys():
+            return {**value, "checkpoint_steps": None, "checkpoint_s": _GPU_CHECKPOINT_S}
+        return value
 
     @model_validator(mode="after")
     def _something_to_go_on_from(self) -> TrainConfig:

@@ -40,6 +40,26 @@ def test_all_of_a_run_on_two_nodes(large: Project, stillhouse: Command) -> None:
     assert not [note for note in found["notes"] if "room for" in note], "both replicas find room beside the students"
 
 
+def test_experts_that_one_gpu_would_hold_are_told(large: Project, stillhouse: Command) -> None:
+    """Whoever follows the note gets a plan without it, that fits."""
+    [note] = [note for note in plan(large, stillhouse, "h100:8x2")["notes"] if "ep_size" in note]
+    assert note.startswith("teacher.ep_size: 4, but one GPU of h100 holds all of it") and "replicas [1, 8]" in note
+    assert not [note for note in plan(large, stillhouse, "l4:8x2")["notes"] if "ep_size" in note], "22 GB hold a part"
+    large.set("teacher.ep_size", 1)
+    large.set("teacher.replicas", [1, 8])
+    found = plan(large, stillhouse, "h100:8x2")
+    assert found["problems"] == [] and not [note for note in found["notes"] if "ep_size" in note]
+
+
+def test_steps_that_are_small_for_their_gpus_are_told_once(large: Project, stillhouse: Command) -> None:
+    assert not [note for note in plan(large, stillhouse, "h100:8x2")["notes"] if "batch_tokens" in note]
+    large.set("defaults.train", {**large.data["defaults"]["train"], "workers": [2, 4]})
+    [note] = [note for note in plan(large, stillhouse, "h100:8x2")["notes"] if "batch_tokens" in note]
+    assert note.startswith("specialists medical, legal: train.batch_tokens 16,384") and "32,768" in note
+    large.set("defaults.train.batch_tokens", 32_768)
+    assert not [note for note in plan(large, stillhouse, "h100:8x2")["notes"] if "batch_tokens" in note]
+
+
 def test_keys_that_programs_read(large: Project, stillhouse: Command) -> None:
     found = plan(large, stillhouse, "h100:8x2")
     assert {"heldout_bytes", "train_bytes", "parts", "problems", "notes", "sources", "inventory", "prompts"} <= set(

@@ -60,6 +60,28 @@ def test_shapes_of_the_decays() -> None:
     assert (rates("constant")[100:] == PEAK).all()
 
 
+# Checkpoints ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given, steps, seconds",
+    [
+        ({}, 200, None),
+        ({"gpus_per_worker": 1}, None, 1800),
+        ({"gpus_per_worker": 1, "checkpoint_steps": 50}, 50, None),
+        ({"gpus_per_worker": 0.5, "checkpoint_s": 60}, 200, 60),
+        ({"gpus_per_worker": 0}, 200, None),
+    ],
+    ids=str,
+)
+def test_gpus_write_checkpoints_by_the_clock_unless_told_otherwise(
+    given: dict[str, Any], steps: int | None, seconds: float | None
+) -> None:
+    train = TrainConfig.model_validate(given)
+    assert (train.checkpoint_steps, train.checkpoint_s) == (steps, seconds)
+    assert TrainConfig.model_validate(train.model_dump()) == train
+
+
 # DeepSpeed --------------------------------------------------------------------------------------------------
 
 

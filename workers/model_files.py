@@ -22,6 +22,11 @@ _ACTIVE_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_to
 _NOT_OF_TEXT = ("vision", "audio", "talker", "code2wav", "quantization")
 
 
+def text_settings(model_config: dict[str, Any]) -> dict[str, Any]:
+    """What a model's config.json says of its part that reads text: `text_config`, where it has one, over the rest."""
+    return {**model_config, **(model_config.get("text_config") or {})}
+
+
 def expert_count(model_config: dict[str, Any]) -> int:
     """Experts per layer of a model's config.json, or of its part for text; 0 for a dense model. Raises ValueError for
     a number that is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from workers.model_files import text_settings
 from workers.model_sizes import DTYPE_BYTES, EXPERT_WEIGHTS, model_size, tensor_shapes
 from workers.student.config import ModelConfig, TrainConfig
 from workers.student.models.dense_sibling import active_width, dense_config, expert_width
@@ -155,7 +156,7 @@ def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:
 
 def kv_cache_bytes(config: dict[str, Any], tokens: int, width: int) -> int:
     """Bytes of the keys and values of so many tokens."""
-    text = {**config, **(config.get("text_config") or {})}
+    text = text_settings(config)
     heads, (layers, _) = text.get("num_attention_heads", 1), layers_that_remember(config)
     head = text.get("head_dim") or text.get("hidden_size", 0) // max(heads, 1)
     return 2 * tokens * layers * (text.get("num_key_value_heads") or heads) * head * width
@@ -165,7 +166,7 @@ def state_cache_bytes(config: dict[str, Any], texts: float) -> int:
     """Bytes of the states of so many texts, in float32, of layers that keep one: of linear attention a matrix of keys
     and values for each head, of Mamba one of channels and states; short convolutions keep their last inputs. What the
     others' convolutions keep is little beside it, and left out."""
-    text, (_, layers) = {**config, **(config.get("text_config") or {})}, layers_that_remember(config)
+    text, (_, layers) = text_settings(config), layers_that_remember(config)
     hidden = int(text.get("hidden_size") or 0)
     if heads := text.get("linear_num_value_heads"):
         numbers = heads * text.get("linear_key_head_dim", 128) * text.get("linear_value_head_dim", 128)

@@ -20,7 +20,7 @@ from orchestrator.preflight.memory import (
 )
 from workers.evaluation.config import CHUNK_NUMBERS, LOGITS_HELD, EvaluateConfig
 from workers.fetching.folder import model_folder
-from workers.model_files import expert_count, read_model_config
+from workers.model_files import expert_count, read_model_config, text_settings
 from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, ModelSize, model_size
 from workers.student.config import InitialConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.config import chunk_tokens
@@ -288,7 +288,7 @@ def student_layer(model: ModelConfig) -> int:
 def asked_layer(model_config: dict[str, Any]) -> int:
     """Numbers that a layer of a model works with of a token that it writes, about, and those of its keys and values in
     all layers."""
-    text = {**model_config, **(model_config.get("text_config") or {})}
+    text = text_settings(model_config)
     width = active_width(text) if expert_count(text) else int(text.get("intermediate_size") or 0)
     one = {**text, "num_hidden_layers": 1, "intermediate_size": width}
     return activation_bytes(one, 1, 1, checkpointing=False) + kv_cache_bytes(text, 1, 1)

@@ -21,7 +21,7 @@ from orchestrator.preflight.parts import student_shape
 from orchestrator.preflight.planning.prices import single_expert_parameters
 from orchestrator.preflight.planning.record import RunPlan
 from orchestrator.runs.exact_scheme import hidden_size
-from workers.model_files import active_experts, expert_count, read_model_config
+from workers.model_files import active_experts, expert_count, read_model_config, text_settings
 from workers.model_sizes import DTYPE_BYTES, ModelSize, model_size
 from workers.student.config import ModelConfig
 
@@ -85,7 +85,7 @@ class Roofline:
         if (size := model_size(folder)) is None:
             return Estimate(why=f"weights of {settings.model!r} are not downloaded")
         model, width = read_model_config(folder), DTYPE_BYTES[settings.precision]
-        text = {**model, **(model.get("text_config") or {})}
+        text = text_settings(model)
         mixture = Mixture(
             dense=size.dense,
             experts=size.experts,

@@ -36,12 +36,12 @@ def start_engine(
     dtype = torch_dtype(train.dtype, device)
     with local_folder(storage, initial) as folder:
         causal_lm = load_causal_lm(str(folder), dtype, gradient_checkpointing=train.gradient_checkpointing)
-    if device == "cuda":
-        causal_lm.to(device)  # what attention and head can do is tried where they will train
     if lora is not None:
         from workers.student.models.lora import add_adapters
 
         add_adapters(causal_lm, lora, seed)
+    if device == "cuda":
+        causal_lm.to(device)  # what attention and head can do is tried where they will train
     model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
     if train.quantise is not None:
         try:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from workers.quantise.config import QuantisedWeights
 from workers.quantise.masters import Masters
-from workers.student.batches.batching import MicroBatch, micro_batches, shares
+from workers.student.batches.batching import MicroBatch, collate, shares
 from workers.student.batches.packing import group_rows
 from workers.student.config import LossConfig, TrainConfig
 from workers.student.training.schedule import learning_rate
@@ -86,7 +86,7 @@ class Optimiser:
         lr = learning_rate(spent, train.lr, train.schedule, train.warmup, train.decay)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        work = self._work(rows, spent, share)
+        work = share if share is not None else self._share(rows, spent, self._loss)
         total, floors = torch.zeros((), dtype=torch.float64, device=self._device), 0.0
         for i, batch in enumerate(work):
             self._engine.set_gradient_accumulation_boundary(i == len(work) - 1)
@@ -126,7 +126,7 @@ class Optimiser:
         targets = sum(r.targets for r in rows)
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         with torch.no_grad():
-            for batch in self._work(rows, 0.0, weighted=weighted):
+            for batch in self._share(rows, 0.0, weighted):
                 loss, floor = self._forward(batch.scaled(self._world / targets))
                 total += loss.double() - floor
         return float(self._over_ranks(total)) / self._world
@@ -137,27 +137,15 @@ class Optimiser:
         return self._engine(here.texts, here.targets.with_heads(self._heads)), here.floor
 
     def _share(self, rows: list[TargetRow], spent: float, weighted: LossConfig) -> list[MicroBatch]:
-        """This worker's micro-batches, on a GPU in memory that it copies from by itself."""
+        """This worker's micro-batches, as many as those of the worker that has most (every worker has all rows, so none
+        need be asked); on a GPU in memory that it copies from by itself."""
         most, layout = self._train.micro_tokens, self._engine.module.layout
-        made = micro_batches(shares(rows, self._world)[self._rank], weighted, most, layout, spent=spent)
+        groups = [group_rows(own, most, layout) for own in shares(rows, self._world)]
+        made = [collate(group, weighted, layout, spent=spent) for group in groups[self._rank]]
+        if short := max(map(len, groups)) - len(made):
+            like = made[0] if made else collate(rows[:1], weighted, layout, spent=spent)
+            made += [like.scaled(0.0)] * short
         return [batch.map(torch.Tensor.pin_memory) for batch in made] if self._device == "cuda" else made
-
-    def _work(
-        self,
-        rows: list[TargetRow],
-        spent: float,
-        share: list[MicroBatch] | None = None,
-        weighted: LossConfig | None = None,
-    ) -> list[MicroBatch]:
-        """This worker's micro-batches, as many as those of the worker that has most."""
-        most, layout, weighted = self._train.micro_tokens, self._engine.module.layout, weighted or self._loss
-        mine = list(share) if share is not None else self._share(rows, spent, weighted)
-        # Every worker has all rows: what the others make of theirs need not be asked.
-        count = max(len(group_rows(own, most, layout)) for own in shares(rows, self._world))
-        if len(mine) < count:
-            like = mine or micro_batches(rows[:1], weighted, most, layout, spent=spent)
-            mine += [like[0].scaled(0.0)] * (count - len(mine))
-        return mine
 
     def _over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over workers."""

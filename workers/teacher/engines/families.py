@@ -13,7 +13,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from workers.model_files import expert_count
+from workers.model_files import expert_count, text_settings
 from workers.sources import package_folder
 
 _CACHED_LAYERS = {"full_attention", "sliding_attention", "attention"}
@@ -53,7 +53,7 @@ def check_teacher_family(where: str, model: str, model_config: dict[str, Any], *
 def why_not_generate(model_config: dict[str, Any]) -> str | None:
     """Why a model can score given text but not answer, or None if it can, as far as its configuration tells."""
     kind = str(model_config.get("model_type"))
-    text_config = model_config | (model_config.get("text_config") or {})
+    text_config = text_settings(model_config)
     layers = set(_kinds_of_layers(text_config))
     if others := sorted(layers - _CACHED_LAYERS - _STATE_LAYERS - _NO_MEMORY):
         return (
@@ -74,7 +74,7 @@ def why_not_generate(model_config: dict[str, Any]) -> str | None:
 def layers_that_remember(model_config: dict[str, Any]) -> tuple[int, int]:
     """How many layers keep keys and values of each token, and how many a state of the whole text, as far as a
     model's configuration tells: all of them the former where it names no kinds."""
-    text_config = model_config | (model_config.get("text_config") or {})
+    text_config = text_settings(model_config)
     if not (kinds := _kinds_of_layers(text_config)):
         return int(text_config.get("num_hidden_layers") or 0), 0
     return sum(kind in _CACHED_LAYERS for kind in kinds), sum(kind in _STATE_LAYERS for kind in kinds)
@@ -86,9 +86,7 @@ def _kinds_of_layers(text_config: dict[str, Any]) -> list[str]:
 
 def quantisation(model_config: dict[str, Any]) -> dict[str, Any] | None:
     """What a model's config.json says of its quantised weights; None where they are not."""
-    found = model_config.get("quantization_config") or (model_config.get("text_config") or {}).get(
-        "quantization_config"
-    )
+    found = model_config.get("quantization_config") or text_settings(model_config).get("quantization_config")
     return (found if isinstance(found, dict) else {}) if found else None
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.servers.s3_servers import reached_at
 from support.toys.watched_run import BEGAN, beat, begun, driven, ending, story, tell
 
 from cluster.holder import Holder
 from cluster.lease import Lease, Timing
+from cluster.storage import Storage
 from orchestrator.runs.folder import RunFolder
 from orchestrator.status.view import RunView
 from workers.channels.events import RunStarted
@@ -22,13 +21,10 @@ from workers.layout import REPORT_JSON
 QUICK = Timing(beat_s=0.05, stale_s=60.0, watch_s=0.3)
 
 
-@pytest.fixture(params=["local", "s3"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunFolder]:
-    if request.param == "local":
-        yield begun(str(tmp_path / "runs"))
-        return
-    with reached_at(request.getfixturevalue("moto_endpoint")) as bucket:
-        yield begun(f"{bucket}/{tmp_path.name}/runs")
+@pytest.fixture
+def run(storage: Storage) -> RunFolder:
+    """A run in a store of each kind."""
+    return begun(storage.uri)
 
 
 def seen(run: RunFolder) -> RunView:

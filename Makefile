@@ -30,7 +30,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for script in tests/benchmarks/*.py tests/benchmarks/driving/*.py; do $(BIN)/python $$script || exit 1; done
+	cd tests/benchmarks && for script in *.py driving/*.py; do \
+	  PYTHONPATH=../..:.. ../../$(BIN)/python -m $$(echo $${script%.py} | tr / .) || exit 1; done
 
 install: $(STAMP)
 

@@ -1,11 +1,13 @@
-"""Tiny random models of every family of teachers that is tested: their configurations."""
+"""Tiny random models of every family of teachers that is tested: their configurations, and models of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 WORDS = 300
 """Ids of the tiny models' tokenizer."""
@@ -116,3 +118,30 @@ def is_long(family: str) -> bool:
 def as_parameters(families: Iterable[str]) -> list[Any]:
     """Families as parameters of a test."""
     return [pytest.param(name, marks=[pytest.mark.long] if is_long(name) else []) for name in families]
+
+
+def random_model(model_type: str, seed: int = 0, **sizes: Any) -> Any:
+    """A random model of a type, wide enough in its weights that its distributions differ."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    own = SIZES | FAMILIES.get(model_type, {})
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(own | sizes))).eval()
+
+
+def save_random_model(folder: Path, model_type: str, **sizes: Any) -> Path:
+    """The folder, with such a model and its tokenizer in it."""
+    word_tokenizer().save_pretrained(folder)
+    random_model(model_type, **sizes).save_pretrained(folder)
+    return folder
+
+
+def word_tokenizer() -> Any:
+    """`w3 w4 ...`: one word, one id; 0 pads, 1 ends a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(3, WORDS))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")

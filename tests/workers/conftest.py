@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +10,9 @@ import numpy as np
 import pytest
 import torch
 from support.commit_processes import entry_of
-from support.model_families import FAMILIES, SIZES, WORDS
-from support.programs import PROGRAMS
+from support.model_families import random_model, save_random_model
 from support.store_fixture import DOMAINS, ROWS, StoreFixture
 
-import workers
 from cluster.storage import LocalStorage
 from workers.targets.encoding.arrays import Draw, UnitTargets
 from workers.targets.encoding.scalars import GRIDS
@@ -161,39 +153,18 @@ def filled(build: Callable[..., StoreFixture]) -> StoreFixture:
 # Models -----------------------------------------------------------------------------------------------------
 
 
-def word_tokenizer() -> Any:
-    """`w3 w4 ...`: one word, one id; 0 pads, 1 ends a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(3, WORDS))]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-
-
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., Any]:
     """A random model of a type, wide enough in its weights that its distributions differ."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    def make(model_type: str, seed: int = 0, **sizes: Any) -> Any:
-        own = SIZES | FAMILIES.get(model_type, {})
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(own | sizes))).eval()
-
-    return make
+    return random_model
 
 
 @pytest.fixture(scope="session")
-def save_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Any]) -> SaveModel:
+def save_model(tmp_path_factory: pytest.TempPathFactory) -> SaveModel:
     """The folder of a tiny random model with its tokenizer."""
 
     def save(model_type: str, **sizes: Any) -> Path:
-        folder = tmp_path_factory.mktemp(model_type)
-        word_tokenizer().save_pretrained(folder)
-        tiny_model(model_type, **sizes).save_pretrained(folder)
-        return folder
+        return save_random_model(tmp_path_factory.mktemp(model_type), model_type, **sizes)
 
     return save
 
@@ -202,43 +173,3 @@ def save_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..
 def tiny_moe(save_model: SaveModel) -> Path:
     """A Qwen3-MoE teacher of 8 experts over a vocabulary of 300 words."""
     return save_model("qwen3_moe")
-
-
-# Processes --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def run_ranks() -> Callable[..., None]:
-    """Run one of tests/support/programs as `python PROGRAM RANK RANKS PORT ARGUMENTS` on every rank; wait for all."""
-
-    def run(program: str, ranks: int, *arguments: object, seconds: float = 300) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [sys.executable, str(PROGRAMS / program)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(workers.__file__).parents[1]), "GLOO_SOCKET_IFNAME": "lo"}
-        with tempfile.TemporaryFile("w+") as said:
-            processes = [
-                subprocess.Popen(
-                    [*command, str(rank), str(ranks), str(port), *map(str, arguments)],
-                    env=environment,
-                    stdout=said,
-                    stderr=subprocess.STDOUT,
-                )
-                for rank in range(ranks)
-            ]
-            deadline = time.monotonic() + seconds
-            try:
-                # One dead rank leaves the others waiting for it.
-                while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
-                    assert time.monotonic() < deadline, f"{program} takes more than {seconds} s"
-                    time.sleep(0.1)
-                codes = [process.poll() for process in processes]
-            finally:
-                for process in processes:
-                    process.kill()
-                    process.wait()
-            said.seek(0)
-            assert codes == [0] * ranks, said.read()[-8000:]
-
-    return run

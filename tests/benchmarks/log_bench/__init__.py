@@ -1,4 +1,4 @@
-"""Parts of the benchmark of the log (tests/benchmarks/log.py): one question a module."""
+"""Parts of the benchmark of the log (tests/benchmarks/driving/log.py): one question a module."""
 
 import sys
 from pathlib import Path

@@ -127,5 +127,6 @@ def score(model: Any, heldout: Distributions) -> dict[str, float]:
 
 def hidden(model: Any, ids: list[int]) -> torch.Tensor:
     """[n, D] of one text, through the packed layout, which is what the model was left with."""
-    text = Texts(torch.tensor([ids]), None, (len(ids),), torch.arange(len(ids)))
+    place_n = torch.arange(len(ids))
+    text = Texts(torch.tensor([ids]), None, (len(ids),), place_n, place_n[None])
     return model.get_decoder()(**given(text), use_cache=False).last_hidden_state[0]

@@ -9,7 +9,7 @@ Legend: B rows, S tokens of a row, T target positions of all texts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -32,18 +32,13 @@ class Texts:
     """Tokens of each packed text; None where they are padded."""
     positions_T: Tensor
     """Flat indices (b * S + s) of the tokens whose next token is a target."""
-
-    @property
-    def place_BS(self) -> Tensor | None:
-        """Each token's place in its own text, where texts are packed."""
-        if self.lengths is None:
-            return None
-        return torch.cat([torch.arange(n, device=self.input_BS.device) for n in self.lengths])[None]
+    place_BS: Tensor | None = None
+    """Each token's place in its own text, where texts are packed."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Texts:
         """The same with every tensor changed."""
-        mask = change(self.mask_BS) if self.mask_BS is not None else None
-        return replace(self, input_BS=change(self.input_BS), mask_BS=mask, positions_T=change(self.positions_T))
+        changed = {f.name: change(t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
+        return replace(self, **changed)
 
 
 def group_rows(rows: list[TargetRow], most_tokens: int, layout: Layout) -> list[list[TargetRow]]:
@@ -92,7 +87,9 @@ def _pack(rows: list[TargetRow]) -> Texts:
     first = np.concatenate([[0], np.cumsum(lengths)])
     input_S = np.concatenate([r.tokens[:-1] for r in rows]).astype(np.int64)
     positions_T = np.concatenate([first[i] + np.arange(r.start - 1, lengths[i]) for i, r in enumerate(rows)])
-    return Texts(torch.from_numpy(input_S)[None], None, tuple(lengths), torch.from_numpy(positions_T))
+    place_S = np.concatenate([np.arange(n) for n in lengths])
+    ids_1S, place_1S = torch.from_numpy(input_S)[None], torch.from_numpy(place_S)[None]
+    return Texts(ids_1S, None, tuple(lengths), torch.from_numpy(positions_T), place_1S)
 
 
 def _pad(rows: list[TargetRow]) -> Texts:

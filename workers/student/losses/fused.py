@@ -160,10 +160,8 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def _scaled(gradient: Tensor | None, factor: Tensor, dtype: torch.dtype | None) -> Tensor | None:
-    """In place: it may be as large as the head."""
-    if gradient is None:
-        return None
-    return (gradient if factor == 1 else gradient.mul_(factor)).to(dtype)
+    """In place: it may be as large as the head. Whether the factor is 1 is not asked: a GPU would be waited for."""
+    return None if gradient is None else gradient.mul_(factor).to(dtype)
 
 
 def _summing(dtype: torch.dtype) -> torch.dtype:

@@ -22,7 +22,7 @@ class ClippedAdamW(torch.optim.AdamW):
     def __init__(self, parameters: Iterable[torch.nn.Parameter], *, clip: float, **settings: Any) -> None:
         super().__init__(parameters, fused=True, **settings)
         self._clip = clip
-        self._global_grad_norm = 0.0  # where DeepSpeed's engine looks for the norm before clipping
+        self._global_grad_norm: torch.Tensor | None = None  # where DeepSpeed's engine looks for that before clipping
         self.grad_scale: torch.Tensor | None = None
 
     @torch.no_grad()
@@ -34,7 +34,7 @@ class ClippedAdamW(torch.optim.AdamW):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        self._global_grad_norm = float(norm)
+        self._global_grad_norm = norm
         # torch's fused kernel divides each gradient by this as it reads it.
         self.grad_scale = ((norm + 1e-6) / self._clip).clamp_min(1) if self._clip else None
         super().step()

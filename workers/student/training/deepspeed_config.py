@@ -43,7 +43,8 @@ def deepspeed_config(train: TrainConfig, dtype: str, workers: int) -> dict[str, 
             },
         }
     if dtype == "bfloat16":
-        config["bf16"] = {"enabled": True}
+        # Gradients are not searched for NaN and Inf: their norm, which the loop looks at, tells as much.
+        config["bf16"] = {"enabled": True, "check_grad_overflow": False}
         if stage >= 2:  # at 1 DeepSpeed has another optimiser for it, whose checkpoints are its own
             config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

@@ -101,8 +101,10 @@ class Optimiser:
         self.settle(tokens + targets)
         known = torch.tensor([-floors, float(heard)], dtype=total.dtype).to(self._device, non_blocking=True)
         sums = self._over_ranks(known + torch.stack([total, torch.zeros_like(total)]))
-        loss_sum, heard_sum = sums.tolist()  # the one time that a step waits for the device
-        return Step(loss_sum / self._world, float(self._engine.get_global_grad_norm() or 0.0), lr, round(heard_sum))
+        # The same on all ranks; a number, no tensor, where ZeRO-3 found an overflow.
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=sums.dtype, device=sums.device)
+        loss_sum, heard_sum, grad_norm = torch.stack([*sums, norm]).tolist()  # all that the loop waits for in a step
+        return Step(loss_sum / self._world, grad_norm, lr, round(heard_sum))
 
     def measure(self, rows: list[TargetRow]) -> float:
         """The mean loss per target token of a global batch, weighted as at the start of the budget. A collective."""

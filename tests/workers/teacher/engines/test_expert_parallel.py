@@ -15,6 +15,7 @@ import torch
 from support.comparing.borders import same_on_grid, same_texts
 from support.comparing.tolerances import of_logits
 from support.model_families import HYBRIDS, MIXTURES, WORDS, as_parameters, is_long
+from support.programs.ranks import run_ranks
 
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
@@ -67,9 +68,7 @@ def ids() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def ranks(
-    model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]
-) -> Ranks:
+def ranks(model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """Folder with what each rank saw of the families that are long, or of those that are not. All their cases share one
     pair of processes, whose start takes longest."""
 

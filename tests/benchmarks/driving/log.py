@@ -1,6 +1,6 @@
 """The log of a store with very many units: what it costs to open, to follow, and to compact.
 
-python tests/benchmarks/log.py [--units 100000] [--s3-units 2000] [--million]
+cd tests/benchmarks && PYTHONPATH=../..:.. python -m driving.log [--units 100000] [--s3-units 2000] [--million]
 
 The entries are synthetic, of the size of real ones. Files are in the page cache: a cold disk adds its reads. S3 is a
 server on this machine (SeaweedFS if `weed` is installed, else moto's): its times are those of a near, slow server, and
@@ -27,7 +27,7 @@ from targets_bench.tables import show
 import workers
 from cluster.storage import open_storage
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 MILLION = 1_000_000
 LISTED = 1000
 """Keys in one answer of S3 to a listing."""

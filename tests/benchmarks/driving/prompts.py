@@ -1,6 +1,6 @@
 """Rows of chat messages: rows a second that are read, and that are written by a chat template and tokenized.
 
-python tests/benchmarks/prompts.py [--rows 100000] [--repeats 3] [--model FOLDER]
+cd tests/benchmarks && PYTHONPATH=../..:.. python -m driving.prompts [--rows 100000] [--repeats 3] [--model FOLDER]
 
 Rivals on the same rows: `json.loads` of each line and `datasets.load_dataset` for reading; for writing, a row at a time
 through `apply_chat_template` and the tokenizer, as this program did before it knew formats, and as TRL maps a dataset,

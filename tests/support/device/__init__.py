@@ -1,0 +1,1 @@
+"""What makes a host wait for its device, counted on a CPU."""

@@ -2,9 +2,11 @@
 # make test         venv, install, and all tests that CI runs
 # make test-long    faults, scale and three seeds; the report's pages in a browser, if there are a Chromium and the
 #                   packages of '.[browser]' in the venv (skipped otherwise)
+# make test-gpu     kernels, losses, captures, engines, a student's training and the quickstart on one GPU, beside float64
+#                   on the CPU; in a venv whose torch has CUDA (skipped where torch finds no GPU)
 # make test-vllm    the vLLM engine beside the transformers engine, on a CPU, in a venv of its own (Linux, x86-64)
 # make cluster-examples   examples/cluster, rendered again from its run.yaml
-.PHONY: quickstart test test-long test-vllm lint bench clean install cluster-examples
+.PHONY: quickstart test test-long test-gpu test-vllm lint bench clean install cluster-examples
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,6 +22,9 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long --timeout 3600
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu --timeout 3600
 
 test-vllm: .venv-vllm/.installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/workers/teacher/engines/test_vllm_engine.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ CONFIG = "examples/quickstart/stillhouse.yaml"
 PROMPT = "medical : the clinic sees marsh fever with broken sleep in a child ; treatment : give"
 
 
-def stillhouse(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *arguments], cwd=CHECKOUT, capture_output=True, text=True, timeout=1200
-    )
+def stillhouse(*arguments: str, **environment: str) -> str:
+    command = [sys.executable, "-m", "orchestrator", *arguments]
+    own = os.environ | environment
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=1200, env=own)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -80,3 +81,15 @@ def test_specialists_keep_what_the_quickstart_promises(report: dict[str, Any], d
 @pytest.mark.long
 def test_teacher_and_students_overlap(report: dict[str, Any]) -> None:
     assert report["timing"]["overlap_s"] >= 0.2 * report["timing"]["teacher_s"]
+
+
+@pytest.mark.gpu
+def test_quickstart_on_one_gpu(tmp_path: Path) -> None:
+    """Teacher, students and evaluator on parts of one card; NCCL has no two ranks of a group there."""
+    shared = ["teacher.ep_size=1", "teacher.gpus_per_rank=0.2", "defaults.train.gpus_per_worker=0.2"]
+    shared += ["evaluate.gpus=0.2", f"storage={tmp_path}"]
+    stillhouse("run", CONFIG, *(a for setting in shared for a in ("--set", setting)), DS_ACCELERATOR="cuda")
+    report = json.loads((tmp_path / "quickstart" / "report.json").read_text())
+    for domain, student in report["students"].items():
+        assert student["heldout"]["truth_excess_kl"] <= 0.25 * report["unigram"]["truth_excess_kl"][domain]
+        assert student["heldout"]["kl"] <= 0.9 * student["hard_labels"]["kl"]

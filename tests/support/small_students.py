@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -149,11 +150,12 @@ def life(
     return {"job": job, "ranks": ranks, "pause": pause, "after": after}
 
 
-def live(root: Path, lives: list[dict[str, Any]]) -> None:
+def live(root: Path, lives: list[dict[str, Any]], device: str = "cpu") -> None:
     """Let students live, one after another, each with worker processes of its own."""
     (root / "lives.json").write_text(json.dumps(lives))
     command = [sys.executable, str(PROGRAMS / "student_lifetimes.py"), str(root / "lives.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    environment = os.environ | {"DS_ACCELERATOR": device}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 # All that a worker imports by and by is imported before the forks.
 import deepspeed.runtime.zero.muon.original_muon
@@ -88,7 +88,7 @@ def _fork(job: dict[str, Any], rank: int, ranks: int, port: int) -> int:
         return child
     status = 1
     try:
-        join_process_group(rank, ranks, "127.0.0.1", port, "cpu")
+        join_process_group(rank, ranks, "127.0.0.1", port, os.environ["DS_ACCELERATOR"])
         specialist = SpecialistJob.from_fields(job)
         try:
             train_specialist(specialist)

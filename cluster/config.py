@@ -99,8 +99,9 @@ class NetworkConfig(Settings):
 
     collective_s: int = Field(default=4 * 3600, ge=10)
     """Seconds that workers of a student wait for each other between steps before those that wait fail, and the group
-    starts anew. More than one of them takes alone, which writes final models and converts checkpoints. One that died is
-    noticed at once. Within steps it is `train.hang_deadline_s`; a teacher has one of its own."""
+    starts anew: a final model, which the first one writes, and the upload of a checkpoint, which the next one waits
+    for, must take less. One that died is noticed at once. Within steps it is `train.hang_deadline_s`; a teacher has one
+    of its own."""
 
     @model_validator(mode="after")
     def _in_order(self) -> NetworkConfig:

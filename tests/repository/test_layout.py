@@ -78,7 +78,7 @@ IMPORTERS = {
         "orchestrator/stages/training/train_internals.py",
         "orchestrator/trackers/prometheus.py",
     },
-    "deepspeed": {"workers/student/training/engine.py", "workers/student/checkpoints/resharding.py"},
+    "deepspeed": {"workers/student/training/engine.py", "workers/student/checkpoints/slices.py"},
     "fsspec": {"cluster/storage/s3.py"},
     "s3fs": set(),
     "datasets": {"orchestrator/prompts/reading/hub.py"},

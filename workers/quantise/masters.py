@@ -34,7 +34,7 @@ class Masters:
     they are `lowered`. All of its methods are collectives."""
 
     def __init__(self, engine: Any, causal_lm: Any, weights: Mapping[str, str]) -> None:
-        self._engine, self._stage = engine, engine.zero_optimization_stage()
+        self._stage = engine.zero_optimization_stage()
         self._forms = forms(causal_lm, weights)
         self._aside: dict[nn.Parameter, Tensor] = {}
         self.lowered = False
@@ -77,12 +77,6 @@ class Masters:
             yield
         finally:
             self.lower()
-
-    def loaded(self) -> None:
-        """A checkpoint was loaded into the engine: what is computed with is what its masters are."""
-        if self._stage in (1, 2):
-            self._engine.optimizer.update_lp_params()
-        self.lowered = False
 
     def _lower_partitioned(self) -> None:
         for some in self._in_chunks():

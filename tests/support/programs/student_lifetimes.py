@@ -28,7 +28,6 @@ import pandas  # noqa: F401
 import torch
 import torch._inductor.compile_fx
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
-from deepspeed.checkpoint import ds_to_universal  # noqa: F401
 
 import workers.student.batches.batching
 import workers.student.checkpoints.checkpoint

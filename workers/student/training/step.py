@@ -54,14 +54,12 @@ class Optimiser:
         lowered = self._masters is not None and self._masters.lowered
         return self._engine.module.quantised if lowered else None
 
-    def settle(self, tokens: int, *, loaded: bool = False) -> None:
-        """Put weights on their lattice, if they are computed with there when `tokens` of the budget are behind.
-        `loaded`: a checkpoint was loaded into the engine. A collective."""
+    def settle(self, tokens: int) -> None:
+        """Put weights on their lattice, if they are computed with there when `tokens` of the budget are behind. A
+        collective."""
         quantise = self._train.quantise
         if self._masters is None or quantise is None:
             return
-        if loaded:
-            self._masters.loaded()
         if tokens / self._train.tokens >= quantise.start:
             self._masters.lower()
 

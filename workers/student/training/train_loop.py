@@ -96,12 +96,13 @@ class Trainer:
         self.report = Reporter(job.board if self.rank == 0 else "")
         self.lora = None if job.lora is None else LoraConfig.model_validate(job.lora)
         self.rows = StudentRows(job, self.storage)
+        self.checkpoints = Checkpoints(self.storage, job.layout, self.fence, self._notice, self._tell_saved)
+        self.checkpoints.check_format()
         self.engine: Any
         self.engine, device = start_engine(job.initial, train, loss, self.storage, self.lora, job.seed)
         domains = [d for d, share in job.mix.items() if share > 0 and loss.soft]
         self.heads = self.rows.heads(domains, device)
         self.optimiser: Any = Optimiser(self.engine, device, loss, train, self.heads)
-        self.checkpoints = Checkpoints(self.storage, job.layout, self.fence, self._notice)
         self.models = TrainedModels(self.storage, job, self.lora, self.checkpoints)
         self.cadence = Cadence(train, self.rank, self.world, device)
         self._reported = 0.0
@@ -157,6 +158,7 @@ class Trainer:
             if not (math.isfinite(loss) and math.isfinite(norm) and norm >= 0):
                 self._save_batch(rows, self.step + 1)
                 raise bad_step(self.job, self.step + 1, loss, norm)
+            self.checkpoints.raise_fault()
             pause_point("step-done")
             before, self.step, self.tokens = self.tokens, self.step + 1, self.tokens + sum(r.targets for r in rows)
             self.cadence.note(loss)
@@ -180,6 +182,8 @@ class Trainer:
         """Write a checkpoint, if there is none of this step; raise Left if that is asked for. A collective."""
         if self.cadence.progress[0]:
             self._checkpoint(due=False)
+        self.checkpoints.finish()  # who asks will take the node, or the run
+        if self.cadence.progress[0]:
             self._notice(f"a checkpoint of step {self.step} was asked for, and is written")
         if Asked.LEAVE in asked and self.tokens < self.budget:
             raise Left(f"{self.job.name}: left after step {self.step}, with a checkpoint")
@@ -214,6 +218,7 @@ class Trainer:
 
     def close(self) -> None:
         """End the background's threads."""
+        self.checkpoints.close()
         self.batches.close()
         if self.shared is not None:
             self.shared.close()
@@ -223,7 +228,7 @@ class Trainer:
         if pointer is None:
             self.optimiser.settle(0)
             return None
-        self.optimiser.settle(pointer.tokens, loaded=True)
+        self.optimiser.settle(pointer.tokens)
         self.step, self.tokens, self.history = pointer.step, pointer.tokens, list(pointer.history)
         self.before, self.above, self.waited_s = pointer.before, pointer.above, pointer.waited_s
         self.cadence.restart((pointer.since[0], pointer.since[1]))
@@ -264,7 +269,10 @@ class Trainer:
             self.checkpoints.save(self.engine, pointer)
         if due:
             self.cadence.restart()
-        self.report(CheckpointSaved(student=self.job.name, step=self.step, tokens=self.tokens, loss=pointer.loss))
+
+    def _tell_saved(self, pointer: CheckpointPointer) -> None:
+        step, tokens, loss = pointer.step, pointer.tokens, pointer.loss
+        self.report(CheckpointSaved(student=self.job.name, step=step, tokens=tokens, loss=loss))
 
     def _finish(self) -> None:
         """The trained model as a safetensors folder, then the mark that says so. Raises LeaseLost."""
@@ -297,7 +305,7 @@ class Trainer:
         self.engine, device = start_engine(self.job.initial, self.train, loss, self.storage, self.lora, self.job.seed)
         self.checkpoints.load(self.engine, pointer)
         self.optimiser = Optimiser(self.engine, device, loss, self.train, self.heads)
-        self.optimiser.settle(pointer.tokens, loaded=True)
+        self.optimiser.settle(pointer.tokens)
 
     def _check_learned(self) -> None:
         """Measure the final weights on the first batch. Raises NothingLearned."""

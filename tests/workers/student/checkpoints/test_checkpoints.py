@@ -1,16 +1,18 @@
-"""Who may write a student's checkpoints, and which one a training goes on from. Loading and saving are tested with
-engines (test_zero_stages.py, test_killed_students.py)."""
+"""Who may write a student's checkpoints, which one a training goes on from, and what is uploaded beside it. Loading and
+saving are tested with engines of DeepSpeed's (test_resharding.py, test_zero_stages.py, test_killed_students.py)."""
 
 from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from cluster.holder import Holder
@@ -18,6 +20,7 @@ from cluster.lease import Fence, LeaseLost
 from cluster.storage import LocalStorage
 from workers.layout import StudentLayout
 from workers.student.checkpoints.checkpoint import CheckpointPointer, Checkpoints
+from workers.student.checkpoints.parts import part_name
 from workers.teacher.engines.loading import join_process_group
 
 ROOT = "students/legal"
@@ -58,7 +61,7 @@ def pointer_of(storage: LocalStorage, step: int, *, files: bool) -> CheckpointPo
     pointer = CheckpointPointer(step, 100 * step, 1, 0, 1.0 / step, {}, f"{ROOT}/checkpoints/step-{step:08d}-x")
     storage.write(f"{ROOT}/log/{step:08d}.json", json.dumps(asdict(pointer)).encode())
     if files:
-        storage.write(f"{pointer.key}/state/state.safetensors", b"weights")
+        storage.write(f"{pointer.key}/{part_name(0)}", b"weights")
     return pointer
 
 
@@ -91,3 +94,118 @@ def test_no_checkpoint_with_files_is_a_beginning(storage: LocalStorage) -> None:
     said: list[str] = []
     assert checkpoints(storage, said).resume(None) is None
     assert len(said) == 1
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_with_what_to_do(storage: LocalStorage) -> None:
+    fields = asdict(pointer_of(storage, 4, files=True))
+    checkpoints(storage).check_format()
+    del fields["format"]  # which they did not have
+    storage.write(f"{ROOT}/log/00000004.json", json.dumps(fields).encode())
+    with pytest.raises(ValueError, match=rf"has format 1.*finish its training with the version.*delete {ROOT}/log"):
+        checkpoints(storage).check_format()
+
+
+# Uploads beside the training -------------------------------------------------------------------------------------
+
+
+class Alone:
+    """What checkpoints know of an engine that partitions nothing."""
+
+    def __init__(self) -> None:
+        self.module = torch.nn.Linear(3, 2)
+        self.optimizer = torch.optim.AdamW(self.module.parameters())
+
+    def zero_optimization_stage(self) -> int:
+        return 0
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.module(torch.ones(1, 3)).sum().backward()
+        self.optimizer.step()
+
+    def weights(self) -> torch.Tensor:
+        return self.module.weight.detach().clone()
+
+
+class Slow(LocalStorage):
+    """Uploads when it is let to, or fails."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.let, self.fault = threading.Event(), ""
+
+    def upload_folder(self, folder: Path, key: str) -> list[str]:
+        assert self.let.wait(60)
+        if self.fault:
+            raise OSError(self.fault)
+        return super().upload_folder(folder, key)
+
+
+@pytest.fixture
+def slow(storage: LocalStorage) -> Slow:
+    return Slow(storage.root)
+
+
+def saving(storage: LocalStorage, saved: list[int], engine: Alone, step: int = 1) -> Checkpoints:
+    """Checkpoints of which one is under way."""
+    found = Checkpoints(
+        storage, StudentLayout("legal"), Fence(storage, 1), saved=lambda pointer: saved.append(pointer.step)
+    )
+    assert found.resume(None) is None
+    engine.step()
+    found.save(engine, CheckpointPointer(step, 10, 1, 0, 1.0, {}, found.new_key(step)))
+    return found
+
+
+def test_training_goes_on_while_a_checkpoint_is_uploaded_and_is_not_in_it(slow: Slow) -> None:
+    engine, saved = Alone(), list[int]()
+    checkpoints = saving(slow, saved, engine)
+    then = engine.weights()
+    engine.step()
+    checkpoints.raise_fault()
+    assert not slow.keys(f"{ROOT}/log") and not saved
+    slow.let.set()
+    checkpoints.finish()
+    assert saved == [1] and [p.step for p in checkpoints.pointers()] == [1]
+    again = Alone()
+    checkpoints.load(again, checkpoints.best())
+    assert torch.equal(again.weights(), then) and not torch.equal(again.weights(), engine.weights())
+    again.step()
+    assert torch.equal(again.weights(), engine.weights())
+    checkpoints.close()
+
+
+def test_an_upload_that_fails_is_told_at_the_next_step_and_leaves_no_pointer(slow: Slow) -> None:
+    slow.fault = "No space left on device"
+    saved: list[int] = []
+    checkpoints = saving(slow, saved, Alone())
+    slow.let.set()
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.finish()
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.raise_fault()
+    assert not slow.keys(f"{ROOT}/log") and not saved
+    checkpoints.close()
+
+
+def test_a_training_that_fails_leaves_the_checkpoint_that_was_under_way(slow: Slow) -> None:
+    saved: list[int] = []
+    checkpoints = saving(slow, saved, Alone())
+    slow.let.set()
+    checkpoints.close()
+    assert saved == [1] and [p.step for p in checkpoints.pointers()] == [1]
+
+
+def test_workers_that_were_taken_for_dead_make_no_pointer_of_what_they_had_begun_to_upload(slow: Slow) -> None:
+    saved: list[int] = []
+    old = saving(slow, saved, Alone())
+    new = checkpoints(slow)
+    assert new.resume(None) is None
+    slow.let.set()
+    with pytest.raises(LeaseLost, match="taken for dead"):
+        old.finish()
+    assert not slow.keys(f"{ROOT}/log") and not saved
+    new.check()
+    assert new.resume(None) is None
+    assert not slow.listing(f"{ROOT}/checkpoints"), "what they had uploaded is deleted"
+    old.close()

@@ -48,8 +48,8 @@ Life = tuple[int, str | None]
 WHOLE: list[Life] = [(2, None)]
 KILLED: list[Life] = [
     (2, "step-done:1"),  # nothing was saved
-    (2, "file-uploaded:2"),  # some files of the first checkpoint
-    (2, "checkpoint-files:1"),  # all its files, and no pointer
+    (2, "file-uploaded:1"),  # one worker's part of the first checkpoint, and no mark of it
+    (2, "checkpoint-files:1"),  # a part, and no pointer
     (2, "checkpoint-pointer:2"),  # the second one's pointer, nothing tidied
     (2, "step-done:1"),
     (2, "final-files"),  # the trained model, and no mark that it is whole
@@ -57,8 +57,8 @@ KILLED: list[Life] = [
     (2, None),
 ]
 KILLED_PARTITIONED: list[Life] = [
-    (2, "file-uploaded:2"),
-    (2, "checkpoint-pointer:2"),
+    (2, "checkpoint-files:2"),
+    (2, "checkpoint-pointer:1"),
     (2, "final-files"),
     (2, None),
 ]
@@ -88,9 +88,8 @@ LIVES: dict[str, list[Life]] = {
 
 CHANGING: dict[str, list[Life]] = {
     "to and fro": [(1, "step-done:3"), (2, "step-done:3"), (1, None)],
-    "killed as it changes": [(2, "step-done:4"), (1, "checkpoint-converted"), (1, None)],
 }
-"""Whose number of workers changes more than once, or who are killed while their checkpoint is converted."""
+"""Whose number of workers changes more than once."""
 
 
 class Students:
@@ -189,7 +188,6 @@ def test_another_number_of_workers_resumes_with_the_same_losses(
 @pytest.mark.parametrize("name", CHANGING)
 def test_the_number_of_workers_may_change_again_and_again(name: str, students: Students) -> None:
     np.testing.assert_allclose(students.losses(name), students.losses("whole-auto"), rtol=0, atol=LOSSES)
-    assert all(not folder.endswith("-universal") for folder in students.folders(name))
 
 
 def test_a_worker_that_is_alone_partitions_nothing_and_two_share_the_optimisers_state(students: Students) -> None:
@@ -222,11 +220,11 @@ def test_a_snapshot_has_the_weights_of_its_step(students: Students) -> None:
     facts = json.loads(students.storage.read("students/whole-alone/at_control_tokens.json"))
     assert facts == {"step": SNAPSHOT_STEP, "tokens": pointer["tokens"]}
     assert facts["tokens"] >= SNAPSHOT["snapshots"]["at_control_tokens"] > facts["tokens"] - BATCH
-    saved = load(students.storage.read(f"{pointer['key']}/state/state.safetensors"))
+    saved = load(students.storage.read(f"{pointer['key']}/part-00000.safetensors"))
     kept = load(students.weights("whole-alone", "at_control_tokens"))
     weights = {name.removeprefix("fp32.causal_lm."): w for name, w in saved.items() if name.startswith("fp32.")}
     assert kept.keys() - weights.keys() <= {"lm_head.weight"}  # tied to the embeddings
-    assert all(torch.equal(kept[name], weight) for name, weight in weights.items())
+    assert all(torch.equal(kept[name].view(-1), weight) for name, weight in weights.items())
     assert students.weights("whole-alone") != students.weights("whole-alone", "at_control_tokens")
 
 

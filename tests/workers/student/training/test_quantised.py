@@ -144,8 +144,10 @@ def test_another_number_of_workers_goes_on_with_the_masters(name: str, trained: 
 
 
 def masters(trained: Trained, name: str, step: int) -> dict[str, torch.Tensor]:
-    (file,) = (trained.root / "students" / name / "checkpoints").glob(f"step-{step:08d}-*/state/state.safetensors")
-    return {n.removeprefix("fp32.causal_lm."): w for n, w in load_file(file).items() if n.startswith("fp32.")}
+    like = trained.final(name)
+    (file,) = (trained.root / "students" / name / "checkpoints").glob(f"step-{step:08d}-*/part-00000.safetensors")
+    found = {n.removeprefix("fp32.causal_lm."): w for n, w in load_file(file).items() if n.startswith("fp32.")}
+    return {n: w.view_as(like[n]) if n in like else w for n, w in found.items()}
 
 
 @pytest.mark.parametrize("name, step, folder", [("alone", 4, "final"), ("alone", 2, "at_control_tokens")])

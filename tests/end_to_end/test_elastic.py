@@ -75,12 +75,12 @@ def stand(marks: Path, seconds: int, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(job: Job, marks: Path) -> subprocess.Popen[str]:
-    """Start training; return when a worker stands at the point."""
+    """Start training; return when a worker stands at the point, and the checkpoint before it has been uploaded."""
     driver = subprocess.Popen(
         job.command("train"), cwd=CHECKOUT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     deadline = time.monotonic() + 240
-    while not any(marks.iterdir()):
+    while not any(marks.iterdir()) or not checkpoints(job):
         assert driver.poll() is None, f"the command ended\n{driver.communicate()[0][-3000:]}"
         assert time.monotonic() < deadline, "no worker came to the point"
         time.sleep(0.1)

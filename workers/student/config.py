@@ -206,7 +206,8 @@ class TrainConfig(Settings):
 
     hang_deadline_s: float = Field(default=900, gt=0)
     """Seconds that workers wait for each other in an optimiser step, after which one of them counts as hung: the group
-    fails, and begins anew as `max_failures` says. Between steps, where checkpoints are written, it is
+    fails, and begins anew as `max_failures` says; of NCCL, each rank leaves its last collectives for `torchfrtrace` in
+    `nccl-NAME-rank-N`, beside Ray's logs of its node. Between steps, where checkpoints are written, it is
     `cluster.network.collective_s`."""
 
     diverged: int | None = Field(default=3, ge=1)

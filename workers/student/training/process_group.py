@@ -72,7 +72,7 @@ class _Formation(Backend):
         Control(backend_config.board)(StudentPlaced(student, place))
         world = len(worker_group)
         Reporter(backend_config.board)(StudentState(student=student, state="loading", workers=world))
-        settings = (world, address, port, backend_config.backend, backend_config.timeout_s)
+        settings = (world, address, port, backend_config.backend, backend_config.timeout_s, student)
         ray.get([worker_group.execute_single_async(rank, join, rank, *settings) for rank in range(world)])
 
     def on_shutdown(self, worker_group: Any, backend_config: ProcessGroup) -> None:
@@ -96,7 +96,7 @@ def meeting_point() -> tuple[str, int, str]:
     return address, port, group.id.hex() if group is not None else ""
 
 
-def join(rank: int, world: int, address: str, port: int, backend: str, timeout_s: int) -> None:
+def join(rank: int, world: int, address: str, port: int, backend: str, timeout_s: int, student: str) -> None:
     """On each worker: become a rank. The environment is as torchrun leaves it, which DeepSpeed and others read."""
     here = get_context()
     os.environ |= {
@@ -111,10 +111,21 @@ def join(rank: int, world: int, address: str, port: int, backend: str, timeout_s
     choose_interface(ray.util.get_node_ip_address())
     if backend == "nccl" and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a collective that timed out ends its rank
+    keep_record(student)
     import torch.distributed as dist
 
     with on_its_device():
         dist.init_process_group(backend, "env://", timeout=timedelta(seconds=timeout_s), rank=rank, world_size=world)
+
+
+def keep_record(student: str) -> None:
+    """Let a rank that waits in vain for a collective of NCCL leave its last ones beside Ray's logs of its node, in
+    `nccl-STUDENT-rank-N`: torch's flight recorder, which `torchfrtrace` reads. Torch's own place is one for all
+    students of a node."""
+    here = ray.get_runtime_context()
+    prefix = os.path.join(here.get_temp_dir(), here.get_session_name(), "logs", f"nccl-{student}-rank-")
+    os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", prefix)
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
 
 
 def leave() -> None:

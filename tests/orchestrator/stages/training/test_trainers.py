@@ -20,7 +20,14 @@ from workers.channels.messages import StudentPlaced
 
 BOARD = "board-of-trainers"
 WORKERS = {"a": 1, "b": 2, "c": 1}
-SEEN = ("MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
+SEEN = (
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_DEBUG",
+    "TORCH_FR_DUMP_TEMP_FILE",
+)
 LOOPBACK = next(name for name, there in psutil.net_if_addrs().items() if "127.0.0.1" in (a.address for a in there))
 NETWORK = NetworkConfig(interfaces=["none-such", LOOPBACK], rendezvous_ports=(23100, 23199))
 NOT_STARTED = ("TrainController", "DatasetManager", "PlacementGroupCleaner")
@@ -132,7 +139,9 @@ def test_they_train_at_once_and_only_workers_load_torch(board: Any, tmp_path: Pa
     done = {name: ray.get(call, timeout=60) for name, call in calls.items()}
     groups = {n: (d["sum"], d["world"], d["local"]) for n, d in done.items()}
     assert groups == {"a": (1, "1", "0"), "b": (3, "2", "0"), "c": (1, "1", "0")}
-    for seen in done.values():
+    for name, seen in done.items():
+        record = Path(seen["TORCH_FR_DUMP_TEMP_FILE"])
+        assert record.name == f"nccl-{name}-rank-" and list(record.parent.glob("raylet.*")), "beside Ray's logs"
         assert seen["MASTER_ADDR"] == "127.0.0.1" and 23100 <= int(seen["MASTER_PORT"]) <= 23199
         assert (seen["GLOO_SOCKET_IFNAME"], seen["NCCL_SOCKET_IFNAME"]) == (LOOPBACK, f"={LOOPBACK}")
         assert seen["NCCL_DEBUG"] == "WARN"

@@ -4,8 +4,8 @@ cd tests/benchmarks && PYTHONPATH=../..:.. python -m device_ops
 
 Counts are exact and the same on every machine (support/device/ledger.py says what counts): stops of the host, for a
 number of the device's or for a copy to it. `step` is what a step costs with no layer, `layer` what each layer adds. The
-models are tiny, two ranks over gloo: a student in bfloat16 with ZeRO-2, a mixture whose experts are split. The last
-line is one JSON object.
+models are tiny, two ranks over gloo: a student in bfloat16 with ZeRO-2, a mixture whose experts are split. Of a resume
+counts what all ranks read of the storage, beside masters and moments. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from device_bench.resume import resume_bytes_over_state
 from support.device.capturing import ROWS, VOCABULARY, capture_rows
 from support.device.counted import count_stops
 from targets_bench.tables import show
@@ -37,6 +38,9 @@ def main() -> None:
     rows = [[what, count] for what, count in (captured.waits + captured.copies).items()]
     show(f"capture of {ROWS} rows of {VOCABULARY:,} ids", ["", "stops"], [*rows, ["kernels", captured.kernels]])
     figures |= {"capture_ops_per_256_rows": captured.stops, "capture_kernels_per_256_rows": captured.kernels}
+    read = {ranks: resume_bytes_over_state(ranks) for ranks in (2, 4, 8)}
+    show("bytes that a resume reads, over those of the state", ["ranks", "read"], [[*item] for item in read.items()])
+    figures |= {"resume_bytes_over_state": round(read[4], 4)}
     print(json.dumps(figures))
 
 

@@ -49,8 +49,6 @@ class Found:
     """What the model of each rank makes of the same inputs."""
     read: int
     """Bytes that resuming read from the storage, all ranks together."""
-    requests: list[int]
-    """In how many requests, by rank."""
 
 
 def run(root: Path, groups: Sequence[Group], width: int) -> list[Found]:
@@ -63,8 +61,8 @@ def run(root: Path, groups: Sequence[Group], width: int) -> list[Found]:
     found = []
     for index, group in enumerate(groups):
         ranks = [torch.load(root / f"found-{index}-{rank}.pt") for rank in range(group.ranks)]
-        read, requests = sum(r["read"] for r in ranks), [r["requests"] for r in ranks]
-        found.append(Found(_whole([s for r in ranks for s in r["slices"]]), [r["made"] for r in ranks], read, requests))
+        state = _whole([s for r in ranks for s in r["slices"]])
+        found.append(Found(state, [r["made"] for r in ranks], sum(r["read"] for r in ranks)))
     return found
 
 
@@ -94,9 +92,6 @@ class Counted(LocalStorage):
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [self.read(key) if self.exists(key) else None for key in keys]
-
-    def local_path(self, key: str) -> Path | None:
-        return None  # as a remote one's, of which no file is read unseen
 
     def _counted(self, data: bytes) -> bytes:
         self.lengths.append(len(data))
@@ -128,7 +123,7 @@ def _rank(root: Path, index: int, width: int, group: Group, rank: int, port: int
     storage = Counted(root)
     checkpoints = Checkpoints(storage, StudentLayout("s"), Fence(storage, 1))
     before = checkpoints.resume(engine)
-    read = list(storage.lengths)
+    read = sum(storage.lengths)
     for _ in range(group.steps):
         inputs = torch.randn(group.ranks, 4, width, generator=torch.Generator().manual_seed(index))
         engine.set_gradient_accumulation_boundary(True)
@@ -137,8 +132,7 @@ def _rank(root: Path, index: int, width: int, group: Group, rank: int, port: int
     with torch.no_grad():
         made = engine(torch.linspace(-1, 1, 3 * width).view(3, width).to(dtype))
     slices = [(s.name, s.begin, {kind: tensor.clone() for kind, tensor in s.tensors.items()}) for s in held(engine)]
-    found = {"slices": slices, "made": made, "read": sum(read), "requests": len(read)}
-    torch.save(found, root / f"found-{index}-{rank}.pt")
+    torch.save({"slices": slices, "made": made, "read": read}, root / f"found-{index}-{rank}.pt")
     step = (before.step if before is not None else 0) + max(1, group.steps)
     place = (step, 0, group.ranks, engine.zero_optimization_stage(), 1.0, {})
     checkpoints.save(engine, CheckpointPointer(*place, checkpoints.new_key(step)))

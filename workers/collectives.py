@@ -1,10 +1,20 @@
-"""How long ranks of a process group wait for each other before those that wait fail."""
+"""What ranks of a process group tell each other, and how long they wait for each other before those that wait fail."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
+
+
+def from_first(value: Any) -> Any:
+    """What rank 0 has, on all ranks. A collective."""
+    import torch.distributed as dist
+
+    held = [value]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]
 
 
 def limit_collectives(deadline_s: float) -> None:

@@ -19,6 +19,12 @@ from workers.model_files import active_experts, expert_count, read_json_object
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+def stored_width(model_config: dict[str, Any]) -> int:
+    """Bytes of a number in a model's files, by its config.json; 4 where it does not say."""
+    kind = model_config.get("dtype") or model_config.get("torch_dtype") or "float32"
+    return DTYPE_BYTES.get(str(kind).removeprefix("torch."), 4)
+
+
 EXPERT_WEIGHTS = (".experts.", ".block_sparse_moe.input_linear.", ".block_sparse_moe.output_linear.")
 """In the names of experts' weights in checkpoints; the latter are Granite's."""
 

@@ -37,7 +37,6 @@ from targets_bench.texts import read_texts
 
 from workers.evaluation.metrics.resampling import bootstrap_interval
 from workers.student.models.dropped_layers import drop_layers
-from workers.student.models.student_model import load_causal_lm
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.heads import TeacherHead, head_of_folder
 from workers.targets.reader import TargetRow, rows_of
@@ -100,7 +99,9 @@ def answers(args: argparse.Namespace, vocabulary: int, texts: list[TextRequest])
 
 def student_of(args: argparse.Namespace, texts: list[TextRequest]) -> Any:
     """The teacher without every second layer around its middle."""
-    model = load_causal_lm(args.model, torch.float32).eval()
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     first = len(model.get_decoder().layers) // 2 - args.dropped + 1
     with torch.no_grad():
         drop_layers(model, [first + 2 * i for i in range(args.dropped)], [texts[0].prompt_token_ids])

@@ -13,17 +13,18 @@ from workers.quantise.lattice import Form, on_lattice
 
 
 def quantised_weights(causal_lm: Any, rounding: RoundingConfig) -> QuantisedWeights:
-    """The weights of a transformers model that `rounding` puts on a lattice; the model may be without memory.
+    """The weights of a transformers model that `rounding` puts on a lattice; the model may be without memory, or hold
+    only parts of its weights.
 
     Raises ValueError, beginning with the name of a setting of it, where a name means no layer, groups do not divide a
     width, or nothing would be rounded.
     """
     linear, ends = dict(_linear_layers(causal_lm)), dict(_embeddings(causal_lm))
-    rounding.check_layers({name: module.weight.shape[1] for name, module in linear.items()})
+    rounding.check_layers({name: module.in_features for name, module in linear.items()})
     found = {f"{name}.weight": rounding.format for name in linear if not rounding.keeps(name)}
     if rounding.embeddings is not None:
         for name, module in ends.items():
-            rounding.check_rows(f"{name} has rows of", module.weight.shape[1])
+            rounding.check_rows(f"{name} has rows of", _width(module))
             found[f"{name}.weight"] = rounding.embeddings
     return QuantisedWeights(rounding.format, rounding.embeddings, rounding.keep, found)
 
@@ -55,3 +56,8 @@ def _embeddings(causal_lm: Any) -> Iterator[tuple[str, nn.Module]]:
     """The embeddings of ids, and the head, by full name."""
     ends = (causal_lm.get_input_embeddings(), causal_lm.get_output_embeddings())
     yield from ((name, module) for name, module in causal_lm.named_modules() if any(module is end for end in ends))
+
+
+def _width(module: Any) -> int:
+    """Numbers of a row of the embeddings or the head."""
+    return module.in_features if isinstance(module, nn.Linear) else module.embedding_dim

@@ -71,6 +71,19 @@ class Checkpoint:
             files = {path: stack.enter_context(_open(path)) for path in {self._files[name] for name in names}}
             yield {name: Piece(files[self._files[name]], name, rows.get(name)) for name in names}
 
+    def empty_model(self, dtype: torch.dtype | None, device: str) -> Any:
+        """The model that the folder's settings describe, whose weights have shapes and no memory; the buffers that no
+        file holds are on the device. `dtype` None is its own."""
+        from transformers import AutoConfig, GenerationConfig
+
+        config = AutoConfig.from_pretrained(self.folder)
+        config.dtype = dtype or config.dtype or self.dtype()
+        model = without_memory(config, config.dtype)
+        if (self.folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(self.folder)
+        make_buffers(model, device)
+        return model
+
     def dtype(self) -> torch.dtype:
         """The type of the first tensor of floating numbers, which transformers takes for a model's."""
         with self.pieces(self) as pieces:
@@ -122,6 +135,15 @@ def fill(model: Any, pieces: dict[str, Any], dtype: torch.dtype, device: str) ->
     wrong = [str(name) for name, *_ in found.mismatched_keys] + list(found.conversion_errors)
     if wrong:
         raise ValueError(f"model: the files do not fit its config.json ({', '.join(sorted(wrong)[:3])} ...)")
+
+
+def tie(model: Any) -> None:
+    """Let weights of a model that are one share their memory, once their files are read: those that are still without
+    memory are the ones beside them. Where the files hold different ones, its configuration says so from now on."""
+    missing, tied = {n for n, tensor in model.state_dict().items() if tensor.is_meta}, bool(model.all_tied_weights_keys)
+    model.tie_weights(missing_keys=missing, recompute_mapping=False)
+    if tied and not model.all_tied_weights_keys:
+        model.config.tie_word_embeddings = False
 
 
 @contextmanager

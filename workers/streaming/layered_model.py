@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.fetching.folder import model_folder
-from workers.streaming.checkpoint import Checkpoint, fill, make_buffers, require_whole, without_memory
+from workers.streaming.checkpoint import Checkpoint, fill, require_whole, tie
 
 _OF_LAYERS = ("attention_mask", "past_key_values", "use_cache")
 """Inputs of a model that its layers alone make use of."""
@@ -56,17 +56,9 @@ class LayeredModel:
     ) -> LayeredModel:
         """The model of a folder, or of a Hugging Face id and revision. `dtype` None is its own; `memory` is how many
         bytes of layers are kept once they were read. Raises ValueError for files that lack weights or do not fit."""
-        from transformers import AutoConfig, GenerationConfig
-
-        folder = model_folder(source, revision)
-        checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
-        dtype = dtype or config.dtype or checkpoint.dtype()
-        config.dtype = dtype
-        model = without_memory(config, dtype)
-        if (folder / "generation_config.json").exists():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        make_buffers(model, device)
-        return LayeredModel(model, _Files(model, checkpoint, source, dtype, device, memory))
+        checkpoint = Checkpoint(model_folder(source, revision))
+        model = checkpoint.empty_model(dtype, device)
+        return LayeredModel(model, _Files(model, checkpoint, source, model.config.dtype, device, memory))
 
     def __len__(self) -> int:
         return len(self.causal_lm.get_decoder().layers)
@@ -186,7 +178,7 @@ class _Files:
         with self._checkpoint.pieces(self._names.get(index, [])) as pieces:
             fill(self._model, pieces, self._dtype, self._device)
         if index is None:
-            self._model.tie_weights()
+            tie(self._model)
         state = self._model.state_dict()
         lacking = [n for n, tensor in state.items() if tensor.is_meta and self._layer_of(n) == index]
         require_whole(self._model, self._source, lacking)

@@ -166,10 +166,10 @@ class TrainConfig(Settings):
     last checkpoint, and a start."""
 
     zero: Literal["auto", 1, 2, 3] = "auto"
-    """DeepSpeed ZeRO stage: what workers share out of the optimiser's state (1), gradients (2), weights (3). In
-    bfloat16, gradients of a step's micro-batches are added up in float32 at 2 and 3, in bfloat16 at 1. `auto` is 2 in
-    bfloat16 and 1 in float32, but nothing for a worker that is alone and computes in float32: it has nobody to share
-    with, and is spared the copies."""
+    """DeepSpeed ZeRO stage: what workers share out of the optimiser's state (1), gradients (2), weights (3, while they
+    are read). In bfloat16, gradients of a step's micro-batches are added up in float32 at 2 and 3, in bfloat16 at 1.
+    `auto` is 2 in bfloat16 and 1 in float32, but nothing for a worker that is alone and computes in float32: it has
+    nobody to share with, and is spared the copies."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the computation; `auto` is bfloat16 on a GPU and float32 on a CPU."""

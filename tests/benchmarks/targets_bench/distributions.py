@@ -15,7 +15,6 @@ import torch
 
 from workers.logit_map import logit_map
 from workers.student.models.dropped_layers import drop_layers
-from workers.student.models.student_model import load_causal_lm
 from workers.targets.heads import TeacherHead
 from workers.teacher.engine import TextRequest
 from workers.teacher.generation.loop import pad
@@ -114,7 +113,9 @@ def mean_entropy(logits_BV: torch.Tensor) -> float:
 
 def student_of(folder: str, texts: list[TextRequest]) -> Any:
     """The model of a folder without every second layer around its middle."""
-    model = load_causal_lm(folder, torch.float32).eval()
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     layers = len(model.get_decoder().layers)
     left_out = max(1, round(layers * _LEFT_OUT))
     with torch.no_grad():

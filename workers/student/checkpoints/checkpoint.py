@@ -29,6 +29,7 @@ import torch.distributed as dist
 from cluster.faults import pause_point
 from cluster.lease import Fence, LeaseLost
 from cluster.storage import Storage
+from workers.collectives import from_first
 from workers.layout import StudentLayout
 from workers.student.checkpoints.parts import mark_name, part_name, read_slices, write_part
 from workers.student.checkpoints.slices import compute_with_masters, give_state, held
@@ -129,8 +130,8 @@ class Checkpoints:
         another driver took the run over.
         """
         self._fence.check()
-        self._group = _from_first(self._take_over() if dist.get_rank() == 0 else "")
-        pointer: CheckpointPointer | None = _from_first(self._newest_whole() if dist.get_rank() == 0 else None)
+        self._group = from_first(self._take_over() if dist.get_rank() == 0 else "")
+        pointer: CheckpointPointer | None = from_first(self._newest_whole() if dist.get_rank() == 0 else None)
         if pointer is not None:
             self.load(engine, pointer)
         self.check()
@@ -158,7 +159,7 @@ class Checkpoints:
     def best(self) -> CheckpointPointer:
         """The checkpoint of least loss, when a save under way is finished. A collective; there must be one."""
         self.finish()
-        return _from_first(_best(self.pointers()) if dist.get_rank() == 0 else None)
+        return from_first(_best(self.pointers()) if dist.get_rank() == 0 else None)
 
     def save(self, engine: Any, pointer: CheckpointPointer) -> None:
         """Begin to write a checkpoint, when the one before is finished: what is trained from here on is not in it. Of
@@ -198,14 +199,14 @@ class Checkpoints:
         """Put a checkpoint's weights and optimiser state into a new engine: each rank reads what its own optimiser
         holds, whatever number of ranks and ZeRO stage wrote it. What is frozen stays as it is. A collective."""
         give_state(engine, pointer.step)
-        headers = _from_first(self._headers(pointer) if dist.get_rank() == 0 else None)
+        headers = from_first(self._headers(pointer) if dist.get_rank() == 0 else None)
         read_slices(self._storage, pointer.key, headers, held(engine))
         compute_with_masters(engine)
         dist.barrier()
 
     def new_key(self, step: int) -> str:
         """Where a save goes, the same on all ranks and never used before. A collective."""
-        return self._layout.checkpoint(step, _from_first(secrets.token_hex(4)))
+        return self._layout.checkpoint(step, from_first(secrets.token_hex(4)))
 
     def _headers(self, pointer: CheckpointPointer) -> list[bytes]:
         """Those of all parts, in order."""
@@ -270,10 +271,3 @@ def _raise_on_all(fault: BaseException | None) -> None:
     for met in (fault, *faults):
         if met is not None:
             raise met
-
-
-def _from_first(value: Any) -> Any:
-    """What rank 0 has, on all ranks."""
-    held = [value]
-    dist.broadcast_object_list(held, src=0)
-    return held[0]

@@ -1,25 +1,39 @@
-"""What a student does after its backbone, as far as the fused loss can do it too.
+"""What a student's architecture lets be done faster than its own forward does it; tried, since nothing else tells.
 
 The fused loss multiplies by the head's weight itself. Whatever else an architecture does to its logits must be known
-here, or the loss would be that of another model. So it is tried: where head and `LogitMap` give other logits than
-the model's own forward, the model makes its logits itself, all at once, and the run says so.
+here, or the loss would be that of another model: where head and `LogitMap` give other logits than the model's own
+forward, the model makes its logits itself, all at once, and the run says so. Packed texts must not see each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from workers.logit_map import logit_map
-from workers.student.models.packed_attention import arguments
+from workers.student.models.packed_attention import arguments, implementation
 
 _PROBE = [[5, 3, 8, 1, 4], [2, 7, 1, 6, 2]]
 _SAME = {torch.float32: 1e-3}
 _ROUNDED = 0.05
 """Of the spread of what is compared: what two ways may differ, more where numbers are rounded to bfloat16."""
+
+
+class Abilities(NamedTuple):
+    """What can be done with a model."""
+
+    fused: bool
+    """Backbone, head's weight and `logit_map` give its own logits."""
+    packed: bool
+    """Texts in one row give the hidden states that they give alone."""
+
+
+def tried(model: Any) -> Abilities:
+    """What can be done with a model on the device where it is, tried on a few tokens."""
+    return Abilities(_can_be_fused(model), _can_be_packed(model))
 
 
 @contextmanager
@@ -33,8 +47,7 @@ def _without_dropout(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def can_be_fused(model: Any) -> bool:
-    """Whether backbone, head's weight and `logit_map` give the model's own logits, tried on a few tokens."""
+def _can_be_fused(model: Any) -> bool:
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         return False
@@ -47,25 +60,20 @@ def can_be_fused(model: Any) -> bool:
     return _same(own, z, model.dtype)
 
 
-def can_be_packed(model: Any, attention: str) -> bool:
-    """Whether texts in one row give the hidden states that they give alone, tried on a few tokens.
-
-    The model is left with the attention implementation `attention` if so, and with its own if not.
-    """
+def _can_be_packed(model: Any) -> bool:
     ids_BS, before = _probe(model), model.config._attn_implementation
     lengths, place_S = (ids_BS.shape[1],) * len(ids_BS), torch.arange(ids_BS.shape[1], device=ids_BS.device)
     packed = {"input_ids": ids_BS.reshape(1, -1), "position_ids": place_S.repeat(len(ids_BS))[None]}
     try:
         with _without_dropout(model):
             alone = model.get_decoder()(input_ids=ids_BS, use_cache=False).last_hidden_state.float()
-            model.set_attn_implementation(attention)
+            model.set_attn_implementation(implementation(model.device.type, model.dtype))
             found = model.get_decoder()(**packed, use_cache=False, **arguments(lengths, ids_BS.device))
-        if _same(alone, found.last_hidden_state.float().reshape(alone.shape), model.dtype):
-            return True
+        return _same(alone, found.last_hidden_state.float().reshape(alone.shape), model.dtype)
     except (NotImplementedError, TypeError, ValueError):
-        pass  # this architecture does not know of such an attention, or asks more of it
-    model.set_attn_implementation(before)
-    return False
+        return False  # this architecture does not know of such an attention, or asks more of it
+    finally:
+        model.set_attn_implementation(before)
 
 
 def _probe(model: Any) -> torch.Tensor:

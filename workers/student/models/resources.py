@@ -10,7 +10,7 @@ from typing import Any
 from cluster.resources import MEMORY, ResourceRequest, group_request
 from workers.fetching.folder import model_folder
 from workers.model_files import expert_count, read_model_config
-from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, tensor_shapes
+from workers.model_sizes import PROCESS_BYTES, stored_width, tensor_shapes
 from workers.student.config import InitialConfig, ModelConfig
 from workers.student.models.dense_sibling import active_width, expert_width
 
@@ -69,8 +69,7 @@ class _Sizes:
 def _sizes(model: ModelConfig) -> _Sizes:
     folder = model_folder(str(model.source), model.revision, weights=False)
     config = read_model_config(folder)
-    kind = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    width = DTYPE_BYTES.get(kind, 4)
+    width = stored_width(config)
     in_layers, in_none = _counted(folder) or _estimated(config)
     return _Sizes(width, in_layers * width, in_none * width, config)
 

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from workers.logit_map import LogitMap, logit_map
 from workers.quantise.config import QuantisedWeights
 from workers.student.batches.packing import Layout, Texts
 from workers.student.losses.fused import Divergence, HeadTargets, fused_loss, loss_of_logits
-from workers.student.models.head import can_be_fused, can_be_packed
+from workers.student.models.head import Abilities, tried
 from workers.student.models.packed_attention import arguments, implementation
 
 
@@ -39,14 +38,23 @@ class DistillationModel(nn.Module):
     """Texts and targets in, summed loss out.
 
     `layout` is how texts must lie: as asked, but `padded` where the architecture lets packed texts see each other.
-    `fused` is False where its logits are more than `LogitMap` knows: they are then made all at once.
+    `fused` is False where its logits are more than `LogitMap` knows: they are then made all at once. `abilities` are
+    the model's, where it cannot be tried, since it is not whole; None: it is tried.
     """
 
-    def __init__(self, causal_lm: Any, divergence: Divergence | None = None, layout: Layout = "packed") -> None:
+    def __init__(
+        self,
+        causal_lm: Any,
+        divergence: Divergence | None = None,
+        layout: Layout = "packed",
+        abilities: Abilities | None = None,
+    ) -> None:
         super().__init__()
-        self.fused = can_be_fused(causal_lm)
-        attention = implementation(causal_lm.device.type, causal_lm.dtype)
-        self.layout: Layout = "packed" if layout == "packed" and can_be_packed(causal_lm, attention) else "padded"
+        can_be = abilities or tried(causal_lm)
+        self.fused = can_be.fused
+        self.layout: Layout = "packed" if layout == "packed" and can_be.packed else "padded"
+        if self.layout == "packed":
+            causal_lm.set_attn_implementation(implementation(causal_lm.device.type, causal_lm.dtype))
         self._divergence = divergence
         self.causal_lm = causal_lm
         self.quantised: QuantisedWeights | None = None
@@ -92,12 +100,9 @@ def given(texts: Texts) -> dict[str, Any]:
     return packed | arguments(texts.lengths, texts.input_BS.device)
 
 
-def load_causal_lm(folder: str, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> Any:
-    """A student's model from a safetensors folder, ready to train."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    model.config.use_cache = False
+def ready_to_train(causal_lm: Any, *, gradient_checkpointing: bool) -> None:
+    """Let a transformers model train, in place."""
+    causal_lm.config.use_cache = False
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    return model.train()
+        causal_lm.gradient_checkpointing_enable()
+    causal_lm.train()

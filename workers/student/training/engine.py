@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from cluster.storage import Storage, local_folder
+from cluster.storage import Storage
 from workers.student.config import LoraConfig, LossConfig, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 def start_engine(
@@ -16,17 +20,22 @@ def start_engine(
     lora: LoraConfig | None = None,
     seed: int = 0,
 ) -> tuple[Any, str]:
-    """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device.
+    """The DeepSpeed engine over backbone, head and loss, from the weights at key `initial`; and its device. A
+    collective: the first rank alone reads them, and DeepSpeed sends them to the others; under ZeRO-3 each parameter is
+    shared out before the next is there.
 
     With `lora`, adapters drawn by `seed` are all that is trained.
     """
     import deepspeed
     import torch
+    import torch.distributed as dist
 
     from workers.model_files import torch_dtype
     from workers.quantise.layers import quantised_weights
+    from workers.streaming.read_once import read_once
     from workers.student.losses.objective import divergence_of
-    from workers.student.models.student_model import DistillationModel, load_causal_lm
+    from workers.student.models.head import tried
+    from workers.student.models.student_model import DistillationModel, ready_to_train
 
     device = "cuda" if train.gpus_per_worker else "cpu"
     if device == "cpu":
@@ -34,24 +43,42 @@ def start_engine(
         # Its build takes minutes in a fresh environment and only speeds up inference all-reduce.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     dtype = torch_dtype(train.dtype, device)
-    with local_folder(storage, initial) as folder:
-        causal_lm = load_causal_lm(str(folder), dtype, gradient_checkpointing=train.gradient_checkpointing)
+    name = str(dtype).removeprefix("torch.")
+    shared_out = train.zero_stage(dist.get_world_size(), name) == 3
+    hold = _sharing_out(train, name) if shared_out else None
+    causal_lm, abilities = read_once(storage, initial, dtype, device, tried, hold)
+    ready_to_train(causal_lm, gradient_checkpointing=train.gradient_checkpointing)
     if lora is not None:
         from workers.student.models.lora import add_adapters
 
         add_adapters(causal_lm, lora, seed)
-    if device == "cuda":
-        causal_lm.to(device)  # what attention and head can do is tried where they will train
-    model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded")
+    model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded", abilities)
     if train.quantise is not None:
         try:
             model.quantised = quantised_weights(causal_lm, train.quantise)
         except ValueError as error:
             raise ValueError(f"train.quantise.{error}") from None
-    engine = engine_over(model, train, str(dtype).removeprefix("torch."))
-    if engine.zero_optimization_stage() == 3 and model.fused:
+    engine = engine_over(model, train, name)
+    if shared_out and model.fused:
         keep_whole(engine, list(model.loss_head.parameters()))
     return engine, device
+
+
+def _sharing_out(train: TrainConfig, dtype: str) -> Callable[[torch.nn.Parameter], None]:
+    """What sends a parameter of the first rank to all, in the type that is computed with, and leaves each its part."""
+    import deepspeed
+    import torch
+    import torch.distributed as dist
+
+    from workers.student.training.deepspeed_config import deepspeed_config
+
+    config = deepspeed_config(train, dtype, dist.get_world_size())
+
+    def hold(parameter: torch.nn.Parameter) -> None:
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+        deepspeed.zero.Init(torch.nn.ParameterList([parameter]), config_dict_or_path=config)
+
+    return hold
 
 
 def engine_over(model: Any, train: TrainConfig, dtype: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 
 from workers.fetching.folder import model_folder
 from workers.model_files import read_model_config
+from workers.streaming.read_once import first_of_each_kind
 from workers.student.config import ModelConfig
 from workers.student.models.dense_sibling import active_width, dense_config, expert_width
 from workers.student.models.initial import new_config
@@ -52,9 +53,7 @@ def parameters(model: Any) -> int:
 
 def made_small(config: Any) -> Any:
     """A configuration with the same layers, but only so many of them that each kind is there, and few ids."""
-    text = config.get_text_config()
-    kinds = getattr(text, "layer_types", None) or [None] * text.num_hidden_layers
-    small = with_layers(config, max(kinds.index(kind) for kind in set(kinds)) + 1)
+    small = with_layers(config, first_of_each_kind(config))
     inner = small.get_text_config()
     inner.vocab_size = min(inner.vocab_size, _VOCABULARY)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # an embedding refuses padding that it has not

@@ -27,7 +27,7 @@ from workers.student.losses.config import LossConfig
 from workers.student.losses.objective import divergence_of
 from workers.student.models.lora import add_adapters, target_names
 from workers.student.models.positions import Positions, positions_of
-from workers.student.models.student_model import DistillationModel
+from workers.student.models.student_model import DistillationModel, ready_to_train
 from workers.student.trial.building import made_small, on_meta, parameters, planned_config
 from workers.student.trial.files import check_files
 from workers.targets.heads import TeacherHead
@@ -161,10 +161,8 @@ def _step(where: str, specialist: SpecialistConfig, scheme: str, config: Any) ->
 def _random_model(config: Any, train: TrainConfig, lora: LoraConfig | None) -> Any:
     from transformers import AutoModelForCausalLM
 
-    causal_lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
-    causal_lm.config.use_cache = False
-    if train.gradient_checkpointing:
-        causal_lm.gradient_checkpointing_enable()
+    causal_lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    ready_to_train(causal_lm, gradient_checkpointing=train.gradient_checkpointing)
     if lora is not None:
         add_adapters(causal_lm, lora, 0)
     return causal_lm

@@ -21,7 +21,7 @@ from orchestrator.preflight.memory import linear_layers
 from workers.manifest import read_plan
 from workers.student.config import LoraConfig, LossConfig, ModelConfig, TrainConfig
 from workers.student.models.lora import add_adapters, merge_adapters
-from workers.student.models.student_model import load_causal_lm
+from workers.student.models.student_model import ready_to_train
 from workers.student.training.schedule import learning_rate
 from workers.targets.contract import Contract
 from workers.targets.encoding.arrays import UnitTargets
@@ -59,7 +59,9 @@ def logits_of(model: Any) -> torch.Tensor:
 
 
 def load(folder: Path) -> Any:
-    return load_causal_lm(str(folder), torch.float32)
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def plain_training(storage: LocalStorage, initial: Path) -> tuple[int, list[float], dict[str, torch.Tensor]]:
@@ -265,7 +267,8 @@ def test_gradient_checkpointing_changes_no_gradient_of_an_adapter(
     tiny_model("llama").save_pretrained(tmp_path)
     found = []
     for checkpointing in (False, True):
-        model = load_causal_lm(str(tmp_path), torch.float32, gradient_checkpointing=checkpointing)
+        model = load(tmp_path)
+        ready_to_train(model, gradient_checkpointing=checkpointing)
         add_adapters(model, LORA, 0)
         model(input_ids=torch.tensor(TEXTS), labels=torch.tensor(TEXTS)).loss.backward()
         found.append([p.grad for n, p in model.named_parameters() if "lora_B" in n])

@@ -19,7 +19,7 @@ from workers.student.config import LossConfig, ModelConfig
 from workers.student.losses.fused import HeadTargets, loss_of_logits
 from workers.student.losses.objective import divergence_of
 from workers.student.models.dropped_layers import drop_layers
-from workers.student.models.student_model import DistillationModel, load_causal_lm
+from workers.student.models.student_model import DistillationModel, ready_to_train
 from workers.targets.encoding.arrays import UnitTargets
 from workers.targets.encoding.schema import StoreHeader
 from workers.targets.reader import rows_of
@@ -131,7 +131,8 @@ def test_a_model_that_changes_its_logits_otherwise_makes_them_itself() -> None:
 def test_gradient_checkpointing_changes_no_gradient(save_model: Callable[..., Path]) -> None:
     folder, found = save_model("llama"), []
     for checkpointing in (False, True):
-        model = load_causal_lm(str(folder), torch.float32, gradient_checkpointing=checkpointing)
+        model = load(folder)
+        ready_to_train(model, gradient_checkpointing=checkpointing)
         model(input_ids=torch.tensor(TEXTS), labels=torch.tensor(TEXTS)).loss.backward()
         found.append([p.grad for p in model.parameters()])
     for a, b in zip(*found, strict=True):

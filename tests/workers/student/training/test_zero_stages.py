@@ -70,7 +70,7 @@ def trained(
     storage.create("attempts/0006.json", Holder.this_process().to_bytes())
     lives += [life(job(f"alone-{zero}", zero), 1) for zero in (1, 3, "auto")]
     best = {"keep": "best", "checkpoint_steps": 1, "lr": 0.3, "schedule": "constant", "warmup": 0.6}
-    lives += [life(job("best", "auto", best), 1)]
+    lives += [life(job("best", 3, best), 1)]
     lives += [life(job("resumed-auto", "auto"), 1, after=("alone-auto", 2))]
     live(root, lives)
     return Trained(root, losses, norms, {k: v.detach() for k, v in model.state_dict().items()})

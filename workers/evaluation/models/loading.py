@@ -42,13 +42,13 @@ class Models:
         dtype = torch_dtype("auto", device)
         if model.kind in ("stored", "milestone", "ptq"):
             with local_folder(self._storage, model.source) as folder:
-                whole = _from_folder(folder, dtype).to(device).eval()
+                whole = _from_folder(folder, dtype, device)
             if model.rounding is not None:
                 round_weights(whole, model.rounding)
             return TwoPartModel(whole, device)
         if model.kind in ("folder", "whole_teacher", "teacher_4bit"):
             folder = model_folder(model.source, model.revision)
-            whole = _from_folder(folder, dtype, trust_remote_code=model.trust_remote_code).to(device).eval()
+            whole = _from_folder(folder, dtype, device, trust_remote_code=model.trust_remote_code)
             self.rounded = round_to_4_bit(whole) if model.kind == "teacher_4bit" else None
             return TwoPartModel(whole, device)
         keep = self._favourites(model, dtype)[model.domains[0]]
@@ -63,7 +63,10 @@ class Models:
         return self._kept
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
+def _from_folder(folder: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> Any:
+    """A model in evaluation mode. Each tensor goes from its file right to the device."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, device_map=device, trust_remote_code=trust_remote_code
+    ).eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.model_files import text_settings
-from workers.model_sizes import DTYPE_BYTES, EXPERT_WEIGHTS, model_size, tensor_shapes
+from workers.model_sizes import DTYPE_BYTES, EXPERT_WEIGHTS, model_size, stored_width, tensor_shapes
 from workers.student.config import ModelConfig, TrainConfig
 from workers.student.models.dense_sibling import active_width, dense_config, expert_width
 from workers.student.training.deepspeed_config import BUCKET_NUMBERS, LIVE_NUMBERS
@@ -49,6 +49,14 @@ def decoder_of(model: ModelConfig, base_config: dict[str, Any] | None) -> dict[s
     if model.merge_experts is not None:
         base_config = dense_config(base_config, _merged_width(model, base_config))
     return {**base_config, "num_hidden_layers": int(base_config.get("num_hidden_layers", 0)) - _dropped(model)}
+
+
+def part_bytes(config: dict[str, Any], parameters: int, vocabulary: int) -> int:
+    """Bytes, as they lie in the files, of the largest part of a student that is read at once when its workers start
+    (streaming/read_once.py): embeddings and head, or a layer."""
+    ends = decoder_parameters({**config, "num_hidden_layers": 0}, vocabulary)
+    layer = (parameters - ends) // max(int(config.get("num_hidden_layers", 0)), 1)
+    return max(ends, layer) * stored_width(config)
 
 
 def activation_bytes(config: dict[str, Any], tokens: int, width: int, *, checkpointing: bool) -> int:

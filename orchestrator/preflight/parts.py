@@ -14,6 +14,7 @@ from orchestrator.preflight.memory import (
     decoder_of,
     kv_cache_bytes,
     linear_layers,
+    part_bytes,
     state_bytes,
     state_cache_bytes,
     student_size,
@@ -184,6 +185,7 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
     decoder = decoder_of(specialist.model, base_config)
     activations = activation_bytes(decoder, tokens, width, checkpointing=train.gradient_checkpointing)
     held = {**state, "activations": activations, "logits": logits, "teacher_head": heads}
+    on_their_way = part_bytes(decoder, parameters, vocabulary)  # of the first worker, which reads for all
     optimiser = state["moments"] + state["masters"]
     workers = f"{least}-{most} workers; " if most > least else ""
     shared = f"ZeRO-{stage}" if stage else "no ZeRO"
@@ -193,7 +195,7 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
         most,
         train.cpus_per_worker,
         train.gpus_per_worker,
-        **_on_host_and_gpu(train.gpus_per_worker, held, parameters * width, process=_STUDENT_PROCESS_BYTES),
+        **_on_host_and_gpu(train.gpus_per_worker, held, on_their_way, process=_STUDENT_PROCESS_BYTES),
         detail=f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of {mixture}; "
         f"weights {naturalsize(state['weights'])} a worker, gradients {naturalsize(state['gradients'])}, optimiser "
         f"{naturalsize(optimiser)}, activations {naturalsize(activations)}",

@@ -140,6 +140,13 @@ def test_parameters_and_memory_of_a_student(project: Project) -> None:
     assert part(planned(project), "specialist legal").memory - one.memory == parameters * (12 + 16 // 2 - 16)
 
 
+def test_a_students_weights_come_to_its_gpu_part_by_part(project: Project) -> None:
+    """What is read at once, in float32 as random weights lie there: a layer, or the embeddings, which are the head."""
+    project.set("defaults.train", {"tokens": 1000, "workers": 2, "gpus_per_worker": 1})
+    held = part(planned(project), "specialist legal").memory_of
+    assert held["weights_on_their_way"] == 4 * max(4 * 32 * 16 + 3 * 32 * 64, VOCABULARY * 32)
+
+
 def test_memory_of_a_teacher_shares_its_experts(project: Project) -> None:
     header = json.dumps(
         {

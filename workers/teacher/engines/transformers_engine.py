@@ -1,7 +1,8 @@
 """The transformers engine: generates and captures in one pass, or scores given text, on one rank of a worker group.
 
-In `all_to_all` every rank has texts of its own, and all ranks must take the same number of forward passes: batch
-counts are agreed on first, and while texts grow a rank without work runs a dummy until no rank has any.
+In `all_to_all` every rank has texts of its own, and all ranks must take the same number of forward passes, knowing how
+many tokens the largest of each has: given texts are agreed on first, and while texts grow each pass is; a rank without
+work runs a dummy until no rank has any.
 In `all_reduce` all ranks run the same texts; rank 0 samples, captures and broadcasts.
 
 Legend: B texts, S tokens, n positions, H hidden size, V model vocabulary.
@@ -22,13 +23,15 @@ from workers.model_files import stop_ids
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
+from workers.teacher.engines.dispatch import most_tokens
 from workers.teacher.engines.loading import load_teacher, weights_held
-from workers.teacher.generation.batches import HEAD_NUMBERS, by_tokens
+from workers.teacher.generation.batches import HEAD_NUMBERS, by_tokens, length_of
 from workers.teacher.generation.choice import TokenChoice
 from workers.teacher.generation.detokenize import texts_and_ends
 from workers.teacher.generation.layout import CacheLayout
 from workers.teacher.generation.loop import Ends, Generation, pad
 from workers.teacher.sampling.capture import CaptureBuffer
+from workers.transfers import to_device
 from workers.two_part_model import TwoPartModel
 
 _DUMMY = [TextRequest("dummy", 0, [0, 0], None)]
@@ -128,8 +131,9 @@ class TransformersEngine:
             work = Generation(self._parts, Ends(self.stop_ids, self._decode), self._layout, slots=most)
             made = _Texts(requests, spec, work, self.stop_ids)
         self._work = made.work
-        for batch in self._agreed(by_tokens(made.given, requests, tokens)):
-            self._score(batch, made)
+        for batch, most in self._agreed(by_tokens(made.given, requests, tokens), requests):
+            with most_tokens(most):
+                self._score(batch, made)
         ahead = [_Texts(list(then), spec, made.work, self.stop_ids)] if then else []
         self._generate([made, *ahead], tokens=tokens)
         self._ahead = (slots, ahead[0]) if ahead else None
@@ -192,13 +196,14 @@ class TransformersEngine:
                 positions = np.arange(1, len(prompt))
                 self._capture(call, np.full(len(positions), row), positions, hidden_PH[:-1], torch.tensor(prompt[1:]))
 
-        while self._any_rank(work.unfinished(made.numbers)):
-            if work.wants_to_join:
-                work.join(choose, prefilled, tokens=tokens)
-            elif work.live:
-                work.step(choose)
-            else:
-                work.idle_step()
+        while most := self._largest_pass(work.unfinished(made.numbers), work.tokens_ahead(tokens)):
+            with most_tokens(most):
+                if work.wants_to_join:
+                    work.join(choose, prefilled, tokens=tokens)
+                elif work.live:
+                    work.step(choose)
+                else:
+                    work.idle_step()
         for row, ids in zip(made.asked, work.take(made.numbers), strict=True):
             made.ids[row] = ids
 
@@ -215,20 +220,29 @@ class TransformersEngine:
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _agreed(self, batches: list[list[int]]) -> list[list[int]]:
-        """The batches, with empty ones at the end so that all ranks run equally many."""
-        if not self._own_texts:
-            return batches
-        count = torch.tensor(len(batches), device=self.device)
-        dist.all_reduce(count, dist.ReduceOp.MAX)
-        return batches + [[] for _ in range(int(count) - len(batches))]
+    def _agreed(self, batches: list[list[int]], requests: list[TextRequest]) -> list[tuple[list[int], int]]:
+        """The batches, with empty ones at the end so that all ranks run equally many, and the tokens of the largest of
+        any rank's, padding included."""
+        sizes = [len(batch) * max(length_of(requests[i]) for i in batch) for batch in batches]
+        if self._own_texts:
+            (count,) = self._most([len(batches)])
+            batches = batches + [[]] * (count - len(batches))
+            sizes = self._most(sizes + [len(_DUMMY[0].prompt_token_ids)] * (count - len(sizes)))
+        return list(zip(batches, sizes, strict=True))
 
-    def _any_rank(self, works: bool) -> bool:
-        if not self._own_texts:
-            return works
-        flag = torch.tensor(int(works), device=self.device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag)
+    def _largest_pass(self, works: bool, tokens: int) -> int:
+        """Tokens of the largest forward pass that a rank does next, where this one's would have `tokens`; 0 once no
+        rank works."""
+        if self._own_texts:
+            works_anywhere, tokens = self._most([int(works), tokens])
+            works = bool(works_anywhere)
+        return tokens if works else 0
+
+    def _most(self, numbers: list[int]) -> list[int]:
+        """Of each number the largest of all ranks."""
+        agreed = to_device(numbers, self.device)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        return agreed.tolist()
 
 
 def _is_asked(request: TextRequest) -> bool:

@@ -17,8 +17,8 @@ def by_tokens(chosen: Sequence[int], requests: Sequence[TextRequest], most: int)
     at most. A text longer than that is a batch of its own."""
     batches: list[list[int]] = []
     tokens = longest = 0
-    for i in sorted(chosen, key=lambda i: (-_length(requests[i]), i)):
-        length = _length(requests[i])
+    for i in sorted(chosen, key=lambda i: (-length_of(requests[i]), i)):
+        length = length_of(requests[i])
         room = longest * (len(batches[-1]) + 1) if batches else 0
         if not batches or room > most or tokens + length < room * (1 - _MOST_PADDING):
             batches.append([])
@@ -37,5 +37,6 @@ def waiting_order(chosen: Sequence[int], requests: Sequence[TextRequest]) -> lis
     )
 
 
-def _length(request: TextRequest) -> int:
+def length_of(request: TextRequest) -> int:
+    """Tokens of a prompt and its given answer."""
     return len(request.prompt_token_ids) + len(request.answer_token_ids or ())

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -94,9 +95,18 @@ class Generation:
         free = self._slots - len(self._live)
         return bool(self._waiting) and free >= max(1, self._slots // 8)
 
+    def tokens_ahead(self, tokens: int) -> int:
+        """Tokens of the next forward pass, padding included, where `join` is to prefill so many at once."""
+        if not self.wants_to_join:
+            return max(self.live, 1)
+        prompts, _, _ = self._next_prompts(tokens)
+        return len(prompts) * max(map(len, prompts))
+
     def join(self, choose: Choose, prefilled: Prefilled, *, tokens: int) -> None:
         """Prefill waiting prompts, as many as there are free slots and fit `tokens`; their answers begin."""
         prompts, texts, row_of_text = self._next_prompts(tokens)
+        for _ in texts:
+            self._waiting.popleft()
         ids_BP, mask_BP = pad(prompts, left=True)
         cache = self._layout.new(len(prompts), ids_BP.shape[1] + 1)
         cache.first = [ids_BP.shape[1] - len(p) for p in prompts]
@@ -132,15 +142,15 @@ class Generation:
         prompts: list[list[int]] = []
         texts: list[int] = []
         row_of_text: list[int] = []
-        while self._waiting and len(self._live) + len(texts) < self._slots:
-            prompt = self._requests[self._waiting[0]].prompt_token_ids
+        for text in islice(self._waiting, self._slots - len(self._live)):
+            prompt = self._requests[text].prompt_token_ids
             if not prompts or prompt != prompts[-1]:
                 longest = max(len(prompt), *map(len, prompts)) if prompts else len(prompt)
                 apart = not self._layout.pads and bool(prompts) and len(prompt) != len(prompts[-1])
                 if prompts and (apart or longest * (len(prompts) + 1) > tokens):
                     break
                 prompts.append(prompt)
-            texts.append(self._waiting.popleft())
+            texts.append(text)
             row_of_text.append(len(prompts) - 1)
         return prompts, texts, row_of_text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -123,9 +124,22 @@ def test_logits_are_those_of_one_process(architecture: str, dispatch: str, ranks
         expected = alone(architecture).model(input_ids=torch.tensor(ids()), use_cache=False).logits.numpy()
     assert expected.std() > 0.1
     found = outcomes(ranks, architecture, dispatch, "unequal")
-    for rank, outcome in enumerate(found):
-        own = expected if dispatch == "all_reduce" else expected[rank::RANKS]
-        np.testing.assert_allclose(outcome["logits"], own, rtol=0, atol=of_logits(np.abs(own).max()))
+    own = [expected] * RANKS if dispatch == "all_reduce" else [expected[:-1], expected[-1:]]
+    for outcome, mine in zip(found, own, strict=True):
+        for way in [""] if dispatch == "all_reduce" else ["", "shared ", "sent "]:
+            np.testing.assert_allclose(outcome[f"{way}logits"], mine, rtol=0, atol=of_logits(np.abs(mine).max()))
+
+
+def test_a_layer_waits_once_for_many_tokens_and_never_for_few(ranks: Ranks, alone: Alone) -> None:
+    """Two collectives and no read by the host where ranks know how many tokens there are at most; else one read."""
+    layers = len(alone("qwen3_moe").model.model.layers)
+    for outcome in outcomes(ranks, "qwen3_moe", "all_to_all", "unequal"):
+        calls = {way: Counter(json.loads(str(outcome[f"{way}calls"]))) for way in ("", "shared ", "sent ")}
+        model_reads = calls["shared "].pop("read", 0)  # of the attention's mask, before the first layer
+        assert calls["shared "] == {"all_gather_into_tensor": layers, "all_to_all_single": layers}
+        assert model_reads <= 2
+        for way in ("", "sent "):
+            assert calls[way] == {"all_to_all_single": 3 * layers, "read": layers + model_reads}
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from workers.logit_map import logit_map
+from workers.transfers import to_device
 
 _SAME = 0.05
 """Of the logits' spread: what parts may differ from the whole, as bfloat16 may round otherwise."""
@@ -54,13 +55,13 @@ class TwoPartModel:
         """Hidden states [B, S, H] of tokens, which see those of `cache` too; the mask is of all they see."""
         self.steps += 1
         kwargs: dict[str, Any] = {
-            "input_ids": ids_BS.to(self.device),
-            "attention_mask": mask_BS.to(self.device),
+            "input_ids": to_device(ids_BS, self.device),
+            "attention_mask": to_device(mask_BS, self.device),
             "past_key_values": cache,
             "use_cache": cache is not None,
         }
         if positions_BS is not None:
-            kwargs["position_ids"] = positions_BS.to(self.device)
+            kwargs["position_ids"] = to_device(positions_BS, self.device)
         if not self.parted:
             return self.model(**kwargs).logits
         output = self.model.base_model(**kwargs)

@@ -28,7 +28,7 @@ from workers.student.losses.config import chunk_tokens
 from workers.student.models.dense_sibling import active_width
 from workers.student.models.resources import ANSWER_TOKENS, initial_bytes, mixture_reads
 from workers.teacher.config import TeacherConfig
-from workers.teacher.generation.batches import HEAD_NUMBERS
+from workers.teacher.sampling.chunks import GPU_NUMBERS, HEAD_NUMBERS, NUMBER_BYTES
 
 _CONTEXT_BYTES = 1 << 30
 """What CUDA, its libraries and NCCL hold on a GPU before any weight, about."""
@@ -95,7 +95,8 @@ def teacher_part(
     model, size = read_model_config(folder), model_size(folder) or ModelSize(0)
     width = DTYPE_BYTES[teacher.precision]
     weights = (size.dense + size.experts // teacher.ep_size) * width
-    logits = 3 * min(teacher.score_tokens * vocabulary, HEAD_NUMBERS) * 4
+    numbers = teacher.score_tokens * vocabulary
+    logits = min(numbers, GPU_NUMBERS) * NUMBER_BYTES if teacher.gpus_per_rank else 3 * min(numbers, HEAD_NUMBERS) * 4
     slots = teacher.slots * (1.0 if teacher.gpus_per_rank else in_use)
     cache = kv_cache_bytes(model, round(slots * longest * _CACHE_ROOM), width)
     least, most = teacher.replicas

@@ -86,10 +86,10 @@ def fill_both(
         head = teacher_heads(seed)[unit.teacher]
         targets = unit_of(full.header, rng, [p.id for p in block], rng.integers(4, 25, len(block)))
         h_TH = torch.from_numpy(rng.normal(size=(len(targets.entropy), STATES[unit.teacher]))).bfloat16()
-        logp_TV = head.on("cpu").log_probabilities(as_stored(h_TH, "bfloat16"), "bfloat16")
+        logp_TV = head.on("cpu").log_probabilities(as_stored(h_TH, "bfloat16").numpy(), "bfloat16")
         targets.entropy = -(logp_TV.exp() * logp_TV).sum(-1).numpy()
         assert commit(full, unit.index, replace(targets, logprobs=logp_TV.numpy().reshape(-1)))
-        own = {"logprobs": np.zeros(0, np.float32), "hidden": as_stored(h_TH, "bfloat16").reshape(-1)}
+        own = {"logprobs": np.zeros(0, np.float32), "hidden": as_stored(h_TH, "bfloat16").numpy().reshape(-1)}
         assert commit(hidden, unit.index, replace(targets, **own))
 
 

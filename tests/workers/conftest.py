@@ -79,7 +79,7 @@ def make_targets() -> MakeTargets:
             return unit
         if header.scheme == "hidden":
             hidden = torch.from_numpy(rng.normal(size=T * HIDDEN_SIZE))
-            unit.hidden = as_stored(hidden, header.precision)
+            unit.hidden = as_stored(hidden, header.precision).numpy()
             return unit
         first, *unit.redraws = (random_draw(header, rng, T) for _ in range(header.redraws))
         unit.num_kept, unit.ids, unit.counts = first.num_kept, first.ids, first.counts

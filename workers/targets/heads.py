@@ -153,11 +153,11 @@ def head_of_folder(
     return TeacherHead(tensor(head.weight), bias_V, logit_map(config.get_text_config()))
 
 
-def as_stored(hidden_nH: Tensor, precision: str) -> np.ndarray:
-    """Hidden states as a store has them: float32, or the bits of two-byte numbers (uint16), which NumPy and Parquet
-    have no bfloat16 for."""
-    values = hidden_nH.detach().to(_DTYPES[precision]).cpu().contiguous()
-    return values.numpy() if precision == "float32" else values.view(torch.uint16).numpy()
+def as_stored(hidden_nH: Tensor, precision: str) -> Tensor:
+    """Hidden states as a store has them, on their device: float32, or the bits of two-byte numbers (uint16), which
+    NumPy and Parquet have no bfloat16 for."""
+    values = hidden_nH.detach().to(_DTYPES[precision]).contiguous()
+    return values if precision == "float32" else values.view(torch.uint16)
 
 
 def from_stored(hidden: np.ndarray, precision: str) -> Tensor:

@@ -50,7 +50,7 @@ def test_a_head_of_files_gives_the_models_own_distributions(family: str, tmp_pat
         own_nV = model(input_ids=ids).logits[0, :, :VOCABULARY].log_softmax(-1)
         hidden_nH = model.base_model(input_ids=ids).last_hidden_state[0]
     head = TeacherHead.from_bytes(head_of_folder(tmp_path, "float32", VOCABULARY).to_bytes()).on("cpu")
-    found_nV = head.log_probabilities(as_stored(hidden_nH, "float32"), "float32")
+    found_nV = head.log_probabilities(as_stored(hidden_nH, "float32").numpy(), "float32")
     assert found_nV.shape == own_nV.shape
     # A product of H numbers, each rounded to float32, of the size of the logits.
     assert (found_nV - own_nV).abs().max() < SIZES["hidden_size"] * 2.0**-23 * own_nV.abs().max()
@@ -66,7 +66,7 @@ def test_the_page_on_the_format_makes_the_same_distributions(family: str, precis
     page = (Path(workers.targets.heads.__file__).parent / "FORMAT.md").read_text()
     program: dict[str, Any] = {}
     exec(page.split("```python\n")[2].split("```")[0], program)
-    hidden = as_stored(torch.randn(3, SIZES["hidden_size"]), precision)
+    hidden = as_stored(torch.randn(3, SIZES["hidden_size"]), precision).numpy()
     found_nV = program["distributions"](hidden.reshape(-1), precision, tmp_path / "head", 1.5)
     assert torch.allclose(found_nV, head.on("cpu").log_probabilities(hidden, precision, 1.5), atol=1e-4)
 
@@ -99,7 +99,7 @@ def test_a_temperature_divides_the_logits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_hidden_states_come_back_bit_by_bit(precision: str) -> None:
     hidden = torch.randn(5, 7).to(getattr(torch, precision))
-    stored = as_stored(hidden, precision)
+    stored = as_stored(hidden, precision).numpy()
     assert stored.dtype == (np.float32 if precision == "float32" else np.uint16)
     assert torch.equal(from_stored(stored, precision), hidden)
 

@@ -14,9 +14,7 @@ from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.generation.choice import TokenChoice
 from workers.teacher.sampling.blocked_probs import BlockedProbs
 from workers.teacher.sampling.capture import CaptureBuffer
-
-_CHUNK_NUMBERS = 2_000_000
-"""Probabilities that are dense at once."""
+from workers.transfers import to_device
 
 
 class RowCapture:
@@ -33,7 +31,7 @@ class RowCapture:
         """Capture the distributions after `made` tokens beyond the fed ones, and say which tokens follow [n]."""
         positions_n = np.array([self._fed[t] for t in texts_n]) + made_n
         tokens_n = torch.zeros(len(texts_n), dtype=torch.long, device=logits_nV.device)
-        chunk = max(1, _CHUNK_NUMBERS // logits_nV.shape[1])
+        chunk = self.buffer.rows_at_once(logits_nV.device)
         for first in range(0, len(texts_n), chunk):
             s = slice(first, first + chunk)
             tokens_n[s] = self._next_of_chunk(texts_n[s], positions_n[s], logits_nV[s])
@@ -42,15 +40,13 @@ class RowCapture:
     def _next_of_chunk(self, texts_n: np.ndarray, positions_n: np.ndarray, logits_nV: torch.Tensor) -> torch.Tensor:
         probs = self.buffer.probs(logits_nV)
         known_n = np.array([p < len(self._known[t]) for t, p in zip(texts_n, positions_n, strict=True)])
-        tokens_n = torch.tensor(
-            [self._known[t][p] if k else 0 for t, p, k in zip(texts_n, positions_n, known_n, strict=True)],
-            device=logits_nV.device,
-        )
+        known = [self._known[t][p] if k else 0 for t, p, k in zip(texts_n, positions_n, known_n, strict=True)]
+        tokens_n = to_device(known, logits_nV.device)
         free = np.flatnonzero(~known_n)
         if len(free) == len(texts_n):
             tokens_n = self._choice(texts_n, positions_n, logits_nV, probs)
         elif len(free):
-            at = torch.tensor(free, device=logits_nV.device)
+            at = to_device(free, logits_nV.device)
             own_nV = logits_nV[at, : self._spec.vocabulary]
             tokens_n[at] = self._choice(texts_n[free], positions_n[free], own_nV, BlockedProbs(own_nV))
         self.buffer.add_probs(texts_n, positions_n, probs, tokens_n)

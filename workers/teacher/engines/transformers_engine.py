@@ -25,12 +25,13 @@ from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.dispatch import most_tokens
 from workers.teacher.engines.loading import load_teacher, weights_held
-from workers.teacher.generation.batches import HEAD_NUMBERS, by_tokens, length_of
+from workers.teacher.generation.batches import by_tokens, length_of
 from workers.teacher.generation.choice import TokenChoice
 from workers.teacher.generation.detokenize import texts_and_ends
 from workers.teacher.generation.layout import CacheLayout
 from workers.teacher.generation.loop import Ends, Generation, pad
 from workers.teacher.sampling.capture import CaptureBuffer
+from workers.teacher.sampling.chunks import head_numbers
 from workers.transfers import to_device
 from workers.two_part_model import TwoPartModel
 
@@ -81,6 +82,7 @@ class TransformersEngine:
         self._shared_texts = ranks > 1 and not self._own_texts
         self._captures = rank == 0 or self._own_texts
         self._ahead: tuple[int, _Texts] | None = None  # begun in the slots that the last call left, and its slots
+        self._head_numbers = 0  # logits made at once, of the call under way
         self._work: Generation | None = None  # of the call under way, or of the last one
 
     @cached_property
@@ -123,6 +125,7 @@ class TransformersEngine:
                 f"targets: hidden, but {self.model.config.model_type} makes its logits by more than a matrix, so that "
                 "hidden states do not say all; take evaluate.targets: full, and another targets.scheme"
             )
+        self._head_numbers = head_numbers(self.device)
         slots = max(1, int(self.config.slots * batch_scale))
         tokens = max(1, int(self.config.score_tokens * batch_scale))
         made = self._begun(requests, spec, slots)
@@ -174,7 +177,7 @@ class TransformersEngine:
         def choose(numbers_n: np.ndarray, hidden_nH: torch.Tensor) -> torch.Tensor:
             positions_n = np.array([len(work.texts[n]) for n in numbers_n])
             tokens_n = torch.zeros(len(numbers_n), dtype=torch.long, device=hidden_nH.device)
-            for place, logits_nV in self._parts.logits_by_chunk(hidden_nH, HEAD_NUMBERS):
+            for place, logits_nV in self._parts.logits_by_chunk(hidden_nH, self._head_numbers):
                 if not self._captures:
                     continue
                 hidden = hidden_nH[place] if self._parts.parted else None
@@ -183,7 +186,7 @@ class TransformersEngine:
                     if len(at):
                         rows, positions = call.rows(numbers_n[place][at]), positions_n[place][at]
                         chosen = _choose(call, rows, positions, *_rows_of(at, logits_nV, hidden))
-                        tokens_n[place][torch.tensor(at, device=tokens_n.device)] = chosen
+                        tokens_n[place] = _placed(chosen, at, tokens_n[place])
             if self._shared_texts:
                 dist.broadcast(tokens_n, 0)
             return tokens_n
@@ -211,8 +214,8 @@ class TransformersEngine:
         self, texts: _Texts, rows: np.ndarray, positions: np.ndarray, before_nH: torch.Tensor, tokens_n: torch.Tensor
     ) -> None:
         """Capture the distributions at positions of texts, from the hidden states of the tokens before them."""
-        tokens_n = tokens_n.to(self.device)
-        for place, logits_nV in self._parts.logits_by_chunk(before_nH, HEAD_NUMBERS):
+        tokens_n = to_device(tokens_n, self.device)
+        for place, logits_nV in self._parts.logits_by_chunk(before_nH, self._head_numbers):
             if self._captures:
                 hidden = before_nH[place] if self._parts.parted else None
                 texts.buffer.add(rows[place], positions[place], logits_nV, tokens_n[place], hidden)
@@ -254,8 +257,13 @@ def _rows_of(at: np.ndarray, logits_nV: torch.Tensor, hidden_nH: torch.Tensor | 
     """Some rows of logits and of what they were made of; without a copy where they are all."""
     if len(at) == len(logits_nV):
         return logits_nV, hidden_nH
-    places = torch.tensor(at, device=logits_nV.device)
+    places = to_device(at, logits_nV.device)
     return logits_nV[places], hidden_nH[places] if hidden_nH is not None else None
+
+
+def _placed(chosen: torch.Tensor, at: np.ndarray, tokens_n: torch.Tensor) -> torch.Tensor:
+    """Tokens [n] with the chosen ones at their places; without a copy where they are all."""
+    return chosen if len(at) == len(tokens_n) else tokens_n.index_copy(0, to_device(at, chosen.device), chosen)
 
 
 def _choose(

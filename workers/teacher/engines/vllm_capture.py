@@ -16,6 +16,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, proces
 
 from workers.teacher.engines.row_capture import RowCapture
 from workers.teacher.sampling.capture import CaptureBuffer
+from workers.transfers import to_device
 
 TEXT = "stillhouse_text"
 """Key of a request's `extra_args`: the index of its text in the call. Requests without it are let through."""
@@ -43,13 +44,12 @@ class CaptureProcessor(LogitsProcessor):
         """Capture the rows of our texts, and leave each nothing but its token."""
         if not self._rows or self.capture is None:
             return logits
-        rows = torch.tensor(list(self._rows), device=logits.device)
+        rows = to_device(list(self._rows), logits.device)
         texts_n = np.array([text for text, _ in self._rows.values()])
         made_n = np.array([len(output) for _, output in self._rows.values()])
         tokens_n = self.capture.next_tokens(texts_n, made_n, logits[rows])
-        logits[rows] = -torch.inf
-        logits[rows, tokens_n] = 0
-        return logits
+        logits.index_fill_(0, rows, -torch.inf)
+        return logits.index_put_((rows, tokens_n), logits.new_zeros(()))
 
 
 def _text_of(params: Any, prompt: list[int] | None, output: list[int]) -> tuple[int, list[int]] | None:
@@ -78,5 +78,5 @@ def finish(worker: Any, instance: str) -> CaptureBuffer:
     processor = _PROCESSORS[instance]
     capture, processor.capture = processor.capture, None
     assert capture is not None, "a call finishes after it begins"
-    capture.buffer.forget_masses()
+    capture.buffer.settle()
     return capture.buffer

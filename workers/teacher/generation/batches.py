@@ -8,9 +8,6 @@ from workers.teacher.engine import TextRequest
 
 _MOST_PADDING = 0.1
 
-HEAD_NUMBERS = 16_000_000
-"""Logits that one pass of a model's head makes: enough rows to be worth reading its weights for, 64 MB in float32."""
-
 
 def by_tokens(chosen: Sequence[int], requests: Sequence[TextRequest], most: int) -> list[list[int]]:
     """Batches of texts of similar length, longest first: at most `most` tokens with padding, which is a tenth of them

@@ -12,6 +12,7 @@ from workers.randomness import position_uniforms
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.generation.next_token import next_token
 from workers.teacher.sampling.blocked_probs import BlockedProbs
+from workers.transfers import to_device
 
 
 class TokenChoice:
@@ -27,20 +28,21 @@ class TokenChoice:
     ) -> torch.Tensor:
         """The tokens at `positions` of texts [n], from raw logits; `made` are the probabilities of them."""
         plain = made if self._spec.temperature == 1 else None
-        tokens_n = torch.zeros(len(texts_n), dtype=torch.long, device=logits_nV.device)
-        numbers = [self._uniform(t, p) for t, p in zip(texts_n, positions_n, strict=True)]
-        uniform_n = torch.tensor(numbers, dtype=torch.float64, device=logits_nV.device)
-        for settings, rows in self._by_settings(texts_n, positions_n).items():
-            temperature, top_p, barred = settings
-            at = torch.tensor(rows, device=logits_nV.device)
-            if plain is not None and len(rows) == len(texts_n) and not barred:
-                probs = plain
-            else:
-                own_nV = logits_nV[at, : self._spec.vocabulary].float()
-                if barred:
-                    own_nV[:, self._stop_ids] = -torch.inf
-                probs = BlockedProbs(own_nV)
-            tokens_n[at] = next_token(probs, uniform_n[at], temperature, top_p)
+        device = logits_nV.device
+        numbers = np.array([self._uniform(t, p) for t, p in zip(texts_n, positions_n, strict=True)])
+        uniform_n = to_device(numbers, device)
+        by_settings = self._by_settings(texts_n, positions_n)
+        if plain is not None and len(by_settings) == 1:
+            ((temperature, top_p, barred),) = by_settings
+            if not barred:
+                return next_token(plain, uniform_n, temperature, top_p)
+        tokens_n = torch.zeros(len(texts_n), dtype=torch.long, device=device)
+        for (temperature, top_p, barred), rows in by_settings.items():
+            at = to_device(rows, device)
+            own_nV = logits_nV[at, : self._spec.vocabulary].float()
+            if barred:
+                own_nV.index_fill_(1, to_device(self._stop_ids, device), -torch.inf)
+            tokens_n[at] = next_token(BlockedProbs(own_nV), uniform_n[at], temperature, top_p)
         return tokens_n
 
     def _by_settings(self, texts_n: np.ndarray, positions_n: np.ndarray) -> dict[tuple[float, float, bool], list[int]]:

@@ -37,8 +37,8 @@ class BlockedProbs:
         e_BV = self._memory[: B * blocks * _BLOCK].view(B, blocks * _BLOCK)
         e_BV[:, self.vocabulary :] = 0
         own_BV = torch.sub(self._z_BV, self._highest_B[:, None], out=e_BV[:, : self.vocabulary])
-        if bool((lowest_B - self._highest_B < _SMALLEST).any()):
-            # An exp that underflows takes ten times as long; and what has no mass must have exactly none.
+        if not self._may_ask or bool((lowest_B - self._highest_B < _SMALLEST).any()):
+            # What has no mass must have exactly none; and on a CPU an exp that underflows takes ten times as long.
             torch.threshold_(own_BV.clamp_(min=_SMALLEST).exp_(), math.exp(_SMALLEST) * 1.001, 0.0)
         else:
             own_BV.exp_()
@@ -51,6 +51,11 @@ class BlockedProbs:
         self._cumulative_BJ = self._e_BJW.sum(-1).double().cumsum(-1)
         self.total_B: torch.Tensor = self._cumulative_BJ[:, -1]
         """Mass of each distribution, float64."""
+
+    @property
+    def _may_ask(self) -> bool:
+        """Whether values may decide what is done: for a GPU's the host would wait."""
+        return self._z_BV.device.type == "cpu"
 
     @property
     def mass_BV(self) -> torch.Tensor:
@@ -68,8 +73,8 @@ class BlockedProbs:
 
     def entropy(self) -> torch.Tensor:
         """Shannon entropy in nats [B], float64. Before anything is taken out."""
-        dot_B = self._dot(self._z_BV)
-        if not bool(dot_B.isfinite().all()):  # an id of no mass gives 0 * -inf
+        dot_B = self._dot(self._z_BV) if self._may_ask else None
+        if dot_B is None or not bool(dot_B.isfinite().all()):  # an id of no mass gives 0 * -inf
             dot_B = self._dot(self._z_BV.clamp_min(-1e4))
         return (self.total_B.log() + self._highest_B.double() - dot_B / self.total_B).clamp_min(0)
 
@@ -88,13 +93,18 @@ class BlockedProbs:
     def take_out(self, ids_A: torch.Tensor) -> torch.Tensor:
         """The exact probabilities of some ids [B, A], float64; from now on they have no mass here."""
         taken_BA = self.mass_BV[:, ids_A].double() / self.whole_B[:, None]
-        self.mass_BV[:, ids_A] = 0
+        self.mass_BV.index_fill_(1, ids_A, 0)
         self._sum_up()
         return taken_BA
 
-    def remove(self, row_H: torch.Tensor, id_H: torch.Tensor) -> None:
-        """Take single ids out of single distributions."""
-        self.mass_BV[row_H, id_H] = 0
+    def remove(self, ids_BK: torch.Tensor) -> None:
+        """Take ids of its own out of each distribution."""
+        self.mass_BV.scatter_(1, ids_BK, 0)
+        self._sum_up()
+
+    def remove_marked(self, marked_BV: torch.Tensor) -> None:
+        """Take out the ids that are marked."""
+        self.mass_BV.masked_fill_(marked_BV, 0)
         self._sum_up()
 
     def find(self, points_BN: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ Legend: n positions of one call, V tokenizer ids, T positions of all texts.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import torch
 
@@ -13,10 +15,13 @@ from workers.targets.encoding.arrays import Draw, UnitTargets
 from workers.targets.encoding.segments import spans
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.sampling.blocked_probs import BlockedProbs
-from workers.teacher.sampling.drawing import Kept, keep
+from workers.teacher.sampling.chunks import chunk_rows
+from workers.teacher.sampling.drawing import Kept, as_kept, keep
+from workers.transfers import HostCopy
 
-_CHUNK_NUMBERS = 2_000_000
-"""Probabilities that are dense at once, in whole positions: few enough to stay near the processor."""
+_UNDER_WAY = 1
+"""Chunks whose copies to the host are not looked at yet: while the host rounds and counts one, the device makes the
+next."""
 
 
 class CaptureBuffer:
@@ -30,6 +35,8 @@ class CaptureBuffer:
         self._rows: list[np.ndarray] = [np.zeros(0, np.int64)]
         self._positions: list[np.ndarray] = [np.zeros(0, np.int64)]
         self._kept: list[Kept] = []
+        self._under_way: deque[tuple[np.ndarray, np.ndarray, np.ndarray, HostCopy]] = deque()
+        self._chunk: int | None = None
         self._marginal_V: torch.Tensor | None = None
         self._masses: BlockedProbs | None = None
 
@@ -43,11 +50,16 @@ class CaptureBuffer:
     ) -> None:
         """Capture the distributions of the tokens that stand at `positions` of texts `rows`; `hidden_nH` is what the
         logits were made of, where the engine shows it."""
-        chunk = max(1, _CHUNK_NUMBERS // self._spec.vocabulary)
+        chunk = self.rows_at_once(logits_nV.device)
         for i in range(0, len(rows), chunk):
             s = slice(i, i + chunk)
             hidden = hidden_nH[s] if hidden_nH is not None else None
             self.add_probs(rows[s], positions[s], self.probs(logits_nV[s]), tokens_n[s], hidden)
+
+    def rows_at_once(self, device: torch.device) -> int:
+        """Distributions that are to be captured at once: of one size, as it is asked for at every step."""
+        self._chunk = self._chunk or chunk_rows(self._spec.vocabulary, device)
+        return self._chunk
 
     def probs(self, logits_nV: torch.Tensor) -> BlockedProbs:
         """The distributions over the tokenizer's ids at the capture temperature, from raw logits. Overwrites the last
@@ -67,7 +79,10 @@ class CaptureBuffer:
         if self._spec.marginal:
             marginal_V = probs.marginal()
             self._marginal_V = marginal_V if self._marginal_V is None else self._marginal_V + marginal_V
-        self.add_kept(rows, positions, keep(probs, tokens_n, self._spec, self.uniforms(rows, positions), hidden_nH))
+        uniforms_nU = self.uniforms(rows, positions)
+        seen = HostCopy(keep(probs, tokens_n, self._spec, uniforms_nU, hidden_nH))
+        self._under_way.append((rows, positions, uniforms_nU, seen))
+        self._take_in(_UNDER_WAY)
 
     def uniforms(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The random numbers of positions [n, U]."""
@@ -75,6 +90,16 @@ class CaptureBuffer:
 
     def add_kept(self, rows: np.ndarray, positions: np.ndarray, kept: Kept) -> None:
         """The same for what is ready to be stored. Of a position that comes twice, the last counts."""
+        self._take_in(0)
+        self._append(rows, positions, kept)
+
+    def _take_in(self, left: int) -> None:
+        """Take in what is on its way from the device, the oldest first, but for so many chunks."""
+        while len(self._under_way) > left:
+            rows, positions, uniforms_nU, seen = self._under_way.popleft()
+            self._append(rows, positions, as_kept(seen.tensors(), self._spec, uniforms_nU))
+
+    def _append(self, rows: np.ndarray, positions: np.ndarray, kept: Kept) -> None:
         self._kept.append(kept)
         self._rows.append(np.asarray(rows))
         self._positions.append(np.asarray(positions))
@@ -84,12 +109,15 @@ class CaptureBuffer:
         expected = torch.from_numpy(expected_V)
         self._marginal_V = expected if self._marginal_V is None else self._marginal_V + expected
 
-    def forget_masses(self) -> None:
-        """Free the memory that probs are made in."""
+    def settle(self) -> None:
+        """Have everything on the host, and free the memory that probs are made in."""
+        self._take_in(0)
         self._masses = None
+        self._marginal_V = self._marginal_V.cpu() if self._marginal_V is not None else None
 
     def finish(self, sequences: list[list[int]], starts: list[int]) -> UnitTargets:
         """All targets in order of text and position; `sequences` are the complete texts. Their strings are not set."""
+        self.settle()
         rows, positions = np.concatenate(self._rows), np.concatenate(self._positions)
         order = _last_of_each(rows, positions)
         order = order[positions[order] < np.array([len(s) for s in sequences], np.int64)[rows[order]]]
@@ -103,7 +131,7 @@ class CaptureBuffer:
             temperature=self._spec.temperature,
         )
         if self._marginal_V is not None:
-            unit.marginal = self._marginal_V.cpu().numpy()
+            unit.marginal = self._marginal_V.numpy()
         if not self._kept:
             unit.redraws = unit.draws * (self._spec.redraws - 1)
             return unit

@@ -13,7 +13,10 @@ left, and their unit is a share of that.
 
 Sources: sparse logit sampling, arXiv 2503.16870 (multinomial); Madow 1949 (systematic).
 
-Legend: B distributions, V vocabulary, N draws, E kept entries of all B, K ids of the head.
+What is kept has equally many places for each distribution, used or not, so that no device has to be asked how many
+entries there are.
+
+Legend: B distributions, V vocabulary, N draws, E places of a distribution, K ids of the head, H ids of all heads.
 """
 
 from __future__ import annotations
@@ -28,14 +31,12 @@ from workers.teacher.sampling.blocked_probs import BlockedProbs
 
 @dataclass(frozen=True)
 class SparseTargets:
-    """Kept entries of B distributions, flat."""
+    """Kept entries of B distributions."""
 
-    entries_B: torch.Tensor
-    """Entries of each distribution (int64)."""
-    ids_E: torch.Tensor
-    """Kept ids, ascending within a distribution (int64)."""
-    counts_E: torch.Tensor
-    """Their counts of the scheme's unit of mass (int64)."""
+    ids_BE: torch.Tensor
+    """Kept ids, ascending (int32). One may have several places, next to each other; V is none."""
+    counts_BE: torch.Tensor | None = None
+    """What each place counts of the scheme's unit of mass (int32); None: one each."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class TopK:
 
 @dataclass(frozen=True)
 class Head:
-    """The ids of each distribution that `threshold` keeps exactly."""
+    """The ids of each distribution that `threshold` keeps exactly, and places that are left over."""
 
     row_H: torch.Tensor
+    """Their distributions, ascending; B of a place that is left over."""
     id_H: torch.Tensor
     share_H: torch.Tensor
     """Their probabilities in units of mass (float64)."""
@@ -61,22 +63,27 @@ class Head:
 
 def systematic(probs: BlockedProbs, draws: int, offset_B: torch.Tensor) -> SparseTargets:
     """Counts are floor or ceil of N t_i, and those of a distribution sum to N. `offset_B` is uniform."""
-    return _counted(probs, _spaced(probs, draws, offset_B))
+    steps_N = torch.arange(draws, dtype=torch.float64, device=offset_B.device)
+    points_BN = (steps_N + offset_B.double()[:, None]) / draws * probs.total_B[:, None]
+    return SparseTargets(probs.find(points_BN).int())
 
 
 def multinomial(probs: BlockedProbs, uniform_BN: torch.Tensor) -> SparseTargets:
     """N independent draws of each distribution, one per uniform number."""
     points_BN = uniform_BN.to(probs.total_B).sort(-1).values * probs.total_B[:, None]
-    return _counted(probs, probs.find(points_BN))
+    return SparseTargets(probs.find(points_BN).int())
 
 
 def take_head(probs: BlockedProbs, draws: int) -> Head:
     """Take the ids of probability 1/N and more out of the probs, for `threshold`."""
     tau_B1 = probs.whole_B[:, None] / draws
-    row_H, id_H = (probs.mass_BV >= tau_B1.float()).nonzero(as_tuple=True)
+    B = len(tau_B1)
+    head_BV = probs.mass_BV >= tau_B1.float()
+    # No more than `draws` of a distribution can be there.
+    row_H, id_H = torch.nonzero_static(head_BV, size=B * draws, fill_value=-1).T
     share_H = probs.mass_BV[row_H, id_H].double() / tau_B1[row_H, 0] * EXACT_STEPS
-    probs.remove(row_H, id_H)
-    return Head(row_H, id_H, share_H)
+    probs.remove_marked(head_BV)
+    return Head(torch.where(row_H < 0, B, row_H), id_H, share_H)
 
 
 def threshold(
@@ -87,19 +94,24 @@ def threshold(
     `offset_B` and `coin_B` are uniform and independent; the coin decides the rounding of the head. Weights sum to 1
     only on average, so a loss has to keep the factor.
     """
-    row_H, device = head.row_H, head.row_H.device
+    B, V, device = len(offset_B), probs.vocabulary, head.row_H.device
+    there_H, row_H = head.row_H < B, head.row_H.clamp_max(B - 1)
     # One coin a distribution, shifted along its head by the golden ratio: uniform for each id, spread over them.
-    first_B = torch.searchsorted(row_H, torch.arange(len(offset_B), device=device))
-    shift_H = (torch.arange(len(row_H), device=device) - first_B[row_H]) * 0.618034
-    count_H = (head.share_H + (coin_B.double()[row_H] + shift_H) % 1).floor().long()
+    first_B = torch.searchsorted(head.row_H, torch.arange(B, device=device))
+    place_H = torch.arange(len(row_H), device=device) - first_B[row_H]
+    count_H = (head.share_H + (coin_B.double()[row_H] + place_H * 0.618034) % 1).floor().int()
     # Points 1/N apart from a random start; those beyond the tail's mass draw nothing.
     points_BN = (torch.arange(draws, device=device) + offset_B.double()[:, None]) * (probs.whole_B[:, None] / draws)
-    row_T, point_T = (points_BN < probs.total_B[:, None]).nonzero(as_tuple=True)
-    id_T = probs.find(points_BN)[row_T, point_T]
-    row_E, id_E = torch.cat([row_H, row_T]), torch.cat([head.id_H, id_T])
-    count_E = torch.cat([count_H, torch.full_like(id_T, EXACT_STEPS)])
-    order = torch.argsort(row_E * probs.vocabulary + id_E)
-    return SparseTargets(torch.bincount(row_E, minlength=len(offset_B)), id_E[order], count_E[order])
+    drawn_BN = points_BN < probs.total_B[:, None]
+    # The head's places, the tail's, and behind them one for what is left over.
+    at_H = torch.where(there_H, row_H * draws + place_H, B * draws)
+    head_BN, exact_BN = (
+        torch.full((B * draws + 1,), none, dtype=torch.int32, device=device).scatter_(0, at_H, values)[:-1].view(B, -1)
+        for none, values in ((V, head.id_H.int()), (0, count_H))
+    )
+    tail_BN = torch.where(drawn_BN, probs.find(points_BN).int(), V)
+    ids_BE, order_BE = torch.cat([head_BN, tail_BN], 1).sort(-1)
+    return SparseTargets(ids_BE, torch.cat([exact_BN, drawn_BN.int() * EXACT_STEPS], 1).gather(1, order_BE))
 
 
 def top_k(probs: BlockedProbs, k: int) -> TopK:
@@ -110,18 +122,5 @@ def top_k(probs: BlockedProbs, k: int) -> TopK:
     """
     ids_BK = probs.mass_BV.topk(min(k, probs.vocabulary), -1, sorted=False).indices.sort(-1).values
     probability_BK = probs.mass_BV.gather(1, ids_BK).double() / probs.whole_B[:, None]
-    probs.remove(torch.arange(len(ids_BK), device=ids_BK.device)[:, None].expand_as(ids_BK), ids_BK)
+    probs.remove(ids_BK)
     return TopK(ids_BK, probability_BK, probs.total_B / probs.whole_B)
-
-
-def _spaced(probs: BlockedProbs, draws: int, offset_B: torch.Tensor) -> torch.Tensor:
-    steps_N = torch.arange(draws, dtype=torch.float64, device=offset_B.device)
-    return probs.find((steps_N + offset_B.double()[:, None]) / draws * probs.total_B[:, None])
-
-
-def _counted(probs: BlockedProbs, drawn_BN: torch.Tensor) -> SparseTargets:
-    """Ascending draws as entries with counts."""
-    B, V = len(drawn_BN), probs.vocabulary
-    row_B1 = torch.arange(B, device=drawn_BN.device)[:, None]
-    keys, counts_E = torch.unique_consecutive((drawn_BN + row_B1 * V).flatten(), return_counts=True)
-    return SparseTargets(torch.bincount(keys // V, minlength=B), keys % V, counts_E)

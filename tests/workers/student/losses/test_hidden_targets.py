@@ -54,7 +54,7 @@ def rows_of_both(heads: dict[str, TeacherHead], teachers: str, precision: str) -
     found: tuple[list[TargetRow], ...] = ([], [])
     for i, name in enumerate(teachers):
         head, targets, temperature = heads[name], 3 + 2 * i, 1.0 + i % 2
-        hidden = as_stored(torch.from_numpy(rng.normal(size=(targets, head.weight_VH.shape[1]))), precision)
+        hidden = as_stored(torch.from_numpy(rng.normal(size=(targets, head.weight_VH.shape[1]))), precision).numpy()
         bias = 0 if head.bias_V is None else head.bias_V.double()
         z_TV = from_stored(hidden, precision).double() @ head.weight_VH.double().T + bias
         head.logits.apply_(z_TV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from support.comparing.borders import same_draws
@@ -13,6 +14,7 @@ from workers.student.losses.fused import HeadTargets, fused_loss
 from workers.targets.encoding.arrays import Draw
 from workers.targets.encoding.schema import EXACT_STEPS
 from workers.teacher.sampling.blocked_probs import BlockedProbs
+from workers.teacher.sampling.drawing import as_draw
 from workers.teacher.sampling.schemes import SparseTargets, multinomial, systematic, take_head, threshold, top_k
 
 Z_LIMIT = 4.5
@@ -20,14 +22,18 @@ BELOW_ONE = math.nextafter(1.0, 0.0)
 SCHEMES = ["systematic", "threshold", "multinomial"]
 
 
-def rows_of(kept: SparseTargets) -> list[tuple[list[int], list[int]]]:
+def drawn(kept: SparseTargets, vocabulary: int) -> Draw:
+    """As it is stored."""
+    counts_BE = kept.counts_BE.numpy() if kept.counts_BE is not None else None
+    return as_draw(kept.ids_BE.numpy(), counts_BE, vocabulary=vocabulary)
+
+
+def rows_of(kept: SparseTargets, vocabulary: int) -> list[tuple[list[int], list[int]]]:
     """(ids, counts) of each distribution."""
-    sizes = kept.entries_B.tolist()
-    return list(
-        zip(
-            [i.tolist() for i in kept.ids_E.split(sizes)], [c.tolist() for c in kept.counts_E.split(sizes)], strict=True
-        )
-    )
+    draw = drawn(kept, vocabulary)
+    ends = np.cumsum(draw.num_kept)[:-1]
+    split = zip(np.split(draw.ids, ends), np.split(draw.counts, ends), strict=True)
+    return [(ids.tolist(), counts.tolist()) for ids, counts in split]
 
 
 def of(p_BV: torch.Tensor) -> BlockedProbs:
@@ -39,18 +45,13 @@ def off_by(p_BV: torch.Tensor) -> float:
     return of_capture(p_BV.log().abs().max())
 
 
-def drawn(kept: SparseTargets) -> Draw:
-    """As it is stored."""
-    return Draw(kept.entries_B.numpy(), kept.ids_E.numpy(), kept.counts_E.numpy())
-
-
 def dense(kept: SparseTargets, vocabulary: int) -> torch.Tensor:
     """Counts of each distribution [B, V]."""
-    B = len(kept.entries_B)
-    counts_BV = torch.zeros(B, vocabulary, dtype=torch.float64)
-    row_E = torch.arange(B).repeat_interleave(kept.entries_B)
-    counts_BV[row_E, kept.ids_E] = kept.counts_E.double()
-    return counts_BV
+    draw = drawn(kept, vocabulary)
+    B = len(draw.num_kept)
+    counts_BV = np.zeros((B, vocabulary))
+    counts_BV[np.arange(B).repeat(draw.num_kept), draw.ids] = draw.counts
+    return torch.from_numpy(counts_BV)
 
 
 def skewed(vocabulary: int, seed: int = 0) -> torch.Tensor:
@@ -78,7 +79,7 @@ def test_counts_are_floor_or_ceil_and_sum_to_the_draws(draws: int, dtype: torch.
     assert (counts_BV >= (share_BV - off).floor()).all()
     assert (counts_BV <= (share_BV + off).ceil()).all()
     assert (counts_BV.sum(-1) == draws).all()
-    for ids, counts in rows_of(kept):
+    for ids, counts in rows_of(kept, 97):
         assert ids == sorted(set(ids)) and min(counts) >= 1
 
 
@@ -179,7 +180,7 @@ def test_mass_below_1e_7_at_the_end_of_a_large_vocabulary_is_kept_in_proportion(
     hits_V = torch.zeros(V, dtype=torch.float64)
     for chunk_R in offset_R.split(200):
         kept = systematic(of(p_V.expand(len(chunk_R), V)), draws, chunk_R)
-        hits_V.scatter_add_(0, kept.ids_E, kept.counts_E.double())
+        hits_V += dense(kept, V).sum(0)
     assert (hits_V[-tail:] - met).abs().max() <= 1
     assert abs(hits_V[-tail:].sum().item() - R) <= 2
 
@@ -191,31 +192,31 @@ def test_an_id_of_probability_0_is_never_kept(zeros: range) -> None:
     p_V /= p_V.sum()
     offset_B = torch.cat([torch.tensor([0.0, 1e-300, 0.5, 1 - 1e-9], dtype=torch.float64), uniforms(2000)])
     kept = systematic(of(p_V.expand(len(offset_B), 30)), 21, offset_B)
-    assert not set(kept.ids_E.tolist()) & set(zeros)
+    assert not set(kept.ids_BE.flatten().tolist()) & set(zeros)
 
 
 def test_the_largest_offset_below_one_keeps_no_impossible_id() -> None:
     p_V = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     kept = systematic(of(p_V[None]), 21, torch.tensor([BELOW_ONE], dtype=torch.float64))
-    assert kept.ids_E.tolist() == [0, 1]
+    assert drawn(kept, 3).ids.tolist() == [0, 1]
 
 
 def test_one_certain_id_takes_all_draws() -> None:
     p_V = torch.zeros(11)
     p_V[4] = 1
-    assert rows_of(systematic(of(p_V[None]), 21, torch.tensor([0.3]))) == [([4], [21])]
+    assert rows_of(systematic(of(p_V[None]), 21, torch.tensor([0.3])), 11) == [([4], [21])]
 
 
 def test_a_distribution_is_sampled_alike_in_any_batch() -> None:
     p_BV, offset_B = torch.stack([skewed(40, seed) for seed in range(8)]), uniforms(8)
-    together = drawn(systematic(of(p_BV), 21, offset_B))
-    alone = Draw.join([drawn(systematic(of(p_BV[b : b + 1]), 21, offset_B[b : b + 1])) for b in range(8)])
+    together = drawn(systematic(of(p_BV), 21, offset_B), 40)
+    alone = Draw.join([drawn(systematic(of(p_BV[b : b + 1]), 21, offset_B[b : b + 1]), 40) for b in range(8)])
     same_draws(together, alone, p_BV.numpy(), offset_B.numpy(), 21, off_by(p_BV))
 
 
 def test_mass_that_does_not_sum_to_one_is_taken_relative_to_its_sum() -> None:
     p_BV, offset_B = torch.stack([skewed(40, seed) for seed in range(8)]), uniforms(8)
-    quarter, whole = (drawn(systematic(of(p), 21, offset_B)) for p in (p_BV * 0.25, p_BV))
+    quarter, whole = (drawn(systematic(of(p), 21, offset_B), 40) for p in (p_BV * 0.25, p_BV))
     same_draws(quarter, whole, p_BV.numpy(), offset_B.numpy(), 21, off_by(p_BV))
 
 

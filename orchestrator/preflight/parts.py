@@ -99,6 +99,8 @@ def teacher_part(
     logits = min(numbers, GPU_NUMBERS) * NUMBER_BYTES if teacher.gpus_per_rank else 3 * min(numbers, HEAD_NUMBERS) * 4
     slots = teacher.slots * (1.0 if teacher.gpus_per_rank else in_use)
     cache = kv_cache_bytes(model, round(slots * longest * _CACHE_ROOM), width)
+    if teacher.kv_cache_memory is not None:
+        cache = min(cache, teacher.kv_cache_memory)
     least, most = teacher.replicas
     experts = expert_count(model)
     what = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.settings import Range, Settings, Text
+from cluster.settings import Count, Range, Settings, Text
 from workers.targets.config import Precision
 
 CPU_SLOTS, GPU_SLOTS = 32, 128
@@ -186,6 +186,11 @@ class TeacherConfig(Settings):
     them; and a fault costs all of them. Null: 1 on a CPU, and nothing is begun before its turn; on GPUs as many as give
     every slot four texts (eight with vLLM), and no more than 4M target tokens or 4 GB of targets (`plan` says how many
     that are), and the next ones are begun."""
+
+    kv_cache_memory: Count | None = Field(default=None, ge=1)
+    """Bytes of keys and values that one rank holds at once, for example 40G. Prompts wait for a slot until all texts at
+    work would fit at their longest. Null: on a GPU three quarters of what is free once weights are loaded (with vLLM,
+    what vLLM takes); on a CPU any number. A text that would not fit alone is rejected."""
 
     score_tokens: int = Field(default=4096, ge=1)
     """Tokens in one forward pass of given text or of prompts, padding included, on one rank."""

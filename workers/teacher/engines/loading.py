@@ -10,6 +10,10 @@ from workers.model_files import torch_dtype
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engines.quantised import check_quantised, check_still_quantised
 
+_CACHE_SHARE = 0.75
+"""Of a GPU's memory that weights leave. An eighth is for captured distributions, the rest for what a pass computes and
+for prompts on their way into slots."""
+
 
 def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") -> Any:
     """The teacher in evaluation mode, its experts over `ranks` processes of the default process group.
@@ -40,6 +44,17 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
     if ranks == 1:
         model = model.to(device)
     return model.eval()
+
+
+def cache_memory(configured: int | None, device: str) -> int | None:
+    """Bytes of keys and values that a rank may hold once its weights are loaded: as configured, or of a GPU the share
+    of its free memory that passes and capture leave; None on a CPU."""
+    import torch
+
+    if configured is not None or torch.device(device).type != "cuda":
+        return configured
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0] * _CACHE_SHARE)
 
 
 def _limit_steps_as_configured(model: Any) -> None:

@@ -24,7 +24,7 @@ from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
 from workers.teacher.engines.dispatch import most_tokens
-from workers.teacher.engines.loading import load_teacher, weights_held
+from workers.teacher.engines.loading import cache_memory, load_teacher, weights_held
 from workers.teacher.generation.batches import by_tokens, length_of
 from workers.teacher.generation.choice import TokenChoice
 from workers.teacher.generation.detokenize import texts_and_ends
@@ -81,9 +81,21 @@ class TransformersEngine:
         self._own_texts = ranks > 1 and config.dispatch == "all_to_all"
         self._shared_texts = ranks > 1 and not self._own_texts
         self._captures = rank == 0 or self._own_texts
+        self._most_cached = self._cached_tokens()
         self._ahead: tuple[int, _Texts] | None = None  # begun in the slots that the last call left, and its slots
         self._head_numbers = 0  # logits made at once, of the call under way
         self._work: Generation | None = None  # of the call under way, or of the last one
+
+    def _cached_tokens(self) -> int | None:
+        """Tokens whose keys and values this rank may hold at once; None: any number."""
+        memory = cache_memory(self.config.kv_cache_memory, self.device)
+        if memory is None or self._layout.why_not is not None:
+            return None
+        tokens = memory // max(self._layout.column_bytes(self._parts), 1)
+        if self.ranks > 1:  # ranks that share texts must admit the same ones
+            (least,) = self._most([-tokens])
+            tokens = -least
+        return tokens
 
     @cached_property
     def _head_is_plain(self) -> bool:
@@ -131,13 +143,16 @@ class TransformersEngine:
         made = self._begun(requests, spec, slots)
         if made is None:
             most = slots if then else min(slots, max(sum(map(_is_asked, requests)), 1))
-            work = Generation(self._parts, Ends(self.stop_ids, self._decode), self._layout, slots=most)
+            work = Generation(
+                self._parts, Ends(self.stop_ids, self._decode), self._layout, slots=most, most=self._most_cached
+            )
             made = _Texts(requests, spec, work, self.stop_ids)
         self._work = made.work
         for batch, most in self._agreed(by_tokens(made.given, requests, tokens), requests):
             with most_tokens(most):
                 self._score(batch, made)
-        ahead = [_Texts(list(then), spec, made.work, self.stop_ids)] if then else []
+        begins = then and made.work.why_not([r for r in then if _is_asked(r)]) is None
+        ahead = [_Texts(list(then), spec, made.work, self.stop_ids)] if begins else []
         self._generate([made, *ahead], tokens=tokens)
         self._ahead = (slots, ahead[0]) if ahead else None
         targets = made.buffer.finish(made.ids, [made.start(i) for i in range(len(requests))])

@@ -25,6 +25,7 @@ _SET_ELSEWHERE = {
     "trust_remote_code": "teacher.trust_remote_code",
     "max_num_seqs": "teacher.batch",
     "max_num_batched_tokens": "teacher.score_tokens",
+    "kv_cache_memory_bytes": "teacher.kv_cache_memory",
     "tensor_parallel_size": "teacher.vllm.tensor_parallel",
     "enable_expert_parallel": "teacher.vllm.enable_expert_parallel",
     "data_parallel_size": "teacher.ep_size",

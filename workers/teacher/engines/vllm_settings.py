@@ -75,8 +75,8 @@ def engine_arguments(config: TeacherConfig, folder: str, *, device: str, ranks: 
         "disable_log_stats": True,
         "logits_processors": ["workers.teacher.engines.vllm_capture:CaptureProcessor"],
     }
-    if device == "cpu":
-        own["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+    if device == "cpu" or config.kv_cache_memory is not None:
+        own["kv_cache_memory_bytes"] = config.kv_cache_memory or _CPU_CACHE_BYTES
     return own | config.vllm.engine_kwargs
 
 

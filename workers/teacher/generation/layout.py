@@ -48,9 +48,17 @@ class CacheLayout:
             return layout
         return CacheLayout(layers, pads=_ignores_padding(model, layout))
 
-    def new(self, rows: int, columns: int) -> SlotCache:
-        """An empty cache of so many slots."""
-        return SlotCache(rows, columns, self.layers)
+    def column_bytes(self, model: TwoPartModel) -> int:
+        """Bytes of the keys and values of one token in all layers of this rank, from a pass over two tokens; 0 where
+        none keeps any. Every rank of a group must call it."""
+        cache, ids_BS = self.new(1, 3), torch.tensor([[5, 3]])
+        cache.first = [0]
+        model.body(ids_BS, torch.ones_like(ids_BS), cache, torch.tensor([[0, 1]]))
+        return sum(t.numel() * t.element_size() for t in cache.tensors()) // cache.columns
+
+    def new(self, slots: int, columns: int, most: int | None = None) -> SlotCache:
+        """An empty cache of so many slots, and rows times columns of memory at most."""
+        return SlotCache(slots, columns, self.layers, most)
 
 
 def _is_held(layer: Any) -> bool:

@@ -1,9 +1,9 @@
 """Answers as they grow: prompts wait for a slot, live in it token by token, and leave it to the next.
 
 Each step runs one token of every live text. A text that ends leaves its slot at once; when an eighth of the slots are
-free, waiting prompts are prefilled together and join. What is computed of a text does not depend on its neighbours but
-for the last bits of a sum, and which texts are neighbours depends on the requests alone, and on those that were given
-ahead or are left from before.
+free, waiting prompts are prefilled together and join, as far as memory holds all of them at their longest. What is
+computed of a text does not depend on its neighbours but for the last bits of a sum, and which texts are neighbours
+depends on the requests alone, on those that were given ahead or are left from before, and on that memory.
 
 Legend: n texts at work, P tokens of a prompt, H hidden size, V tokenizer ids.
 """
@@ -21,6 +21,7 @@ import torch
 from workers.teacher.engine import TextRequest
 from workers.teacher.generation.batches import waiting_order
 from workers.teacher.generation.layout import CacheLayout
+from workers.transfers import to_device
 from workers.two_part_model import TwoPartModel
 
 Choose = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
@@ -53,26 +54,43 @@ class Ends:
 class Generation:
     """Answers in the slots of one rank. `texts` holds prompt and answer so far, by the text's number."""
 
-    def __init__(self, model: TwoPartModel, ends: Ends, layout: CacheLayout, *, slots: int) -> None:
-        self._model, self._ends, self._layout, self._slots = model, ends, layout, slots
+    def __init__(
+        self, model: TwoPartModel, ends: Ends, layout: CacheLayout, *, slots: int, most: int | None = None
+    ) -> None:
+        """`most`: tokens of keys and values that memory is taken for, padding included; None is any number."""
+        self._model, self._ends, self._layout, self._slots, self._most = model, ends, layout, slots, most
         self._requests: dict[int, TextRequest] = {}
         self._waiting: deque[int] = deque()
-        self._cache = layout.new(slots, 1)
+        self._cache = layout.new(slots, 1, most)
         self._live: list[int] = []
         self._given = 0
         self.texts: dict[int, list[int]] = {}
 
     def add(self, requests: Sequence[TextRequest]) -> range:
-        """Let requests wait behind those that wait already; returns the numbers of their texts. Raises ValueError if
-        the model's answers cannot grow in slots."""
-        if requests and self._layout.why_not is not None:
-            raise ValueError(f"teacher.model: {self._layout.why_not}; have it score given answers, or take engine vllm")
+        """Let requests wait behind those that wait already; returns the numbers of their texts. Raises ValueError where
+        `why_not` says why."""
+        if (reason := self.why_not(requests)) is not None:
+            raise ValueError(reason)
         numbers = range(self._given, self._given + len(requests))
         self._given += len(requests)
         self._requests |= zip(numbers, requests, strict=True)
         self.texts |= {n: list(r.prompt_token_ids) for n, r in zip(numbers, requests, strict=True)}
         self._waiting += [numbers[i] for i in waiting_order(range(len(requests)), requests)]
         return numbers
+
+    def why_not(self, requests: Sequence[TextRequest]) -> str | None:
+        """Why requests cannot be answered here, or None if they can: what the model's layers keep, or the length of a
+        text alone."""
+        if requests and self._layout.why_not is not None:
+            return f"teacher.model: {self._layout.why_not}; have it score given answers, or take engine vllm"
+        longest = max((len(r.prompt_token_ids) + r.max_new_tokens for r in requests), default=0)
+        if self._most is not None and longest > self._most:
+            return (
+                f"teacher.kv_cache_memory: a rank has room for the keys and values of {self._most:,} tokens, but a "
+                f"prompt and its answer may have {longest:,}; give it more, lower teacher.sampling.max_new_tokens, or "
+                "take shorter prompts"
+            )
+        return None
 
     def unfinished(self, numbers: range) -> bool:
         """Whether some of these texts grow or wait still; those that were added before them do not."""
@@ -92,8 +110,10 @@ class Generation:
     @property
     def wants_to_join(self) -> bool:
         """Whether waiting prompts should be prefilled now."""
-        free = self._slots - len(self._live)
-        return bool(self._waiting) and free >= max(1, self._slots // 8)
+        if not self._waiting or self._slots - self.live < max(1, self._slots // 8):
+            return False
+        worth = min(max(1, self.live // 8), len(self._waiting))  # a few at a time would prefill again and again
+        return len(self._admitted(worth)) == worth
 
     def tokens_ahead(self, tokens: int) -> int:
         """Tokens of the next forward pass, padding included, where `join` is to prefill so many at once."""
@@ -114,7 +134,8 @@ class Generation:
         cache.advance(ids_BP.shape[1])
         for text, row in zip(texts, row_of_text, strict=True):
             prefilled(text, hidden_BPH[row, ids_BP.shape[1] - len(prompts[row]) :])
-        grows = self._append(texts, choose(np.array(texts), hidden_BPH[row_of_text, -1]))
+        rows_n = to_device(row_of_text, self._model.device)
+        grows = self._append(texts, choose(np.array(texts), hidden_BPH[rows_n, -1]))
         if any(grows):
             self._cache.join(cache, [row for row, more in zip(row_of_text, grows, strict=True) if more])
             self._live += [text for text, more in zip(texts, grows, strict=True) if more]
@@ -123,8 +144,9 @@ class Generation:
         """One more token of every live text."""
         last = [self.texts[t][-1] for t in self._live]
         positions = [len(self.texts[t]) - 1 for t in self._live]
-        mask = self._cache.mask(1)
-        hidden_n1H = self._model.body(torch.tensor(last)[:, None], mask, self._cache, torch.tensor(positions)[:, None])
+        last_n, position_n, first_n = to_device(np.array([last, positions, self._cache.first]), self._model.device)
+        mask = self._cache.mask(first_n, 1)
+        hidden_n1H = self._model.body(last_n[:, None], mask, self._cache, position_n[:, None])
         self._cache.advance(1)
         grows = self._append(self._live, choose(np.array(self._live), hidden_n1H[:, -1]))
         for row in reversed(range(len(grows))):
@@ -137,12 +159,31 @@ class Generation:
         """A pass of one token that nobody wants, so that peers' collectives are answered."""
         self._model.body(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))
 
+    def _admitted(self, most: int) -> list[int]:
+        """The first texts that wait, up to so many, for which there are slots, and memory when they and the live ones
+        are at their longest."""
+        to_come = [self._requests[t].max_new_tokens - self._made(t) for t in self._live]
+        length, tokens = 0, max(to_come, default=0)
+        admitted: list[int] = []
+        for text in islice(self._waiting, min(most, self._slots - self.live)):
+            request = self._requests[text]
+            length = max(length, len(request.prompt_token_ids))
+            tokens = max(tokens, request.max_new_tokens - 1)  # the first comes with the prompt
+            rows = self.live + len(admitted) + 1
+            if self._most is not None and rows * self._cache.columns_for(length, tokens) > self._most:
+                break
+            admitted.append(text)
+        return admitted
+
+    def _made(self, text: int) -> int:
+        return len(self.texts[text]) - len(self._requests[text].prompt_token_ids)
+
     def _next_prompts(self, tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
         """Distinct prompts to prefill, the texts they begin, and of each text the row of its prompt."""
         prompts: list[list[int]] = []
         texts: list[int] = []
         row_of_text: list[int] = []
-        for text in islice(self._waiting, self._slots - len(self._live)):
+        for text in self._admitted(self._slots):
             prompt = self._requests[text].prompt_token_ids
             if not prompts or prompt != prompts[-1]:
                 longest = max(len(prompt), *map(len, prompts)) if prompts else len(prompt)

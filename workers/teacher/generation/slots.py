@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 from workers.teacher.generation.states import StateLayer, keeps_states
 
 _ROOM = 64
-"""Columns to spare when memory is made."""
+"""Columns to spare when memory is made, where it is not bounded."""
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -64,15 +64,20 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """A cache of `rows` slots, of which the first `len(first)` hold texts. After each forward pass: `advance`."""
+    """A cache of slots, of which the first `len(first)` hold texts. After each forward pass: `advance`."""
 
-    def __init__(self, rows: int, columns: int, like: Sequence[Any] = ()) -> None:
-        """`like`: the layers of the model's own cache; without any, each layer keeps keys and values."""
+    def __init__(self, slots: int, columns: int, like: Sequence[Any] = (), most: int | None = None) -> None:
+        """`like`: the layers of the model's own cache; without any, each layer keeps keys and values.
+
+        `most`: rows times columns of memory, never exceeded: where columns become many, there are fewer rows. Whoever
+        lets texts in sees to it that they fit (`columns_for`). None is any number, with a row for each slot.
+        """
         if like:
             super().__init__(layers=[self._layer(layer) for layer in like])
         else:
             super().__init__(layer_class_to_replicate=lambda: _SlotLayer(self))
-        self.rows, self.columns = rows, columns
+        self._texts, self._most = slots, most
+        self.rows, self.columns = slots if most is None else min(slots, most // columns), columns
         self.start = self.end = 0
         self.first: list[int] = []
         """The column at which each text begins."""
@@ -83,19 +88,26 @@ class SlotCache(Cache):
         if self.end == self.columns:
             self._make_room()
 
-    def mask(self, tokens: int) -> torch.Tensor:
-        """Which columns from `start` to those of the `tokens` to come belong to each text [n, columns]."""
-        columns = torch.arange(self.start, self.end + tokens)
-        return (columns >= torch.tensor(self.first)[:, None]).long()
+    def mask(self, first_n: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Which columns from `start` to those of the `tokens` to come belong to each text [n, columns], on the device
+        where `first` is given."""
+        columns = torch.arange(self.start, self.end + tokens, device=first_n.device)
+        return (columns >= first_n[:, None]).long()
+
+    def columns_for(self, length: int, tokens: int) -> int:
+        """Columns in which texts beside the present ones can grow, that have `length` tokens at most, when any of all
+        gets so many more."""
+        return max(self.end - self.start, length) + tokens + 1
 
     def join(self, other: SlotCache, other_rows: list[int]) -> None:
         """Take texts of another cache into further slots; one text may fill several."""
         longest = other.end - min(other.first)
+        self._hold(len(self.first) + len(other_rows), self.columns_for(longest, 0))
         if self.end < longest:
             self._shift(longest - self.end)
         for row in other_rows:
             length = other.end - other.first[row]
-            for mine, theirs in zip(self._tensors(other), other._tensors(other), strict=True):
+            for mine, theirs in zip(self.tensors(other), other.tensors(other), strict=True):
                 mine[len(self.first), :, self.end - length : self.end] = theirs[row, :, other.first[row] : other.end]
             self.first.append(self.end - length)
         for mine, theirs in zip(self.layers, other.layers, strict=True):
@@ -109,7 +121,7 @@ class SlotCache(Cache):
         """Free a slot: the last text moves into it."""
         last = len(self.first) - 1
         if row != last:
-            for tensor in self._tensors():
+            for tensor in self.tensors():
                 tensor[row, :, self.start : self.end] = tensor[last, :, self.start : self.end]
             self.first[row] = self.first[last]
         for layer in self.layers:
@@ -118,13 +130,7 @@ class SlotCache(Cache):
         self.first.pop()
         self.start = min(self.first, default=self.end)
 
-    def _layer(self, like: Any) -> Any:
-        """The layer of slots for one of a model's own cache."""
-        if isinstance(like, DummyLayer):
-            return DummyLayer()
-        return StateLayer(like.number_of_states) if keeps_states(like) else _SlotLayer(self)
-
-    def _tensors(self, like: SlotCache | None = None) -> Iterator[torch.Tensor]:
+    def tensors(self, like: SlotCache | None = None) -> Iterator[torch.Tensor]:
         """The keys and values of all layers; made as another cache's are, where there are none yet."""
         for i, source in enumerate((like or self).layers):
             if i == len(self.layers):
@@ -138,25 +144,51 @@ class SlotCache(Cache):
             yield layer.keys
             yield layer.values
 
+    def _layer(self, like: Any) -> Any:
+        """The layer of slots for one of a model's own cache."""
+        if isinstance(like, DummyLayer):
+            return DummyLayer()
+        return StateLayer(like.number_of_states) if keeps_states(like) else _SlotLayer(self)
+
     def _make_room(self) -> None:
-        """Give up the columns before the first text; where those are few, take more memory."""
-        if self.start >= self.columns // 4:
+        """Give up the columns before the first text; where those are few, take more memory, or that of spare rows."""
+        rows = len(self.first)
+        full = self._most is not None and self._most // max(rows, 1) <= self.columns
+        if full or self.start >= self.columns // 4:
+            assert self.start > 0, "texts are longer than memory is for"
             self._shift(-self.start)
         else:
-            self._grow(self.columns // 2 + _ROOM)
+            self._hold(rows, self.columns + 1)
+
+    def _hold(self, rows: int, columns: int) -> None:
+        """Have memory for so many rows and columns."""
+        if rows <= self.rows and columns <= self.columns:
+            return
+        wanted = self.columns if columns <= self.columns else max(columns, self.columns * 3 // 2) + _ROOM
+        if self._most is not None:
+            assert rows * columns <= self._most, "more texts than memory is for"
+            wanted = min(wanted, self._most // rows)
+            self.rows = min(self._texts, self._most // wanted)
+        self.columns = wanted
+        held = slice(self.start, self.end)
+        for layer in self.layers:
+            if isinstance(layer, _SlotLayer) and layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = (self._moved(old, held) for old in (layer.keys, layer.values))
+        self._count_from(0)
+
+    def _moved(self, old: torch.Tensor, held: slice) -> torch.Tensor:
+        """What is held of keys or values, in memory of the present size from its first column on."""
+        new = old.new_zeros(self.rows, old.shape[1], self.columns, old.shape[3])
+        new[: len(self.first), :, : held.stop - held.start] = old[: len(self.first), :, held]
+        return new
 
     def _shift(self, by: int) -> None:
         """Move all texts by some columns."""
-        if self.end + by >= self.columns:
-            self._grow(self.end + by + _ROOM - self.columns)
-        for tensor in self._tensors():
+        for tensor in self.tensors():
             tensor[:, :, self.start + by : self.end + by] = tensor[:, :, self.start : self.end].clone()
-        self.start, self.end = self.start + by, self.end + by
-        self.first = [f + by for f in self.first]
+        self._count_from(self.start + by)
 
-    def _grow(self, columns: int) -> None:
-        self.columns += columns
-        for layer in self.layers:
-            if isinstance(layer, _SlotLayer) and layer.keys is not None and layer.values is not None:
-                layer.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, columns))
-                layer.values = torch.nn.functional.pad(layer.values, (0, 0, 0, columns))
+    def _count_from(self, start: int) -> None:
+        by = start - self.start
+        self.start, self.end = start, self.end + by
+        self.first = [f + by for f in self.first]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import LinearAttentionLayer
 
+from workers.transfers import to_device
+
 _ABOUT_STATES = (
     "is_conv_states_initialized",
     "is_recurrent_states_initialized",
@@ -25,10 +27,12 @@ class StateLayer(LinearAttentionLayer):
 
     def join(self, other: StateLayer, other_rows: list[int]) -> None:
         """Take rows of another layer as further rows; one may be taken several times."""
+        rows_n: torch.Tensor | None = None
         for states, others in ((self.conv_states, other.conv_states), (self.recurrent_states, other.recurrent_states)):
             for i, state in others.items():
                 if state is not None:
-                    taken = state[other_rows]
+                    rows_n = to_device(other_rows, state.device) if rows_n is None else rows_n
+                    taken = state[rows_n]
                     states[i] = taken if states[i] is None else torch.cat([states[i], taken])
         for name in _ABOUT_STATES:
             setattr(self, name, dict(getattr(other, name)))

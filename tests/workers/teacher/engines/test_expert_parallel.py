@@ -48,6 +48,8 @@ def requests() -> list[TextRequest]:
 IDLE = ["qwen3_moe", "deepseek_v3", "qwen3_next"]
 """Of which one rank is also tried without any text: what idles is the exchange, which knows no architecture, and a pass
 without a cache, in which layers keep no states."""
+MEMORY = 9_000
+"""Bytes of keys and values: of the longest text, and with most families of no three at once."""
 SHARES = {
     "unequal": [[0, 2, 3, 4, 5, 6, 7, 8, 9], [1]],  # rank 1 runs out of texts long before rank 0
     "one idle": [list(range(10)), []],
@@ -89,7 +91,10 @@ def cases_of(architecture: str, model: Path) -> list[dict[str, Any]]:
     return [
         {
             "name": case_name(architecture, dispatch, share),
-            "config": {"model": str(model), "ep_size": RANKS, "dispatch": dispatch, "batch": 3, "score_tokens": 16},
+            "config": {
+                **{"model": str(model), "ep_size": RANKS, "dispatch": dispatch, "batch": 3, "score_tokens": 16},
+                "kv_cache_memory": MEMORY if share == "one idle" or dispatch == "all_reduce" else None,
+            },
             "requests": [dataclasses.asdict(r) for r in requests()],
             "shares": SHARES[share],
             "ids": ids(),

@@ -37,7 +37,7 @@ V, K, EOS = 300, 8, 1
 TOPK = CaptureSpec("topk", 21, "answer", "float32", V, 11, top_k=K)
 FULL = CaptureSpec("full", 21, "answer", "float32", V, 11)
 SYSTEMATIC = CaptureSpec("systematic", 21, "answer", "float32", V, 11, redraws=2, always=(EOS, 7))
-LARGEST = {"max_model_len": 128, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 26}
+LARGEST = {"max_model_len": 128, "enforce_eager": True}
 
 Pair = tuple[VllmEngine, TransformersEngine]
 Seen = tuple[np.ndarray, np.ndarray]
@@ -49,7 +49,9 @@ def pair(request: pytest.FixtureRequest, save_model: Callable[..., Path]) -> Ite
     from vllm.distributed import cleanup_dist_env_and_memory
 
     folder = str(save_model(request.param, head_dim=32))
-    config = TeacherConfig(model=folder, engine="vllm", vllm={"engine_kwargs": LARGEST}, batch=4)
+    config = TeacherConfig(
+        model=folder, engine="vllm", vllm={"engine_kwargs": LARGEST}, batch=4, kv_cache_memory=1 << 26
+    )
     yield VllmEngine(config), TransformersEngine(TeacherConfig(model=folder))
     cleanup_dist_env_and_memory()  # the groups of a dense model are not those of a mixture
 
@@ -254,7 +256,7 @@ def test_a_rank_with_two_tensor_parallel_workers(pair: Pair) -> None:
             return self._engine.run(requests, spec)
 
     vllm = {"engine_kwargs": LARGEST, "tensor_parallel": 2, "enable_expert_parallel": False}
-    config = TeacherConfig(model=pair[1].config.model, engine="vllm", vllm=vllm)
+    config = TeacherConfig(model=pair[1].config.model, engine="vllm", vllm=vllm, kv_cache_memory=1 << 26)
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     try:
         rank = ray.remote(num_cpus=2)(Rank).remote(config)

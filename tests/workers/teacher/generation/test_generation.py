@@ -97,9 +97,9 @@ def test_a_wrong_mask_is_far_beyond_the_tolerance(engine: TransformersEngine, mo
     asked = requests(15)
     one_by_one = alone(engine, asked)
 
-    def mask(cache: SlotCache, tokens: int) -> torch.Tensor:
+    def mask(cache: SlotCache, first_n: torch.Tensor, tokens: int) -> torch.Tensor:
         columns = torch.arange(cache.start, cache.end + tokens)
-        return (columns >= torch.tensor(cache.first)[:, None] - 1).long()
+        return (columns >= first_n[:, None] - 1).long()
 
     monkeypatch.setattr(SlotCache, "mask", mask)
     leaking = engine.run(asked, FULL)
@@ -194,6 +194,40 @@ def test_a_smaller_budget_makes_the_same_texts(engine: TransformersEngine) -> No
     assert_same(half, whole, asked)
 
 
+def memory_of(cache: SlotCache) -> int:
+    return sum(t.numel() * t.element_size() for t in cache.tensors())
+
+
+@pytest.mark.parametrize("texts_at_once", [1, 2.5])
+def test_keys_and_values_take_no_more_memory_than_they_may(
+    texts_at_once: float, tiny_moe: Path, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for the longest text alone, or for some: all are answered as ever, four at once where they are short."""
+    asked = requests(15)
+    a_token = engine._layout.column_bytes(engine._parts) // 2  # that engine's are of float64
+    longest = max(len(r.prompt_token_ids) + r.max_new_tokens for r in asked)
+    memory = int(texts_at_once * longest) * a_token
+    bounded = TransformersEngine(TeacherConfig(model=str(tiny_moe), batch=4, kv_cache_memory=memory))
+    in_float64(bounded.model)
+    taken, at_work = [], []
+    advance = SlotCache.advance
+
+    def advanced(cache: SlotCache, tokens: int) -> None:
+        advance(cache, tokens)
+        if tokens == 1 and cache._most is not None:
+            taken.append(memory_of(cache))
+            at_work.append(len(cache.first))
+
+    monkeypatch.setattr(SlotCache, "advance", advanced)
+    assert_same(bounded.run(asked, FULL), engine.run(asked, FULL), asked)
+    assert 0 < max(taken) <= 2 * memory  # float64 again
+    assert max(at_work) == 1 if texts_at_once == 1 else max(at_work) > 2
+    too_long = dataclasses.replace(asked[0], max_new_tokens=4 * longest)
+    with pytest.raises(ValueError, match=r"teacher\.kv_cache_memory"):
+        bounded.run([too_long], FULL)
+    bounded.run(asked[:2], SYSTEMATIC, then=[too_long])  # is not to blame for the next ones
+
+
 def test_a_text_of_no_answer_is_its_prompt(engine: TransformersEngine) -> None:
     targets = engine.run(requests(3, max_new_tokens=0), dataclasses.replace(FULL, positions="all"))
     assert targets.lengths.tolist() == [len(r.prompt_token_ids) for r in requests(3)]
@@ -227,7 +261,7 @@ def test_what_was_begun_is_dropped_with_a_call_that_fails(
     whole = alone(engine, asked[6:])
     engine.run(asked[:6], FULL, then=asked[6:])
     with monkeypatch.context() as patch:
-        patch.setattr(SlotCache, "mask", lambda cache, tokens: 1 / 0)
+        patch.setattr(SlotCache, "mask", lambda cache, first_n, tokens: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine.run(asked[6:], FULL)
     assert_same(engine.run(asked[6:], FULL), whole, asked[6:])

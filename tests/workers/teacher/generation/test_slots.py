@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from transformers.cache_utils import DummyLayer, DynamicLayer, LinearAttentionLayer
 
@@ -22,18 +23,31 @@ def write(cache: SlotCache, tokens: list[list[tuple[int, int]]]) -> list[tuple[t
     for layer in range(LAYERS):
         rows = [torch.stack([key_of(*t, layer) for t in row], 1) for row in tokens]  # [heads, q, size]
         keys = torch.stack(rows)
-        seen.append(cache.update(keys, -keys, layer))
+        found_keys, found_values = cache.update(keys, -keys, layer)
+        seen.append((found_keys.clone(), found_values.clone()))  # `advance` may move them
     return seen
 
 
-def test_texts_come_and_go_and_keep_their_keys() -> None:
-    """Hundreds of joins, steps and departures against plain lists."""
+ANSWER = 40
+
+
+@pytest.mark.parametrize("most", [None, 100, 200, 350])
+def test_texts_come_and_go_and_keep_their_keys(most: int | None) -> None:
+    """Hundreds of joins, steps and departures against plain lists. Where memory is bounded, texts that would find none
+    at their longest do not join, and no memory beyond it is made."""
     rng = np.random.default_rng(0)
-    cache, texts, lengths, name = SlotCache(5, 1), [], {}, 0
+    cache, texts, lengths, name = SlotCache(5, 1, most=most), [], {}, 0
+    ends: dict[int, int] = {}
     for _ in range(300):
-        free = cache.rows - len(texts)
-        if free and (not texts or rng.random() < 0.2):
-            prompts = rng.integers(1, 30, rng.integers(1, free + 1)).tolist()
+        assert most is None or cache.rows * cache.columns <= most
+        free = 5 - len(texts)
+        prompts = rng.integers(1, 30, rng.integers(1, free + 1)).tolist() if free else []
+        to_come = max([ANSWER, *(ends[n] - lengths[n] for n in texts)])
+        for _ in range(len(prompts)):
+            room = (len(texts) + len(prompts)) * cache.columns_for(max(prompts), to_come)
+            if most is not None and room > most:
+                prompts.pop()
+        if prompts and (not texts or rng.random() < 0.2):
             names, name = list(range(name, name + len(prompts))), name + len(prompts)
             longest = max(prompts)
             other = SlotCache(len(prompts), longest + 1)
@@ -46,8 +60,9 @@ def test_texts_come_and_go_and_keep_their_keys() -> None:
             cache.join(other, list(range(len(prompts))))
             texts += names
             lengths.update(zip(names, prompts, strict=True))
-        else:
-            mask = cache.mask(1)
+            ends.update((n, p + ANSWER) for n, p in zip(names, prompts, strict=True))
+        elif texts:
+            mask = cache.mask(torch.tensor(cache.first), 1)
             seen = write(cache, [[(n, lengths[n])] for n in texts])
             cache.advance(1)
             for n in texts:
@@ -59,11 +74,11 @@ def test_texts_come_and_go_and_keep_their_keys() -> None:
                     assert torch.equal(keys[row][:, mask[row].bool()], expected)
                     assert torch.equal(values[row][:, mask[row].bool()], -expected)
             for row in reversed(range(len(texts))):
-                if rng.random() < 0.1:
+                if rng.random() < 0.1 or lengths[texts[row]] == ends[texts[row]]:
                     cache.leave(row)
                     texts[row] = texts[-1]
                     texts.pop()
-    assert name > 50
+    assert name > (50 if most is None else 20)
     assert cache.columns < 400  # columns that nobody needs are given up
 
 

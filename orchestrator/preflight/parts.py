@@ -105,7 +105,6 @@ def teacher_part(
     experts = expert_count(model)
     what = f"{experts} experts over {teacher.ep_size} ranks, {teacher.dispatch}" if experts else "dense"
     what += ", vLLM" if teacher.engine == "vllm" else ""
-    through_host = weights if teacher.ep_size == 1 else 0  # shards go straight to their GPU
     states = state_cache_bytes(model, slots)
     held = {"weights": weights, "logits": logits, "kv_cache": cache, "states": states}
     if not teacher.gpus_per_rank:
@@ -116,7 +115,7 @@ def teacher_part(
         most * teacher.ep_size,
         teacher.cpus_per_rank,
         teacher.gpus_per_rank,
-        **_on_host_and_gpu(teacher.gpus_per_rank, held, through_host, process=_TEACHER_PROCESS_BYTES),
+        **_on_host_and_gpu(teacher.gpus_per_rank, held, process=_TEACHER_PROCESS_BYTES),
         detail=f"{least}-{most} replicas; {what}; weights {naturalsize(weights)} a rank, "
         f"logits {naturalsize(logits)}, cache {naturalsize(cache + states)}",
         least=least * teacher.ep_size,
@@ -149,7 +148,7 @@ class _Held(TypedDict):
 
 
 def _on_host_and_gpu(
-    gpus: float, held: Mapping[str, int], through_host: int, on_host: int = 0, process: int = PROCESS_BYTES
+    gpus: float, held: Mapping[str, int], through_host: int = 0, on_host: int = 0, process: int = PROCESS_BYTES
 ) -> _Held:
     """Bytes on the host and on its GPUs of a process that holds so many to compute with, of which some are loaded
     through the host's memory; `on_host` are those of a held-out unit, which stays there, `process` those of one on a

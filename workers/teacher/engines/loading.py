@@ -26,23 +26,23 @@ def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") 
 
     folder = model_folder(config.model, config.revision)
     check_quantised(config, folder)
-    layout: dict[str, Any] = {}
+    # A tensor is read from its file into its place on the device: the host holds no copy of the whole.
+    layout: dict[str, Any] = {"device_map": {"": device}}
     if ranks > 1:
         from transformers.distributed import DistributedConfig
 
         from workers.teacher.engines.dispatch import own_texts_layout
 
         if config.dispatch == "all_to_all":
-            layout["distributed_config"] = own_texts_layout(folder, ranks, trust_remote_code=config.trust_remote_code)
+            laid_out = own_texts_layout(folder, ranks, trust_remote_code=config.trust_remote_code)
         else:
-            layout["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto", ep_size=ranks)
+            laid_out = DistributedConfig(tp_size=ranks, tp_plan="auto", ep_size=ranks)
+        layout = {"distributed_config": laid_out}  # which puts each rank's shards on its device
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch_dtype(config.dtype, device), trust_remote_code=config.trust_remote_code, **layout
     )
     check_still_quantised(config, folder, model)
     _limit_steps_as_configured(model)
-    if ranks == 1:
-        model = model.to(device)
     return model.eval()
 
 

@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 def to_device(values: torch.Tensor | np.ndarray | Sequence[int], device: torch.device | str) -> torch.Tensor:
     """Values of the host on a device: to a GPU through pinned memory, so that the host goes on. What is there already
     stays as it is."""
-    tensor = torch.as_tensor(values)
+    tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class HostCopy:

@@ -19,6 +19,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from workers.teacher.sampling import chunks
+from workers.teacher.sampling.blocked_probs import BlockedProbs
+
 DEVICE = "cpu:0"
 """What stands for the device."""
 
@@ -54,7 +57,8 @@ class Ledger:
 
 
 class counting:
-    """A block whose operators go into a ledger: `with counting() as ledger`."""
+    """A block whose operators go into a ledger: `with counting() as ledger`. Within it capture does as on a GPU, but
+    that what it keeps is read tensor by tensor, where a GPU's comes in one copy."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -62,6 +66,8 @@ class counting:
 
     def __enter__(self) -> Ledger:
         self._modes.enter_context(patch.object(torch, "from_numpy", _on_host(torch.from_numpy)))
+        self._modes.enter_context(patch.object(BlockedProbs, "_may_ask", False))
+        self._modes.enter_context(patch.object(chunks, "_gpu_numbers", lambda device: chunks.GPU_NUMBERS))
         self._modes.enter_context(_Operators(self.ledger))
         self._modes.enter_context(_Calls(self.ledger))
         return self.ledger

@@ -128,11 +128,10 @@ class AnswersConfig(Settings):
 
 
 class VllmConfig(Settings):
-    """How vLLM runs the model, with `engine: vllm`. A rank is one of its data-parallel ranks, so `ep_size` is its
-    data-parallel size."""
+    """How vLLM runs the model, with `engine: vllm`. A replica is one engine, so `ep_size` is 1."""
 
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs of one rank, over which vLLM cuts each layer; `gpus_per_rank` must be the same. They are on one node."""
+    """GPUs of one engine, over which vLLM cuts each layer; `gpus_per_rank` must be the same. They are on one node."""
 
     enable_expert_parallel: bool = True
     """True: of a mixture of experts over several GPUs, each holds whole experts. False cuts every expert instead."""
@@ -162,7 +161,8 @@ class TeacherConfig(Settings):
     """How vLLM runs it; only with `engine: vllm`."""
 
     ep_size: int = Field(default=1, ge=1)
-    """Ranks that share one replica's experts. Must divide the number of experts; a dense teacher takes 1."""
+    """Ranks that share one replica's experts. Must divide the number of experts; a dense teacher takes 1, and so does
+    the engine vllm, which shares experts over the GPUs of one rank (`vllm.tensor_parallel`)."""
 
     dispatch: Literal["all_to_all", "all_reduce"] = "all_to_all"
     """`all_to_all`: every rank has texts of its own and sends tokens to the experts. `all_reduce`: the ranks share

@@ -52,14 +52,16 @@ def smaller_teachers(teacher: TeacherConfig, experts: int, make: Callable[[Teach
 
     now = make(teacher)
     yield from _halved("batch", teacher.slots, lambda n: changed(batch=n), now, fewest=1)
-    for ranks in (teacher.ep_size * 2**k for k in range(1, 7)):
-        if experts and experts % ranks == 0:
-            yield f"ep_size: {ranks}", changed(ep_size=ranks)
-    if teacher.engine == "transformers" and teacher.gpus_per_rank:
-        for gpus in (2, 4, 8):
+    if teacher.engine == "transformers":
+        for ranks in (teacher.ep_size * 2**k for k in range(1, 7)):
+            if experts and experts % ranks == 0:
+                yield f"ep_size: {ranks}", changed(ep_size=ranks)
+    engine = "engine: vllm with " if teacher.engine == "transformers" else ""
+    for gpus in (2, 4, 8) if teacher.gpus_per_rank else ():
+        if engine or gpus > teacher.gpus_per_rank:
             vllm = teacher.vllm.model_copy(update={"tensor_parallel": gpus})
             part = changed(engine="vllm", gpus_per_rank=gpus, ep_size=1, vllm=vllm)
-            yield f"engine: vllm with gpus_per_rank and vllm.tensor_parallel: {gpus}", part
+            yield f"{engine}gpus_per_rank and vllm.tensor_parallel: {gpus}", part
 
 
 def smaller_evaluators(settings: EvaluateConfig, make: Callable[[EvaluateConfig], Part]) -> Iterator[Change]:

@@ -169,7 +169,7 @@ def test_a_label_selector_that_is_none(
         ({"seed": True}, ["seed: True; vLLM takes int or null"]),
         ({"load_format": "dummy"}, ["load_format: dummy weights are random ones"]),
         ({"max_logprobs": 20}, ["max_logprobs cannot be set"]),
-        ({"data_parallel_address": "x"}, ["data_parallel_address cannot be set", "ep_size meet by themselves"]),
+        ({"data_parallel_address": "x"}, ["data_parallel_address cannot be set", "several engines"]),
         ({"generation_config": "auto"}, ["generation_config is what teacher.sampling says"]),
     ],
     ids=lambda v: repr(v)[:40],

@@ -159,13 +159,13 @@ GPU = {"gpus_per_rank": 1}
         ({"engine": "vllm"}, "teacher.engine: vllm, but the package vllm is not installed"),
         ({"engine": "vllm", "vllm": {"python": "python3"}}, "teacher.vllm.python: 'python3' is not the absolute path"),
         ({"vllm": {"tensor_parallel": 2}}, "teacher.vllm: given, but teacher.engine is 'transformers'"),
-        ({"engine": "vllm", "ep_size": 2}, "teacher.ep_size: 2, but vLLM's ranks cannot exchange tokens on CPUs"),
+        ({"engine": "vllm", "ep_size": 2, **GPU}, "teacher.ep_size: 2, but several engines of vLLM that share experts"),
         ({"engine": "vllm", "vllm": {"tensor_parallel": 2}}, "teacher.vllm.enable_expert_parallel: true"),
         ({"engine": "vllm", "vllm": {"tensor_parallel": 2}, **GPU}, "gpus_per_rank is 1; they must be the same"),
-        ({"engine": "vllm", "ep_size": 2, "dispatch": "all_reduce", **GPU}, "teacher.dispatch: all_reduce"),
+        ({"engine": "vllm", "dispatch": "all_reduce", **GPU}, "teacher.dispatch: all_reduce"),
         (
             {"engine": "vllm", "vllm": {"engine_kwargs": {"data_parallel_size": 2}}},
-            "teacher.vllm.engine_kwargs: data_parallel_size is what teacher.ep_size says",
+            "teacher.vllm.engine_kwargs: data_parallel_size cannot be set: several engines that share experts",
         ),
         (
             {"engine": "vllm", "vllm": {"engine_kwargs": {"pipeline_parallel_size": 2}}},

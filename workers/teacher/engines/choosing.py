@@ -14,7 +14,7 @@ def load_engine(config: TeacherConfig, *, rank: int, ranks: int, device: str, ad
     if config.engine == "vllm":
         from workers.teacher.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(config, rank=rank, ranks=ranks, device=device, address=address, port=port)
+        return VllmEngine(config, device=device)
     from workers.collectives import limit_collectives
     from workers.teacher.engines.loading import join_process_group
     from workers.teacher.engines.transformers_engine import TransformersEngine

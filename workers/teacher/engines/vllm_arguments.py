@@ -28,13 +28,11 @@ _SET_ELSEWHERE = {
     "kv_cache_memory_bytes": "teacher.kv_cache_memory",
     "tensor_parallel_size": "teacher.vllm.tensor_parallel",
     "enable_expert_parallel": "teacher.vllm.enable_expert_parallel",
-    "data_parallel_size": "teacher.ep_size",
-    "data_parallel_rank": "teacher.ep_size",
     "generation_config": "teacher.sampling",
 }
 _IMPOSSIBLE = {
-    "pipeline_parallel_size": "the stages of a pipeline do not see the logits; raise vllm.tensor_parallel or ep_size",
-    "nnodes": "a rank's GPUs are on one node; raise ep_size, whose ranks may be on several",
+    "pipeline_parallel_size": "the stages of a pipeline do not see the logits; raise vllm.tensor_parallel",
+    "nnodes": "a rank's GPUs are on one node; a model that needs more is for engine transformers, with ep_size",
     "speculative_config": "drafted tokens are not seen one by one, and targets are captured from each",
     "logits_processors": "another one would change the logits that are captured",
     "logprobs_mode": "targets are made of raw log-probabilities",
@@ -45,8 +43,8 @@ _IMPOSSIBLE = {
     "runner": "a teacher generates",
     "enable_lora": "a teacher is a whole model; merge the adapters into it",
 }
-_MEETING = "data_parallel_"
-"""Begins what vLLM is told of where its ranks meet."""
+_SEVERAL = "data_parallel_"
+"""Begins what vLLM is told of several engines that share experts."""
 
 _WELL_KNOWN: dict[str, tuple[type, ...]] = {
     "max_model_len": (int, type(None)),
@@ -74,8 +72,11 @@ def check_arguments(key: str, vllm: VllmConfig) -> None:
             raise ValueError(f"{where}: {name} is what {setting} says; set that")
         if name in _IMPOSSIBLE:
             raise ValueError(f"{where}: {name} cannot be set: {_IMPOSSIBLE[name]}")
-        if name.startswith(_MEETING):
-            raise ValueError(f"{where}: {name} cannot be set: the ranks of {key}.ep_size meet by themselves")
+        if name.startswith(_SEVERAL):
+            raise ValueError(
+                f"{where}: {name} cannot be set: several engines that share experts were never tested; raise "
+                f"{key}.vllm.tensor_parallel or {key}.replicas"
+            )
         if fields is not None and name not in fields:
             near = difflib.get_close_matches(name, sorted(fields), 1, 0.6)
             raise ValueError(

@@ -2,8 +2,8 @@
 
 Answers are made token by token by vLLM, whose every step shows its logits to `vllm_capture` in the worker; any scheme
 is exact there. Given text is the same walk with the tokens forced, unless the k most probable ids say it all: those
-vLLM gives of a whole text in one pass. Each rank of a worker group is one of vLLM's data-parallel ranks, with the
-engine in its own process and, for tensor parallelism, workers beside it.
+vLLM gives of a whole text in one pass. The one rank of a worker group has the engine in its own process and, for tensor
+parallelism, workers beside it.
 """
 
 from __future__ import annotations
@@ -68,19 +68,10 @@ class _Text:
 
 
 class VllmEngine:
-    """One rank's part of a model in vLLM. `address` and `port` are where the worker group's ranks meet."""
+    """A model in vLLM."""
 
-    def __init__(
-        self,
-        config: TeacherConfig,
-        *,
-        rank: int = 0,
-        ranks: int = 1,
-        device: str = "cpu",
-        address: str = "127.0.0.1",
-        port: int = 0,
-    ) -> None:
-        set_environment(config, rank, ranks, address, port)
+    def __init__(self, config: TeacherConfig, *, device: str = "cpu") -> None:
+        set_environment(config)
         from transformers import AutoConfig, AutoTokenizer
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -93,8 +84,8 @@ class VllmEngine:
         self.stop_ids = stop_ids(self.tokenizer, model_config)
         self._vocabulary = int(model_config.get_text_config().vocab_size)
         size, experts = model_size(folder) or ModelSize(0), expert_count(read_model_config(folder))
-        self._weights = size.dense + size.experts // ranks
-        arguments = engine_arguments(config, str(folder), device=device, ranks=ranks, experts=experts)
+        self._weights = size.dense + size.experts
+        arguments = engine_arguments(config, str(folder), device=device, experts=experts)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._instance = self._engine.vllm_config.instance_id
 
@@ -155,7 +146,7 @@ class VllmEngine:
             while True:
                 while waiting and len(live) < most:
                     live |= self._add(waiting.popleft(), texts, spec)
-                if not self._engine.has_unfinished_requests():  # asks the other ranks too
+                if not self._engine.has_unfinished_requests():
                     return scores
                 self.steps, self.at_work = self.steps + 1, len(live)
                 for output in self._step():

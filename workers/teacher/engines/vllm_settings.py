@@ -24,10 +24,15 @@ def check_vllm(key: str, config: TeacherConfig, experts: int) -> None:
             )
         return
     check_arguments(key, config.vllm)
-    if config.dispatch == "all_reduce":
+    if config.ep_size > 1:
         raise ValueError(
-            f"{key}.dispatch: all_reduce, but vLLM's ranks have texts of their own; leave it at all_to_all"
+            f"{key}.ep_size: {config.ep_size}, but several engines of vLLM that share experts were never tested: ranks "
+            "that end at different times may hang, or answer wrongly; take ep_size 1 with "
+            f"{key}.vllm.tensor_parallel and {key}.gpus_per_rank, which share them within one engine, and "
+            f"{key}.replicas for more; or engine transformers"
         )
+    if config.dispatch == "all_reduce":
+        raise ValueError(f"{key}.dispatch: all_reduce, but a rank of vLLM has texts of its own; leave it at all_to_all")
     if config.gpus_per_rank:
         _check_gpus(key, config)
     else:
@@ -43,11 +48,6 @@ def _check_gpus(key: str, config: TeacherConfig) -> None:
 
 
 def _check_cpus(key: str, config: TeacherConfig, experts: int) -> None:
-    if config.ep_size > 1:
-        raise ValueError(
-            f"{key}.ep_size: {config.ep_size}, but vLLM's ranks cannot exchange tokens on CPUs; use GPUs "
-            f"({key}.gpus_per_rank), engine transformers, or ep_size 1"
-        )
     if experts and config.vllm.tensor_parallel > 1 and config.vllm.enable_expert_parallel:
         raise ValueError(
             f"{key}.vllm.enable_expert_parallel: true, but vLLM's kernels for CPUs crash on a part of the experts; set "
@@ -55,9 +55,9 @@ def _check_cpus(key: str, config: TeacherConfig, experts: int) -> None:
         )
 
 
-def engine_arguments(config: TeacherConfig, folder: str, *, device: str, ranks: int, experts: int) -> dict[str, Any]:
+def engine_arguments(config: TeacherConfig, folder: str, *, device: str, experts: int) -> dict[str, Any]:
     """Arguments of vLLM's engine."""
-    shared = experts > 0 and ranks * config.vllm.tensor_parallel > 1
+    shared = experts > 0 and config.vllm.tensor_parallel > 1
     own: dict[str, Any] = {
         "model": folder,
         "skip_tokenizer_init": True,
@@ -80,7 +80,7 @@ def engine_arguments(config: TeacherConfig, folder: str, *, device: str, ranks: 
     return own | config.vllm.engine_kwargs
 
 
-def set_environment(config: TeacherConfig, rank: int, ranks: int, address: str, port: int) -> None:
+def set_environment(config: TeacherConfig) -> None:
     """What vLLM takes from the environment, before it is imported."""
     os.environ.update(
         VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine's own process is the rank
@@ -91,11 +91,3 @@ def set_environment(config: TeacherConfig, rank: int, ranks: int, address: str, 
         OMP_NUM_THREADS=str(config.threads_per_rank),
     )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if ranks > 1:
-        os.environ.update(
-            VLLM_DP_RANK=str(rank),
-            VLLM_DP_RANK_LOCAL="0",  # Ray shows each rank its own devices only
-            VLLM_DP_SIZE=str(ranks),
-            VLLM_DP_MASTER_IP=address,
-            VLLM_DP_MASTER_PORT=str(port),
-        )

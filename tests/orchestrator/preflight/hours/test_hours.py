@@ -97,6 +97,7 @@ def test_a_student_cannot_end_before_the_teacher_has_made_what_it_reads(large: P
     own, teacher = part(found, "specialist medical"), part(found, "teacher teacher")
     assert teacher["bound"] == "launches" and own["bound"] == "teacher" and own["ends"] > teacher["ends"]
     large.set("teacher.engine", "vllm")
+    large.set("teacher.ep_size", 1)
     assert part(on(large, stillhouse, "h100:8x2", *slow), "teacher teacher")["bound"] != "launches"
 
 

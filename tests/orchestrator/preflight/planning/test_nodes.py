@@ -116,6 +116,7 @@ def test_what_waits_for_others(large: Project, stillhouse: Command) -> None:
 
 def test_vllm_need_not_be_on_this_machine(large: Project, stillhouse: Command) -> None:
     large.set("teacher.engine", "vllm")
+    large.set("teacher.ep_size", 1)
     assert "vllm" in stillhouse("plan", large.write()).error
     assert plan(large, stillhouse, "h100:8x2")["problems"] == []
 

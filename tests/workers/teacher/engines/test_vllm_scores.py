@@ -120,8 +120,8 @@ def test_what_vllm_is_told() -> None:
     config = TeacherConfig(
         model="m", engine="vllm", batch=8, vllm={"tensor_parallel": 2, "engine_kwargs": {"max_model_len": 99}}
     )
-    told = engine_arguments(config, "folder", device="cuda", ranks=4, experts=16)
+    told = engine_arguments(config, "folder", device="cuda", experts=16)
     assert told["max_num_seqs"] == 8 and told["tensor_parallel_size"] == 2 and told["max_model_len"] == 99
     assert told["enable_expert_parallel"] is True and told["dtype"] == "bfloat16"
-    dense = engine_arguments(config, "folder", device="cpu", ranks=1, experts=0)
+    dense = engine_arguments(config, "folder", device="cpu", experts=0)
     assert dense["enable_expert_parallel"] is False and dense["dtype"] == "float32"

@@ -162,14 +162,6 @@ def target_bytes(targets: TargetsConfig, vocabulary: int) -> float:
     return 8.0 + exact + targets.redraws * 1.3 * 1.13 * targets.draws**0.7
 
 
-def kv_cache_bytes(config: dict[str, Any], tokens: int, width: int) -> int:
-    """Bytes of the keys and values of so many tokens."""
-    text = text_settings(config)
-    heads, (layers, _) = text.get("num_attention_heads", 1), layers_that_remember(config)
-    head = text.get("head_dim") or text.get("hidden_size", 0) // max(heads, 1)
-    return 2 * tokens * layers * (text.get("num_key_value_heads") or heads) * head * width
-
-
 def state_cache_bytes(config: dict[str, Any], texts: float) -> int:
     """Bytes of the states of so many texts, in float32, of layers that keep one: of linear attention a matrix of keys
     and values for each head, of Mamba one of channels and states; short convolutions keep their last inputs. What the

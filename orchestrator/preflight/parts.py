@@ -12,7 +12,6 @@ from humanize import naturalsize
 from orchestrator.preflight.memory import (
     activation_bytes,
     decoder_of,
-    kv_cache_bytes,
     linear_layers,
     part_bytes,
     state_bytes,
@@ -28,6 +27,7 @@ from workers.student.losses.config import chunk_tokens
 from workers.student.models.dense_sibling import active_width
 from workers.student.models.resources import ANSWER_TOKENS, initial_bytes, mixture_reads
 from workers.teacher.config import TeacherConfig
+from workers.teacher.engines.families import kv_cache_bytes
 from workers.teacher.sampling.chunks import GPU_NUMBERS, HEAD_NUMBERS, NUMBER_BYTES
 
 _CONTEXT_BYTES = 1 << 30

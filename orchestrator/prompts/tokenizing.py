@@ -15,7 +15,9 @@ from orchestrator.prompts.special_tokens import SpecialTokens
 from workers.chat_template import Writer, refusals, special_tokens, template_writer
 from workers.fetching.folder import model_folder
 from workers.model_files import configured_stop_ids, read_model_config, stop_ids
+from workers.model_sizes import DTYPE_BYTES
 from workers.teacher.config import TeacherConfig
+from workers.teacher.engines.families import kv_cache_bytes
 
 _MOST_BEHIND_END = 8
 """Tokens, of white space and special ones, that a template may write behind the end of a turn."""
@@ -202,7 +204,12 @@ class TeacherTokenizer:
 
 def most_tokens(teacher: TeacherConfig, folder: Path) -> int:
     """Tokens of the longest text that a teacher holds."""
-    longest = int(read_model_config(folder).get("max_position_embeddings") or 1 << 30)
+    config = read_model_config(folder)
+    longest = int(config.get("max_position_embeddings") or 1 << 30)
+    if teacher.kv_cache_memory is not None:
+        shared = teacher.ep_size if teacher.dispatch == "all_reduce" else teacher.vllm.tensor_parallel
+        of_token = kv_cache_bytes(config, 1, DTYPE_BYTES[teacher.precision]) // shared
+        longest = min(longest, teacher.kv_cache_memory // max(of_token, 1))
     return min(longest, int(teacher.vllm.engine_kwargs.get("max_model_len") or longest))
 
 

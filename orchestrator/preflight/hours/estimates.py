@@ -16,7 +16,6 @@ from orchestrator.preflight.hours.roofline import Bound, Gpu, Mixture, Ranks, To
 from orchestrator.preflight.hours.roofline import scoring as scoring_time
 from orchestrator.preflight.hours.roofline import training as training_time
 from orchestrator.preflight.hours.workload import Text, Workload
-from orchestrator.preflight.memory import kv_cache_bytes
 from orchestrator.preflight.parts import student_shape
 from orchestrator.preflight.planning.prices import single_expert_parameters
 from orchestrator.preflight.planning.record import RunPlan
@@ -24,6 +23,7 @@ from orchestrator.runs.exact_scheme import hidden_size
 from workers.model_files import active_experts, expert_count, read_model_config, text_settings
 from workers.model_sizes import DTYPE_BYTES, ModelSize, model_size
 from workers.student.config import ModelConfig
+from workers.teacher.engines.families import kv_cache_bytes
 
 ROOFLINE = "roofline"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from support.project import Project
 
 from orchestrator.preflight.checks import check
 from orchestrator.prompts.freezing.freeze import freeze
+from orchestrator.prompts.tokenizing import most_tokens
 from orchestrator.runs.folder import RunFolder
 from orchestrator.stages.capture import open_stores
 from workers.chat_template import system_message_fault, usual_template
@@ -18,6 +20,7 @@ from workers.layout import PROMPTS_REJECTED
 from workers.manifest import Manifest, read_plan
 from workers.splits import HELDOUT, PROBES, TRAIN
 from workers.targets.store import TargetStore
+from workers.teacher.config import TeacherConfig
 from workers.units import Prompt
 
 Command = Callable[..., Any]
@@ -203,6 +206,14 @@ def test_a_prompt_must_fit_the_teacher_that_answers_it(chatty: Project) -> None:
         chatty.rows(f"{domain}.jsonl", {"id": "long", "prompt": long}, {"id": "short", "prompt": "a"})
     frozen = Frozen(chatty)
     assert frozen.reasons() == {"legal/long": "longer than the 12 tokens of the teacher"}
+
+
+def test_a_teacher_holds_what_its_memory_of_keys_and_values_does(tmp_path: Path) -> None:
+    """256 bytes a token in float32: two layers, two heads of eight numbers, keys and values."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    (tmp_path / "config.json").write_text(json.dumps({**sizes, "max_position_embeddings": 100}))
+    held = {memory: most_tokens(TeacherConfig(model="m", kv_cache_memory=memory), tmp_path) for memory in (None, 2560)}
+    assert held == {None: 100, 2560: 10}
 
 
 def test_the_stores_tell_chat_templates_of_several_teachers_apart(chatty: Project) -> None:

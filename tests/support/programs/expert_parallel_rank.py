@@ -20,7 +20,7 @@ import torch
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.engines.dispatch import most_tokens
+from workers.teacher.engines.dispatch import agreed_tokens
 from workers.teacher.engines.loading import join_process_group
 from workers.teacher.engines.transformers_engine import TransformersEngine
 
@@ -66,7 +66,7 @@ class Counted:
 
 def passes(engine: TransformersEngine, ids: list[list[int]], ranks: int) -> dict[str, Any]:
     """Logits of this rank's ids by each way that tokens take, and what was called on the way, as JSON."""
-    ways = {"": nullcontext(), "shared ": most_tokens(40), "sent ": most_tokens(4096 // ranks + 1)}
+    ways = {"": nullcontext(), "shared ": agreed_tokens(40), "sent ": agreed_tokens(4096 // ranks + 1)}
     seen: dict[str, Any] = {}
     for name, agreed in ways.items():
         with Counted() as calls, agreed:

@@ -10,7 +10,7 @@ tensor-parallel ones are, with a plan that leaves every dense weight whole, and 
     many (prompts, given texts)         a token goes to each rank that holds one of its experts, once, however many of
                                         them that is. The host reads the sizes, once a layer.
 
-Which of them, all ranks must agree on before a pass (`most_tokens`). Sums are made in a fixed order, on any device.
+Which of them, all ranks must agree on before a pass (`agreed_tokens`). Sums are made in a fixed order, on any device.
 
 Legend: T tokens of this rank, M tokens of the rank that has most, K experts of a token, N tokens at hand here, S pairs
 (token, expert) at work here, R ranks, H hidden size, Q bytes of a token and its routes.
@@ -41,17 +41,17 @@ _SHARED_TOKENS = 4096
 thirds would go to a rank anyway; and 4,096 rows of 2,048 numbers in bfloat16 take .04 ms over NVLink, where a read of
 sizes by the host costs as much and leaves the device idle."""
 
-_most_tokens: ContextVar[int | None] = ContextVar("_most_tokens", default=None)
+_agreed_tokens: ContextVar[int | None] = ContextVar("_agreed_tokens", default=None)
 
 
 @contextmanager
-def most_tokens(tokens: int) -> Iterator[None]:
+def agreed_tokens(tokens: int) -> Iterator[None]:
     """Forward passes within have at most so many tokens on any rank, padding included. All ranks say the same."""
-    before = _most_tokens.set(tokens)
+    before = _agreed_tokens.set(tokens)
     try:
         yield
     finally:
-        _most_tokens.reset(before)
+        _agreed_tokens.reset(before)
 
 
 class _OwnTexts(EPImplementation):
@@ -64,7 +64,7 @@ class _OwnTexts(EPImplementation):
 
     def __call__(self, hidden_TH: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         """The weighted sum of each token's experts [T, H]."""
-        most = _most_tokens.get()
+        most = _agreed_tokens.get()
         if most is not None and most * self._ranks <= _SHARED_TOKENS:
             return self._by_all(hidden_TH, expert_TK, weight_TK, most)
         return self._by_owners(hidden_TH, expert_TK, weight_TK)

@@ -80,6 +80,14 @@ def layers_that_remember(model_config: dict[str, Any]) -> tuple[int, int]:
     return sum(kind in _CACHED_LAYERS for kind in kinds), sum(kind in _STATE_LAYERS for kind in kinds)
 
 
+def kv_cache_bytes(config: dict[str, Any], tokens: int, width: int) -> int:
+    """Bytes of the keys and values of so many tokens."""
+    text = text_settings(config)
+    heads, (layers, _) = text.get("num_attention_heads", 1), layers_that_remember(config)
+    head = text.get("head_dim") or text.get("hidden_size", 0) // max(heads, 1)
+    return 2 * tokens * layers * (text.get("num_key_value_heads") or heads) * head * width
+
+
 def _kinds_of_layers(text_config: dict[str, Any]) -> list[str]:
     return [str(kind) for kind in text_config.get("layer_types") or text_config.get("layers_block_type") or []]
 

@@ -23,7 +23,7 @@ from workers.model_files import stop_ids
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.engines.dispatch import most_tokens
+from workers.teacher.engines.dispatch import agreed_tokens
 from workers.teacher.engines.loading import cache_memory, load_teacher, weights_held
 from workers.teacher.generation.batches import by_tokens, length_of
 from workers.teacher.generation.choice import TokenChoice
@@ -149,7 +149,7 @@ class TransformersEngine:
             made = _Texts(requests, spec, work, self.stop_ids)
         self._work = made.work
         for batch, most in self._agreed(by_tokens(made.given, requests, tokens), requests):
-            with most_tokens(most):
+            with agreed_tokens(most):
                 self._score(batch, made)
         begins = then and made.work.why_not([r for r in then if _is_asked(r)]) is None
         ahead = [_Texts(list(then), spec, made.work, self.stop_ids)] if begins else []
@@ -215,7 +215,7 @@ class TransformersEngine:
                 self._capture(call, np.full(len(positions), row), positions, hidden_PH[:-1], torch.tensor(prompt[1:]))
 
         while most := self._largest_pass(work.unfinished(made.numbers), work.tokens_ahead(tokens)):
-            with most_tokens(most):
+            with agreed_tokens(most):
                 if work.wants_to_join:
                     work.join(choose, prefilled, tokens=tokens)
                 elif work.live:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from support.model_families import FAMILIES, SIZES, as_parameters
 
-from orchestrator.preflight.memory import kv_cache_bytes, state_cache_bytes
+from orchestrator.preflight.memory import state_cache_bytes
+from workers.teacher.engines.families import kv_cache_bytes
 
 TEXTS, TOKENS = 3, 7
 LATENT = {"deepseek_v3", "kimi_linear"}

@@ -1,4 +1,5 @@
-"""What capture asks of a device: nothing that a GPU would have to be waited for, and no more memory than is free."""
+"""What capture asks of a device: nothing that a GPU would have to be waited for, and no more memory than is free; and
+what comes from it comes as it was."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from workers.teacher.sampling.blocked_probs import BlockedProbs
 from workers.teacher.sampling.capture import CaptureBuffer
 from workers.teacher.sampling.chunks import GPU_NUMBERS, chunk_rows, head_numbers
 from workers.teacher.sampling.drawing import keep
+from workers.transfers import HostCopy, packed_bytes, to_device, unpacked_bytes
 
 V, GB = 151_936, 10**9
 SCHEMES = ["full", "hidden", "topk", "systematic", "multinomial", "threshold"]
@@ -66,3 +68,25 @@ def test_a_gpu_captures_as_many_rows_as_its_free_memory_holds(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30 * GB)
     assert chunk_rows(V, "cuda") == rows == head_numbers("cuda") // V
     assert chunk_rows(V, "cpu") == 13 and chunk_rows(10**9, "cpu") == 1
+
+
+MIXED = [
+    torch.arange(7, dtype=torch.float64) / 3,
+    torch.arange(15, dtype=torch.int32).view(5, 3),
+    torch.arange(5, dtype=torch.int16).view(torch.uint16),
+    torch.zeros(0, 4),
+    (torch.arange(12).float().view(3, 4) / 7).bfloat16().T,
+    torch.arange(3),
+]
+
+
+def test_tensors_of_any_type_and_shape_travel_as_bytes() -> None:
+    packed = packed_bytes(MIXED)
+    assert packed.dtype == torch.uint8 and len(packed) % 8 == 0
+    for found, sent in zip(unpacked_bytes(packed, MIXED), MIXED, strict=True):
+        assert found.dtype == sent.dtype and torch.equal(found, sent)
+
+
+def test_what_is_on_the_host_stays_there() -> None:
+    assert all(found is sent for found, sent in zip(HostCopy(MIXED).tensors(), MIXED, strict=True))
+    assert to_device([3, 4], "cpu").tolist() == [3, 4]

@@ -97,8 +97,9 @@ class _OwnTexts(EPImplementation):
         pairs_RT = (expert_TK // self.num_local_experts == ranks_R[:, None, None]).sum(-1)
         to_RT = (pairs_RT > 0) & (ranks_R != self._rank)[:, None]  # its own tokens need not travel
         send, receive, pairs = self._sizes(to_RT, pairs_RT)
-        token = torch.nonzero_static(to_RT, size=sum(send))[:, 1]
-        back_NH = hidden_TH.new_empty(sum(send) + 1, hidden_TH.shape[1])  # and a row that nobody sums
+        # One more than there are, here and below: a kernel may want one at least, and sums a row that is nobody's.
+        token = torch.nonzero_static(to_RT, size=sum(send) + 1, fill_value=0)[:-1, 1]
+        back_NH = hidden_TH.new_empty(sum(send) + 1, hidden_TH.shape[1])
         rows_TQ = _packed(hidden_TH, weight_TK, expert_TK)
         received_NQ = rows_TQ.new_empty(sum(receive), rows_TQ.shape[1])
         self._exchange(received_NQ, rows_TQ[token], receive, send)
@@ -113,7 +114,6 @@ class _OwnTexts(EPImplementation):
     ) -> torch.Tensor:
         """Of tokens at hand, the sums over those of their experts that are here [N, H]; `pairs` of them are."""
         here_NK = expert_NK // self.num_local_experts == self._rank
-        # One more than there are: a row that nobody sums, of whatever pair the filling is.
         token_S, slot_S = torch.nonzero_static(here_NK, size=pairs + 1, fill_value=0).T
         self._experts._is_expert_parallel = False  # every pair is of an expert that is here: nothing to mask
         rows_SH = self.experts_forward(

@@ -11,8 +11,8 @@ from workers.teacher.config import TeacherConfig
 from workers.teacher.engines.quantised import check_quantised, check_still_quantised
 
 _CACHE_SHARE = 0.75
-"""Of a GPU's memory that weights leave. An eighth is for captured distributions, the rest for what a pass computes and
-for prompts on their way into slots."""
+"""Of a GPU's memory that weights leave. The rest is for what a pass computes, for prompts on their way into slots, and
+for the distributions that are captured at once."""
 
 
 def load_teacher(config: TeacherConfig, *, ranks: int = 1, device: str = "cpu") -> Any:

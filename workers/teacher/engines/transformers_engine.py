@@ -97,6 +97,13 @@ class TransformersEngine:
             tokens = -least
         return tokens
 
+    def _room(self, requests: list[TextRequest], batch_scale: float) -> int | None:
+        """Of those tokens a share, but no less than the longest text needs."""
+        if self._most_cached is None:
+            return None
+        longest = max((length_of(r) + r.max_new_tokens for r in requests), default=0)
+        return min(self._most_cached, max(int(self._most_cached * batch_scale), longest))
+
     @cached_property
     def _head_is_plain(self) -> bool:
         return self._parts.head_is_plain()
@@ -143,9 +150,8 @@ class TransformersEngine:
         made = self._begun(requests, spec, slots)
         if made is None:
             most = slots if then else min(slots, max(sum(map(_is_asked, requests)), 1))
-            work = Generation(
-                self._parts, Ends(self.stop_ids, self._decode), self._layout, slots=most, most=self._most_cached
-            )
+            room = self._room(requests, batch_scale)
+            work = Generation(self._parts, Ends(self.stop_ids, self._decode), self._layout, slots=most, most=room)
             made = _Texts(requests, spec, work, self.stop_ids)
         self._work = made.work
         for batch, most in self._agreed(by_tokens(made.given, requests, tokens), requests):

@@ -222,6 +222,9 @@ def test_keys_and_values_take_no_more_memory_than_they_may(
     assert_same(bounded.run(asked, FULL), engine.run(asked, FULL), asked)
     assert 0 < max(taken) <= 2 * memory  # float64 again
     assert max(at_work) == 1 if texts_at_once == 1 else max(at_work) > 2
+    taken.clear()
+    bounded.run(asked, SYSTEMATIC, batch_scale=0.5)
+    assert max(taken) <= max(memory, 2 * longest * a_token)
     too_long = dataclasses.replace(asked[0], max_new_tokens=4 * longest)
     with pytest.raises(ValueError, match=r"teacher\.kv_cache_memory"):
         bounded.run([too_long], FULL)

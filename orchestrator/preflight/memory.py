@@ -8,6 +8,7 @@ from typing import Any
 from workers.model_files import text_settings
 from workers.model_sizes import DTYPE_BYTES, EXPERT_WEIGHTS, model_size, stored_width, tensor_shapes
 from workers.student.config import ModelConfig, TrainConfig
+from workers.student.layers.recomputing import recomputed_layers
 from workers.student.models.dense_sibling import active_width, dense_config, expert_width
 from workers.student.training.deepspeed_config import BUCKET_NUMBERS, LIVE_NUMBERS
 from workers.targets.config import TargetsConfig
@@ -59,9 +60,10 @@ def part_bytes(config: dict[str, Any], parameters: int, vocabulary: int) -> int:
     return max(ends, layer) * stored_width(config)
 
 
-def activation_bytes(config: dict[str, Any], tokens: int, width: int, *, checkpointing: bool) -> int:
+def activation_bytes(config: dict[str, Any], tokens: int, width: int, *, recomputed: float) -> int:
     """Bytes that a decoder with gated MLPs keeps of so many tokens for its backward pass, in numbers of `width` bytes,
-    where attention is fused; with gradient checkpointing, the inputs of its layers, and all of one layer.
+    where attention is fused. Of layers that are recomputed (a share of them), their inputs; and where the last one is,
+    before whose backward pass nothing is given up, all of that one.
 
     Of a token in a layer: what enters the linear layers, gate and up before and after their product, queries, keys and
     values once turned, and of norms their input (in float32), the normalised and the scaled. Of what autograd
@@ -75,7 +77,9 @@ def activation_bytes(config: dict[str, Any], tokens: int, width: int, *, checkpo
     norms = 4 if str(config.get("model_type", "")).startswith(("gemma2", "gemma3")) else 2
     linear = width * (4 * int(config.get("intermediate_size", 0)) + 2 * queries + 2 * keys)
     layer = linear + norms * (2 * width + 4) * hidden + (width + 4) * (queries + keys)
-    return tokens * (layer + layers * width * hidden if checkpointing else layers * layer)
+    again = recomputed_layers(layers, recomputed)
+    whole = layers - len(again) + (layers - 1 in again)
+    return tokens * (whole * layer + len(again) * width * hidden)
 
 
 def state_bytes(

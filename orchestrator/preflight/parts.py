@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -23,7 +23,7 @@ from workers.fetching.folder import model_folder
 from workers.model_files import expert_count, read_model_config, text_settings
 from workers.model_sizes import DTYPE_BYTES, PROCESS_BYTES, ModelSize, model_size
 from workers.student.config import InitialConfig, ModelConfig, SpecialistConfig, TrainConfig
-from workers.student.losses.config import chunk_tokens
+from workers.student.losses.config import Chunk
 from workers.student.models.dense_sibling import active_width
 from workers.student.models.resources import ANSWER_TOKENS, initial_bytes, mixture_reads
 from workers.teacher.config import TeacherConfig
@@ -35,6 +35,10 @@ _CONTEXT_BYTES = 1 << 30
 
 _GPU_HOST_BYTES = 3 << 30
 """What a process that computes on a GPU holds in the node's memory before any weight, about."""
+
+
+_LARGE_GPU = 1 << 40
+"""Bytes of a GPU that holds whatever is taken at most."""
 
 
 _CACHE_ROOM = 1.5
@@ -64,7 +68,7 @@ class Part:
     least: int = 0
     """Processes that must be there at once for the run to go on."""
     gpu_memory: int = 0
-    """Bytes of one process on its GPUs: weights and working memory. 0 without."""
+    """Bytes of one process on its GPUs: weights and working memory. 0 without. Of GPUs that are not known, at most."""
     spreads: bool = False
     """Whether that is spread over all GPUs of the process, not on one of them."""
     placed: dict[str, int] = field(default_factory=dict)
@@ -77,6 +81,15 @@ class Part:
     """What `memory` is the sum of, bytes by name."""
     gpu_memory_of: dict[str, int] = field(default_factory=dict)
     """What `gpu_memory` is the sum of, likewise."""
+    chunk: Chunk | None = None
+    """What `gpu_memory_of["logits"]` follows from; None where it is one on all GPUs."""
+
+    def on(self, gpu_memory: int) -> Part:
+        """The same on GPUs of so many bytes."""
+        if self.chunk is None or not self.gpus:
+            return self
+        pieces = {**self.gpu_memory_of, "logits": self.chunk.bytes_on(gpu_memory * min(self.gpus, 1.0))}
+        return replace(self, gpu_memory=sum(pieces.values()), gpu_memory_of=pieces)
 
     def gpu_share(self, gpu_memory: int) -> float:
         """Bytes that one process may hold on GPUs of so many each; of a part of a GPU, that part of its memory."""
@@ -84,7 +97,7 @@ class Part:
 
     def fits_gpus(self, gpu_memory: int) -> bool:
         """Whether one process finds room on its GPUs, of so many bytes each."""
-        return self.gpu_memory <= self.gpu_share(gpu_memory)
+        return self.on(gpu_memory).gpu_memory <= self.gpu_share(gpu_memory)
 
 
 def teacher_part(
@@ -163,15 +176,30 @@ def _on_host_and_gpu(
     return _Held(memory=sum(host.values()), gpu_memory=sum(gpu.values()), memory_of=host, gpu_memory_of=gpu)
 
 
-def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabulary: int, heads: int = 0) -> Part:
-    """Weights, gradients, the optimiser's state (`state_bytes`), activations of a micro-batch, logits of a chunk.
-    `heads` are the bytes of teachers' heads, which every worker holds where targets are hidden states.
+@dataclass(frozen=True)
+class Lessons:
+    """What a student learns from."""
+
+    mixture: str
+    """Its domains and their shares, in words."""
+    vocabulary: int
+    scheme: str
+    """Of the targets."""
+    longest: int = 0
+    """Tokens of the longest text, as far as that is known."""
+    heads: int = 0
+    """Bytes of teachers' heads, which every worker holds where targets are hidden states."""
+
+
+def student_part(name: str, specialist: SpecialistConfig, lessons: Lessons) -> Part:
+    """Weights, gradients, the optimiser's state (`state_bytes`), activations of a micro-batch, logits of a chunk and
+    the gradient of the head that is made of them.
 
     Measured beside it: a worker of 127 M parameters (ZeRO-1, float32, 49k ids) held 4.2 GB.
     """
-    train = specialist.train
+    train, vocabulary = specialist.train, max(lessons.vocabulary, 1)
     folder, base_config = _source_of(specialist.model)
-    parameters = student_size(specialist.model, folder, base_config, vocabulary) or 0
+    parameters = student_size(specialist.model, folder, base_config, lessons.vocabulary) or 0
     width = student_width(train)
     least, most = train.workers  # the fewer, the more each of them holds
     stage = train.zero_stage(least, "float32" if width == 4 else "bfloat16")
@@ -179,15 +207,18 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
     if specialist.model.lora is not None and folder is not None:
         trained = _trained(specialist.model, folder)
         what = f", {trained / 1e6:.2f} M in adapters"
-    what += f", teacher's head {naturalsize(heads)}" if heads else ""
+    what += f", teacher's head {naturalsize(lessons.heads)}" if lessons.heads else ""
     state = state_bytes(train, stage, parameters, trained, width, rounded=bool(specialist.roundings))
-    logits = 3 * chunk_tokens("cuda" if train.gpus_per_worker else "cpu", max(vocabulary, 1)) * vocabulary * 4
-    # Of a text, as much again may be its prompt, of which there need be no targets.
+    chunk = specialist.loss.chunk(lessons.scheme, vocabulary)
+    # Of a text, as much again may be its prompt, of which there need be no targets. A text goes through as a whole.
     tokens = min(train.micro_tokens, 2 * train.batch_tokens // least)
+    tokens = max(tokens, min(lessons.longest, specialist.texts.max_tokens or lessons.longest))
     decoder = decoder_of(specialist.model, base_config)
-    activations = activation_bytes(decoder, tokens, width, checkpointing=train.gradient_checkpointing)
-    held = {**state, "activations": activations, "logits": logits, "teacher_head": heads}
-    on_their_way = part_bytes(decoder, parameters, vocabulary)  # of the first worker, which reads for all
+    activations = activation_bytes(decoder, tokens, width, recomputed=train.gradient_checkpointing)
+    held = {**state, "activations": activations, "logits": chunk.bytes_on(_LARGE_GPU if train.gpus_per_worker else 0)}
+    held |= {"head_gradient": _head_gradient(specialist.model, decoder, vocabulary, width)}
+    held |= {"teacher_head": lessons.heads}
+    on_their_way = part_bytes(decoder, parameters, lessons.vocabulary)  # of the first worker, which reads for all
     optimiser = state["moments"] + state["masters"]
     workers = f"{least}-{most} workers; " if most > least else ""
     shared = f"ZeRO-{stage}" if stage else "no ZeRO"
@@ -198,11 +229,20 @@ def student_part(name: str, specialist: SpecialistConfig, mixture: str, vocabula
         train.cpus_per_worker,
         train.gpus_per_worker,
         **_on_host_and_gpu(train.gpus_per_worker, held, on_their_way, process=_STUDENT_PROCESS_BYTES),
-        detail=f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of {mixture}; "
+        detail=f"{workers}{parameters / 1e6:.1f} M parameters{what}, {shared}, {train.tokens:,} tokens of "
+        f"{lessons.mixture}; "
         f"weights {naturalsize(state['weights'])} a worker, gradients {naturalsize(state['gradients'])}, optimiser "
         f"{naturalsize(optimiser)}, activations {naturalsize(activations)}",
         least=least,
+        chunk=chunk,
     )
+
+
+def _head_gradient(model: ModelConfig, decoder: dict[str, Any], vocabulary: int, width: int) -> int:
+    """Bytes of what the fused loss adds the head's gradient up in, in float32, beside a chunk's part of it in numbers
+    of `width` bytes; none where the head is not trained."""
+    numbers = int(decoder.get("vocab_size") or vocabulary) * int(decoder.get("hidden_size") or 0)
+    return 0 if model.lora is not None else numbers * (4 if width == 4 else 4 + width)
 
 
 def _source_of(model: ModelConfig) -> tuple[Path | None, dict[str, Any] | None]:
@@ -286,7 +326,7 @@ def evaluator_part(
 def student_layer(model: ModelConfig) -> int:
     """Numbers that a layer of a student works with of a token, about; 0 where its base is not downloaded yet."""
     decoder = decoder_of(model, _source_of(model)[1])
-    return activation_bytes({**decoder, "num_hidden_layers": 1}, 1, 1, checkpointing=False) if decoder else 0
+    return activation_bytes({**decoder, "num_hidden_layers": 1}, 1, 1, recomputed=0) if decoder else 0
 
 
 def asked_layer(model_config: dict[str, Any]) -> int:
@@ -295,4 +335,4 @@ def asked_layer(model_config: dict[str, Any]) -> int:
     text = text_settings(model_config)
     width = active_width(text) if expert_count(text) else int(text.get("intermediate_size") or 0)
     one = {**text, "num_hidden_layers": 1, "intermediate_size": width}
-    return activation_bytes(one, 1, 1, checkpointing=False) + kv_cache_bytes(text, 1, 1)
+    return activation_bytes(one, 1, 1, recomputed=0) + kv_cache_bytes(text, 1, 1)

@@ -15,6 +15,7 @@ from orchestrator.config.students import GENERALIST, SINGLE_EXPERT, controls_of
 from orchestrator.preflight.checks import Checked
 from orchestrator.preflight.hours.reckoning import reckon
 from orchestrator.preflight.parts import (
+    Lessons,
     Part,
     asked_layer,
     evaluator_part,
@@ -166,6 +167,10 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         names = {teacher for domain in domains for teacher in plan.teachers.get(domain, ())}
         return sum(head_bytes(config, name, models[name], vocabulary) for name in names)
 
+    def lessons(mixture: str, specialist: SpecialistConfig, domains: list[str]) -> Lessons:
+        longest = max((found.longest.get(domain, 0) for domain in domains), default=0)
+        return Lessons(mixture, vocabulary, config.targets.scheme, longest, heads_held(specialist, domains))
+
     models = teacher_models(found)
     items, controlled = [], [name for name in config.specialists if controls_of(config, name)]
     if controlled:
@@ -174,19 +179,19 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
     for name, specialist in config.specialists.items():
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
         mix += control_words(config, name) + quantised_words(config, name)
-        held = heads_held(specialist, config.mix_of(name))
-        items.append(_student(name, f"specialists.{name}.train", specialist, mix, vocabulary, held))
+        own = lessons(mix, specialist, list(config.mix_of(name)))
+        items.append(_student(name, f"specialists.{name}.train", specialist, own))
     if config.specialists and GENERALIST in config.evaluate.baselines:
         first, specialist = next(iter(config.specialists.items()))
-        held = heads_held(specialist, {d for name in config.specialists for d in config.mix_of(name)})
-        key, mix = f"specialists.{first}.train", "all domains equally"
-        items.append(_student(GENERALIST, key, specialist, mix, vocabulary, held))
+        everything = list({d for name in config.specialists for d in config.mix_of(name)})
+        own = lessons("all domains equally", specialist, everything)
+        items.append(_student(GENERALIST, f"specialists.{first}.train", specialist, own))
     return items
 
 
-def _student(name: str, key: str, specialist: SpecialistConfig, mixture: str, vocabulary: int, heads: int) -> Placeable:
+def _student(name: str, key: str, specialist: SpecialistConfig, lessons: Lessons) -> Placeable:
     def make(specialist: SpecialistConfig) -> Part:
-        return student_part(name, specialist, mixture, vocabulary, heads)
+        return student_part(name, specialist, lessons)
 
     return Placeable(
         make(specialist),

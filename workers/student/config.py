@@ -214,8 +214,9 @@ class TrainConfig(Settings):
     """Checkpoints in a row at which the mean training loss since the one before is more than twice that of the first
     step, after which training stops; the best checkpoint stays. Null: it goes on."""
 
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, less memory."""
+    gradient_checkpointing: Share = Field(default=0.0, ge=0, le=1)
+    """Part of the layers, spread evenly, whose activations are computed again in the backward pass instead of kept:
+    less memory, and up to a third more to compute. `true` is all of them, `false` none."""
 
     quantise: QuantiseConfig | None = None
     """Train with weights on a lattice of few bits, on which the trained model then is. Null: weights are whole."""

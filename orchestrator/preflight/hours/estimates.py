@@ -135,7 +135,7 @@ class Roofline:
             head=shape.head,
             trained=shape.trained,
             width=width,
-            checkpointing=train.gradient_checkpointing,
+            recomputed=train.gradient_checkpointing,
             adapters=model.lora is not None,
             teacher_head=head,
             workers=least,

@@ -132,8 +132,8 @@ class Trained:
     """Weights that the optimiser changes: all, or those of adapters."""
     width: int
     """Bytes of a weight as it computes."""
-    checkpointing: bool
-    """Whether activations are computed again for the backward pass."""
+    recomputed: float
+    """Part of the layers whose activations are computed again for the backward pass."""
     adapters: bool
     teacher_head: int
     """Weights of the teacher's head, of hidden states; 0 without."""
@@ -152,12 +152,12 @@ def training(student: Trained, gpu: Gpu, targets: float, tokens: float, efficien
     Of a token and weight two FLOPs forward and four backward, of adapters two (no gradients of what stays), and two
     more where activations are computed again. Logits are made of target tokens alone.
     """
-    passes = (4 if student.adapters else 6) + (2 if student.checkpointing else 0)
+    passes = (4 if student.adapters else 6) + 2 * student.recomputed
     flops = passes * student.body * tokens + (4 if student.adapters else 6) * student.head * targets
     flops += 2 * student.teacher_head * targets
     whole = student.body + student.head
     runs = max(tokens / (student.workers * student.micro_tokens), targets / student.batch_tokens)
-    read = runs * (whole * student.width * (3 if student.checkpointing else 2) + 8 * student.trained)
+    read = runs * (whole * student.width * (2 + student.recomputed) + 8 * student.trained)
     work = Took.slower(
         compute=flops / (student.workers * gpu.flops * efficiency.training),
         bandwidth=read / (gpu.bandwidth * efficiency.bandwidth),

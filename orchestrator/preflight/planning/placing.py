@@ -143,7 +143,8 @@ class _Placement:
 
     def _record(self, item: Placeable, places: list[int], held: Held, *, waits: bool = False) -> None:
         self._hold(item.part, places, held)
-        self.placed[item.part.name] = replace(item.part, placed=self._by_kind(places), waits=waits)
+        part = item.part.on(min(self._nodes[i].kind.gpu_memory for i in places)) if places else item.part
+        self.placed[part.name] = replace(part, placed=self._by_kind(places), waits=waits)
 
     def _by_kind(self, places: list[int]) -> dict[str, int]:
         return dict(Counter(self._nodes[i].kind.name for i in places))
@@ -167,7 +168,7 @@ class _Placement:
 
     def _on_small_gpus(self, item: Placeable, small: list[NodeKind], large: list[NodeKind]) -> str:
         """What to do about kinds of nodes that Ray may choose and whose GPUs do not hold a process."""
-        part = item.part
+        part = item.part.on(min(kind.gpu_memory for kind in small))
         room = " and ".join(
             f"{naturalsize(part.gpu_share(kind.gpu_memory))} ({kind.name}, {USABLE:.0%} of {part.gpus:g} GPU)"
             for kind in small

@@ -17,16 +17,19 @@ _FEWEST_TOKENS, _FEW_TOKENS = 512, 2048
 
 
 def smaller_students(specialist: SpecialistConfig, make: Callable[[SpecialistConfig], Part]) -> Iterator[Change]:
-    """Less memory of a worker: activations recomputed, fewer at once, more of its state shared out, adapters alone."""
+    """Less memory of a worker: activations recomputed, fewer tokens at once, shorter texts, more of its state shared
+    out, adapters alone."""
     train, least = specialist.train, specialist.train.workers[0]
 
     def changed(**settings: object) -> Part:
         return make(specialist.model_copy(update={"train": train.model_copy(update=settings)}))
 
     now = make(specialist)
-    if not train.gradient_checkpointing:
-        yield "gradient_checkpointing: true", changed(gradient_checkpointing=True)
+    for tenths in range(1, 11):
+        if (share := tenths / 10) > train.gradient_checkpointing:
+            yield f"gradient_checkpointing: {share:.0%}", changed(gradient_checkpointing=share)
     yield from _halved("micro_tokens", train.micro_tokens, lambda n: changed(micro_tokens=n), now)
+    yield from _halved("texts.max_tokens", 2 * train.micro_tokens, lambda n: make(_in_pieces(specialist, n)), now)
     for workers in (least, 2 * least, 4 * least, 8 * least):
         if train.zero != 3 or workers > least:
             part = changed(zero=3, workers=(workers, max(workers, train.workers[1])))
@@ -36,8 +39,14 @@ def smaller_students(specialist: SpecialistConfig, make: Callable[[SpecialistCon
     few = min(_FEW_TOKENS, train.micro_tokens)
     for workers in (least, 2 * least, 4 * least, 8 * least):
         most = max(workers, train.workers[1])
-        part = changed(gradient_checkpointing=True, micro_tokens=few, zero=3, workers=(workers, most))
+        part = changed(gradient_checkpointing=1.0, micro_tokens=few, zero=3, workers=(workers, most))
         yield f"{TOGETHER}: gradient_checkpointing: true, micro_tokens: {few}, zero: 3, workers: {workers}", part
+
+
+def _in_pieces(specialist: SpecialistConfig, tokens: int) -> SpecialistConfig:
+    """With texts of so many tokens at most."""
+    most = min(tokens, specialist.texts.max_tokens or tokens)
+    return specialist.model_copy(update={"texts": specialist.texts.model_copy(update={"max_tokens": most})})
 
 
 def _with_lora(specialist: SpecialistConfig) -> object:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from cluster.settings import Settings, Share
 
-_CHUNK_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 25}
-"""Logits that exist at once, by device: few enough to stay in a processor's cache, and many enough to fill a GPU."""
+_CPU_NUMBERS = 1 << 22
+"""Logits that exist at once on a CPU: few enough to stay in its cache."""
+
+_LEAST_GPU_NUMBERS, _MOST_GPU_NUMBERS = 1 << 25, 1 << 28
+"""Likewise on a GPU. Each chunk reads the head and its gradient once, which takes as long as the products of a few
+hundred tokens: 1 << 28 are 1,766 tokens of 151,936 ids."""
+
+_GPU_PART = 36
+"""Of a GPU's memory, an array of a chunk's logits takes at most one part in so many: 40 GB have room for the most."""
+
 _LEAST_TOKENS, _MOST_TOKENS = 64, 4096
 """Of a chunk: fewer would read the whole head for too little work."""
 
@@ -24,10 +33,34 @@ PRESETS: dict[str, dict[str, Any]] = {
 Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "reverse_skew_kl", "total_variation", "alpha_beta"]
 
 
-def chunk_tokens(device: str, vocabulary: int) -> int:
-    """Tokens whose logits the fused loss makes at once."""
-    numbers = _CHUNK_NUMBERS.get(device, _CHUNK_NUMBERS["cuda"])
+def chunk_tokens(vocabulary: int, gpu_memory: float, *, by_autograd: bool = False) -> int:
+    """Tokens whose logits the fused loss makes at once, with so many bytes of a GPU; 0: on a CPU. `by_autograd`: with a
+    gradient over all ids that is not written out, for which about four times as many arrays are kept.
+
+    All of a GPU's memory counts, not what is free: so workers on GPUs of one kind sum up in one order, as does a
+    training that goes on later, and a plan knows it.
+    """
+    if not gpu_memory:
+        numbers = _CPU_NUMBERS
+    else:
+        fit = 1 << max(int(gpu_memory / (4 * _GPU_PART)).bit_length() - 1, 0)
+        numbers = min(max(fit, _LEAST_GPU_NUMBERS), _MOST_GPU_NUMBERS) // (4 if by_autograd else 1)
     return min(max(numbers // vocabulary, _LEAST_TOKENS), _MOST_TOKENS)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Logits that the fused loss makes at once."""
+
+    vocabulary: int
+    arrays: int
+    """Of float32, as many numbers as logits, that are held at most: these, their gradient, what they are made of."""
+    by_autograd: bool
+
+    def bytes_on(self, gpu_memory: float) -> int:
+        """With so many bytes of a GPU; 0: on a CPU."""
+        tokens = chunk_tokens(self.vocabulary, gpu_memory, by_autograd=self.by_autograd)
+        return 4 * self.arrays * tokens * self.vocabulary
 
 
 class LossConfig(Settings):
@@ -119,6 +152,12 @@ class LossConfig(Settings):
     def soft(self) -> bool:
         """Whether the distributions matter at all."""
         return bool(self.kl or self.kl_end)
+
+    def chunk(self, scheme: str, vocabulary: int) -> Chunk:
+        """What the fused loss makes at once of targets of a scheme."""
+        by_autograd = self.soft and self.divergence != "forward_kl" and scheme in ("hidden", "full")
+        sampled = scheme in SAMPLED or not self.soft
+        return Chunk(vocabulary, 14 if by_autograd else 4 if sampled else 6, by_autograd)
 
     def check_scheme(self, scheme: str) -> None:
         """Raise ValueError if what is kept of a distribution would make this loss another one, on average too."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -95,17 +96,27 @@ def fused_loss(
     targets: HeadTargets,
     divergence: Divergence | None = None,
     logit_map: LogitMap | None = None,
+    gpu_share: float = 1.0,
 ) -> Tensor:
     """Sum over tokens of soft * divergence(targets, softmax(W h + b)) + hard * cross-entropy; float32 scalar.
 
-    `divergence` None is the linear one, `cross_entropy` (losses.py).
+    `divergence` None is the linear one, `cross_entropy` (losses.py). `gpu_share` is the part of its GPU that this
+    process has.
     """
-    return _FusedLoss.apply(h_TD, W_VD, b_V, targets, divergence, logit_map or LogitMap())
+    return _FusedLoss.apply(h_TD, W_VD, b_V, targets, divergence, logit_map or LogitMap(), gpu_share)
 
 
-def loss_of_logits(z_TV: Tensor, targets: HeadTargets, divergence: Divergence | None = None) -> Tensor:
+def loss_of_logits(
+    z_TV: Tensor, targets: HeadTargets, divergence: Divergence | None = None, gpu_share: float = 1.0
+) -> Tensor:
     """The same loss of logits that a model has made itself."""
-    return _FusedLoss.apply(z_TV, None, None, targets, divergence, LogitMap())
+    return _FusedLoss.apply(z_TV, None, None, targets, divergence, LogitMap(), gpu_share)
+
+
+@cache
+def _gpu_memory(device: torch.device) -> int:
+    """Bytes of a GPU; 0 of other devices."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -120,6 +131,7 @@ class _FusedLoss(torch.autograd.Function):
         targets: HeadTargets,
         divergence: Divergence | None,
         logit_map: LogitMap,
+        gpu_share: float,
     ) -> Tensor:
         wants_h, wants_W, wants_b = ctx.needs_input_grad[:3]
         loss = torch.zeros((), dtype=_summing(h_TD.dtype), device=h_TD.device)
@@ -128,7 +140,8 @@ class _FusedLoss(torch.autograd.Function):
         dW_VD = torch.zeros_like(W_VD, dtype=_summing(W_VD.dtype)) if W_VD is not None and wants_W else None
         db_V = torch.zeros_like(b_V, dtype=_summing(b_V.dtype)) if b_V is not None and wants_b else None
         width = len(W_VD) if W_VD is not None else h_TD.shape[1]
-        chunk = chunk_tokens(h_TD.device.type, width)
+        by_autograd = divergence is not None and targets.soft_T is not None and targets.ids_TK is None
+        chunk = chunk_tokens(width, _gpu_memory(h_TD.device) * gpu_share, by_autograd=by_autograd)
         for start in range(0, len(h_TD), chunk):
             s = slice(start, start + chunk)
             z = torch.nn.functional.linear(h_TD[s], W_VD, b_V) if W_VD is not None else h_TD[s]
@@ -156,7 +169,7 @@ class _FusedLoss(torch.autograd.Function):
         (grad,) = grads
         found = [_scaled(g, grad, dtype) for g, dtype in zip(ctx.grads, ctx.dtypes, strict=True)]
         ctx.grads = None
-        return (*found, None, None, None)
+        return (*found, None, None, None, None)
 
 
 def _scaled(gradient: Tensor | None, factor: Tensor, dtype: torch.dtype | None) -> Tensor | None:
@@ -224,8 +237,10 @@ class _SoftTargetGrad:
         w = t.weights_TK
         # loss = -sum_j w_j log q_j, so g_j = -w_j: `soft` scales it when it is added (scale_T1)
         logq = z[:, : w.shape[1]].sub_(lse[:, None])
+        if not logq.is_cpu:  # 0 log 0 is 0; to look whether there is any, as below, a GPU would have to be waited for
+            logq.clamp_min_(torch.finfo(logq.dtype).min)
         loss_T = -torch.linalg.vecdot(w, logq)
-        if not bool(loss_T.isfinite().all()):  # 0 log 0 is 0
+        if logq.is_cpu and not bool(loss_T.isfinite().all()):
             loss_T = cross_entropy(w, logq)
         loss_T = loss_T if t.entropy_T is None else loss_T - t.entropy_T
         return _SoftTargetGrad((t.soft_T * loss_T).sum(), w, -t.soft_T * w.sum(-1), scale_T1=-t.soft_T[:, None])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from workers.logit_map import LogitMap, logit_map
 from workers.quantise.config import QuantisedWeights
 from workers.student.batches.packing import Layout, Texts
+from workers.student.layers.recomputing import recompute
 from workers.student.losses.fused import Divergence, HeadTargets, fused_loss, loss_of_logits
 from workers.student.models.head import Abilities, tried
 from workers.student.models.packed_attention import arguments, implementation
@@ -23,15 +24,15 @@ from workers.student.models.packed_attention import arguments, implementation
 class LossHead(nn.Module):
     """The LM head and the loss; shares its parameters with the model's own head (and tied embeddings)."""
 
-    def __init__(self, head: nn.Linear, divergence: Divergence | None, logits: LogitMap) -> None:
+    def __init__(self, head: nn.Linear, divergence: Divergence | None, logits: LogitMap, gpu_share: float) -> None:
         super().__init__()
         self.weight = head.weight
         self.bias = head.bias
-        self._divergence, self._logits = divergence, logits
+        self._divergence, self._logits, self._gpu_share = divergence, logits, gpu_share
 
     def forward(self, h_TD: Tensor, targets: HeadTargets) -> Tensor:
         """Summed loss of hidden states at T positions (see `fused_loss`)."""
-        return fused_loss(h_TD, self.weight, self.bias, targets, self._divergence, self._logits)
+        return fused_loss(h_TD, self.weight, self.bias, targets, self._divergence, self._logits, self._gpu_share)
 
 
 class DistillationModel(nn.Module):
@@ -39,7 +40,8 @@ class DistillationModel(nn.Module):
 
     `layout` is how texts must lie: as asked, but `padded` where the architecture lets packed texts see each other.
     `fused` is False where its logits are more than `LogitMap` knows: they are then made all at once. `abilities` are
-    the model's, where it cannot be tried, since it is not whole; None: it is tried.
+    the model's, where it cannot be tried, since it is not whole; None: it is tried. `gpu_share` is the part of its GPU
+    that is for this model.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class DistillationModel(nn.Module):
         divergence: Divergence | None = None,
         layout: Layout = "packed",
         abilities: Abilities | None = None,
+        gpu_share: float = 1.0,
     ) -> None:
         super().__init__()
         can_be = abilities or tried(causal_lm)
@@ -55,12 +58,13 @@ class DistillationModel(nn.Module):
         self.layout: Layout = "packed" if layout == "packed" and can_be.packed else "padded"
         if self.layout == "packed":
             causal_lm.set_attn_implementation(implementation(causal_lm.device.type, causal_lm.dtype))
-        self._divergence = divergence
+        self._divergence, self._gpu_share = divergence, gpu_share
         self.causal_lm = causal_lm
         self.quantised: QuantisedWeights | None = None
         """Its weights that are trained on a lattice; None where all are whole."""
         if self.fused:
-            self.loss_head = LossHead(causal_lm.get_output_embeddings(), divergence, logit_map(causal_lm.config))
+            head = causal_lm.get_output_embeddings()
+            self.loss_head = LossHead(head, divergence, logit_map(causal_lm.config), gpu_share)
         self.register_state_dict_post_hook(_drop_frozen)
 
     @contextmanager
@@ -80,7 +84,8 @@ class DistillationModel(nn.Module):
         """Sum over target positions of the weighted loss, float32 scalar (see `fused_loss`)."""
         if not self.fused:
             z_BSV = self.causal_lm(**given(texts), use_cache=False).logits
-            return loss_of_logits(z_BSV.flatten(0, 1)[texts.positions_T], targets, self._divergence)
+            z_TV = z_BSV.flatten(0, 1)[texts.positions_T]
+            return loss_of_logits(z_TV, targets, self._divergence, self._gpu_share)
         h_BSD = self.causal_lm.get_decoder()(**given(texts), use_cache=False).last_hidden_state
         return self.loss_head(h_BSD.flatten(0, 1)[texts.positions_T], targets)
 
@@ -100,9 +105,8 @@ def given(texts: Texts) -> dict[str, Any]:
     return packed | arguments(texts.lengths, texts.input_BS.device)
 
 
-def ready_to_train(causal_lm: Any, *, gradient_checkpointing: bool) -> None:
-    """Let a transformers model train, in place."""
+def ready_to_train(causal_lm: Any, *, gradient_checkpointing: float) -> None:
+    """Let a transformers model train, in place, with a share of its layers recomputed."""
     causal_lm.config.use_cache = False
-    if gradient_checkpointing:
-        causal_lm.gradient_checkpointing_enable()
+    recompute(causal_lm, gradient_checkpointing)
     causal_lm.train()

@@ -33,6 +33,7 @@ def start_engine(
     from workers.model_files import torch_dtype
     from workers.quantise.layers import quantised_weights
     from workers.streaming.read_once import read_once
+    from workers.student.batches.packing import Layout
     from workers.student.losses.objective import divergence_of
     from workers.student.models.head import tried
     from workers.student.models.student_model import DistillationModel, ready_to_train
@@ -52,7 +53,8 @@ def start_engine(
         from workers.student.models.lora import add_adapters
 
         add_adapters(causal_lm, lora, seed)
-    model = DistillationModel(causal_lm, divergence_of(loss), "packed" if train.packing else "padded", abilities)
+    layout: Layout = "packed" if train.packing else "padded"
+    model = DistillationModel(causal_lm, divergence_of(loss), layout, abilities, min(train.gpus_per_worker, 1.0))
     if train.quantise is not None:
         try:
             model.quantised = quantised_weights(causal_lm, train.quantise)

@@ -23,6 +23,7 @@ from workers.model_files import expert_count
 from workers.quantise.layers import quantised_weights
 from workers.student.batches.batching import collate
 from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig, TrainConfig
+from workers.student.layers.recomputing import recompute
 from workers.student.losses.config import LossConfig
 from workers.student.losses.objective import divergence_of
 from workers.student.models.lora import add_adapters, target_names
@@ -107,11 +108,10 @@ def _check_built(where: str, specialist: SpecialistConfig, meta: Any, vocabulary
             f"{_settings(where, specialist.model)}: {meta.config.model_type} is a mixture of {experts} experts; "
             "students are dense"
         )
-    if specialist.train.gradient_checkpointing and not meta.supports_gradient_checkpointing:
-        raise ValueError(
-            f"{where}.train.gradient_checkpointing: true, but {meta.config.model_type} cannot recompute activations; "
-            "leave it out"
-        )
+    try:
+        recompute(meta, specialist.train.gradient_checkpointing)
+    except ValueError as error:
+        raise ValueError(f"{where}.train.{error}") from None
     if specialist.model.lora is not None:
         try:
             target_names(meta, specialist.model.lora.targets)

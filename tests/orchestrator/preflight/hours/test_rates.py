@@ -140,7 +140,7 @@ def test_an_evaluation_on_other_hardware_has_no_hours(measured: Project) -> None
         ("teacher.ep_size", 2, "ep_size 1 there, 2 here"),
         ("teacher.dtype", "bfloat16", "dtype auto there, bfloat16 here"),
         ("defaults.model.config.hidden_size", 64, "model.config.hidden_size 32 there, 64 here"),
-        ("defaults.train.gradient_checkpointing", True, "train.gradient_checkpointing False there, True here"),
+        ("defaults.train.gradient_checkpointing", True, "train.gradient_checkpointing 0.0 there, 1.0 here"),
         ("specialists.legal.model", "dense", "model.base None there, dense here"),
     ],
 )

@@ -29,7 +29,7 @@ STUDENT = Trained(
     head=200_000,
     trained=1_200_000,
     width=2,
-    checkpointing=False,
+    recomputed=0,
     adapters=False,
     teacher_head=0,
     workers=2,
@@ -73,9 +73,9 @@ def test_training_takes_six_flops_a_weight_and_token() -> None:
 @pytest.mark.parametrize(
     ("change", "body", "head"),
     [
-        ({"checkpointing": True}, 8, 6),
+        ({"recomputed": 1}, 8, 6),
         ({"adapters": True}, 4, 4),
-        ({"adapters": True, "checkpointing": True}, 6, 4),
+        ({"adapters": True, "recomputed": 1}, 6, 4),
         ({"teacher_head": 200_000}, 6, 8),
     ],
 )

@@ -161,6 +161,40 @@ def test_changes_that_are_enough_only_together(large: Project, stillhouse: Comma
     assert not [p for p in left if "specialists" in p]
 
 
+def test_the_least_share_of_layers_that_makes_a_student_fit(large: Project, stillhouse: Command) -> None:
+    train = large.data["defaults"]["train"]
+    student = parts(plan(large, stillhouse, "h100:8x2"))["specialist legal"]
+    wanted = (student["gpu_memory"] - 0.45 * student["gpu_memory_of"]["activations"]) / 0.95
+    nodes = ("mid:8x2", *kind("mid", str(round(wanted))))
+
+    def too_large(share: str) -> str:
+        large.set("defaults.train", {**train, "gradient_checkpointing": share})
+        return next((p for p in plan(large, stillhouse, *nodes)["problems"] if p.startswith("specialists.")), "")
+
+    share = int(proposed(too_large("0%"), r"gradient_checkpointing: (\d+)%"))
+    assert 40 <= share <= 70, "45 % of what is kept, less the inputs of layers"
+    assert not too_large(f"{share}%") and too_large(f"{share - 10}%")
+
+
+def test_a_chunk_of_logits_is_as_large_as_the_gpu_allows(large: Project, stillhouse: Command) -> None:
+    teacher = large.folder / "teacher" / "config.json"
+    teacher.write_text(json.dumps({**json.loads(teacher.read_text()), "vocab_size": 151_936}))
+    held = {n: parts(plan(large, stillhouse, f"{n}:8x2"))["specialist legal"]["gpu_memory_of"] for n in ("h100", "l4")}
+    assert held["h100"]["logits"] == pytest.approx(2 * held["l4"]["logits"], rel=0.01)
+    assert {**held["h100"], "logits": 0} == {**held["l4"], "logits": 0}
+
+
+def test_a_text_longer_than_a_micro_batch_is_held_as_a_whole(large: Project, stillhouse: Command) -> None:
+    train = {**large.data["defaults"]["train"], "micro_tokens": 1024}
+    large.set("defaults.train", train)
+    short = parts(plan(large, stillhouse, "h100:8x2"))["specialist legal"]["gpu_memory_of"]["activations"]
+    large.set("teacher.sampling", {"max_new_tokens": 4096})
+    long = parts(plan(large, stillhouse, "h100:8x2"))["specialist legal"]["gpu_memory_of"]["activations"]
+    assert long > 3.9 * short
+    large.set("defaults.texts", {"max_tokens": 1024})
+    assert parts(plan(large, stillhouse, "h100:8x2"))["specialist legal"]["gpu_memory_of"]["activations"] == short
+
+
 def kind(name: str, gpu_memory: str, **more: Any) -> list[str]:
     sizes = {"gpu_memory": gpu_memory, "host_memory": "1T", "cpus": 96, **more}
     return ["--set", f"cluster.node_kinds.{name}={json.dumps(sizes)}"]

@@ -95,7 +95,7 @@ def test_loss_and_gradients_are_those_of_full_targets(
     name: str, weighting: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two teachers in one batch, two temperatures, chunks in which both stand."""
-    monkeypatch.setattr(workers.student.losses.fused, "chunk_tokens", lambda device, vocabulary: 4)
+    monkeypatch.setattr(workers.student.losses.fused, "chunk_tokens", lambda *of, **how: 4)
     loss = LossConfig(ce=0.5, weighting=weighting, **LOSSES[name])
     heads = heads_of(precision)
     hidden, full = (collate(rows, loss) for rows in rows_of_both(heads, "aabb", precision))
@@ -122,7 +122,7 @@ def test_texts_of_teachers_in_any_order_use_their_own_heads(loss: LossConfig) ->
 
 
 def test_the_head_makes_one_chunk_at_a_time_and_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.student.losses.fused, "chunk_tokens", lambda device, vocabulary: 4)
+    monkeypatch.setattr(workers.student.losses.fused, "chunk_tokens", lambda *of, **how: 4)
     heads, asked = heads_of("bfloat16"), []
     make = TeacherHead.make_logits
 

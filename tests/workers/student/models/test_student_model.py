@@ -13,9 +13,11 @@ from support.comparing.tolerances import in_float64, of_gradients, of_logits
 from support.initial.weights import make_initial
 from support.model_families import DENSE, SIZES
 
+from workers.evaluation.own_text import text_row
 from workers.student.batches.batching import collate
-from workers.student.batches.packing import Layout, Texts
+from workers.student.batches.packing import Layout, Texts, lay_out
 from workers.student.config import LossConfig, ModelConfig
+from workers.student.layers.recomputing import recompute, recomputed_layers
 from workers.student.losses.fused import HeadTargets, loss_of_logits
 from workers.student.losses.objective import divergence_of
 from workers.student.models.dropped_layers import drop_layers
@@ -128,15 +130,48 @@ def test_a_model_that_changes_its_logits_otherwise_makes_them_itself() -> None:
     assert student(texts, targets).item() == pytest.approx(expected.item(), rel=of_logits(1))
 
 
-def test_gradient_checkpointing_changes_no_gradient(save_model: Callable[..., Path]) -> None:
-    folder, found = save_model("llama"), []
-    for checkpointing in (False, True):
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma3_text"])
+def test_layers_that_are_computed_again_change_no_gradient(
+    architecture: str, layout: Layout, save_model: Callable[..., Path]
+) -> None:
+    """Not by a bit: they are the same operators on the same numbers."""
+    folder, found = save_model(architecture, num_hidden_layers=4), []
+    texts = lay_out([text_row("", np.array(text[: 12 - i], np.uint32), 1) for i, text in enumerate(TEXTS)], layout)
+    targets = HeadTargets(torch.arange(len(texts.positions_T)) % V, torch.ones(len(texts.positions_T)))
+    for share in (0, 0.5, 1):
         model = load(folder)
-        ready_to_train(model, gradient_checkpointing=checkpointing)
-        model(input_ids=torch.tensor(TEXTS), labels=torch.tensor(TEXTS)).loss.backward()
-        found.append([p.grad for p in model.parameters()])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=of_gradients(a.abs().max()))
+        ready_to_train(model, gradient_checkpointing=share)
+        loss = DistillationModel(model, layout=layout)(texts, targets)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters())])
+    for without, half, all_of_them in zip(*found, strict=True):
+        assert torch.equal(without, half) and torch.equal(without, all_of_them)
+
+
+@pytest.mark.parametrize(
+    ("layers", "share", "chosen"),
+    [
+        (4, 0, []),
+        (4, 0.5, [0, 2]),
+        (4, 1, [0, 1, 2, 3]),
+        (36, 0.1, [0, 9, 18, 27]),
+        (5, 0.6, [0, 2, 4]),
+        (3, 0.01, [0]),
+    ],
+)
+def test_which_layers_a_share_is(layers: int, share: float, chosen: list[int]) -> None:
+    assert recomputed_layers(layers, share) == chosen
+
+
+def test_an_architecture_that_recomputes_all_or_none_is_refused_a_part() -> None:
+    """One whose layers have no flag of their own."""
+    model = model_of("llama")
+    model.model.layers = torch.nn.ModuleList([torch.nn.Sequential(*model.model.layers)])
+    model.config.num_hidden_layers = 1
+    recompute(model, 1)
+    with pytest.raises(ValueError, match=r"gradient_checkpointing: 0\.5, but llama .* true or false"):
+        recompute(model, 0.5)
 
 
 # Initial weights --------------------------------------------------------------------------------------------

@@ -82,6 +82,20 @@ def test_gpus_write_checkpoints_by_the_clock_unless_told_otherwise(
     assert TrainConfig.model_validate(train.model_dump()) == train
 
 
+# Memory -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given, share", [(True, 1.0), (False, 0.0), ("50%", 0.5), (0.25, 0.25), (1, 1.0), (1.5, None), ("yes", None)]
+)
+def test_layers_that_are_recomputed_are_a_share(given: Any, share: float | None) -> None:
+    if share is not None:
+        assert TrainConfig(gradient_checkpointing=given).gradient_checkpointing == share
+        return
+    with pytest.raises(ValidationError, match="gradient_checkpointing"):
+        TrainConfig(gradient_checkpointing=given)
+
+
 # DeepSpeed --------------------------------------------------------------------------------------------------
 
 

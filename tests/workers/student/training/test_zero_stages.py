@@ -62,7 +62,7 @@ def trained(
         return student_job(root, name, LOSS.model_dump(), {**TRAIN, "tokens": budget, "zero": zero, **train}, **extra)
 
     lives = [life(job(f"zero-{zero}", zero)) for zero in (1, 2, 3)]
-    lives += [life(job("recomputed-3", 3, {"gradient_checkpointing": True}))]
+    lives += [life(job("recomputed-3", 3, {"gradient_checkpointing": "50%"}))]
     lives += [life(job("clocked", 1, {"checkpoint_steps": None, "checkpoint_s": 1e-3}))]
     lives += [life(job("bfloat16-3", 3, {"dtype": "bfloat16"}))]
     lives += [life(job(f"resumed-{zero}", zero), after=(f"zero-{zero}", 2)) for zero in (1, 3)]

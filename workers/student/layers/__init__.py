@@ -1,0 +1,1 @@
+"""What is done to the layers of a decoder before it is trained."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from cluster.ray_internals import free_resources
+from cluster.ray_internals import free_resources, own_node
 from cluster.resources import Node
 
 
@@ -26,14 +26,21 @@ class Inventory:
 
 
 def local_inventory(cpus: int | None = None) -> Inventory:
-    """This machine; `cpus` is the number of logical CPUs that Ray would be started with. Imports no Ray."""
+    """This machine; `cpus` is the number of logical CPUs that Ray would be started with. Imports no Ray, but to tell
+    which GPUs it has."""
     memory = psutil.virtual_memory()
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None:
         gpus = len([d for d in devices.split(",") if d.strip()])
     else:
         gpus = sum(os.path.exists(f"/dev/nvidia{i}") for i in range(16))
-    return Inventory("this machine", 1, cpus or len(os.sched_getaffinity(0)), gpus, memory.total, memory.available)
+    there = (cpus or len(os.sched_getaffinity(0)), gpus, memory.total, memory.available)
+    return Inventory("this machine", 1, *there, members=(_own_node(cpus),) if gpus else ())
+
+
+def _own_node(cpus: int | None) -> Node:
+    total, labels = own_node(cpus)
+    return Node("this machine", total, total, labels)
 
 
 def cluster_inventory() -> Inventory:

@@ -108,6 +108,13 @@ def node_kinds(settings: Mapping[str, NodeKindConfig]) -> dict[str, NodeKind]:
     return kinds
 
 
+def kind_of(node: Node, kinds: Mapping[str, NodeKind]) -> NodeKind | None:
+    """That of a node which is there, by its type of accelerator: of several (A100s have 40 or 80 GB) the one with most
+    memory. None where none has that type."""
+    types = node.accelerators()
+    return max((k for k in kinds.values() if k.accelerator_type in types), key=lambda k: k.gpu_memory, default=None)
+
+
 def planned_inventory(text: str, settings: Mapping[str, NodeKindConfig]) -> Inventory:
     """The cluster that `KIND:GPUSxNODES[,...]` describes; `settings` are those of `cluster.node_kinds`. Raises
     ValueError."""

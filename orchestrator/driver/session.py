@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.inventory import cluster_nodes
 from cluster.lease import Lease, StopRequest
 from cluster.placement import beside_driver
 from cluster.session import ray_session
@@ -23,7 +24,8 @@ from orchestrator.driver.summary import Summary
 from orchestrator.monitors.base import Monitor, Monitors
 from orchestrator.monitors.jsonl import JsonlMonitor
 from orchestrator.preflight.checks import Checked, check
-from orchestrator.preflight.place import Needs
+from orchestrator.preflight.place import Needs, students_at_work
+from orchestrator.preflight.planning.students import check_students_fit
 from orchestrator.render.sentences import rejected_rows
 from orchestrator.reporting.timing import Worked, timing_of
 from orchestrator.runs.context import RunContext
@@ -200,6 +202,12 @@ def _freeze_tasks(ctx: RunContext, found: Checked) -> None:
         freeze_harness(ctx.run.storage, found.harness)
 
 
+def _check_gpus(config: RunConfig, needs: Needs, found: Checked) -> None:
+    """Raise ValueError for a student that is to be trained now and that no GPU of the nodes that are there holds."""
+    teacher, at_work = found.teacher_folders[config.first_teacher()], students_at_work(config, needs)
+    check_students_fit(config, at_work, teacher, found.longest, cluster_nodes())
+
+
 @contextmanager
 def open_session(
     file: ConfigFile, monitors: Sequence[Monitor], needs: Needs, takes_over: bool = False
@@ -216,6 +224,7 @@ def open_session(
         session.ctx = replace(session.ctx, board=name)
         session.nodes = Nodes(session.ctx)
         session.nodes.note()
+        _check_gpus(session.ctx.config, needs, session.found)
         # Once more: Ray has put a handler of its own in the place.
         with watched_by_prometheus(session.ctx.config, session.monitors), interrupts(session.interrupts):
             yield session

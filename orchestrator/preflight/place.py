@@ -136,10 +136,9 @@ def _requests(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> Iter
             ranks = least * teacher.ep_size
             all_of_them = group_request(ranks, teacher.cpus_per_rank, teacher.gpus_per_rank, "PACK", {})
             yield f"{key}.replicas", "the least replicas, or what a rank reserves", all_of_them
-    for name, specialist in config.specialists.items() if needs.students else ():
-        if (not needs.only or name in needs.only) and run.student_done(name) is None:
-            asks = "workers, cpus_per_worker, gpus_per_worker or what is asked of the node"
-            yield f"specialists.{name}.train", asks, student_request(specialist.train)
+    for name in students_at_work(config, needs):
+        asks = "workers, cpus_per_worker, gpus_per_worker or what is asked of the node"
+        yield f"specialists.{name}.train", asks, student_request(config.specialists[name].train)
     taken_over = continuing(run, config)
     new = [n for n in config.specialists if n not in taken_over]
     new = [n for n in new if not run.storage.exists(StudentLayout(n).initial_facts)]
@@ -148,6 +147,12 @@ def _requests(config: RunConfig, needs: Needs, prompts: list[RawPrompt]) -> Iter
         yield "initial", "memory or cpus", asked
     if needs.evaluator:
         yield "evaluate", "cpus or gpus", evaluator_request(config.evaluate)
+
+
+def students_at_work(config: RunConfig, needs: Needs) -> list[str]:
+    """Specialists that are to be trained now."""
+    run, wanted = RunFolder.of(config), needs.only or tuple(config.specialists)
+    return [name for name in config.specialists if needs.students and name in wanted and run.student_done(name) is None]
 
 
 def _teachers_at_work(config: RunConfig, run: RunFolder, prompts: list[RawPrompt]) -> list[str]:

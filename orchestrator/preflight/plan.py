@@ -22,17 +22,17 @@ from orchestrator.preflight.parts import (
     initial_part,
     student_layer,
     student_parameters,
-    student_part,
     teacher_part,
 )
 from orchestrator.preflight.planning.controls import control_note, control_words, quantised_words
 from orchestrator.preflight.planning.placing import note_no_place, place_together
 from orchestrator.preflight.planning.prices import plan_prices, single_expert_parameters
 from orchestrator.preflight.planning.record import RunPlan
-from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_students, smaller_teachers
+from orchestrator.preflight.planning.remedies import smaller_evaluators, smaller_teachers
 from orchestrator.preflight.planning.seats import Placeable
 from orchestrator.preflight.planning.sizes import size_notes, step_notes
 from orchestrator.preflight.planning.slots import plan_slots
+from orchestrator.preflight.planning.students import on_nodes_there, placeable_student, vocabulary_of
 from orchestrator.preflight.planning.targets import plan_prompts, teacher_models
 from orchestrator.preflight.planning.totals import find_problems
 from orchestrator.prompts.policy import PolicyResolver
@@ -46,7 +46,6 @@ from workers.model_files import expert_count, read_model_config
 from workers.model_sizes import ModelSize, model_size
 from workers.student.config import ModelConfig, SpecialistConfig
 from workers.student.models.resources import resource_request as initial_request
-from workers.student.training.resources import resource_request as student_request
 from workers.teacher.config import TeacherConfig
 from workers.teacher.groups.resources import resource_request
 
@@ -57,7 +56,7 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory, rates: Ru
     planned = any(isinstance(node, PlannedNode) for node in inventory.members)
     free = None if planned else free_bytes(config.storage)
     plan = RunPlan(config.name, run_uri(config), inventory, sources=found.rows, free_bytes=free)
-    vocabulary = _vocabulary(config, found)
+    vocabulary = vocabulary_of(found.teacher_folders[config.first_teacher()])
     plan_prompts(plan, config, found, vocabulary)
     plan_slots(plan, config, found, vocabulary)
     items = [
@@ -76,13 +75,9 @@ def make_plan(config: RunConfig, found: Checked, inventory: Inventory, rates: Ru
         _note_storage(plan, config)
     else:
         find_problems(plan)
+        plan.problems += on_nodes_there(items, inventory.members, config.cluster)
     reckon(plan, config, found, vocabulary, items, rates)
     return plan
-
-
-def _vocabulary(config: RunConfig, found: Checked) -> int:
-    model = read_model_config(found.teacher_folders[config.first_teacher()])
-    return int(model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size") or 0)
 
 
 def _teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> list[Placeable]:
@@ -180,27 +175,13 @@ def _students(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
         mix = ", ".join(f"{d} {w:.0%}" for d, w in config.mix_of(name).items())
         mix += control_words(config, name) + quantised_words(config, name)
         own = lessons(mix, specialist, list(config.mix_of(name)))
-        items.append(_student(name, f"specialists.{name}.train", specialist, own))
+        items.append(placeable_student(name, f"specialists.{name}.train", specialist, own))
     if config.specialists and GENERALIST in config.evaluate.baselines:
         first, specialist = next(iter(config.specialists.items()))
         everything = list({d for name in config.specialists for d in config.mix_of(name)})
         own = lessons("all domains equally", specialist, everything)
-        items.append(_student(GENERALIST, f"specialists.{first}.train", specialist, own))
+        items.append(placeable_student(GENERALIST, f"specialists.{first}.train", specialist, own))
     return items
-
-
-def _student(name: str, key: str, specialist: SpecialistConfig, lessons: Lessons) -> Placeable:
-    def make(specialist: SpecialistConfig) -> Part:
-        return student_part(name, specialist, lessons)
-
-    return Placeable(
-        make(specialist),
-        key,
-        "it",
-        "lower workers, cpus_per_worker or gpus_per_worker or what it asks of nodes, or take more or larger nodes",
-        student_request(specialist.train),
-        changes=partial(smaller_students, specialist, make),
-    )
 
 
 def _evaluator(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int) -> Placeable:

@@ -162,25 +162,26 @@ class _Placement:
         large = self._seats.fitting(item)
         small = [kind for kind in kinds.values() if kind not in large]
         if small:
-            self._too_small.setdefault(self._on_small_gpus(item, small, large), []).append(item.key)
+            self._too_small.setdefault(on_small_gpus(item, small, large, self._kinds), []).append(item.key)
         elif len(large) > 1 and item.part.kind in ("teacher", "student"):
             self._choice.setdefault(_on_several_kinds(item, large), []).append(item.key)
 
-    def _on_small_gpus(self, item: Placeable, small: list[NodeKind], large: list[NodeKind]) -> str:
-        """What to do about kinds of nodes that Ray may choose and whose GPUs do not hold a process."""
-        part = item.part.on(min(kind.gpu_memory for kind in small))
-        room = " and ".join(
-            f"{naturalsize(part.gpu_share(kind.gpu_memory))} ({kind.name}, {USABLE:.0%} of {part.gpus:g} GPU)"
-            for kind in small
-        )
-        remedies = _changes_that_fit(item, min(small, key=lambda kind: kind.gpu_memory))
-        sentence = f"a process holds {naturalsize(part.gpu_memory)} on its GPU, where there is room for {room}"
-        if large:
-            names = " or ".join(kind.name for kind in large)
-            sentence += f"; Ray looks at no memory, and may put it there instead of on {names}"
-            remedies.append(_keep_to(item, large) or f"plan for nodes of {names} alone")
-        remedies += _other_kinds(part, self._kinds, {kind.name for kind in [*small, *large]}) if not large else []
-        return f"{sentence}: {', or '.join(remedies) or 'no known kind of node has as much; take a smaller model'}"
+
+def on_small_gpus(item: Placeable, small: list[NodeKind], large: list[NodeKind], kinds: Mapping[str, NodeKind]) -> str:
+    """What to do about kinds of nodes that Ray may choose and whose GPUs do not hold a process, of all known kinds."""
+    part = item.part.on(min(kind.gpu_memory for kind in small))
+    room = " and ".join(
+        f"{naturalsize(part.gpu_share(kind.gpu_memory))} ({kind.name}, {USABLE:.0%} of {part.gpus:g} GPU)"
+        for kind in small
+    )
+    remedies = _changes_that_fit(item, min(small, key=lambda kind: kind.gpu_memory))
+    sentence = f"a process holds {naturalsize(part.gpu_memory)} on its GPU, where there is room for {room}"
+    if large:
+        names = " or ".join(kind.name for kind in large)
+        sentence += f"; Ray looks at no memory, and may put it there instead of on {names}"
+        remedies.append(_keep_to(item, large) or f"plan for nodes of {names} alone")
+    remedies += _other_kinds(part, kinds, {kind.name for kind in [*small, *large]}) if not large else []
+    return f"{sentence}: {', or '.join(remedies) or 'no known kind of node has as much; take a smaller model'}"
 
 
 def _on_several_kinds(item: Placeable, kinds: list[NodeKind]) -> str:

@@ -19,6 +19,8 @@ from workers.targets.encoding.schema import StoreHeader
 from workers.targets.encoding.segments import differences, firsts, is_first, running, segment_sums, within
 from workers.targets.encoding.vocab_order import VocabOrder
 
+_MOST_SKIPPED = 1 << 16
+
 Column = tuple[np.ndarray, np.ndarray]
 """Values of a column, flat, and how many each row has."""
 
@@ -93,12 +95,13 @@ def read_draw(columns: dict[str, Column], lengths_R: np.ndarray, header: StoreHe
 def _unusual(counts: np.ndarray, lengths: np.ndarray, usual: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How many usual counts stand before each that is not, in its row; those counts; and how many each row has.
 
-    Most counts are 1, which costs a whole bit where it stands for itself.
+    Most counts are 1, which costs a whole bit where it stands for itself. The last of as many as sixteen bits hold is
+    written out in any case.
     """
-    unusual = counts != usual
+    place = within(lengths)
+    unusual = (counts != usual) | (place % _MOST_SKIPPED == _MOST_SKIPPED - 1)
     unusual_R = segment_sums(unusual, lengths)
-    place = within(lengths)[unusual]
-    return differences(place + 1, unusual_R) - 1, counts[unusual], unusual_R
+    return differences(place[unusual] + 1, unusual_R) - 1, counts[unusual], unusual_R
 
 
 def _all_counts(skips: np.ndarray, unusual: Column, lengths: np.ndarray, usual: int) -> np.ndarray:

@@ -84,6 +84,20 @@ def through_parquet(unit: UnitTargets, header: StoreHeader) -> UnitTargets:
     return found
 
 
+@pytest.mark.parametrize("unusual", [[], [70_000], [65_535, 65_536, 300_000], [655_359]], ids=str)
+def test_counts_of_a_long_text_that_are_all_alike(
+    unusual: list[int], make_header: MakeHeader, make_targets: MakeTargets
+) -> None:
+    """Of 32,768 targets with twenty entries each: more of the usual count in a row than sixteen bits hold."""
+    header, T, K = make_header(scheme="threshold", vocabulary=40, draws=20), 32_768, 20
+    unit = make_targets(header, np.random.default_rng(0), ["a"], [T + 1], [1])
+    unit.num_kept = np.full(T, K, np.uint16)
+    unit.ids = (np.arange(K)[None] + np.arange(T)[:, None] % K).astype(np.uint32).reshape(-1)
+    unit.counts = np.full(T * K, header.usual_count, np.uint16)
+    unit.counts[unusual] += 1
+    assert_equal(through_parquet(unit, header), unit)
+
+
 def written(table: pa.Table) -> pa.Table:
     file = io.BytesIO()
     pq.write_table(table, file)

@@ -1,5 +1,5 @@
-"""Where models of object stores are put on a node. Every process of the node finds the same folder, by its
-environment."""
+"""Where models of object stores, and what is compiled, are put on a node. Every process of the node finds the same
+folders, by its environment."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _DEFAULT = "~/.cache/stillhouse/models"
 def model_cache() -> Path:
     """The folder of this node, which may not exist yet."""
     return Path(os.path.expanduser(os.environ.get(MODEL_CACHE) or _DEFAULT))
+
+
+def compile_cache() -> Path:
+    """The folder of this node for compiled kernels, where nothing else is said."""
+    return Path("~/.cache/stillhouse/compiled").expanduser()
 
 
 def use_model_cache(folder: str | None) -> None:

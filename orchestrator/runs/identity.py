@@ -21,7 +21,8 @@ _FROZEN_BY_PROMPTS = ("heldout", "samples", "text", "targets", "precision", "pro
 _FREE_FIELDS = (
     *("replicas", "placement", "label_selector", "cpus_per_rank", "cpus_per_worker", "threads_per_rank"),
     *("threads_per_worker", "max_failures", "diverged", "workers", "resize_s", "zero"),
-    *("checkpoint_steps", "checkpoint_s", "start_deadline_s", "hang_deadline_s", "gradient_checkpointing"),
+    *("checkpoint_steps", "checkpoint_s", "start_deadline_s", "hang_deadline_s"),
+    *("gradient_checkpointing", "compile"),
 )
 """Fields of teachers and specialists of which the same holds."""
 

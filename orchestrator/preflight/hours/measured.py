@@ -26,7 +26,7 @@ _OF_TEACHER = ("engine", "ep_size", "dispatch", "gpus_per_rank", "dtype")
 _OF_STUDENT = ("gpus_per_worker", "dtype", "gradient_checkpointing")
 """Settings without which a rate is of something else."""
 
-_NOTED = ("batch_tokens", "micro_tokens", "packing", "zero", "threads_per_worker", "cpus_per_worker")
+_NOTED = ("batch_tokens", "micro_tokens", "packing", "compile", "zero", "threads_per_worker", "cpus_per_worker")
 """Settings of training that change its pace somewhat."""
 
 _REMEDY = "rates of other models are not used; name a run of these ones, or leave --rates out"

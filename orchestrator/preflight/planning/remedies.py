@@ -24,7 +24,7 @@ def smaller_students(specialist: SpecialistConfig, make: Callable[[SpecialistCon
     def changed(**settings: object) -> Part:
         return make(specialist.model_copy(update={"train": train.model_copy(update=settings)}))
 
-    now = make(specialist)
+    now, uncompiled = make(specialist), ", compile: false" if train.compile else ""
     for tenths in range(1, 11):
         if (share := tenths / 10) > train.gradient_checkpointing:
             yield f"gradient_checkpointing: {share:.0%}", changed(gradient_checkpointing=share)
@@ -33,14 +33,15 @@ def smaller_students(specialist: SpecialistConfig, make: Callable[[SpecialistCon
     for workers in (least, 2 * least, 4 * least, 8 * least):
         if train.zero != 3 or workers > least:
             part = changed(zero=3, workers=(workers, max(workers, train.workers[1])))
-            yield f"zero: 3 over workers: {workers}", part
+            yield f"zero: 3 over workers: {workers}{uncompiled}", part
     if specialist.model.lora is None and specialist.model.source is not None:
         yield "adapters alone (model.lora)", make(specialist.model_copy(update={"model": _with_lora(specialist)}))
     few = min(_FEW_TOKENS, train.micro_tokens)
     for workers in (least, 2 * least, 4 * least, 8 * least):
         most = max(workers, train.workers[1])
         part = changed(gradient_checkpointing=1.0, micro_tokens=few, zero=3, workers=(workers, most))
-        yield f"{TOGETHER}: gradient_checkpointing: true, micro_tokens: {few}, zero: 3, workers: {workers}", part
+        settings = f"gradient_checkpointing: true, micro_tokens: {few}, zero: 3, workers: {workers}{uncompiled}"
+        yield f"{TOGETHER}: {settings}", part
 
 
 def _in_pieces(specialist: SpecialistConfig, tokens: int) -> SpecialistConfig:

@@ -65,7 +65,7 @@ def live(job: dict[str, Any], ranks: int, pause: str | None) -> None:
             os.environ.pop("STILLHOUSE_PAUSE_AT", None)
         children = {_fork(job, rank, ranks, port) for rank in range(ranks)}
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while children and not list(Path(marks).iterdir()):
                 assert time.monotonic() < deadline, f"{job['name']}: no end, and nobody came to {pause}"
                 for child in list(children):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from workers.student.layers.decoder import decoder_layers
+
 
 def recomputed_layers(layers: int, share: float) -> list[int]:
     """Which of a decoder's layers a share of them is, rounded up and spread evenly from the first one on: the last ones
@@ -18,16 +20,13 @@ def recompute(model: Any, share: float) -> None:
     that cannot, or cannot in part."""
     if not share:
         return
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     kind = model.config.model_type
     if not model.supports_gradient_checkpointing:
         raise ValueError(f"gradient_checkpointing: {share:g}, but {kind} cannot recompute activations; leave it out")
     model.activation_checkpointing_enable()
     if share == 1:
         return
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if len(layers) != model.config.get_text_config().num_hidden_layers:
+    if not (layers := decoder_layers(model)):
         raise ValueError(
             f"gradient_checkpointing: {share:g}, but {kind} recomputes all of its layers or none; give true or false"
         )

@@ -42,7 +42,14 @@ def arguments(lengths: tuple[int, ...], device: torch.device) -> dict[str, Any]:
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
     longest = max(lengths)
     places = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-    return places | {"text_lengths": lengths}
+    return places | {"text_lengths": Lengths(lengths)}
+
+
+class Lengths:
+    """Tokens of each text, as one object: of a tuple, torch.compile would make a graph for each number of texts."""
+
+    def __init__(self, of_each: tuple[int, ...]) -> None:
+        self.of_each = of_each
 
 
 def packed_attention(
@@ -56,18 +63,32 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
-    text_lengths: tuple[int, ...] | None = None,
+    max_length_q: int | None = None,
+    text_lengths: Lengths | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """[1, P, H, d]. Raises NotImplementedError for what this attention does not know, rather than leave it out."""
     unknown = [name for name in ("softcap", "s_aux", "head_mask", "position_bias") if others.get(name) is not None]
-    if unknown or cu_seq_lens_q is None or text_lengths is None or attention_mask is not None:
+    if unknown or cu_seq_lens_q is None or max_length_q is None or text_lengths is None or attention_mask is not None:
         raise NotImplementedError(f"packed attention with {unknown or 'a mask, or without lengths'}")
+    given = (query_1HPd, key_1GPd, value_1GPd)
     if not dropout and kernel_takes(query_1HPd):
-        return _in_one_call(
-            *(query_1HPd, key_1GPd, value_1GPd, cu_seq_lens_q, max(text_lengths)), scaling, sliding_window
-        ), None
-    parts = zip(*(x.split(text_lengths, dim=2) for x in (query_1HPd, key_1GPd, value_1GPd)), strict=True)
+        return _in_one_call(*given, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
+    return _text_by_text(*given, text_lengths, scaling, dropout, sliding_window), None
+
+
+@torch.compiler.disable  # it would be another graph for other lengths
+def _text_by_text(
+    query_1HPd: Tensor,
+    key_1GPd: Tensor,
+    value_1GPd: Tensor,
+    lengths: Lengths,
+    scaling: float | None,
+    dropout: float,
+    sliding_window: int | None,
+) -> Tensor:
+    """[1, P, H, d], of a causal call for each text."""
+    parts = zip(*(x.split(lengths.of_each, dim=2) for x in (query_1HPd, key_1GPd, value_1GPd)), strict=True)
     found = []
     for query, key, value in parts:
         window = _window(query.shape[2], sliding_window, query.device)
@@ -83,7 +104,7 @@ def packed_attention(
                 enable_gqa=query.shape[1] != key.shape[1],
             )
         )
-    return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
 def kernel_takes(query: Tensor) -> bool:

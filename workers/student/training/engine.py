@@ -34,6 +34,7 @@ def start_engine(
     from workers.quantise.layers import quantised_weights
     from workers.streaming.read_once import read_once
     from workers.student.batches.packing import Layout
+    from workers.student.layers.compiling import check_can_compile, compile_layers
     from workers.student.losses.objective import divergence_of
     from workers.student.models.head import tried
     from workers.student.models.student_model import DistillationModel, ready_to_train
@@ -43,6 +44,8 @@ def start_engine(
         torch.set_num_threads(train.threads_per_worker)
         # Its build takes minutes in a fresh environment and only speeds up inference all-reduce.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if train.compile:
+        check_can_compile()
     dtype = torch_dtype(train.dtype, device)
     name = str(dtype).removeprefix("torch.")
     shared_out = train.zero_stage(dist.get_world_size(), name) == 3
@@ -60,6 +63,8 @@ def start_engine(
             model.quantised = quantised_weights(causal_lm, train.quantise)
         except ValueError as error:
             raise ValueError(f"train.quantise.{error}") from None
+    if train.compile:
+        compile_layers(causal_lm)
     engine = engine_over(model, train, name)
     if shared_out and model.fused:
         keep_whole(engine, list(model.loss_head.parameters()))

@@ -23,6 +23,7 @@ from workers.model_files import expert_count
 from workers.quantise.layers import quantised_weights
 from workers.student.batches.batching import collate
 from workers.student.config import LoraConfig, ModelConfig, SpecialistConfig, TrainConfig
+from workers.student.layers.compiling import check_layers
 from workers.student.layers.recomputing import recompute
 from workers.student.losses.config import LossConfig
 from workers.student.losses.objective import divergence_of
@@ -64,7 +65,8 @@ def try_students(specialists: Mapping[str, SpecialistConfig], scheme: str, vocab
     found: dict[str, Tried] = {}
     for name, specialist in specialists.items():
         same = "".join(part.model_dump_json() for part in (specialist.model, specialist.loss))
-        same += f" {specialist.train.packing} {specialist.train.gradient_checkpointing} {specialist.roundings}"
+        same += f" {specialist.train.packing} {specialist.train.gradient_checkpointing} {specialist.train.compile} "
+        same += f"{specialist.roundings}"
         if same not in tried:
             tried[same] = try_student(f"specialists.{name}", specialist, scheme, vocabulary)
         found[name] = tried[same]
@@ -110,6 +112,8 @@ def _check_built(where: str, specialist: SpecialistConfig, meta: Any, vocabulary
         )
     try:
         recompute(meta, specialist.train.gradient_checkpointing)
+        if specialist.train.compile:
+            check_layers(meta)
     except ValueError as error:
         raise ValueError(f"{where}.train.{error}") from None
     if specialist.model.lora is not None:

@@ -96,6 +96,12 @@ def test_layers_that_are_recomputed_are_a_share(given: Any, share: float | None)
         TrainConfig(gradient_checkpointing=given)
 
 
+def test_layers_that_zero_3_takes_apart_are_not_compiled() -> None:
+    assert TrainConfig(compile=True, zero=2).compile
+    with pytest.raises(ValidationError, match=r"`compile: true` with `zero: 3`.*take `zero: 2`"):
+        TrainConfig(compile=True, zero=3)
+
+
 # DeepSpeed --------------------------------------------------------------------------------------------------
 
 

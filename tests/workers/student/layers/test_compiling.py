@@ -86,7 +86,9 @@ def learn(model: DistillationModel, lengths: tuple[int, ...]) -> list[Tensor]:
     make, tokens = torch.Generator().manual_seed(sum(lengths)), sum(lengths)
     ids_1P, labels_P = (torch.randint(V, size, generator=make) for size in ((1, tokens), (tokens,)))
     model.zero_grad()
-    loss = model(Texts(ids_1P, None, lengths, torch.arange(tokens)), HeadTargets(labels_P, torch.ones(tokens)))
+    place_1P = torch.cat([torch.arange(n) for n in lengths])[None]
+    texts = Texts(ids_1P, None, lengths, torch.arange(tokens), place_1P)
+    loss = model(texts, HeadTargets(labels_P, torch.ones(tokens)))
     loss.backward()
     return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 

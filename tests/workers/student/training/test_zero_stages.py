@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.comparing.plain_training import BATCH, LOSS, STEPS, TRAIN, first_batches, plain_training
-from support.comparing.tolerances import LOSSES, of_gradients
+from support.comparing.tolerances import LOSSES, of_gradients, steps, unit_roundoff
 from support.small_students import (
     CommitUnit,
     MakeTargets,
@@ -64,7 +65,7 @@ def trained(
     lives = [life(job(f"zero-{zero}", zero)) for zero in (1, 2, 3)]
     lives += [life(job("recomputed-3", 3, {"gradient_checkpointing": "50%"}))]
     lives += [life(job("clocked", 1, {"checkpoint_steps": None, "checkpoint_s": 1e-3}))]
-    lives += [life(job("bfloat16-3", 3, {"dtype": "bfloat16"}))]
+    lives += [life(job(f"bfloat16-{zero}", zero, {"dtype": "bfloat16"})) for zero in (2, 3)]
     lives += [life(job(f"resumed-{zero}", zero), after=(f"zero-{zero}", 2)) for zero in (1, 3)]
     lives += [life(job("late", 1, epoch=5))]
     storage.create("attempts/0006.json", Holder.this_process().to_bytes())
@@ -101,6 +102,29 @@ def test_the_saved_model_is_that_of_a_plain_loop(name: str, trained: Trained) ->
     first = AutoModelForCausalLM.from_pretrained(trained.root / "initial").state_dict()
     assert all((first[key] - weight).abs().max() > TRAIN["lr"] / 10 for key, weight in trained.weights.items())
     assert_trained_alike(saved, trained.weights, first)
+
+
+@pytest.mark.parametrize("name", ["bfloat16-2", "bfloat16-3"])
+def test_training_in_bfloat16_follows_one_in_float32(name: str, trained: Trained) -> None:
+    """Rounded at every step of the network, added up and updated in float32: as far off as such roundings are on
+    average (lambda 1 in tolerances.py), each relative to numbers of its own size."""
+    seen, rounding = history(trained.root, name), unit_roundoff(torch.bfloat16)
+    # Logits: a row of the head, of 32 numbers of 0.02 and of four steps, times a hidden state that is normalised.
+    logits = math.sqrt(32) * (0.02 + STEPS * TRAIN["lr"])
+    off = math.sqrt(steps(2) * 48) * rounding * logits
+    np.testing.assert_allclose([s["loss"] for s in seen], trained.losses, rtol=0, atol=off)
+    norms = math.sqrt(3 * steps(2) * 48) * rounding
+    np.testing.assert_allclose([s["grad_norm"] for s in seen], trained.norms, rtol=norms)
+    first, saved = (
+        load_file(trained.root / key / "model.safetensors") for key in ("initial", f"students/{name}/final")
+    )
+    one, other = (
+        torch.cat(
+            [(weights[key].float() - first[key].float()).flatten() for key in sorted(first.keys() & saved.keys())]
+        )
+        for weights in (saved, trained.weights)
+    )
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 1 - norms
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,11 @@ def _teachers(plan: RunPlan, config: RunConfig, found: Checked, vocabulary: int)
             plan.notes.append(f"{key}: no prompt is for this teacher; it is not started")
         if teacher.engine == "vllm":
             _note_walks(plan, config, found, name)
+        elif teacher.gpus_per_rank and importlib.util.find_spec("vllm") is not None:
+            plan.notes.append(
+                f"{key}.engine: transformers, though vLLM is installed, which is made for answers on GPUs; it shows no "
+                "hidden states, so with engine vllm targets.scheme and evaluate.targets must be others than hidden"
+            )
 
         def make(teacher: TeacherConfig, name: str = name, folder: Path = folder) -> Part:
             in_use = plan.slots[name].share if name in plan.slots else 1.0

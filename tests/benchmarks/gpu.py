@@ -6,9 +6,9 @@ cd tests/benchmarks && PYTHONPATH=../..:.. python -m gpu [--only steps capture d
 `steps`: optimiser steps of Qwen3's 0.6B and 1.7B shapes with random weights on 8,192 packed tokens, bfloat16 with
 float32 masters, by what they learn from: cross-entropy (`ce`; with Liger's fused head in its place, `liger`), a sample
 of 21 (`sparse`), hidden states and the teacher's head (`hidden`), all log-probabilities of 2,048 tokens (`full`). MFU
-is over the data sheet's dense FLOP/s. `--rivals`: the Python of an environment with TRL 1.16, whose GKDTrainer learns
-from a live teacher of Qwen3's 4B shape. `capture`: 256 rows of 151,936 ids by scheme. `decode`: a step of 128 slots of
-a mixture of Qwen3-30B-A3B's shape, cut to `--layers`.
+is over the data sheet's dense FLOP/s; peaks stand beside the plan's. `--rivals`: the Python of an environment with TRL
+1.16, whose GKDTrainer learns from a live teacher of Qwen3's 4B shape. `capture`: 256 rows of 151,936 ids by scheme.
+`decode`: a step of 128 slots of a mixture of Qwen3-30B-A3B's shape, cut to `--layers`.
 
 `--device cpu --small` tries all of it where there is no GPU; its figures mean nothing. Without a GPU and without that,
 it says so and measures nothing. The last line is one JSON object.
@@ -84,9 +84,9 @@ def step_figures(args: Any, flops: float | None) -> dict[str, Any]:
             found["gkd"] = _gkd(shape, args)
         for f in found.values():
             f["mfu"] = f["flops_per_s"] / flops if flops and "flops_per_s" in f else None
-        columns = ["ms", "tokens_per_s", "mfu", "peak_bytes"]
-        show(f"a step, {shape}", ["", *columns], [[kind, *(f[c] for c in columns)] for kind, f in found.items()])
-        figures |= {f"{shape}_{kind}_{c}": f[c] for kind, f in found.items() for c in columns}
+        columns = ["ms", "tokens_per_s", "mfu", "peak_bytes", "planned_bytes"]
+        show(f"a step, {shape}", ["", *columns], [[kind, *map(f.get, columns)] for kind, f in found.items()])
+        figures |= {f"{shape}_{kind}_{c}": f.get(c) for kind, f in found.items() for c in columns}
         if {"sparse", "ce"} <= found.keys():
             figures[f"{shape}_sparse_over_ce"] = found["sparse"]["ms"] / found["ce"]["ms"]
         if {"sparse", "gkd"} <= found.keys():

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from gpu_bench.work import TEACHER_WIDTH, VOCABULARY, dense_model, peak, rows, seconds, start_peak, step_flops
+from gpu_bench.work import SHAPES, TEACHER_WIDTH, VOCABULARY, dense_model, peak, rows, seconds, start_peak, step_flops
+from orchestrator.preflight.parts import Lessons, student_part
 from workers.logit_map import LogitMap
-from workers.student.config import LossConfig, TrainConfig
+from workers.student.config import LossConfig, ModelConfig, SpecialistConfig, TrainConfig
 from workers.student.losses.objective import divergence_of
 from workers.student.models.student_model import DistillationModel, given
 from workers.student.training.engine import engine_over
@@ -60,5 +61,19 @@ def measure(shape: str, kind: str, args: Any) -> dict[str, Any]:
     lengths = [row.targets for row in given_rows[0]]
     found = {"ms": took * 1e3, "tokens_per_s": sum(lengths) / took, "peak_bytes": peak(args.device)}
     found["flops_per_s"] = step_flops(shape, vocabulary, lengths) / took
+    found["planned_bytes"] = _planned(shape, kind, loss, train, args) if args.device == "cuda" else None
     engine.destroy()
     return found
+
+
+def _planned(shape: str, kind: str, loss: LossConfig, train: TrainConfig, args: Any) -> int:
+    """Bytes of tensors that `stillhouse plan` expects at most on this card."""
+    vocabulary = args.vocabulary or VOCABULARY
+    model = ModelConfig(config=SHAPES[shape] | {"vocab_size": vocabulary})
+    heads = 2 * vocabulary * TEACHER_WIDTH if kind == "hidden" else 0
+    scheme = kind if kind in ("hidden", "full") else "systematic"
+    lessons = Lessons("", vocabulary, scheme, args.longest, heads)
+    part = student_part(shape, SpecialistConfig(model=model, loss=loss, train=train), lessons)
+    assert part.chunk is not None
+    others = sum(size for what, size in part.gpu_memory_of.items() if what not in ("cuda_context", "logits"))
+    return others + part.chunk.bytes_on(torch.cuda.get_device_properties(0).total_memory)

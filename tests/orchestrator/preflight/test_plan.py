@@ -7,6 +7,7 @@ import json
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +236,20 @@ def test_a_note_where_specialists_wait_for_one_another(project: Project, cpus: i
     assert bool(notes) == waits
     if waits:
         assert "reserve 3 cpus, there are 2" in notes[0]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_plan_tells_of_vllm_where_it_is_there_for_gpus(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    if there:
+        (tmp_path / "vllm.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+    notes = [planned(project, gpus=1).notes]
+    project.set("teacher.gpus_per_rank", 1)
+    notes.append(planned(project, gpus=1).notes)
+    told = [any(note.startswith("teacher.engine: transformers, though vLLM") for note in some) for some in notes]
+    assert told == [False, there]
 
 
 @pytest.mark.parametrize("kind", ["cpus", "gpus"])

@@ -2,9 +2,9 @@
 
 On a GPU an operator is queued and the host goes on. It stops where it reads a number of the device, where the size of a
 result depends on numbers there, and where it waits for a copy. None of that shows on a CPU, whose tensors all are at
-hand. So tensors carry a mark of where they would be: those that the host makes without naming a
-device, and those that were fetched, are the host's; all others are the device's. Code under count must be given its
-device as `DEVICE`, not as "cpu", so that `to("cpu")` can only mean the host.
+hand. So tensors carry a mark of where they would be: those that the host makes without naming a device, and those that
+were fetched, are the host's; all others are the device's. Code under count must be given its device as `DEVICE`, not as
+"cpu", so that `to("cpu")` can only mean the host.
 """
 
 from __future__ import annotations

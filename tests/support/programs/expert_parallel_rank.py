@@ -20,9 +20,9 @@ import torch
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.engines.dispatch import agreed_tokens
 from workers.teacher.engines.loading import join_process_group
 from workers.teacher.engines.transformers_engine import TransformersEngine
+from workers.teacher.generation.agreed import agreed_tokens
 
 
 @torch.no_grad()

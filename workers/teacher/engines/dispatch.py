@@ -10,7 +10,7 @@ tensor-parallel ones are, with a plan that leaves every dense weight whole, and 
     many (prompts, given texts)         a token goes to each rank that holds one of its experts, once, however many of
                                         them that is. The host reads the sizes, once a layer.
 
-Which of them, all ranks must agree on before a pass (`agreed_tokens`). Sums are made in a fixed order, on any device.
+Which of them, all ranks must agree on before a pass (generation/agreed.py). Sums are made in a fixed order, on any device.
 
 Legend: T tokens of this rank, M tokens of the rank that has most, K experts of a token, N tokens at hand here, S pairs
 (token, expert) at work here, R ranks, H hidden size, Q bytes of a token and its routes.
@@ -18,9 +18,6 @@ Legend: T tokens of this rank, M tokens of the rank that has most, K experts of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,8 @@ from transformers.distributed.expert_parallel import EPImplementation, EPImpleme
 from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
 from transformers.distributed.tensor_parallel import TensorParallelLayer
 
+from workers.teacher.generation.agreed import most_tokens_of_a_rank
+
 _NAME = "stillhouse_own_texts"
 _WHOLE = "stillhouse_whole"
 
@@ -40,18 +39,6 @@ _SHARED_TOKENS = 4096
 """Tokens of all ranks up to which each rank gets them all. Of 128 slots on each of 8 ranks, eight experts a token, two
 thirds would go to a rank anyway; and 4,096 rows of 2,048 numbers in bfloat16 take .04 ms over NVLink, where a read of
 sizes by the host costs as much and leaves the device idle."""
-
-_agreed_tokens: ContextVar[int | None] = ContextVar("_agreed_tokens", default=None)
-
-
-@contextmanager
-def agreed_tokens(tokens: int) -> Iterator[None]:
-    """Forward passes within have at most so many tokens on any rank, padding included. All ranks say the same."""
-    before = _agreed_tokens.set(tokens)
-    try:
-        yield
-    finally:
-        _agreed_tokens.reset(before)
 
 
 class _OwnTexts(EPImplementation):
@@ -64,7 +51,7 @@ class _OwnTexts(EPImplementation):
 
     def __call__(self, hidden_TH: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         """The weighted sum of each token's experts [T, H]."""
-        most = _agreed_tokens.get()
+        most = most_tokens_of_a_rank()
         if most is not None and most * self._ranks <= _SHARED_TOKENS:
             return self._by_all(hidden_TH, expert_TK, weight_TK, most)
         return self._by_owners(hidden_TH, expert_TK, weight_TK)

@@ -23,8 +23,8 @@ from workers.model_files import stop_ids
 from workers.targets.encoding.arrays import UnitTargets
 from workers.teacher.config import TeacherConfig
 from workers.teacher.engine import CaptureSpec, TextRequest
-from workers.teacher.engines.dispatch import agreed_tokens
 from workers.teacher.engines.loading import cache_memory, load_teacher, weights_held
+from workers.teacher.generation.agreed import agreed_tokens
 from workers.teacher.generation.batches import by_tokens, length_of
 from workers.teacher.generation.choice import TokenChoice
 from workers.teacher.generation.detokenize import texts_and_ends

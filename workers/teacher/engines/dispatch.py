@@ -10,7 +10,8 @@ tensor-parallel ones are, with a plan that leaves every dense weight whole, and 
     many (prompts, given texts)         a token goes to each rank that holds one of its experts, once, however many of
                                         them that is. The host reads the sizes, once a layer.
 
-Which of them, all ranks must agree on before a pass (generation/agreed.py). Sums are made in a fixed order, on any device.
+Which of them, all ranks must agree on before a pass (generation/agreed.py). Sums are made in a fixed order, on any
+device.
 
 Legend: T tokens of this rank, M tokens of the rank that has most, K experts of a token, N tokens at hand here, S pairs
 (token, expert) at work here, R ranks, H hidden size, Q bytes of a token and its routes.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from workers.teacher.engines.families import why_not_generate
 from workers.teacher.generation.slots import SlotCache
-from workers.teacher.generation.states import StateLayer, keeps_states
+from workers.teacher.generation.states import StateLayer, keeps_nothing, keeps_states
 from workers.two_part_model import TwoPartModel
 
 _PADDING = 8
@@ -62,7 +62,7 @@ class CacheLayout:
 
 
 def _is_held(layer: Any) -> bool:
-    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) or keeps_states(layer)
+    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) or keeps_nothing(layer) or keeps_states(layer)
 
 
 def _ignores_padding(model: TwoPartModel, layout: CacheLayout) -> bool:

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-from workers.teacher.generation.states import StateLayer, keeps_states
+from workers.teacher.generation.states import StateLayer, keeps_nothing, keeps_states
 
 _ROOM = 64
 """Columns to spare when memory is made, where it is not bounded."""
@@ -146,8 +146,8 @@ class SlotCache(Cache):
 
     def _layer(self, like: Any) -> Any:
         """The layer of slots for one of a model's own cache."""
-        if isinstance(like, DummyLayer):
-            return DummyLayer()
+        if keeps_nothing(like):
+            return type(like)()
         return StateLayer(like.number_of_states) if keeps_states(like) else _SlotLayer(self)
 
     def _make_room(self) -> None:

@@ -53,3 +53,9 @@ class StateLayer(LinearAttentionLayer):
 def keeps_states(layer: Any) -> bool:
     """Whether a layer of a model's own cache is one of states alone."""
     return type(layer) is LinearAttentionLayer
+
+
+def keeps_nothing(layer: Any) -> bool:
+    """Whether a layer of a model's own cache stands for one without a cache. By its name, as vLLM's environment has a
+    transformers before there were any."""
+    return type(layer).__name__ == "DummyLayer"

@@ -202,6 +202,7 @@ def test_killed_student_ends_with_the_weights_of_one_never_killed(
     assert same_weights(then(job, "medical"), then(reference, "medical"))
 
 
+@pytest.mark.long
 def test_a_specialist_more_takes_over_a_run_at_work_and_changes_nothing_of_the_others(
     reference: Job, teacher: Path, tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_a_run_that_is_asked_to_stop_leaves_with_a_checkpoint_and_goes_on_as_if_
     assert weights_equal(job, reference, "medical.hard_labels")
 
 
+@pytest.mark.long
 def test_a_few_faults_cost_time_and_nothing_else(
     reference: Job, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def test_shortened_quickstart_runs_and_answers(tmp_path: Path) -> None:
     """On hidden states, for once, from which its students make the teacher's whole distributions."""
     short = [a for d in ("medical", "legal", "code") for a in ("--set", f"prompts.{d}.limit=410")]
     short += ["--set", "teacher.sampling.samples=1", "--set", "defaults.train.tokens=8k"]
+    short += ["--set", "specialists.legal.train.tokens=8k"]
     short += ["--set", "targets.scheme=hidden"]
     short += ["--set", "evaluate.baselines=[initial, hard_labels, single_expert, generalist]"]
     output = stillhouse("run", CONFIG, "--set", f"storage={tmp_path}", *short)

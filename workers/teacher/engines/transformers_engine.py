@@ -220,10 +220,14 @@ class TransformersEngine:
                 positions = np.arange(1, len(prompt))
                 self._capture(call, np.full(len(positions), row), positions, hidden_PH[:-1], torch.tensor(prompt[1:]))
 
-        while most := self._largest_pass(work.unfinished(made.numbers), work.tokens_ahead(tokens)):
+        while True:
+            joining = work.next_to_join(tokens)
+            ahead = joining.tokens if joining is not None else max(work.live, 1)
+            if not (most := self._largest_pass(work.unfinished(made.numbers), ahead)):
+                break
             with agreed_tokens(most):
-                if work.wants_to_join:
-                    work.join(choose, prefilled, tokens=tokens)
+                if joining is not None:
+                    work.join(joining, choose, prefilled)
                 elif work.live:
                     work.step(choose)
                 else:

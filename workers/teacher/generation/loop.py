@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,22 @@ class Ends:
     def _holds(self, stop: str, answer: list[int]) -> bool:
         # A string has at most as many tokens as bytes, and the first characters of a window may be broken.
         return stop in self.decode(answer[-len(stop.encode()) - 4 :])
+
+
+class Joining(NamedTuple):
+    """Texts that are prefilled together."""
+
+    prompts: list[list[int]]
+    """Distinct ones."""
+    texts: list[int]
+    """The texts that they begin."""
+    row_of_text: list[int]
+    """Of each, the place of its prompt."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the forward pass, padding included."""
+        return len(self.prompts) * max(map(len, self.prompts))
 
 
 class Generation:
@@ -107,24 +124,18 @@ class Generation:
         """Texts that a step has to run."""
         return len(self._live)
 
-    @property
-    def wants_to_join(self) -> bool:
-        """Whether waiting prompts should be prefilled now."""
+    def next_to_join(self, tokens: int) -> Joining | None:
+        """The texts to prefill now: of those that wait the first for which there are slots and memory, as many as fit
+        `tokens` with padding. None: not now, as too few would join."""
         if not self._waiting or self._slots - self.live < max(1, self._slots // 8):
-            return False
+            return None
         worth = min(max(1, self.live // 8), len(self._waiting))  # a few at a time would prefill again and again
-        return len(self._admitted(worth)) == worth
+        admitted = self._admitted()
+        return self._packed(admitted, tokens) if len(admitted) >= worth else None
 
-    def tokens_ahead(self, tokens: int) -> int:
-        """Tokens of the next forward pass, padding included, where `join` is to prefill so many at once."""
-        if not self.wants_to_join:
-            return max(self.live, 1)
-        prompts, _, _ = self._next_prompts(tokens)
-        return len(prompts) * max(map(len, prompts))
-
-    def join(self, choose: Choose, prefilled: Prefilled, *, tokens: int) -> None:
-        """Prefill waiting prompts, as many as there are free slots and fit `tokens`; their answers begin."""
-        prompts, texts, row_of_text = self._next_prompts(tokens)
+    def join(self, joining: Joining, choose: Choose, prefilled: Prefilled) -> None:
+        """Prefill the prompts of texts that are next to join; their answers begin."""
+        prompts, texts, row_of_text = joining
         for _ in texts:
             self._waiting.popleft()
         ids_BP, mask_BP = pad(prompts, left=True)
@@ -159,13 +170,13 @@ class Generation:
         """A pass of one token that nobody wants, so that peers' collectives are answered."""
         self._model.body(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))
 
-    def _admitted(self, most: int) -> list[int]:
-        """The first texts that wait, up to so many, for which there are slots, and memory when they and the live ones
-        are at their longest."""
+    def _admitted(self) -> list[int]:
+        """The first texts that wait for which there are slots, and memory when they and the live ones are at their
+        longest."""
         to_come = [self._requests[t].max_new_tokens - self._made(t) for t in self._live]
         length, tokens = 0, max(to_come, default=0)
         admitted: list[int] = []
-        for text in islice(self._waiting, min(most, self._slots - self.live)):
+        for text in islice(self._waiting, self._slots - self.live):
             request = self._requests[text]
             length = max(length, len(request.prompt_token_ids))
             tokens = max(tokens, request.max_new_tokens - 1)  # the first comes with the prompt
@@ -178,12 +189,12 @@ class Generation:
     def _made(self, text: int) -> int:
         return len(self.texts[text]) - len(self._requests[text].prompt_token_ids)
 
-    def _next_prompts(self, tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
-        """Distinct prompts to prefill, the texts they begin, and of each text the row of its prompt."""
+    def _packed(self, admitted: Sequence[int], tokens: int) -> Joining:
+        """The first of these texts, as many as fit `tokens`, and one at least."""
         prompts: list[list[int]] = []
         texts: list[int] = []
         row_of_text: list[int] = []
-        for text in self._admitted(self._slots):
+        for text in admitted:
             prompt = self._requests[text].prompt_token_ids
             if not prompts or prompt != prompts[-1]:
                 longest = max(len(prompt), *map(len, prompts)) if prompts else len(prompt)
@@ -193,7 +204,7 @@ class Generation:
                 prompts.append(prompt)
             texts.append(text)
             row_of_text.append(len(prompts) - 1)
-        return prompts, texts, row_of_text
+        return Joining(prompts, texts, row_of_text)
 
     def _append(self, texts: Sequence[int], tokens_n: torch.Tensor) -> list[bool]:
         """Put the chosen tokens at the end of texts; whether each goes on."""
